@@ -1,0 +1,1 @@
+"""Reading images: knows DICOM pixels and MONAI models, and neither a network nor a database."""

@@ -1,0 +1,165 @@
+"""What travels between the node and a model: plain, frozen, picklable values.
+
+Conventions, everywhere in the project:
+
+* Pixel coordinates are ``(column, row)`` in the full-resolution stored image, measured at pixel *edges*: ``(0, 0)`` is the
+  top left corner of the top left pixel and ``(columns, rows)`` the bottom right corner of the last one. This is the
+  convention of SCOORD graphic data (PS3.3 C.18.6.1.1).
+* Scores are probabilities in 0..1. Percent exists only inside DICOM objects and on screen.
+* Coded values are ``Code(value, scheme, meaning)`` as in PS3.3 section 8.8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """A coded concept: code value, coding scheme designator, code meaning."""
+
+    value: str
+    scheme: str
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceRef:
+    """A stored SOP instance; ``path`` is a DICOM Part 10 file on this machine."""
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesRef:
+    """A stored series with every instance that we hold of it; texts are empty where the source has none."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    modality: str
+    body_part: str
+    description: str
+    instances: tuple[InstanceRef, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """An upright box on one image, in pixel edges of the full-resolution image: ``left < right``, ``top < bottom``."""
+
+    sop_instance_uid: str
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that a model points at.
+
+    ``key`` names the output class (``reading.json``); ``laterality`` is the patient's side and is absent where the image
+    does not say which side is which.
+    """
+
+    key: str
+    name: str
+    code: Code
+    score: float
+    region: Region
+    site: Code | None = None
+    laterality: Code | None = None
+
+
+class Presence(StrEnum):
+    """What a model says of one class over everything that it read."""
+
+    PRESENT = "present"
+    ABSENT = "absent"
+    UNDETERMINED = "undetermined"
+
+
+@dataclass(frozen=True, slots=True)
+class ClassResult:
+    """The verdict on one output class: its highest score over all images read, against its operating threshold."""
+
+    key: str
+    name: str
+    code: Code
+    score: float
+    threshold: float
+    presence: Presence
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """Which model it was, down to its weights.
+
+    ``digest`` is the SHA-256 (hex) over every file of the bundle. ``notice`` is a sentence that every result must show
+    (for example that the model is a demonstration), empty where the model needs none.
+    """
+
+    name: str
+    version: str
+    digest: str
+    manufacturer: str
+    intended_use: str
+    notice: str
+
+
+@dataclass(frozen=True, slots=True)
+class PassedOver:
+    """A series or instance that a model did not read, and why, in plain words without patient data."""
+
+    uid: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What a model will read of a study, in reading order, and what it passes over."""
+
+    chosen: tuple[InstanceRef, ...]
+    passed_over: tuple[PassedOver, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A model's answer about a study.
+
+    ``sources`` are the instances read; every class of the model stands in ``classes`` once, also when it is absent.
+    ``seconds`` are wall times by step (decode, network, findings).
+    """
+
+    model: ModelIdentity
+    sources: tuple[InstanceRef, ...]
+    findings: tuple[Finding, ...]
+    classes: tuple[ClassResult, ...]
+    passed_over: tuple[PassedOver, ...]
+    seconds: tuple[tuple[str, float], ...]
+
+
+class ReadingError(Exception):
+    """A model cannot read what it was given; the message says what and why, without patient data."""
+
+
+class Model(Protocol):
+    """A loaded, warm model."""
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """Name, version and digest of what is loaded."""
+
+    def select(self, series: Sequence[SeriesRef]) -> Selection:
+        """Choose what to read by headers alone, cheaply; an empty ``chosen`` means no eligible series."""
+
+    def read(self, selection: Selection) -> Reading:
+        """Read the chosen instances.
+
+        Raises:
+            ReadingError: the pixels cannot be decoded or are not of the kind that the model takes.
+        """
