@@ -2,7 +2,7 @@
 
 Conventions, everywhere in the project:
 
-* Pixel coordinates are ``(column, row)`` in the full-resolution stored image, measured at pixel *edges*: ``(0, 0)`` is the
+* Pixel coordinates are ``(column, row)`` in the full-resolution stored image, at pixel *edges*: ``(0, 0)`` is the
   top left corner of the top left pixel and ``(columns, rows)`` the bottom right corner of the last one. This is the
   convention of SCOORD graphic data (PS3.3 C.18.6.1.1).
 * Scores are probabilities in 0..1. Percent exists only inside DICOM objects and on screen.
@@ -62,7 +62,7 @@ class Region:
 class Finding:
     """One thing that a model points at.
 
-    ``key`` names the output class (``reading.json``); ``laterality`` is the patient's side and is absent where the image
+    ``key`` names the output class (``reading.json``); ``laterality`` is the patient's side, absent where the image
     does not say which side is which.
     """
 

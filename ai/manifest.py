@@ -48,7 +48,7 @@ class InputSpec(_Strict):
 class Output(_Strict):
     """One output channel of the network: its meaning and its operating point.
 
-    ``threshold`` is on the score (probability) of a region or of the image; ``map_threshold`` decides which cells of the
+    ``threshold`` is on the score (probability) of a region or of the image; ``map_threshold`` tells which cells of the
     probability map belong to a region; a region smaller than ``min_area`` cells (of the network's grid) is dropped.
     """
 
