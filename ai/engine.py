@@ -1,0 +1,220 @@
+"""A warm process behind `concurrent.futures.Executor`.
+
+Models are loaded once and stay loaded. What they do to their process (a crash, a leak, an endless loop) ends with it.
+
+A larger site puts another executor in its place (a cluster's); nothing above this room would notice.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from multiprocessing.connection import Connection, wait
+from typing import Any, TypeVar
+
+from ai.contract import ReadingError
+from ai.errors import where
+
+R = TypeVar("R")
+_state: Any = None  # what the warm process loaded; nothing in any other process
+_WATCH_SECONDS = 1.0  # how soon a process that died while idle is started anew
+_LOAD_SECONDS = 300.0  # a model that takes longer than this to load is taken for stuck
+
+
+def state() -> Any:
+    """What ``load`` returned in this warm process; None everywhere else."""
+    return _state
+
+
+class WarmProcessError(Exception):
+    """The process could not do the task; the message says why. Another try may go well."""
+
+
+class WarmProcess(Executor):
+    """Runs tasks one after the other in one spawned process that first loads its state and then keeps it.
+
+    Args:
+        load: a picklable function without arguments; what it returns in the process is `state` there.
+        timeout: seconds that one task may take; after that the process is killed and started anew.
+    """
+
+    def __init__(self, load: Callable[[], Any], *, timeout: float) -> None:
+        self._load = load
+        self._timeout = timeout
+        self._context = multiprocessing.get_context("spawn")
+        self._tasks: queue.Queue[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]] | None] = queue.Queue()
+        self._process: Any = None
+        self._pipe: Connection | None = None
+        self._ready = False
+        self._stopping = False
+        self._thread = threading.Thread(target=self._serve, name="warm-process", daemon=True)
+        self._thread.start()
+
+    @property
+    def pid(self) -> int | None:
+        """The process id while the process lives."""
+        process = self._process
+        return process.pid if process is not None and process.is_alive() else None
+
+    @property
+    def warm(self) -> bool:
+        """Whether the state is loaded and waits for tasks."""
+        return self._ready and self.pid is not None
+
+    def submit(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:
+        """Queue ``fn(*args)``; all of it must be picklable.
+
+        The future raises ReadingError as the task raised it, or WarmProcessError for everything that went wrong with
+        the process: it died, took too long, could not load.
+        """
+        if kwargs:
+            raise TypeError("tasks take positional arguments only")
+        if self._stopping:
+            raise RuntimeError("the process is shutting down")
+        future: Future[R] = Future()
+        self._tasks.put((future, fn, args))
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """End the process at once; a task in work fails."""
+        self._stopping = True
+        self._tasks.put(None)
+        self._kill()
+        if wait:
+            self._thread.join()
+
+    def _serve(self) -> None:
+        loads = True
+        while not self._stopping:
+            if loads:  # start it, or start it anew where it died; what will not load waits for a task to say so to
+                try:
+                    self._ensure_ready()
+                except WarmProcessError:
+                    loads = False
+            try:
+                task = self._tasks.get(timeout=_WATCH_SECONDS)
+            except queue.Empty:
+                continue
+            if task is None:
+                break
+            loads = True
+            future, fn, args = task
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(self._run(fn, args))
+            except BaseException as error:  # the future carries it to whoever waits
+                future.set_exception(error)
+        while True:
+            try:
+                rest = self._tasks.get_nowait()
+            except queue.Empty:
+                break
+            if rest is not None:
+                rest[0].set_exception(WarmProcessError("the reading process is shutting down"))
+        self._kill()
+
+    def _ensure_ready(self) -> Connection:
+        if self._ready and self._pipe is not None and self._process.is_alive():
+            return self._pipe
+        self._kill()
+        if self._stopping:
+            raise WarmProcessError("the reading process is shutting down")
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=_main, args=(theirs, self._load), name="warm-process", daemon=True)
+        process.start()
+        theirs.close()
+        self._process, self._pipe = process, ours
+        kind, value = self._receive(ours, _LOAD_SECONDS, "loading the models")
+        if kind != "ready":
+            self._kill()
+            raise WarmProcessError(f"the models could not be loaded: {value}")
+        self._ready = True
+        return ours
+
+    def _run(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        pipe = self._ensure_ready()
+        try:
+            pipe.send((fn, args))
+        except OSError as error:
+            self._kill()
+            raise WarmProcessError("the reading process is gone") from error
+        kind, value = self._receive(pipe, self._timeout, "reading")
+        if kind == "done":
+            return value
+        if kind == "reading error":
+            raise ReadingError(value)
+        raise WarmProcessError(f"an unexpected error while reading: {value}")
+
+    def _receive(self, pipe: Connection, seconds: float, doing: str) -> tuple[str, Any]:
+        try:
+            if pipe.poll(seconds):
+                answer: tuple[str, Any] = pipe.recv()
+                return answer
+        except (EOFError, OSError):
+            process = self._process
+            if process is not None:
+                process.join(5)
+            code = process.exitcode if process is not None else None
+            self._kill()
+            raise WarmProcessError(f"the reading process died while {doing} ({_exit_text(code)})") from None
+        self._kill()
+        raise WarmProcessError(f"{doing} took longer than {seconds:g} s; the reading process was stopped")
+
+    def _kill(self) -> None:
+        self._ready = False
+        process, pipe = self._process, self._pipe
+        if process is not None and process.is_alive():
+            process.kill()
+            process.join(5)
+        if pipe is not None and threading.current_thread() is self._thread:
+            pipe.close()
+            self._pipe = None
+
+
+def _exit_text(code: int | None) -> str:
+    if code is None:
+        return "exit status unknown"
+    if code < 0:
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else str(-code)
+        return f"ended by {name}" + (", perhaps out of memory" if name == "SIGKILL" else "")
+    return f"exit status {code}"
+
+
+def _main(pipe: Connection, load: Callable[[], Any]) -> None:
+    """The process: load, say so, then do one task after the other until the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's: it decides when this process ends
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    global _state  # noqa: PLW0603 - one process, one state, set once: as an executor's initializer does
+    try:
+        _state = load()
+    except BaseException as error:
+        text = str(error) if isinstance(error, ValueError | ReadingError) else where(error)
+        pipe.send(("load error", text))
+        return
+    pipe.send(("ready", None))
+    while True:
+        try:
+            fn, args = pipe.recv()
+        except EOFError:
+            return
+        try:
+            answer = ("done", fn(*args))
+        except ReadingError as error:
+            answer = ("reading error", str(error))
+        except Exception as error:
+            answer = ("error", where(error))
+        pipe.send(answer)
+
+
+def _end_with_parent() -> None:
+    """Leave no process behind when the node is killed, whatever this one is doing."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)

@@ -1,0 +1,117 @@
+"""Network output -> findings: probability maps become boxes, and boxes become verdicts on the image.
+
+A box lies in *grid edges*: ``(0, 0)`` is the top left corner of the map's first cell and ``(w, h)`` the bottom right
+corner of its last one, columns first, as pixels in ``ai.contract``. A map's cell is a pixel of the network's input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage  # type: ignore[import-untyped]
+
+from ai.manifest import Output
+
+_TOP = 0.9  # the quantile of a region's cells that is its score
+_GAP = 2  # cells: regions of one class that stand no further apart are one
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A region of one output channel: its score (probability) and its place in grid edges, see the module."""
+
+    channel: int
+    score: float
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+def regions(maps: NDArray[np.float32], outputs: Sequence[Output]) -> tuple[tuple[Box, ...], tuple[float, ...]]:
+    """Find the regions in probability maps.
+
+    The cells of a map at or above ``map_threshold`` are joined into regions, across gaps of up to two cells. Regions
+    with fewer than ``min_area`` such cells are dropped. A region's score is the 0.9 quantile of its cells: the peak,
+    but not a single cell's accident. The image's score for a class is that of its best box. Where there is no
+    box it is the map's peak times (just less than) the threshold: so a class reaches its threshold if, and only if, a
+    box of it is reported.
+
+    Args:
+        maps: probabilities (channels, rows, columns).
+        outputs: what the channels mean, and their operating points.
+
+    Returns:
+        The boxes at or above their class's threshold, best first; and the image's score for each output, in order.
+
+    Raises:
+        ValueError: the maps have not three dimensions or not all channels, or hold what is no probability.
+    """
+    if maps.ndim != 3:
+        raise ValueError(f"maps: expected (channels, rows, columns), got shape {maps.shape}")
+    if not (np.isfinite(maps).all() and maps.min(initial=0.0) >= 0.0 and maps.max(initial=0.0) <= 1.0):
+        raise ValueError("maps: expected probabilities from 0 to 1")
+    boxes: list[Box] = []
+    scores: list[float] = []
+    for output in outputs:
+        if output.channel >= maps.shape[0]:
+            raise ValueError(f"maps: output {output.key} is channel {output.channel}, there are {maps.shape[0]}")
+        found = _of_class(maps[output.channel], output)
+        boxes += [box for box in found if box.score >= output.threshold]
+        scores.append(_image_score(maps[output.channel], found, output))
+    return tuple(sorted(boxes, key=lambda box: -box.score)), tuple(scores)
+
+
+def _of_class(probability: NDArray[np.float32], output: Output) -> list[Box]:
+    inside = probability >= output.map_threshold
+    if not inside.any():
+        return []
+    # Bridge narrow gaps, so that a rib that crosses a finding does not cut it in two.
+    joined = ndimage.binary_dilation(inside, structure=np.ones((3, 3), dtype=bool), iterations=_GAP // 2)
+    labels, _ = ndimage.label(joined, structure=np.ones((3, 3), dtype=int))
+    labels = np.where(inside, labels, 0)
+    boxes = []
+    for number, place in enumerate(ndimage.find_objects(labels), start=1):
+        if place is None:
+            continue
+        cells = probability[place][labels[place] == number]
+        if cells.size < output.min_area:
+            continue
+        rows, columns = place
+        score = float(np.quantile(cells, _TOP))
+        boxes.append(
+            Box(output.channel, score, float(columns.start), float(rows.start), float(columns.stop), float(rows.stop))
+        )
+    return boxes
+
+
+def _image_score(probability: NDArray[np.float32], found: Sequence[Box], output: Output) -> float:
+    best = max((box.score for box in found), default=0.0)
+    if best >= output.threshold:
+        return best
+    # Nothing to show: what the map holds still ranks images, but stays below the threshold.
+    return float(probability.max(initial=0.0)) * output.threshold * 0.999
+
+
+def to_image(affine: ArrayLike, box: Box) -> Box:
+    """Carry a box from grid edges to pixel edges of the image.
+
+    Args:
+        affine: 4 x 4, maps a cell's *centre* index (row, column, 0, 1) of the grid to that of the image, as the affine
+            of a MONAI ``MetaTensor`` does whose image began with the identity. An edge lies half a cell before its
+            centre, on both sides of the map.
+        box: in grid edges.
+
+    Returns:
+        The upright box around the four carried corners, in pixel edges (column, row), not clipped.
+    """
+    matrix = np.asarray(affine, dtype=np.float64)
+    corners = np.array(
+        [(row - 0.5, column - 0.5, 0.0, 1.0) for row in (box.top, box.bottom) for column in (box.left, box.right)]
+    )
+    carried = corners @ matrix.T
+    rows, columns = carried[:, 0] + 0.5, carried[:, 1] + 0.5
+    return Box(box.channel, box.score, float(columns.min()), float(rows.min()), float(columns.max()), float(rows.max()))

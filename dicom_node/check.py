@@ -1,0 +1,159 @@
+"""``dicom-node check``: the configuration and the machine, point by point, before a node is started on them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.uid import (
+    JPEG2000,
+    UID,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
+from pynetdicom import AE
+from pynetdicom.sop_class import Verification
+
+from ai import bundle
+from dicom_node.config import Peer, Settings, is_loopback, load
+from dicom_node.errors import ConfigError
+from dicom_node.spool import Spool
+
+_LOW_SPACE = 5 * 1024**3
+_COMPRESSED = (
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    JPEG2000Lossless,
+    JPEG2000,
+    RLELossless,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One line: FAIL means that a node would not start or could not work, warn that IT should know."""
+
+    verdict: Literal["ok", "warn", "FAIL"]
+    what: str
+    text: str
+
+
+def points(config: Path) -> Iterator[Point]:
+    """Check everything that can be checked, each point as soon as it is known."""
+    try:
+        settings = load(config)
+    except ConfigError as error:
+        for line in str(error).splitlines():
+            yield Point("FAIL", "configuration", line)
+        return
+    yield Point(
+        "ok",
+        "configuration",
+        f"{config}: {len(settings.peers)} peers, {len(settings.routes)} routes, AE title {settings.node.ae_title}",
+    )
+    if settings.node.accept_unknown_callers and not is_loopback(settings.node.host):
+        yield Point("warn", "callers", "accept_unknown_callers = true: anybody on the network may store here")
+    yield _folder(settings.node.data_dir)
+    yield _port(settings, running=Spool(settings.node.data_dir).in_use())
+    yield from _models(settings)
+    yield from _plugins()
+    for peer in settings.destinations():
+        yield _echo(settings, peer)
+
+
+def _folder(folder: Path) -> Point:
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o750)
+        with tempfile.NamedTemporaryFile(dir=folder) as probe:
+            probe.write(b"probe")
+            probe.flush()
+            os.fsync(probe.fileno())
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        return Point("FAIL", "data_dir", f"{folder}: cannot be written: {error.strerror}")
+    return Point(
+        "warn" if free < _LOW_SPACE else "ok", "data_dir", f"{folder}: writable, {free / 1024**3:.1f} GiB free"
+    )
+
+
+def _port(settings: Settings, *, running: bool) -> Point:
+    node = settings.node
+    where = f"{node.host}:{node.port}"
+    try:
+        family = socket.getaddrinfo(node.host, node.port, type=socket.SOCK_STREAM)[0][0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((node.host, node.port))
+    except OSError as error:
+        if running:
+            return Point("ok", "port", f"{where}: a node is running on this data folder")
+        return Point("FAIL", "port", f"cannot listen on {where}: {error.strerror or error}")
+    return Point("ok", "port", f"{where} is free")
+
+
+def _models(settings: Settings) -> Iterator[Point]:
+    shipped = bundle.shipped()
+    for name in settings.models():
+        if name not in shipped:
+            known = ", ".join(sorted(shipped)) or "none"
+            yield Point("FAIL", f"model {name}", f"there is no such model; there are: {known}")
+            continue
+        began = time.perf_counter()
+        try:
+            identity = bundle.load(shipped[name]).identity
+        except bundle.BundleError as error:
+            yield Point("FAIL", f"model {name}", str(error))
+            continue
+        took = time.perf_counter() - began
+        notice = f"; {identity.notice}" if identity.notice else ""
+        yield Point(
+            "ok",
+            f"model {name}",
+            f"version {identity.version}, files {identity.digest[:12]}, loads in {took:.1f} s{notice}",
+        )
+
+
+def _plugins() -> Iterator[Point]:
+    for syntax in _COMPRESSED:
+        decoder = get_decoder(syntax)
+        if decoder.is_available:
+            yield Point("ok", "compressed pixels", f"{syntax.name}")
+        else:
+            missing = "; ".join(decoder.missing_dependencies)
+            yield Point("FAIL", "compressed pixels", f"{syntax.name} cannot be decoded: {missing}")
+
+
+def _echo(settings: Settings, peer: Peer) -> Point:
+    ae = AE(ae_title=settings.node.ae_title)
+    ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = 5
+    ae.add_requested_context(UID(Verification))
+    association = ae.associate(peer.host, peer.port, ae_title=peer.ae_title)
+    what = f"peer {peer.name}"
+    at = f"{peer.ae_title} at {peer.host}:{peer.port}"
+    if not association.is_established:
+        why = f"it does not know {settings.node.ae_title}, or its own AE title is another"
+        return Point(
+            "warn",
+            what,
+            f"{at}: " + (f"rejected our association: {why}" if association.is_rejected else "no connection"),
+        )
+    status = association.send_c_echo()
+    association.release()
+    good = "Status" in status and status.Status == 0x0000
+    return Point("ok" if good else "warn", what, f"{at}: " + ("answers C-ECHO" if good else "does not answer C-ECHO"))

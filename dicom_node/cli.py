@@ -1,0 +1,246 @@
+"""The command line: ``dicom-node run | check | studies | retry | demo``."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dicom_node import __version__
+from dicom_node.errors import ConfigError, NodeError
+
+# Everything else is imported inside the commands: a node must answer its first C-ECHO within a second of its start.
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="A PACS-integrated AI node: receives studies, reads them, sends the findings back as DICOM.",
+)
+ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The configuration file.")]
+_DEFAULT_CONFIG = Path("config/node.toml")
+_STATE_COLOURS = {"delivered": "green", "failed": "red", "no route": "yellow", "no eligible series": "yellow"}
+
+
+@app.command()
+def run(
+    config: ConfigOption = _DEFAULT_CONFIG,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every instance and association.")] = False,
+) -> None:
+    """Run the node until it is told to stop (Ctrl-C, SIGTERM)."""
+    from dicom_node import log
+    from dicom_node.config import load
+    from dicom_node.node import Node
+
+    log.configure(level=logging.DEBUG if verbose else logging.INFO)
+    stop = threading.Event()
+    received: list[int] = []
+
+    def on_signal(number: int, _frame: Any) -> None:
+        received.append(number)
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, on_signal)
+    node = Node(load(config))
+    node.start()
+    stop.wait()
+    log.logger().info("node.stopping", signal=signal.Signals(received[0]).name)
+    node.stop()
+    log.logger().info("node.stopped")
+
+
+@app.command()
+def check(config: ConfigOption = _DEFAULT_CONFIG) -> None:
+    """Check the configuration and this machine, one line a point; exit status 1 where a node could not run."""
+    from dicom_node import log
+    from dicom_node.check import points
+
+    log.silence_libraries()
+    bad = 0
+    for point in points(config):
+        print(f"{point.verdict:<4}  {point.what}: {point.text}", flush=True)
+        bad += point.verdict == "FAIL"
+    if bad:
+        raise typer.Exit(1)
+
+
+@app.command()
+def studies(
+    uid: Annotated[str, typer.Argument(help="Show everything about this study.")] = "",
+    config: ConfigOption = _DEFAULT_CONFIG,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, newest first.")] = 1000,
+) -> None:
+    """Show every study with its state, or one study (UID) with its steps, findings and deliveries."""
+    from dicom_node import views
+
+    index = _index(config)
+    if uid:
+        found = views.detail(index, uid)
+        if found is None:
+            raise NodeError(f"this node knows no study {uid}")
+        if as_json:
+            print(json.dumps(found, indent=2, ensure_ascii=False))
+        else:
+            _print_study(found)
+    else:
+        every = views.studies(index, limit=limit)
+        if as_json:
+            print(json.dumps(every, indent=2, ensure_ascii=False))
+        else:
+            _print_studies(every)
+
+
+@app.command()
+def retry(
+    uid: Annotated[str, typer.Argument(help="The study; without it, --all.")] = "",
+    every: Annotated[bool, typer.Option("--all", help="Every study with something that failed.")] = False,
+    config: ConfigOption = _DEFAULT_CONFIG,
+) -> None:
+    """Queue again what failed for good: readings and deliveries of one study, or of all."""
+    import time
+
+    if bool(uid) == every:
+        raise NodeError("name one study, or give --all")
+    index = _index(config)
+    if uid and not index.studies_with_state(uid):
+        raise NodeError(f"this node knows no study {uid}")
+    revived = index.revive(uid or None, time.time())
+    print(f"{revived} failed job{'s' * (revived != 1)} queued again" if revived else "nothing has failed")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where to put the pictures, reports and DICOM files.")] = Path("demo-out"),
+    pacs: Annotated[str, typer.Option(metavar="AET@HOST:PORT", help="Send the results to this PACS instead.")] = "",
+    dicom: Annotated[
+        list[Path] | None, typer.Option(help="Push these files or folders instead of phantoms (may be repeated).")
+    ] = None,
+    more: Annotated[list[Path] | None, typer.Argument(metavar="[PATH]...", help="More paths for --dicom.")] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for everything to come back.")] = 180.0,
+) -> None:
+    """Show the whole way on this machine: push studies, read them, get the results back from a PACS."""
+    from dicom_node.demo import Demo
+
+    if more and not dicom:
+        raise NodeError("paths go with --dicom")
+    if not Demo(out, pacs=pacs or None, dicom=[*(dicom or []), *(more or [])], timeout=timeout).run():
+        raise typer.Exit(1)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    print(__version__)
+
+
+def _index(config: Path) -> Any:
+    from dicom_node.config import load
+    from dicom_node.db import INDEX_FILE, Index
+
+    return Index(load(config).node.data_dir / INDEX_FILE)
+
+
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f} s"
+
+
+def _clock(value: str | None) -> str:
+    from datetime import datetime
+
+    return "" if value is None else f"{datetime.fromisoformat(value).astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def _state(text: str) -> str:
+    colour = _STATE_COLOURS.get(text, "cyan")
+    return f"[{colour}]{text}[/{colour}]"
+
+
+def _print_studies(every: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("study", "state", "images", "last received", "quiet", "reading", "delivering", "in all", "reason"):
+        table.add_column(name, overflow="fold")
+    for one in every:
+        took = one["seconds"]
+        table.add_row(
+            one["study"],
+            _state(one["state"]),
+            str(one["instances"]),
+            _clock(one["times"]["received"]),
+            _seconds(took["quiet"]),
+            _seconds(took["reading"]),
+            _seconds(took["delivering"]),
+            _seconds(took["turnaround"]),
+            escape(one["reason"]),
+        )
+    console = Console()
+    if not console.is_terminal:
+        console.width = 220  # in a file or a pipe a line is as long as it needs
+    console.print(table if every else "no study yet")
+
+
+def _print_study(one: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+
+    show = Console(highlight=False, soft_wrap=True).print
+    show(f"study       {one['study']}")
+    show(f"state       {_state(one['state'])}{': ' + escape(one['reason']) if one['reason'] else ''}")
+    show(f"revision    {one['revision']}, {one['instances']} instances, routes: {', '.join(one['routes']) or 'none'}")
+    for step, label in (
+        ("received", "received"),
+        ("complete", "complete"),
+        ("read", "read"),
+        ("delivered", "delivered"),
+    ):
+        show(f"{label:<12}{_clock(one['times'][step]) or '-'}")
+    show(f"in all      {_seconds(one['seconds']['turnaround']) or '-'} from the last image to the last result")
+    for reading in one["readings"]:
+        show(f"\nmodel       {reading['model']} {reading['version']}, files {reading['digest'][:12]}")
+        if reading["notice"]:
+            show(f"            {escape(reading['notice'])}")
+        show("            " + ", ".join(f"{name} {value:.3f} s" for name, value in reading["seconds"].items()))
+        for verdict in reading["classes"]:
+            show(
+                f"  {verdict['presence']:<10}{escape(verdict['name'])}  {verdict['score']:.0%} "
+                f"(threshold {verdict['threshold']:.0%})"
+            )
+        for finding in reading["findings"]:
+            box = finding["region"]
+            show(
+                f"  finding   {escape(finding['name'])} {finding['score']:.0%} {finding['laterality'] or ''} columns "
+                f"{box['left']:.0f}-{box['right']:.0f}, rows {box['top']:.0f}-{box['bottom']:.0f}"
+            )
+    for job in one["jobs"]:
+        text = f" ({escape(job['reason'])})" if job["reason"] else ""
+        show(
+            f"\nreading     {job['model']}, revision {job['revision']}: {job['state']}, attempt {job['attempts']}{text}"
+        )
+    for sent in one["deliveries"]:
+        text = f" ({escape(sent['reason'])})" if sent["reason"] else ""
+        due = f", next attempt {_clock(sent['next_attempt'])}" if sent["next_attempt"] and sent["attempts"] else ""
+        tries = f"attempt {sent['attempts']}{due}{text}"
+        show(f"delivery    {sent['role']} to {sent['destination']}: {sent['state']}, {tries}")
+
+
+def main() -> None:
+    """The entry point; an error of ours is one clear text on standard error, not a stack trace."""
+    try:
+        app()
+    except ConfigError as error:
+        print(f"dicom-node: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except NodeError as error:
+        print(f"dicom-node: {error}", file=sys.stderr)
+        raise SystemExit(1) from None

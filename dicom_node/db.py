@@ -1,0 +1,626 @@
+"""The index: one SQLite file with every study, instance, job, reading and result, and every statement that touches it.
+
+One connection serves the whole node, behind one lock: every statement is short, and SQLite writes one at a time anyway.
+``synchronous=FULL`` in WAL mode makes a commit durable before it returns; that is what a C-STORE success stands on.
+
+A study is ``receiving`` until it is completed. What it is after that is never stored but follows from its jobs
+(`studies_with_state`), so the two cannot disagree.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from sqlite_utils import Database, Migrations
+
+from dicom_node.errors import ConfigError
+
+JobKind = Literal["read", "send"]
+SCHEMA = Migrations("dicom_node")
+INDEX_FILE = "index.sqlite"  # in the data folder
+
+
+@SCHEMA()
+def m001_first(db: Database) -> None:
+    """The tables as first released."""
+    for statement in _M001:
+        db.execute(statement)
+
+
+_M001 = (
+    """CREATE TABLE studies (
+        study TEXT PRIMARY KEY,
+        revision INTEGER NOT NULL DEFAULT 1,
+        first_received REAL NOT NULL,
+        last_received REAL NOT NULL,
+        completed REAL,
+        routes TEXT NOT NULL DEFAULT '[]'
+    ) STRICT""",
+    "CREATE INDEX studies_open ON studies (study) WHERE completed IS NULL",
+    "CREATE INDEX studies_by_time ON studies (last_received)",
+    """CREATE TABLE series (
+        study TEXT NOT NULL REFERENCES studies,
+        series TEXT NOT NULL,
+        modality TEXT NOT NULL,
+        body_part TEXT NOT NULL,
+        study_description TEXT NOT NULL,
+        series_description TEXT NOT NULL,
+        PRIMARY KEY (study, series)
+    ) STRICT""",
+    """CREATE TABLE instances (
+        sop_instance_uid TEXT PRIMARY KEY,
+        sop_class_uid TEXT NOT NULL,
+        transfer_syntax_uid TEXT NOT NULL,
+        study TEXT NOT NULL REFERENCES studies,
+        series TEXT NOT NULL,
+        calling_ae TEXT NOT NULL,
+        own INTEGER NOT NULL,
+        file TEXT NOT NULL,
+        bytes INTEGER NOT NULL,
+        received REAL NOT NULL
+    ) STRICT""",
+    "CREATE INDEX instances_by_study ON instances (study, series)",
+    """CREATE TABLE jobs (
+        id INTEGER PRIMARY KEY,
+        kind TEXT NOT NULL CHECK (kind IN ('read', 'send')),
+        subject TEXT NOT NULL,
+        study TEXT NOT NULL REFERENCES studies,
+        revision INTEGER NOT NULL,
+        route TEXT NOT NULL,
+        target TEXT NOT NULL,
+        run_key TEXT,
+        state TEXT NOT NULL CHECK (state IN ('queued', 'running', 'done', 'failed')),
+        attempts INTEGER NOT NULL DEFAULT 0,
+        due REAL NOT NULL,
+        lease_until REAL,
+        token TEXT,
+        created REAL NOT NULL,
+        started REAL,
+        finished REAL,
+        reason TEXT NOT NULL DEFAULT '',
+        UNIQUE (kind, subject, target)
+    ) STRICT""",
+    "CREATE INDEX jobs_to_claim ON jobs (kind, target, state, due)",
+    "CREATE INDEX jobs_by_study ON jobs (study, revision, kind)",
+    "CREATE INDEX jobs_by_run ON jobs (run_key, kind)",
+    """CREATE TABLE readings (
+        run_key TEXT PRIMARY KEY,
+        study TEXT NOT NULL REFERENCES studies,
+        model TEXT NOT NULL,
+        version TEXT NOT NULL,
+        digest TEXT NOT NULL,
+        created REAL NOT NULL,
+        reading TEXT NOT NULL
+    ) STRICT""",
+    """CREATE TABLE results (
+        sop_instance_uid TEXT PRIMARY KEY,
+        sop_class_uid TEXT NOT NULL,
+        series TEXT NOT NULL,
+        run_key TEXT NOT NULL REFERENCES readings,
+        position INTEGER NOT NULL,
+        role TEXT NOT NULL,
+        file TEXT NOT NULL,
+        bytes INTEGER NOT NULL
+    ) STRICT""",
+    "CREATE INDEX results_by_run ON results (run_key, position)",
+    "CREATE INDEX results_by_series ON results (series)",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NewInstance:
+    """A received instance on its way into the index; texts are what the data set holds, empty where it has none."""
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    study: str
+    series: str
+    modality: str
+    body_part: str
+    study_description: str
+    series_description: str
+    calling_ae: str
+    file: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredInstance:
+    """A received instance as the index knows it."""
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    series: str
+    calling_ae: str
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSeries:
+    """A series as the index knows it, with who sent instances of it."""
+
+    series: str
+    modality: str
+    body_part: str
+    study_description: str
+    series_description: str
+    callers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenStudy:
+    """A study that still receives; times are epoch seconds."""
+
+    study: str
+    revision: int
+    last_received: float
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A claimed job: ``subject`` is what it works on (a study's revision, a result), ``target`` the model or peer."""
+
+    id: int
+    kind: JobKind
+    subject: str
+    study: str
+    revision: int
+    route: str
+    target: str
+    run_key: str | None
+    attempts: int
+    created: float
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewResult:
+    """A result file on its way into the index; ``position`` is its place in the order of sending."""
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    series: str
+    position: int
+    role: str
+    file: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredResult:
+    """A result file as the index knows it."""
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    role: str
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewReading:
+    """What a model said, on its way into the index; ``reading`` is JSON."""
+
+    run_key: str
+    study: str
+    model: str
+    version: str
+    digest: str
+    created: float
+    reading: str
+
+
+# Two kinds of work belong to a revision: its read jobs, and the sending of the results that they ended with.
+_STATE = """
+    WITH work AS (
+        SELECT study, revision, kind, state, run_key, reason, finished FROM jobs WHERE kind = 'read'
+        UNION ALL
+        SELECT r.study, r.revision, s.kind, s.state, s.run_key, s.reason, s.finished
+        FROM jobs r JOIN jobs s ON s.kind = 'send' AND s.run_key = r.run_key
+        WHERE r.kind = 'read' AND r.run_key IS NOT NULL
+    )
+    SELECT s.*,
+        (SELECT count(*) FROM instances i WHERE i.study = s.study) AS instances,
+        (SELECT max(finished) FROM work w WHERE w.study = s.study AND w.revision = s.revision AND w.kind = 'read')
+            AS read,
+        (SELECT max(finished) FROM work w WHERE w.study = s.study AND w.revision = s.revision AND w.kind = 'send')
+            AS delivered,
+        (SELECT reason FROM work w WHERE w.study = s.study AND w.revision = s.revision
+            AND w.reason != '' AND (w.state != 'done' OR w.run_key IS NULL) ORDER BY w.state = 'failed' DESC LIMIT 1)
+            AS reason,
+        CASE
+            WHEN s.completed IS NULL THEN 'receiving'
+            WHEN NOT EXISTS (SELECT 1 FROM work w WHERE w.study = s.study AND w.revision = s.revision) THEN 'no route'
+            WHEN EXISTS (SELECT 1 FROM work w WHERE w.study = s.study AND w.revision = s.revision
+                AND w.kind = 'read' AND w.state IN ('queued', 'running')) THEN 'reading'
+            WHEN EXISTS (SELECT 1 FROM work w WHERE w.study = s.study AND w.revision = s.revision
+                AND w.kind = 'send' AND w.state IN ('queued', 'running')) THEN 'delivering'
+            WHEN EXISTS (SELECT 1 FROM work w WHERE w.study = s.study AND w.revision = s.revision
+                AND w.state = 'failed') THEN 'failed'
+            WHEN NOT EXISTS (SELECT 1 FROM work w WHERE w.study = s.study AND w.revision = s.revision
+                AND w.kind = 'send') THEN 'no eligible series'
+            ELSE 'delivered'
+        END AS state
+    FROM studies s
+"""
+
+
+class Index:
+    """The tables of one node. Every method is one transaction; times (``now``) are epoch seconds and are passed in."""
+
+    def __init__(self, path: Path, *, create: bool = False) -> None:
+        """Open the index; with ``create`` (the node itself) make or upgrade it first.
+
+        Raises:
+            ConfigError: there is no index to read, or it cannot be opened.
+        """
+        try:
+            mode = "rwc" if create else "rw"
+            conn = sqlite3.connect(
+                f"{path.absolute().as_uri()}?mode={mode}",
+                uri=True,
+                timeout=30.0,
+                check_same_thread=False,  # self._lock takes care
+                isolation_level=None,  # transactions begin where `transaction` says, never by themselves
+            )
+            conn.row_factory = sqlite3.Row
+            self._lock = threading.RLock()
+            self._db = Database(conn)
+            if create:
+                conn.execute("PRAGMA journal_mode=WAL")
+                SCHEMA.apply(self._db)
+            conn.execute("PRAGMA synchronous=FULL")
+            conn.execute("PRAGMA foreign_keys=ON")
+            conn.execute("SELECT 1 FROM studies LIMIT 1")
+        except sqlite3.Error as error:
+            raise ConfigError(f"{path}: the index cannot be opened: {error}") from error
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._db.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Everything inside is one transaction: all of it is kept, or nothing. A nested one joins the outer one.
+
+        It takes SQLite's write lock at once: one that first reads and then writes would fail where another process (the
+        CLI) wrote in between.
+        """
+        with self._lock:
+            conn = self._db.conn
+            if conn.in_transaction:
+                yield
+                return
+            conn.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                conn.execute("COMMIT")
+            except BaseException:
+                self._db.rollback()  # nothing to do where SQLite already did it
+                raise
+
+    def _run(self, sql: str, *values: Any) -> sqlite3.Cursor:
+        return self._db.conn.execute(sql, values)
+
+    def _rows(self, sql: str, *values: Any) -> list[sqlite3.Row]:
+        with self._lock:
+            return self._run(sql, *values).fetchall()
+
+    # -- receiving
+
+    def received(self, sop_instance_uid: str) -> tuple[str, float] | None:
+        """The file of a received instance and when it was received, or None where we do not have it."""
+        rows = self._rows("SELECT file, received FROM instances WHERE sop_instance_uid = ?", sop_instance_uid)
+        return (rows[0]["file"], rows[0]["received"]) if rows else None
+
+    def add_instance(self, new: NewInstance, now: float) -> int:
+        """Record a received instance; a completed study is opened again as its next revision.
+
+        Our own results coming back to us (a PACS that forwards everything) are recorded, and re-open nothing.
+
+        Returns:
+            the study's revision.
+        """
+        with self.transaction():
+            known = self._run("SELECT revision FROM studies WHERE study = ?", new.study).fetchone()
+            own = known is not None and self._is_own(new.sop_instance_uid, new.series)
+            if not own:
+                known = self._run(
+                    """INSERT INTO studies (study, first_received, last_received) VALUES (?, ?, ?)
+                    ON CONFLICT (study) DO UPDATE SET last_received = max(last_received, excluded.last_received),
+                        revision = revision + (completed IS NOT NULL), completed = NULL, routes = '[]'
+                    RETURNING revision""",
+                    new.study,
+                    now,
+                    now,
+                ).fetchone()
+                self._run(
+                    "INSERT INTO series VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                    new.study,
+                    new.series,
+                    new.modality,
+                    new.body_part,
+                    new.study_description,
+                    new.series_description,
+                )
+            self._run(
+                "INSERT INTO instances VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                new.sop_instance_uid,
+                new.sop_class_uid,
+                new.transfer_syntax_uid,
+                new.study,
+                new.series,
+                new.calling_ae,
+                int(own),
+                new.file,
+                new.bytes,
+                now,
+            )
+            return int(known["revision"])
+
+    def _is_own(self, sop_instance_uid: str, series: str) -> bool:
+        return bool(
+            self._run(
+                "SELECT 1 FROM results WHERE sop_instance_uid = ? OR series = ? LIMIT 1", sop_instance_uid, series
+            ).fetchone()
+        )
+
+    # -- completing and routing
+
+    def open_studies(self) -> list[OpenStudy]:
+        """Every study that still receives."""
+        rows = self._rows("SELECT study, revision, last_received FROM studies WHERE completed IS NULL")
+        return [OpenStudy(*row) for row in rows]
+
+    def series_of(self, study: str) -> list[StoredSeries]:
+        """The series of a study, without our own results."""
+        rows = self._rows(
+            """SELECT s.series, modality, body_part, study_description, series_description,
+                (SELECT json_group_array(DISTINCT calling_ae) FROM instances i
+                 WHERE i.study = s.study AND i.series = s.series AND NOT i.own) AS callers
+            FROM series s WHERE study = ? ORDER BY s.series""",
+            study,
+        )
+        return [StoredSeries(**{**dict(row), "callers": tuple(json.loads(row["callers"]))}) for row in rows]
+
+    def instances_of(self, study: str) -> list[StoredInstance]:
+        """The received instances of a study, without our own results, in an order that does not change."""
+        rows = self._rows(
+            """SELECT sop_instance_uid, sop_class_uid, series, calling_ae, file FROM instances
+            WHERE study = ? AND NOT own ORDER BY series, sop_instance_uid""",
+            study,
+        )
+        return [StoredInstance(*row) for row in rows]
+
+    def complete(
+        self, study: str, revision: int, last_received: float, routes: Sequence[tuple[str, str]], now: float
+    ) -> bool:
+        """Complete a study and queue one read job for each (route, model), unless an instance came in between.
+
+        Returns:
+            whether it was completed; False leaves everything as it was.
+        """
+        with self.transaction():
+            names = json.dumps(list(dict.fromkeys(route for route, _ in routes)))
+            changed = self._run(
+                """UPDATE studies SET completed = ?, routes = ?
+                WHERE study = ? AND revision = ? AND last_received = ? AND completed IS NULL""",
+                now,
+                names,
+                study,
+                revision,
+                last_received,
+            ).rowcount
+            if not changed:
+                return False
+            for route, model in routes:
+                self._run(
+                    """INSERT INTO jobs (kind, subject, study, revision, route, target, state, due, created)
+                    VALUES ('read', ?, ?, ?, ?, ?, 'queued', ?, ?) ON CONFLICT DO NOTHING""",
+                    f"{study}/{revision}",
+                    study,
+                    revision,
+                    route,
+                    model,
+                    now,
+                    now,
+                )
+            return True
+
+    # -- working
+
+    def requeue_running(self, now: float) -> int:
+        """Queue again what a node that is gone was doing; only for the one node that holds the folder's lock."""
+        with self.transaction():
+            return self._run(
+                "UPDATE jobs SET state = 'queued', due = ?, lease_until = NULL, token = NULL WHERE state = 'running'",
+                now,
+            ).rowcount
+
+    def claim(self, kind: JobKind, target: str | None, now: float, lease_seconds: float) -> Job | None:
+        """Take the oldest due job of a kind (and target); an expired lease is claimable again."""
+        token = uuid.uuid4().hex
+        with self.transaction():
+            row = self._run(
+                """UPDATE jobs SET state = 'running', attempts = attempts + 1, token = ?, lease_until = ?,
+                    started = coalesce(started, ?)
+                WHERE id = (
+                    SELECT id FROM jobs WHERE kind = ? AND (? IS NULL OR target = ?)
+                        AND ((state = 'queued' AND due <= ?) OR (state = 'running' AND lease_until <= ?))
+                    ORDER BY due, id LIMIT 1)
+                RETURNING id, kind, subject, study, revision, route, target, run_key, attempts, created, token""",
+                token,
+                now + lease_seconds,
+                now,
+                kind,
+                target,
+                target,
+                now,
+                now,
+            ).fetchone()
+        return Job(*row) if row else None
+
+    def next_due(self, kind: JobKind, target: str | None) -> float | None:
+        """When the next queued job of a kind (and target) is due."""
+        rows = self._rows(
+            "SELECT min(due) FROM jobs WHERE kind = ? AND (? IS NULL OR target = ?) AND state = 'queued'",
+            kind,
+            target,
+            target,
+        )
+        due = rows[0][0]
+        return None if due is None else float(due)
+
+    def finish(self, job: Job, now: float, *, reason: str = "", run_key: str | None = None) -> bool:
+        """Mark a job done, if this worker still holds it; call it inside `transaction` with the job's effects.
+
+        Returns:
+            False where another worker took the job over: the caller then rolls back.
+        """
+        return self._settle(job, "done", reason, due=now, finished=now, run_key=run_key)
+
+    def retry_later(self, job: Job, due: float, reason: str) -> bool:
+        """Queue a job again."""
+        with self.transaction():
+            return self._settle(job, "queued", reason, due=due, finished=None)
+
+    def fail(self, job: Job, now: float, reason: str) -> bool:
+        """End a job as failed, until somebody revives it."""
+        with self.transaction():
+            return self._settle(job, "failed", reason, due=now, finished=now)
+
+    def _settle(
+        self, job: Job, state: str, reason: str, *, due: float, finished: float | None, run_key: str | None = None
+    ) -> bool:
+        changed = self._run(
+            """UPDATE jobs SET state = ?, due = ?, finished = ?, reason = ?, run_key = coalesce(?, run_key),
+                lease_until = NULL, token = NULL
+            WHERE id = ? AND token = ? AND state = 'running'""",
+            state,
+            due,
+            finished,
+            reason,
+            run_key,
+            job.id,
+            job.token,
+        ).rowcount
+        return changed == 1
+
+    def revive(self, study: str | None, now: float) -> int:
+        """Queue every failed job again (of one study, or of all) with its attempts forgotten.
+
+        Returns:
+            how many were revived.
+        """
+        with self.transaction():
+            return self._run(
+                """UPDATE jobs SET state = 'queued', attempts = 0, due = ?, created = CASE kind WHEN 'send' THEN ?
+                    ELSE created END, finished = NULL, reason = ''
+                WHERE state = 'failed' AND (? IS NULL OR study = ?)""",
+                now,
+                now,
+                study,
+                study,
+            ).rowcount
+
+    # -- reading and results
+
+    def run_keys(self, study: str) -> frozenset[str]:
+        """The keys of every reading of a study."""
+        return frozenset(row[0] for row in self._rows("SELECT run_key FROM readings WHERE study = ?", study))
+
+    def add_reading(self, reading: NewReading, results: Sequence[NewResult]) -> None:
+        """Record a reading with its result files; inside `transaction`, together with `finish`."""
+        self._run(
+            "INSERT INTO readings VALUES (?, ?, ?, ?, ?, ?, ?)",
+            reading.run_key,
+            reading.study,
+            reading.model,
+            reading.version,
+            reading.digest,
+            reading.created,
+            reading.reading,
+        )
+        for r in results:
+            self._run(
+                "INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                r.sop_instance_uid,
+                r.sop_class_uid,
+                r.series,
+                reading.run_key,
+                r.position,
+                r.role,
+                r.file,
+                r.bytes,
+            )
+
+    def queue_sends(self, job: Job, run_key: str, destinations: Sequence[str], now: float) -> int:
+        """Queue each result of a run to each destination, once ever; inside `transaction`, together with `finish`."""
+        queued = 0
+        for row in self._run("SELECT sop_instance_uid FROM results WHERE run_key = ? ORDER BY position", run_key):
+            for destination in destinations:
+                queued += self._run(
+                    """INSERT INTO jobs (kind, subject, study, revision, route, target, run_key, state, due, created)
+                    VALUES ('send', ?, ?, ?, ?, ?, ?, 'queued', ?, ?) ON CONFLICT DO NOTHING""",
+                    row[0],
+                    job.study,
+                    job.revision,
+                    job.route,
+                    destination,
+                    run_key,
+                    now,
+                    now,
+                ).rowcount
+        return queued
+
+    def result(self, sop_instance_uid: str) -> StoredResult | None:
+        """A result by its SOP Instance UID."""
+        rows = self._rows(
+            "SELECT sop_instance_uid, sop_class_uid, role, file FROM results WHERE sop_instance_uid = ?",
+            sop_instance_uid,
+        )
+        return StoredResult(*rows[0]) if rows else None
+
+    # -- seeing
+
+    def studies_with_state(self, study: str | None = None, *, limit: int = 1000) -> list[dict[str, Any]]:
+        """Each study (newest first, or the one asked for) with its state and the time of each step."""
+        rows = self._rows(
+            f"{_STATE} WHERE (? IS NULL OR s.study = ?) ORDER BY s.last_received DESC LIMIT ?", study, study, limit
+        )
+        return [{**dict(row), "routes": json.loads(row["routes"])} for row in rows]
+
+    def jobs_of(self, study: str) -> list[dict[str, Any]]:
+        """Every job of a study, oldest first, with the role of the result that a send job carries."""
+        rows = self._rows(
+            """SELECT j.id, j.kind, j.revision, j.route, j.target, j.subject, j.run_key, j.state, j.attempts, j.due,
+                j.created, j.started, j.finished, j.reason, r.role
+            FROM jobs j LEFT JOIN results r ON j.kind = 'send' AND r.sop_instance_uid = j.subject
+            WHERE j.study = ? ORDER BY j.id""",
+            study,
+        )
+        return [dict(row) for row in rows]
+
+    def readings_of(self, study: str) -> list[dict[str, Any]]:
+        """Every reading of a study, oldest first, with the reading as an object and its results."""
+        rows = self._rows("SELECT * FROM readings WHERE study = ? ORDER BY created, run_key", study)
+        return [
+            {
+                **dict(row),
+                "reading": json.loads(row["reading"]),
+                "results": [
+                    dict(r)
+                    for r in self._rows("SELECT * FROM results WHERE run_key = ? ORDER BY position", row["run_key"])
+                ],
+            }
+            for row in rows
+        ]

@@ -1,0 +1,183 @@
+"""The job "send": a result file -> C-STORE to one destination, over an association that is kept while there is work.
+
+What an answer means (PS3.4 B.2.3, PS3.7 C.5):
+
+* 0000 and the warnings B0xx: the PACS has it.
+* A9xx, Cxxx, 0117, 0122, 0124: refused for good; another try would be answered the same.
+* everything else (A7xx out of resources, 0110, 0213, rejections, aborts, time-outs, a PACS that is down): tried again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pydicom import dcmread
+from pydicom.uid import (
+    UID,
+    ComprehensiveSRStorage,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    SecondaryCaptureImageStorage,
+)
+from pynetdicom import AE, evt
+
+from dicom_node import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
+from dicom_node.config import Peer, Settings
+from dicom_node.db import Index, Job, StoredResult
+from dicom_node.errors import Permanent, Retryable
+from dicom_node.log import logger
+from dicom_node.net import configure_pynetdicom, no_delay
+from dicom_node.spool import Spool
+from dicom_node.worker import Done
+
+#: What we make; one association proposes these and no more.
+RESULT_CLASSES = (ComprehensiveSRStorage, SecondaryCaptureImageStorage)
+
+_CONNECT_SECONDS = 10.0
+_ANSWER_SECONDS = 60.0
+_REJECTIONS = {
+    (1, 3): "it does not know our AE title {ours!r}: add it to the PACS",
+    (1, 7): "it does not answer to AE title {theirs!r}: correct ae_title of peer {name}",
+    (1, 2): "it does not support DICOM's application context",
+    (3, 1): "it is congested",
+    (3, 2): "it has reached its limit of associations",
+}
+
+
+class Sender:
+    """Does the job "send" for one destination."""
+
+    def __init__(
+        self, settings: Settings, peer: Peer, index: Index, spool: Spool, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._settings = settings
+        self._peer = peer
+        self._index = index
+        self._spool = spool
+        self._clock = clock
+        self._association: Any = None
+
+    def __call__(self, job: Job) -> Done:
+        """Send one result.
+
+        Raises:
+            Retryable: the PACS could not be reached, or could not take it now.
+            Permanent: the PACS refused it for good.
+        """
+        result = self._index.result(job.subject)
+        if result is None or not self._spool.path(result.file).is_file():
+            raise Permanent("the result's file is gone from the data folder")
+        began = time.perf_counter()
+        association = self._open()
+        status = self._send(association, result)
+        log = logger().bind(instance=result.sop_instance_uid, role=result.role, peer=self._peer.name)
+        _judge(status, self._peer)
+        seconds = round(time.perf_counter() - began, 3)
+        if status:
+            log.warning("result.delivered", status=f"{status:04X}", seconds=seconds, reason="stored with a warning")
+        else:
+            log.info("result.delivered", seconds=seconds)
+        return Done(reason=f"stored with warning {status:04X}" if status else "")
+
+    def close(self) -> None:
+        """Release the association; called when there is nothing to send."""
+        association, self._association = self._association, None
+        if association is not None and association.is_established:
+            association.release()
+
+    def _open(self) -> Any:
+        if self._association is not None and self._association.is_established:
+            return self._association
+        configure_pynetdicom()
+        ae = AE(ae_title=self._settings.node.ae_title)
+        ae.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
+        ae.implementation_version_name = IMPLEMENTATION_VERSION
+        ae.connection_timeout = _CONNECT_SECONDS
+        ae.acse_timeout = _CONNECT_SECONDS
+        ae.dimse_timeout = _ANSWER_SECONDS
+        ae.network_timeout = _ANSWER_SECONDS
+        for sop_class in RESULT_CLASSES:
+            # Each syntax in a context of its own: the file is sent as it is wherever the PACS takes Explicit VR.
+            ae.add_requested_context(sop_class, ExplicitVRLittleEndian)
+            ae.add_requested_context(sop_class, ImplicitVRLittleEndian)
+        peer = self._peer
+        connected: list[bool] = []
+        association = ae.associate(
+            peer.host,
+            peer.port,
+            ae_title=peer.ae_title,
+            max_pdu=0,
+            evt_handlers=[(evt.EVT_CONN_OPEN, _on_connected, [connected])],
+        )
+        if association.is_established:
+            self._association = association
+            return association
+        raise Retryable(f"{self._named()}: {self._why_not(association, bool(connected))}")
+
+    def _named(self) -> str:
+        peer = self._peer
+        return f"{peer.name} ({peer.ae_title} at {peer.host}:{peer.port})"
+
+    def _why_not(self, association: Any, connected: bool) -> str:
+        if association.is_rejected:
+            answer = association.acceptor.primitive
+            text = _REJECTIONS.get((answer.result_source, answer.diagnostic), f"reason {answer.diagnostic}").format(
+                ours=self._settings.node.ae_title, theirs=self._peer.ae_title, name=self._peer.name
+            )
+            return f"it rejected the association: {text}"
+        if not connected:
+            return "no connection: nothing listens there, or a firewall is in between"
+        if not association.accepted_contexts and association.rejected_contexts:
+            return "it accepts none of our SOP classes"
+        return "it took the connection but did not answer the association request"
+
+    def _send(self, association: Any, result: StoredResult) -> int:
+        sop_class = UID(result.sop_class_uid)
+        accepted = {
+            context.transfer_syntax[0]
+            for context in association.accepted_contexts
+            if context.abstract_syntax == sop_class
+        }
+        if not accepted:
+            raise Permanent(f"{self._named()}: it does not take {sop_class.name}")
+        path = self._spool.path(result.file)
+        what: Any = path if ExplicitVRLittleEndian in accepted else _as_implicit(path)
+        try:
+            answer = association.send_c_store(what)
+        except (RuntimeError, OSError) as error:
+            self._drop()
+            raise Retryable(f"{self._named()}: the association broke while sending") from error
+        if "Status" not in answer:
+            self._drop()
+            raise Retryable(f"{self._named()}: no answer within {_ANSWER_SECONDS:g} s, or the connection was lost")
+        return int(answer.Status)
+
+    def _drop(self) -> None:
+        association, self._association = self._association, None
+        if association is not None and not association.is_released and not association.is_aborted:
+            association.abort()
+
+
+def _judge(status: int, peer: Peer) -> None:
+    if status == 0x0000 or status & 0xF000 == 0xB000:
+        return
+    answer = f"{peer.name} ({peer.ae_title}) answered {status:04X}"
+    if status & 0xFF00 == 0xA900 or status & 0xF000 == 0xC000 or status in {0x0117, 0x0122, 0x0124}:
+        raise Permanent(f"{answer}: it refuses this object")
+    raise Retryable(f"{answer}: it cannot take it now")
+
+
+def _as_implicit(path: Path) -> Any:
+    """The same data set for a PACS that takes Implicit VR Little Endian only."""
+    dataset = dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    dataset.set_original_encoding(True, True)
+    return dataset
+
+
+def _on_connected(event: Any, connected: list[bool]) -> None:
+    connected.append(True)
+    no_delay(event)

@@ -1,0 +1,345 @@
+"""``dicom-node demo``: the whole way on one machine, over real DICOM connections.
+
+A node and a PACS are started on free loopback ports; the PACS is the node itself without routes, which makes it an
+archive. Phantom studies (or your own files) are pushed to both, as a modality would; the node reads them and sends its
+results to the PACS; what came back is taken out of the PACS and shown.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+import pydicom
+from PIL import Image
+from pydicom.uid import generate_uid
+from pynetdicom.dsutils import split_dataset
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from dicom_node import log, views
+from dicom_node.config import Settings
+from dicom_node.errors import NodeError
+from dicom_node.node import Node
+from dicom_node.push import Pushed, Target, dicom_files, push
+from dicom_node.results.text import report_text
+
+_MODALITY = "DEMO_MOD"
+_QUIET_SECONDS = 1.0
+_ENDED = {"delivered", "no route", "no eligible series", "failed"}
+_PACS = re.compile(r"(?P<ae>[ -~]{1,16})@(?P<host>[^@\s/]+):(?P<port>\d{1,5})")
+_PHANTOMS = ((20260, ("nodule", "pneumothorax")), (20261, ()))
+
+
+@dataclass(slots=True)
+class _Study:
+    """A pushed study and what became of it; ``answered`` is the time of its last C-STORE response (epoch seconds)."""
+
+    uid: str
+    title: str
+    files: list[Path] = field(default_factory=list)
+    answered: float = 0.0
+    refused: int = 0
+
+
+class Demo:
+    """One run of the demo."""
+
+    def __init__(
+        self, out: Path, *, pacs: str | None = None, dicom: Sequence[Path] = (), timeout: float = 180.0
+    ) -> None:
+        """Check the arguments.
+
+        Raises:
+            NodeError: ``pacs`` is not of the form AET@HOST:PORT.
+        """
+        self._out = out
+        self._timeout = timeout
+        self._dicom = list(dicom)
+        self._external: Target | None = None
+        self._console = Console(highlight=False)
+        if pacs is not None:
+            found = _PACS.fullmatch(pacs)
+            if found is None:
+                raise NodeError(f"--pacs {pacs!r}: expected AET@HOST:PORT, for example PACS@127.0.0.1:4242")
+            self._external = Target(found["ae"], found["host"], int(found["port"]))
+
+    def run(self) -> bool:
+        """Do it.
+
+        Returns:
+            whether everything came back.
+
+        Raises:
+            NodeError: something that the demo needs is not there; the message says what.
+        """
+        with ExitStack() as stack:
+            state = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dicom-node-demo-")))
+            log_file = stack.enter_context((state / "log.jsonl").open("w", encoding="utf-8"))
+            log.configure(log_file)
+            try:
+                return self._run(stack, state)
+            except BaseException:
+                _keep(log_file, state, self._out)
+                raise
+
+    def _run(self, stack: ExitStack, state: Path) -> bool:
+        pacs_node: Node | None = None
+        if self._external is None:
+            pacs_node = Node(_archive_settings(state / "pacs"))
+            pacs_node.start()
+            stack.callback(pacs_node.stop)
+            pacs = Target("DEMO_PACS", "127.0.0.1", pacs_node.port)
+        else:
+            pacs = self._external
+        node = Node(_node_settings(state / "node", pacs))
+        node.start()
+        stack.callback(node.stop)
+        here = Target(node.settings.node.ae_title, "127.0.0.1", node.port)
+        self._say(f"node  [bold]{here.ae_title}[/bold] listens on 127.0.0.1:{here.port}")
+        self._say(
+            f"PACS  [bold]{pacs.ae_title}[/bold] at {pacs.host}:{pacs.port}{'' if pacs_node is None else ' (embedded)'}"
+        )
+        with _progress(self._console) as progress:
+            studies = self._prepare(state, progress)
+            self._warm(node, progress)
+            self._push(studies, here, pacs, progress)
+            self._wait(node, studies, progress)
+        return self._report(studies, node, pacs, pacs_node)
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, soft_wrap=True)
+
+    def _prepare(self, state: Path, progress: Progress) -> list[_Study]:
+        """The studies to push: the files that were named, or phantoms drawn now."""
+        if self._dicom:
+            found: dict[str, _Study] = {}
+            for file in dicom_files(self._dicom):
+                uid = _study_uid(file)
+                if uid:
+                    study = found.setdefault(uid, _Study(uid, f"your study {len(found) + 1}"))
+                    study.files.append(file)
+            if not found:
+                raise NodeError("--dicom: there is no DICOM image among these files")
+            return list(found.values())
+        from ai import phantom, phantom_dicom  # noqa: PLC0415 - not needed for one's own files
+
+        task = progress.add_task("drawing phantom radiographs", total=len(_PHANTOMS))
+        studies = []
+        for number, (seed, findings) in enumerate(_PHANTOMS, start=1):
+            uid = generate_uid(prefix=None)  # a new study each time: a PACS would take the same one for a repetition
+            drawn = phantom.draw(seed, findings=findings, view="PA")
+            made = phantom_dicom.to_dicom(
+                drawn,
+                seed=seed,
+                now=datetime.now().astimezone(),
+                study_uid=uid,
+                series_uid=generate_uid(prefix=None),
+                sop_uid=generate_uid(prefix=None),
+            )
+            file = state / f"phantom-{number}.dcm"
+            made.save_as(file, enforce_file_format=True)
+            title = f"phantom with {' and '.join(findings)}" if findings else "phantom without findings"
+            studies.append(_Study(uid, title, [file]))
+            progress.advance(task)
+        return studies
+
+    def _warm(self, node: Node, progress: Progress) -> None:
+        task = progress.add_task("loading the model", total=1)
+        end = time.monotonic() + self._timeout
+        while not node.warm:
+            if time.monotonic() > end:
+                raise NodeError("the model did not load in time; dicom-node check says more")
+            time.sleep(0.05)
+        progress.advance(task)
+
+    def _push(self, studies: list[_Study], here: Target, pacs: Target, progress: Progress) -> None:
+        count = sum(len(study.files) for study in studies)
+        for target, to in ((pacs, "PACS"), (here, "node")):
+            task = progress.add_task(f"pushing {count} image{'s' * (count != 1)} to the {to}", total=count)
+            for study in studies:
+                study.refused = 0
+
+                def on_answer(pushed: Pushed, study: _Study = study, task: Any = task) -> None:
+                    study.refused += pushed.status != 0x0000
+                    progress.advance(task)
+
+                answers = push(study.files, target, calling_ae=_MODALITY, on_answer=on_answer)
+                study.answered = answers[-1].answered
+
+    def _wait(self, node: Node, studies: list[_Study], progress: Progress) -> None:
+        tasks = {study.uid: progress.add_task(f"{study.title}: received", total=3) for study in studies}
+        steps = {"receiving": 0, "reading": 1, "delivering": 2}
+        end = time.monotonic() + self._timeout
+        while time.monotonic() < end:
+            states = {row["study"]: row["state"] for row in _rows(node)}
+            for study in studies:
+                current = states.get(study.uid, "not received")
+                progress.update(
+                    tasks[study.uid], description=f"{study.title}: {current}", completed=steps.get(current, 3)
+                )
+            if all(states.get(study.uid, "failed") in _ENDED for study in studies):
+                return
+            time.sleep(0.05)
+
+    def _report(self, studies: list[_Study], node: Node, pacs: Target, pacs_node: Node | None) -> bool:
+        self._out.mkdir(parents=True, exist_ok=True)
+        told = [self._one(number, study, node, pacs_node) for number, study in enumerate(studies, start=1)]
+        good = all(one["came_back"] for one in told)
+        summary = {"pacs": f"{pacs.ae_title}@{pacs.host}:{pacs.port}", "everything_came_back": good, "studies": told}
+        (self._out / "summary.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False), encoding="utf-8")
+        verdict = "[green]everything came back[/green]" if good else "[red]not everything came back[/red]"
+        self._say(f"\n{verdict}; pictures, reports and DICOM files are in {escape(str(self._out))}")
+        return good
+
+    def _one(self, number: int, study: _Study, node: Node, pacs_node: Node | None) -> dict[str, Any]:
+        """Show one study, write its files, and say what came back."""
+        if node.index is None:
+            raise NodeError("the node has stopped")
+        found = views.detail(node.index, study.uid) or {"state": "not received", "reason": "", "readings": []}
+        folder = self._out / f"study-{number}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        objects, stored = self._objects(found, folder, node, pacs_node)
+        expected = [result for reading in found["readings"] for result in reading["results"]]
+        came_back = found["state"] == "delivered" and bool(expected) and len(objects) == len(expected)
+        seconds = round(max(stored) - study.answered, 3) if came_back and stored else None
+        self._say(f"\n[bold]{escape(study.title)}[/bold]: {found['state']} {escape(found['reason'])}")
+        for reading in found["readings"]:
+            self._say(f"  model {reading['model']} {reading['version']} ({escape(reading['notice'])})")
+            for one in reading["findings"]:
+                box = one["region"]
+                self._say(
+                    f"  [yellow]{escape(one['name'])}[/yellow] {one['score']:.0%} {(one['laterality'] or '').lower()}, "
+                    f"columns {box['left']:.0f} to {box['right']:.0f}, rows {box['top']:.0f} to {box['bottom']:.0f}"
+                )
+            if not reading["findings"]:
+                self._say("  no findings")
+        for one in objects:
+            self._say(f"  came back: {one['file']}")
+        if seconds is not None:
+            self._say(
+                f"  [bold]{seconds:.1f} s[/bold] from the last image to the last object in the PACS "
+                f"({_QUIET_SECONDS:g} s of it waiting whether more images come)"
+            )
+        return {
+            "title": study.title,
+            "study": study.uid,
+            "state": found["state"],
+            "reason": found["reason"],
+            "refused_images": study.refused,
+            "came_back": came_back,
+            "seconds_to_last_object": seconds,
+            "quiet_seconds": _QUIET_SECONDS,
+            "objects": objects,
+            "detail": found,
+        }
+
+    def _objects(
+        self, found: dict[str, Any], folder: Path, node: Node, pacs_node: Node | None
+    ) -> tuple[list[dict[str, Any]], list[float]]:
+        """Write each result that the PACS holds; with an embedded PACS from its own storage, else what it confirmed."""
+        objects: list[dict[str, Any]] = []
+        stored: list[float] = []
+        sent = {one["instance"]: one for one in found.get("deliveries", []) if one["state"] == "done"}
+        for reading in found["readings"]:
+            for number, result in enumerate(reading["results"], start=1):
+                uid = result["instance"]
+                if uid not in sent:
+                    continue
+                made = node.result_file(uid)
+                if pacs_node is None:
+                    stored.append(datetime.fromisoformat(sent[uid]["finished"]).timestamp())
+                    file = made
+                else:
+                    kept = pacs_node.received(uid)
+                    if kept is None or made is None or not _same_data_set(kept[0], made):
+                        continue
+                    file = kept[0]
+                    stored.append(kept[1])
+                if file is None:
+                    continue
+                objects.append(
+                    {"role": result["role"], "instance": uid, **_write(file, folder, number, result["role"])}
+                )
+        return objects, stored
+
+
+def _write(file: Path, folder: Path, number: int, role: str) -> dict[str, str]:
+    """Copy a result, and write its picture or text beside it."""
+    stem = folder / f"{number}-{role}"
+    shutil.copyfile(file, stem.with_suffix(".dcm"))
+    written = {"file": str(stem.with_suffix(".dcm"))}
+    dataset = pydicom.dcmread(file)
+    if role == "sr":
+        stem.with_suffix(".txt").write_text(report_text(dataset), encoding="utf-8")
+        written["text"] = str(stem.with_suffix(".txt"))
+    else:
+        Image.fromarray(dataset.pixel_array).save(stem.with_suffix(".png"))
+        written["picture"] = str(stem.with_suffix(".png"))
+    return written
+
+
+def _same_data_set(one: Path, other: Path) -> bool:
+    """Whether two files hold the same encoded data set, whatever their meta information says of who wrote them."""
+    return _data_set(one) == _data_set(other)
+
+
+def _data_set(path: Path) -> bytes:
+    _, offset = split_dataset(path)
+    return path.read_bytes()[offset:]
+
+
+def _rows(node: Node) -> list[dict[str, Any]]:
+    return node.index.studies_with_state() if node.index is not None else []
+
+
+def _study_uid(file: Path) -> str:
+    tag = "StudyInstanceUID"
+    return str(pydicom.dcmread(file, stop_before_pixels=True, specific_tags=[tag]).get(tag, ""))
+
+
+def _keep(log_file: TextIO, state: Path, out: Path) -> None:
+    """Leave the node's log beside the results where the demo broke off."""
+    log_file.flush()
+    out.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(state / "log.jsonl", out / "log.jsonl")
+
+
+def _progress(console: Console) -> Progress:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn())
+    return Progress(*columns, console=console, disable=not sys.stdout.isatty())
+
+
+def _archive_settings(folder: Path) -> Settings:
+    return Settings.model_validate(
+        {
+            "node": {"ae_title": "DEMO_PACS", "port": 0, "data_dir": folder},
+            "peers": [
+                {"name": "node", "ae_title": "AINODE", "host": "127.0.0.1", "may_store": True},
+                {"name": "modality", "ae_title": _MODALITY, "host": "127.0.0.1", "may_store": True},
+            ],
+        }
+    )
+
+
+def _node_settings(folder: Path, pacs: Target) -> Settings:
+    peer = {"name": "pacs", "ae_title": pacs.ae_title, "host": pacs.host, "port": pacs.port, "destination": True}
+    return Settings.model_validate(
+        {
+            "node": {"ae_title": "AINODE", "port": 0, "data_dir": folder, "quiet_seconds": _QUIET_SECONDS},
+            "peers": [{"name": "modality", "ae_title": _MODALITY, "host": "127.0.0.1", "may_store": True}, peer],
+            "routes": [{"name": "demo", "models": ["phantom_cxr"], "outputs": ["sr", "sc"], "to": ["pacs"]}],
+        }
+    )

@@ -1,0 +1,27 @@
+"""The errors that cross rooms, and what a worker does about each.
+
+NodeError
+├── ConfigError     the configuration or the machine is wrong: the node does not start
+├── Retryable       it may go well later: a PACS that is down, a reading process that died
+└── Permanent       it will never go well by itself: shown to IT, revived by ``dicom-node retry``
+
+Messages are read by a hospital's IT: they say what is wrong, where, and what was expected, and hold no patient data.
+"""
+
+from __future__ import annotations
+
+
+class NodeError(Exception):
+    """Base of every error that the node raises on purpose."""
+
+
+class ConfigError(NodeError):
+    """The configuration, or the machine that it describes, cannot run a node."""
+
+
+class Retryable(NodeError):  # noqa: N818 - it names what to do, as the table above is read
+    """The job goes back into the queue with a later due time."""
+
+
+class Permanent(NodeError):  # noqa: N818 - as above
+    """The job fails for good, visibly, until somebody revives it."""

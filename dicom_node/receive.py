@@ -1,0 +1,412 @@
+"""The Storage SCP: who may associate, C-ECHO, and C-STORE to disk and index before the answer.
+
+What a success (0000) promises: the data set's bytes are in a file, fsynced, and the index knows it, committed. What
+goes wrong gets the status that the sender can act on (PS3.4 B.2.3, PS3.7 C):
+
+======  ==========================================================================================
+status  when
+======  ==========================================================================================
+0000    stored and recorded; also when we had the instance already
+0110    an unexpected error of ours
+0117    the SOP Instance UID breaks the rules for UIDs
+0122    the SOP Class UID breaks the rules for UIDs
+0124    the caller may not store (``may_store = false``)
+A700    no room on the disk; the sender tries again
+A900    the data set's SOP Class or Instance UID is not the command's
+C000    the data set cannot be parsed, or names no study and series
+======  ==========================================================================================
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import itertools
+import re
+import socket
+import sqlite3
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import structlog
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filereader import read_dataset
+from pydicom.filewriter import write_file_meta_info
+from pydicom.tag import BaseTag
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
+from pynetdicom import AE, evt
+from pynetdicom.sop_class import Verification
+
+from dicom_node import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
+from dicom_node.config import Peer, Settings
+from dicom_node.db import Index, NewInstance
+from dicom_node.errors import ConfigError
+from dicom_node.log import logger, printable, silence_libraries, where
+from dicom_node.net import configure_pynetdicom, no_delay
+from dicom_node.spool import Spool, discard
+
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+_DEFLATED_HEAD_LIMIT = 16 * 1024 * 1024  # a header larger than this is no header; it bounds what a bomb can inflate to
+_MAX_ASSOCIATIONS = 100
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+# PS3.8 9.3.4: rejected permanently by the service user; 3 = calling, 7 = called AE title not recognised.
+_REJECT_CALLING = (0x01, 0x01, 0x03)
+_REJECT_CALLED = (0x01, 0x01, 0x07)
+
+
+class Refused(Exception):  # noqa: N818 - it is an answer, not an error of ours
+    """A C-STORE that is answered with another status than success."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What the index needs of a data set; texts are empty where the data set has none."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    study: str
+    series: str
+    modality: str
+    body_part: str
+    study_description: str
+    series_description: str
+
+
+_HEADER_TAGS: dict[str, int] = {
+    "sop_class_uid": 0x00080016,
+    "sop_instance_uid": 0x00080018,
+    "modality": 0x00080060,
+    "study_description": 0x00081030,
+    "series_description": 0x0008103E,
+    "body_part": 0x00180015,
+    "study": 0x0020000D,
+    "series": 0x0020000E,
+}
+_LAST_HEADER_TAG = max(_HEADER_TAGS.values())
+_SPECIFIC_CHARACTER_SET = 0x00080005
+
+
+def is_uid(text: str) -> bool:
+    """PS3.5 9.1: digits in components between dots, 64 characters at most.
+
+    Leading zeros of a component, which the standard forbids and some devices send, are let through: they do no harm, a
+    refused image does.
+    """
+    return len(text) <= 64 and _UID.fullmatch(text) is not None
+
+
+def scan(data_set: BinaryIO, transfer_syntax_uid: str) -> Header:
+    """Read what the index needs from an encoded data set, from its start, stopping long before the pixels.
+
+    Raises:
+        Refused: C000, if it cannot be parsed or names no study and series.
+    """
+    syntax = UID(transfer_syntax_uid)
+    try:
+        if syntax == DeflatedExplicitVRLittleEndian:
+            inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data_set.read(), _DEFLATED_HEAD_LIMIT)
+            data_set = io.BytesIO(inflated)
+        found = read_dataset(
+            data_set,
+            # Encapsulated and private syntaxes are Explicit VR Little Endian (PS3.5 A.4); pydicom notices where not.
+            is_implicit_VR=syntax == ImplicitVRLittleEndian,
+            is_little_endian=syntax != ExplicitVRBigEndian,
+            stop_when=_past_header,
+            specific_tags=[BaseTag(t) for t in (_SPECIFIC_CHARACTER_SET, *_HEADER_TAGS.values())],
+        )
+        texts = {name: _text(found, tag) for name, tag in _HEADER_TAGS.items()}
+    except Exception as error:  # whatever a parser raises on hostile bytes means the same: it cannot be parsed
+        raise Refused(0xC000, f"the data set cannot be parsed as {transfer_syntax_uid} ({where(error)})") from error
+    header = Header(**texts)
+    missing = [
+        name
+        for name, uid in (
+            ("SOP Class UID (0008,0016)", header.sop_class_uid),
+            ("SOP Instance UID (0008,0018)", header.sop_instance_uid),
+            ("Study Instance UID (0020,000D)", header.study),
+            ("Series Instance UID (0020,000E)", header.series),
+        )
+        if not is_uid(uid)
+    ]
+    if missing:
+        raise Refused(0xC000, f"the data set has no valid {', '.join(missing)}")
+    return header
+
+
+def _past_header(tag: BaseTag, _vr: str | None, _length: int) -> bool:
+    return int(tag) > _LAST_HEADER_TAG
+
+
+def _text(found: Dataset, tag: int) -> str:
+    if tag not in found:
+        return ""
+    value = found[tag].value
+    return "" if value is None else str(value).strip(" \0")
+
+
+def file_head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, calling_ae: str) -> bytes:
+    """The preamble, prefix and file meta information (PS3.10 7.1) that stand before the data set's own bytes."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = UID(sop_class_uid)
+    meta.MediaStorageSOPInstanceUID = UID(sop_instance_uid)
+    meta.TransferSyntaxUID = UID(transfer_syntax_uid)
+    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
+    meta.ImplementationVersionName = IMPLEMENTATION_VERSION
+    if calling_ae and calling_ae.isascii() and calling_ae.isprintable() and "\\" not in calling_ae:
+        meta.SourceApplicationEntityTitle = calling_ae
+    buffer = DicomBytesIO()
+    buffer.write(b"\0" * 128 + b"DICM")
+    write_file_meta_info(buffer, meta, enforce_standard=True)
+    return buffer.getvalue()
+
+
+class Store:
+    """Takes one data set at a time, from any number of threads, to disk and index."""
+
+    def __init__(self, index: Index, spool: Spool, clock: Callable[[], float] = time.time) -> None:
+        self._index = index
+        self._spool = spool
+        self._clock = clock
+        # The same instance may arrive on two associations at once: one of the two stores it, the other finds it stored.
+        self._locks = [threading.Lock() for _ in range(64)]
+
+    def put(self, header: Header, transfer_syntax_uid: str, calling_ae: str, data_set: bytes | memoryview) -> bool:
+        """Make an instance durable and known.
+
+        Returns:
+            False where we had it already; nothing is changed then.
+
+        Raises:
+            OSError, sqlite3.Error: nothing of it is kept.
+        """
+        uid = header.sop_instance_uid
+        if (known := self._index.received(uid)) is not None:
+            self._compare(known[0], header, data_set)
+            return False
+        head = file_head(header.sop_class_uid, uid, transfer_syntax_uid, calling_ae)
+        part = self._spool.write_part(head, data_set)
+        try:
+            with self._locks[hash(uid) % len(self._locks)]:
+                if (known := self._index.received(uid)) is not None:
+                    self._compare(known[0], header, data_set)
+                    return False
+                new = NewInstance(
+                    sop_instance_uid=uid,
+                    sop_class_uid=header.sop_class_uid,
+                    transfer_syntax_uid=transfer_syntax_uid,
+                    study=header.study,
+                    series=header.series,
+                    modality=header.modality,
+                    body_part=header.body_part,
+                    study_description=header.study_description,
+                    series_description=header.series_description,
+                    calling_ae=calling_ae,
+                    file=self._spool.adopt(part, "spool", uid),
+                    bytes=len(head) + len(data_set),
+                )
+                self._index.add_instance(new, self._clock())
+        finally:
+            discard(part)
+        return True
+
+    def _compare(self, known: str, header: Header, data_set: bytes | memoryview) -> None:
+        """Say so in the log where a repeated instance holds other bytes; the first one stays."""
+        stored = self._spool.path(known)
+        same = stored.is_file() and _ends_with(stored, data_set)
+        log = logger().bind(study=header.study, instance=header.sop_instance_uid)
+        if same:
+            log.debug("instance.repeated")
+        else:
+            log.warning("instance.repeated", reason="it came again with other content; the first one is kept")
+
+
+def _ends_with(path: Path, data_set: bytes | memoryview) -> bool:
+    """Whether a stored file's data set is exactly ``data_set``: its last bytes, the meta information left out."""
+    size = path.stat().st_size - len(data_set)
+    if size < 132:
+        return False
+    with path.open("rb") as file:
+        file.seek(size)
+        return file.read() == data_set
+
+
+class Receiver:
+    """Listens as an AE; associations are pynetdicom's, what happens to a data set is ours."""
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        self._settings = settings
+        self._store = store
+        self._numbers = itertools.count(1)
+        self._ae: AE | None = None
+        self._server: Any = None
+
+    @property
+    def port(self) -> int:
+        """The TCP port in use: the configured one, or the one that the system chose for port 0."""
+        return int(self._server.server_address[1])
+
+    def start(self) -> None:
+        """Bind and listen.
+
+        Raises:
+            ConfigError: the address or port cannot be used.
+        """
+        configure_pynetdicom()
+        silence_libraries()
+        node = self._settings.node
+        ae = AE(ae_title=node.ae_title)
+        ae.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
+        ae.implementation_version_name = IMPLEMENTATION_VERSION
+        ae.maximum_pdu_size = 128 * 1024
+        ae.maximum_associations = _MAX_ASSOCIATIONS
+        ae.add_supported_context(Verification)
+        handlers: list[Any] = [
+            (evt.EVT_CONN_OPEN, no_delay),
+            (evt.EVT_REQUESTED, self._on_requested),
+            (evt.EVT_C_ECHO, _on_echo),
+            (evt.EVT_C_STORE, self._on_store),
+            (evt.EVT_ABORTED, self._on_aborted),
+        ]
+        try:
+            self._server = ae.start_server((node.host, node.port), block=False, evt_handlers=handlers)
+        except OSError as error:
+            raise ConfigError(
+                f"node.host, node.port: cannot listen on {node.host}:{node.port}: {error.strerror or error}"
+            ) from error
+        self._ae = ae
+
+    def stop(self) -> None:
+        """Stop listening and abort what is open; what was acknowledged is stored already."""
+        if self._ae is not None:
+            self._ae.shutdown()
+            self._ae = None
+
+    def _on_requested(self, event: Any) -> None:
+        """Reject a caller that IT has not named, and say what IT would have to add."""
+        request = event.assoc.requestor.primitive
+        calling, called = request.calling_ae_title.strip(), request.called_ae_title.strip()
+        address = event.assoc.requestor.address
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(
+            association=next(self._numbers), calling_ae=calling, called_ae=called, address=address
+        )
+        event.assoc.peers = ()
+        if called != self._settings.node.ae_title:
+            self._reject(
+                event,
+                _REJECT_CALLED,
+                f"it called AE title {printable(called)!r}, but this node is {self._settings.node.ae_title!r}",
+                "correct the called AE title on the sender, or node.ae_title here",
+            )
+            return
+        titled = [peer for peer in self._settings.peers if peer.ae_title == calling]
+        peers = tuple(peer for peer in titled if peer.any_host or _calls_from(peer, address))
+        if not peers and not self._settings.node.accept_unknown_callers:
+            if titled:
+                hosts = ", ".join(str(peer.host) for peer in titled)
+                reason = f"AE title {printable(calling)!r} may call from {hosts}, not from {address}"
+                fix = f"set host = {address!r} (or any_host = true) on [[peers]] {titled[0].name}"
+            else:
+                reason = f"AE title {printable(calling)!r} at {address} is no peer of this node"
+                fix = (
+                    'add to the configuration: [[peers]] name = "...", '
+                    f'ae_title = "{printable(calling)}", host = "{address}", may_store = true'
+                )
+            self._reject(event, _REJECT_CALLING, reason, fix)
+            return
+        event.assoc.peers = peers
+        logger().debug("association.accepted", peer=", ".join(peer.name for peer in peers) or "unknown caller")
+
+    @staticmethod
+    def _reject(event: Any, answer: tuple[int, int, int], reason: str, fix: str) -> None:
+        logger().warning("association.rejected", reason=reason, fix=fix)
+        event.assoc.acse.send_reject(*answer)
+        event.assoc.kill()  # waits until the rejection is on the wire; without it the peer may see a closed connection
+
+    @staticmethod
+    def _on_aborted(event: Any) -> None:
+        logger().warning("association.aborted", address=event.assoc.requestor.address)
+
+    def _on_store(self, event: Any) -> int:
+        """Answer a C-STORE request; never raises, so that the association lives on."""
+        request = event.request
+        sop_class_uid = str(request.AffectedSOPClassUID or "").strip(" \0")
+        sop_instance_uid = str(request.AffectedSOPInstanceUID or "").strip(" \0")
+        log = logger().bind(instance=sop_instance_uid, sop_class=sop_class_uid)
+        began = time.perf_counter()
+        try:
+            self._may_store(event)
+            if not is_uid(sop_instance_uid):
+                raise Refused(0x0117, "the command's Affected SOP Instance UID breaks the rules for UIDs")  # noqa: TRY301
+            if not is_uid(sop_class_uid):
+                raise Refused(0x0122, "the command's Affected SOP Class UID breaks the rules for UIDs")  # noqa: TRY301
+            stream = request.DataSet or io.BytesIO()
+            stream.seek(0)
+            syntax = str(event.context.transfer_syntax)
+            header = scan(stream, syntax)
+            _agree(header, sop_class_uid, sop_instance_uid)
+            log = log.bind(study=header.study)
+            data_set = stream.getbuffer()
+            new = self._store.put(header, syntax, event.assoc.requestor.ae_title.strip(), data_set)
+        except Refused as refused:
+            log.warning("instance.refused", status=f"{refused.status:04X}", reason=refused.reason)
+            return refused.status
+        except OSError as error:
+            full = error.errno in _FULL
+            reason = "no room left on the disk" if full else f"the disk gave an error: {error.strerror}"
+            log.error("instance.refused", status="A700" if full else "0110", reason=reason)
+            return 0xA700 if full else 0x0110
+        except sqlite3.Error as error:
+            full = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
+            reason = "no room left on the disk for the index" if full else "the index gave an error"
+            log.error("instance.refused", status="A700" if full else "0110", reason=reason, error=where(error))
+            return 0xA700 if full else 0x0110
+        except Exception as error:  # the sender gets a status, not a broken association; the log says where
+            log.error("instance.refused", status="0110", reason="an unexpected error", error=where(error))
+            return 0x0110
+        if new:
+            log.debug("instance.stored", bytes=len(data_set), seconds=round(time.perf_counter() - began, 4))
+        return 0x0000
+
+    def _may_store(self, event: Any) -> None:
+        peers: tuple[Peer, ...] = event.assoc.peers
+        if peers and not any(peer.may_store for peer in peers):
+            raise Refused(0x0124, f"peer {peers[0].name} may not store: set may_store = true to let it")
+
+
+def _agree(header: Header, sop_class_uid: str, sop_instance_uid: str) -> None:
+    for name, ours, theirs in (
+        ("Class", header.sop_class_uid, sop_class_uid),
+        ("Instance", header.sop_instance_uid, sop_instance_uid),
+    ):
+        if ours != theirs:
+            raise Refused(0xA900, f"the data set's SOP {name} UID {ours} is not the command's")
+
+
+def _calls_from(peer: Peer, address: str) -> bool:
+    """Whether ``address`` is the peer's; a host name is looked up now, since IT may have moved it."""
+    if peer.host is None:
+        return False
+    if peer.host == address:
+        return True
+    try:
+        found = socket.getaddrinfo(peer.host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return False
+    return address.removeprefix("::ffff:") in {str(entry[4][0]) for entry in found}
+
+
+def _on_echo(_event: Any) -> int:
+    return 0x0000

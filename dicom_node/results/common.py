@@ -1,0 +1,350 @@
+"""What every result object shares: identity, time, the copied patient and study, equipment, and how it becomes bytes.
+
+Two rules hold here. *Nothing is random and no clock is read*: every UID derives from the run's key and every time from
+:attr:`Run.created`, so that the same run always encodes to the same bytes. *A source is copied, never interpreted*: the
+patient and study attributes travel as the bytes that the modality wrote, under the character set that it declared, and
+pydicom never decodes or validates them: a value that breaks the standard arrives as it was sent and is never logged.
+
+The places where highdicom 0.28 has to be mended are all in this module and say why (search for "highdicom").
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from typing import Any, Literal
+
+from highdicom import ContributingEquipment
+from highdicom.sr import CodedConcept
+from pydicom import config
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_file_meta_info
+from pydicom.sr.codedict import codes
+from pydicom.uid import UID, ExplicitVRLittleEndian
+
+from ai.contract import Code, ModelIdentity, Presence, Reading
+from dicom_node import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION, __version__
+from dicom_node.results.source import (
+    Source,
+    copy_attributes,
+    copy_optional,
+    element_bytes,
+    fit,
+    own_charset,
+    tag_of,
+    text_of,
+)
+
+ENCODER_VERSION = 1
+"""Raised with every change to the encoded objects, so that other bytes never travel under a UID already sent."""
+
+NOT_FOR_DIAGNOSIS = "AI - not for diagnostic use"
+
+_NAMESPACE = uuid.UUID("6f0c4d0e-6d0f-5b0a-9d6e-3c8f6a1b7e52")
+_OFFSET = re.compile(r"([+-])(\d{2})([0-5]\d)")
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """One kind of result object: a series of its own in the source study."""
+
+    series_number: int
+    description: str
+
+
+ROLES: dict[str, Role] = {
+    "sr": Role(9001, "AI report"),
+    "sc": Role(9002, "AI picture"),
+}
+"""The roles in the order in which their objects are sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One reading on its way into DICOM.
+
+    ``key`` is :func:`run_key` (hex); ``created`` is timezone-aware, taken once when the run is created, and the only
+    time in its result objects; ``site`` names the installation; ``content_qualification`` is PS3.3 C.8.13.2.1.1.
+    """
+
+    key: str
+    created: datetime
+    site: str
+    reading: Reading
+    content_qualification: Literal["RESEARCH", "PRODUCT", "SERVICE"] = "RESEARCH"
+
+    def __post_init__(self) -> None:
+        if self.created.tzinfo is None:
+            raise ValueError("Run.created has no time zone: its local time would depend on the machine")
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The sentences that every object must show: not for diagnosis while RESEARCH, and the model's own notice."""
+        research = (NOT_FOR_DIAGNOSIS,) if self.content_qualification == "RESEARCH" else ()
+        notice = self.reading.model.notice
+        return (*research, notice) if notice else research
+
+
+# Copied into every object; what the source lacks stays as highdicom leaves it: empty where type 2, absent otherwise.
+_PATIENT_AND_STUDY = (
+    "SpecificCharacterSet",
+    "StudyDate",
+    "StudyTime",
+    "AccessionNumber",
+    # highdicom's sc/sop.py misspells this one's keyword and raises where the source has it, so it is never told of it.
+    "IssuerOfAccessionNumberSequence",
+    "ReferringPhysicianName",
+    "StudyDescription",
+    "PatientName",
+    "PatientID",
+    "IssuerOfPatientID",
+    "IssuerOfPatientIDQualifiersSequence",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyID",
+)
+
+# --- identity -------------------------------------------------------------------------------------------------------
+
+
+def run_key(site: str, model: ModelIdentity, source_uids: Iterable[str], settings_digest: str) -> str:
+    """The identity of a run as 64 hex digits (SHA-256): the same question to the same model has the same key.
+
+    The order of ``source_uids`` does not matter. The encoding is a JSON array, so that no two inputs run together.
+    """
+    return _digest(
+        "run", ENCODER_VERSION, site, sorted(set(source_uids)), model.name, model.version, model.digest, settings_digest
+    )
+
+
+def derived_uid(key: str, role: str, index: int) -> str:
+    """The SOP Instance UID of a run's ``index``-th object of a role: ``2.25.`` and a UUIDv5 (PS3.5 B.2)."""
+    return _uid("sop", key, role, index)
+
+
+def series_uid(key: str, role: str) -> str:
+    """The Series Instance UID of a run's objects of one role."""
+    return _uid("series", key, role)
+
+
+def tracking_uid(key: str, finding: int) -> str:
+    """The Tracking UID (PS3.16 TID 4108) of a run's ``finding``-th finding, the same in every object that shows it."""
+    return _uid("tracking", key, finding)
+
+
+def device_uid(site: str, model: ModelIdentity) -> str:
+    """The Device UID of a model at a site; other weights are another device (IHE AI Results 6.5.3.1)."""
+    return _uid("device", site, model.name, model.version, model.digest)
+
+
+def _uid(*parts: object) -> str:
+    return f"2.25.{uuid.uuid5(_NAMESPACE, json.dumps(parts)).int}"
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts, separators=(",", ":")).encode("ascii")).hexdigest()
+
+
+def fitted(run: Run, header: Dataset) -> Run:
+    """The run with every text of its reading passed through :func:`fit`."""
+
+    def walk(value: Any) -> Any:
+        if type(value) is str:  # not a StrEnum
+            return fit(value, header)
+        if isinstance(value, tuple):
+            return tuple(walk(part) for part in value)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return dataclasses.replace(
+                value, **{f.name: walk(getattr(value, f.name)) for f in dataclasses.fields(value)}
+            )
+        return value
+
+    reading: Reading = walk(run.reading)
+    return dataclasses.replace(run, reading=reading)
+
+
+def concept(code: Code) -> CodedConcept:
+    """A code as highdicom takes it (its meaning is VR LO: 64 characters)."""
+    return CodedConcept(code.value, code.scheme[:16], code.meaning[:64])
+
+
+def percent(score: float) -> float:
+    """A probability in percent with one decimal: the one rounding, so that all objects say the same."""
+    return round(100.0 * score, 1)
+
+
+def summary(run: Run) -> str:
+    """The verdict on the whole study in words, without a full stop."""
+    if run.reading.findings:
+        count = len(run.reading.findings)
+        return f"{count} finding{'s' if count > 1 else ''} with a region"
+    if any(result.presence is Presence.PRESENT for result in run.reading.classes):
+        return "Findings without a region"
+    if any(result.presence is Presence.UNDETERMINED for result in run.reading.classes):
+        return "No findings, but not every class could be determined"
+    return "No findings"
+
+
+# --- the object -----------------------------------------------------------------------------------------------------
+
+
+def local_time(run: Run, header: Dataset) -> datetime:
+    """When the run was created, in the source's TimezoneOffsetFromUTC, which then holds for the whole object.
+
+    A source without one says nothing of its zone, and then the run's own is the best guess.
+    """
+    offset = _offset(header)
+    return run.created if offset is None else run.created.astimezone(timezone(offset))
+
+
+def _offset(header: Dataset) -> timedelta | None:
+    found = _OFFSET.fullmatch(text_of(header, "TimezoneOffsetFromUTC"))
+    if found is None:
+        return None
+    offset = timedelta(hours=int(found[2]), minutes=int(found[3]))
+    return None if offset > timedelta(hours=14) else -offset if found[1] == "-" else offset
+
+
+def identity(run: Run, source: Source, role: str, index: int) -> dict[str, Any]:
+    """The arguments that every highdicom constructor takes in the same way; ``run`` is fitted to the source."""
+    model, at, kind = run.reading.model, local_time(run, source.header), ROLES[role]
+    research = " - not for diagnostic use" if run.content_qualification == "RESEARCH" else ""
+    return {
+        "series_instance_uid": series_uid(run.key, role),
+        "series_number": kind.series_number,
+        "sop_instance_uid": derived_uid(run.key, role, index),
+        "instance_number": index + 1,
+        "manufacturer": model.manufacturer[:64],
+        "manufacturer_model_name": f"{model.name} {model.version}"[:64],
+        "software_versions": __version__,
+        "device_serial_number": model.digest[:64],
+        "series_description": f"{kind.description}{research}: {model.name}"[:64],
+        "series_date": at.date(),
+        "series_time": at.time(),
+        "content_date": at.date(),
+        "content_time": at.time(),
+        "content_qualification": run.content_qualification,
+    }
+
+
+def finish(dataset: Dataset, run: Run, sources: Sequence[Source]) -> None:
+    """Make a highdicom object ours, in place: time, equipment, references, patient and study (of the first source)."""
+    header, model = sources[0].header, run.reading.model
+    at = local_time(run, header)
+    # highdicom stamps the clock's time, which no second encoding would repeat.
+    dataset.InstanceCreationDate, dataset.InstanceCreationTime = at.strftime("%Y%m%d"), at.strftime("%H%M%S.%f")
+    # highdicom names itself as the equipment, with the clock's time and without the Device UID that AIR wants.
+    equipment = ContributingEquipment(
+        manufacturer=model.manufacturer[:64],
+        purpose_of_reference=codes.DCM.ProcessingEquipment,
+        manufacturer_model_name=f"{model.name} {model.version}"[:64],
+        software_versions=__version__,
+        device_serial_number=model.digest[:64],
+        contribution_datetime=at.strftime("%Y%m%d%H%M%S.%f%z"),
+        contribution_description="AI reading of the source images",
+    )
+    equipment.DeviceUID = device_uid(run.site, model)
+    dataset.ContributingEquipmentSequence = [equipment]
+    _restore_references(dataset, sources)
+    copy_attributes(header, dataset, _PATIENT_AND_STUDY)
+    copy_optional(header, dataset, ["PatientAge"])
+    if _offset(header) is not None:  # a malformed one would make our own times unreadable
+        copy_attributes(header, dataset, ["TimezoneOffsetFromUTC"])
+
+
+def _restore_references(dataset: Dataset, sources: Sequence[Source]) -> None:
+    """Put the sources' own UIDs, well-formed or not, where highdicom wrote the stand-ins'."""
+    uids = {}
+    classes = {}
+    for source in sources:
+        uids[source.stand_in.SOPInstanceUID] = source.sop_instance_uid
+        uids[source.stand_in.SeriesInstanceUID] = source.series_instance_uid
+        uids[source.stand_in.StudyInstanceUID] = source.study_instance_uid
+        classes[source.stand_in.SOPInstanceUID] = source.sop_class_uid
+    for item in _items(dataset):
+        if "ReferencedSOPInstanceUID" in item and item.ReferencedSOPInstanceUID in classes:
+            _set_uid(item, "ReferencedSOPClassUID", classes[item.ReferencedSOPInstanceUID])
+        for keyword in ("ReferencedSOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"):
+            # A source without a study or series of its own keeps the stand-in's: the object needs one to be stored.
+            if keyword in item and uids.get(item[keyword].value):
+                _set_uid(item, keyword, uids[item[keyword].value])
+
+
+def _items(dataset: Dataset) -> Iterator[Dataset]:
+    yield dataset
+    for element in dataset:
+        if element.VR == "SQ":
+            for item in element.value:
+                yield from _items(item)
+
+
+def _set_uid(item: Dataset, keyword: str, uid: str) -> None:
+    item[keyword] = DataElement(tag_of(keyword), "UI", uid, validation_mode=config.IGNORE)
+
+
+def to_bytes(dataset: Dataset) -> bytes:
+    """A finished object as a DICOM Part 10 file in explicit VR little endian (PS3.10 7.1).
+
+    The elements are written one by one: pydicom's ``write_dataset`` would decode the copied ones and encode them anew.
+    """
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+    meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
+    meta.ImplementationVersionName = IMPLEMENTATION_VERSION
+    start = DicomBytesIO()
+    start.is_little_endian, start.is_implicit_VR = True, False
+    start.write(b"\0" * 128 + b"DICM")
+    write_file_meta_info(start, meta)
+    charset = [own_charset(dataset)]
+    body = (element_bytes(dataset.get_item(tag, keep_deferred=True), charset) for tag in sorted(dataset.keys()))
+    return start.getvalue() + b"".join(body)
+
+
+# --- what highdicom gets wrong --------------------------------------------------------------------------------------
+
+
+def mend_secondary_capture(dataset: Dataset, run: Run, source: Source) -> None:
+    """Set what highdicom's SCImage sets otherwise or not at all, in place."""
+    at = local_time(run, source.header)
+    # It stamps the clock's time.
+    dataset.DateOfSecondaryCapture, dataset.TimeOfSecondaryCapture = at.strftime("%Y%m%d"), at.strftime("%H%M%S.%f")
+    dataset.ImageType = ["DERIVED", "SECONDARY"]  # it adds OTHER, a value of no defined meaning
+    dataset.ConversionType = "WSD"  # it says DI, digitized interface: the picture was made on a workstation
+    dataset.BurnedInAnnotation = "YES"  # it leaves this open, and the scores are burned in
+    dataset["PixelData"].VR = "OB"  # it leaves OB or OW open; 8 bits allocated are bytes (PS3.5 A.2)
+    # It demands an orientation: the source's, and empty (type 2C) where the source does not know it.
+    dataset.PatientOrientation = None
+    reference = Dataset()
+    reference.ReferencedSOPClassUID = source.stand_in.SOPClassUID
+    reference.ReferencedSOPInstanceUID = source.stand_in.SOPInstanceUID
+    reference.PurposeOfReferenceCodeSequence = [
+        CodedConcept.from_code(codes.DCM.SourceImageForImageProcessingOperation)
+    ]
+    dataset.SourceImageSequence = [reference]
+
+
+def add_inferred_from(measurement: Dataset, region: Dataset) -> None:
+    """Hang a region under the measurement that was inferred from it (PS3.16 TID 320), in place.
+
+    TID 320 gives that SCOORD no concept name; highdicom can neither build one without a name nor collect the evidence
+    of a document that holds one, and it allows none in a planar ROI at all: so it is added to the finished document.
+    """
+    inferred = Dataset()
+    inferred.RelationshipType = "INFERRED FROM"
+    inferred.ValueType = "SCOORD"
+    inferred.GraphicType = region.GraphicType
+    inferred.GraphicData = region.GraphicData
+    inferred.ContentSequence = list(region.ContentSequence)
+    # Its content items refuse an unnamed child when it is assigned as an attribute.
+    tag = tag_of("ContentSequence")
+    measurement[tag] = DataElement(tag, "SQ", [inferred])

@@ -1,0 +1,226 @@
+"""The images that were read, as a result object needs them: copied byte for byte, never decoded and never validated.
+
+A hospital's images break the standard in every way: missing type 2 attributes, dates that are none, names in another
+character set than the one declared. None of it may stop a result, be mended in silence, or reach a log. So attributes
+travel as the bytes that the modality wrote, and what we must know of a source ourselves is read as plain characters.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+
+from pydicom.charset import python_encoding
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_data_element
+from pydicom.tag import BaseTag, Tag
+from pydicom.uid import SecondaryCaptureImageStorage
+from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR, EXPLICIT_VR_LENGTH_32
+
+from ai.contract import InstanceRef
+
+_NAMESPACE = uuid.UUID("a3f2c7d8-4a51-5c0e-8e7b-0d5f9b7c2e14")
+_TYPOGRAPHY = str.maketrans(
+    {"\u2013": "-", "\u2014": "-", "\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2265": ">="}
+)
+# PS3.16 Annex L: the parts of the body of which there is one, so that Laterality must not be said of them.
+_UNPAIRED = re.compile(
+    "ABDOMEN|AORTA|BACK|BLADDER|BRAIN|CEREBELLUM|CERVIX|CHEST|CIRCLEOFWILLIS|COCCYX|COLON|CORONARYARTERY|CSPINE|CTSPINE"
+    "|DUODENUM|ESOPHAGUS|FACE|GALLBLADDER|HEAD|HEADNECK|HEART|ILEUM|ILIUM|JAW|JEJUNUM|LARYNX|LIVER|LSPINE|LSSPINE"
+    "|MAXILLA|MEDIASTINUM|MOUTH|NECK|NOSE|PANCREAS|PELVIS|PENIS|PHARYNX|PROSTATE|RECTUM|SCALP|SKULL|SPINE|SPLEEN|SSPINE"
+    "|STERNUM|STOMACH|THYMUS|THYROID|TLSPINE|TONGUE|TRACHEA|TSPINE|URETHRA|UTERUS|VAGINA|VULVA|WHOLEBODY"
+)
+# What an optional attribute has to look like to be worth repeating; identity is repeated whatever it looks like.
+_WELL_FORMED = {"AS": re.compile(r"\d{3}[DWMY]|"), "CS": re.compile(r"[A-Z0-9_ ]{0,16}(\\[A-Z0-9_ ]{0,16})*")}
+# The value representations whose bytes are the same in every transfer syntax: all that a copied sequence may hold.
+_TEXT_VRS = frozenset(
+    ["AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An image that was read: its ``header`` as it came, what we need of it as plain text, and its ``stand_in``.
+
+    highdicom validates, decodes and copies whatever data set it is handed, so a source that breaks the standard would
+    make it raise or log patient data. It is given the stand-in: an empty patient and well-formed UIDs of our own, which
+    :func:`common.finish` replaces by the source's, byte for byte.
+    """
+
+    header: Dataset
+    sop_class_uid: str
+    sop_instance_uid: str
+    series_instance_uid: str
+    study_instance_uid: str
+    stand_in: Dataset
+
+
+def read_sources(refs: Sequence[InstanceRef], headers: Sequence[Dataset]) -> tuple[Source, ...]:
+    """The sources of a reading: ``headers`` stand in the order of ``refs``.
+
+    Raises:
+        ValueError: the headers are not those of the reading's sources.
+    """
+    if not refs or len(refs) != len(headers):
+        raise ValueError(f"a reading of {len(refs)} images cannot be encoded from {len(headers)} headers")
+    return tuple(read_source(header, ref) for header, ref in zip(headers, refs, strict=True))
+
+
+def read_source(header: Dataset, ref: InstanceRef) -> Source:
+    """One source; ``ref`` answers where the header lacks its own identity.
+
+    Raises:
+        ValueError: ``header`` is another instance than ``ref``.
+    """
+    instance = text_of(header, "SOPInstanceUID") or ref.sop_instance_uid
+    if instance != ref.sop_instance_uid:
+        raise ValueError(f"the header of {instance} was given for the source {ref.sop_instance_uid}")
+    series, study = text_of(header, "SeriesInstanceUID"), text_of(header, "StudyInstanceUID")
+    stand_in = Dataset()
+    # highdicom looks the module tables of the source's class up and knows no private or retired ones.
+    stand_in.SOPClassUID = SecondaryCaptureImageStorage
+    stand_in.SOPInstanceUID = _stand_in(instance)
+    stand_in.SeriesInstanceUID = _stand_in(series or f"series of {instance}")
+    stand_in.StudyInstanceUID = _stand_in(study or f"study of {instance}")
+    stand_in.PatientName = stand_in.PatientID = stand_in.PatientBirthDate = stand_in.PatientSex = ""
+    stand_in.AccessionNumber = stand_in.StudyID = stand_in.StudyDate = stand_in.StudyTime = ""
+    return Source(header, text_of(header, "SOPClassUID") or ref.sop_class_uid, instance, series, study, stand_in)
+
+
+def text_of(dataset: Dataset, keyword: str) -> str:
+    """An attribute's characters without padding, undecoded (Latin-1) and unchecked; empty where there is none."""
+    return _value_bytes(dataset, tag_of(keyword)).decode("latin-1").strip(" \0")
+
+
+def numbers_of(dataset: Dataset, keyword: str) -> tuple[float, ...]:
+    """The finite numbers of a DS or IS attribute; empty where any value is none."""
+    try:
+        values = tuple(float(part) for part in text_of(dataset, keyword).split("\\"))
+    except ValueError:
+        return ()
+    return values if all(abs(value) < 1e9 for value in values) else ()
+
+
+def unsigned_of(dataset: Dataset, keyword: str) -> int | None:
+    """A US attribute, none where it is absent or has not two bytes."""
+    element = _stored(dataset, tag_of(keyword))
+    if isinstance(element, RawDataElement):
+        order: Literal["little", "big"] = "little" if element.is_little_endian else "big"
+        return int.from_bytes(element.value, order) if element.value and len(element.value) == 2 else None
+    return element.value if element is not None and isinstance(element.value, int) else None
+
+
+def tag_of(keyword: str) -> BaseTag:
+    """The tag of a keyword of the data dictionary."""
+    tag = tag_for_keyword(keyword)
+    if tag is None:
+        raise KeyError(keyword)
+    return Tag(tag)
+
+
+def _stored(dataset: Dataset, tag: BaseTag) -> DataElement | RawDataElement | None:
+    """An element as pydicom holds it: raw until somebody looks at its value."""
+    return cast("DataElement | RawDataElement | None", dataset.get_item(tag, keep_deferred=True))
+
+
+def _value_bytes(dataset: Dataset, tag: BaseTag) -> bytes:
+    """The bytes of a text value or sequence as the source has them, in explicit VR little endian."""
+    element = _stored(dataset, tag)
+    if dictionary_VR(tag) == "SQ" and element is not None:
+        return b"".join(_sequence_item(item) for item in dataset[tag].value)
+    if isinstance(element, RawDataElement):
+        return element.value or b""
+    if element is None:
+        return b""
+    # Somebody has looked at the value, and pydicom has decoded it: encode it again under the source's character set.
+    charset = _charset_terms(dataset) if element.VR in CUSTOMIZABLE_CHARSET_VR else [""]
+    written = element_bytes(element, charset)
+    return written[12:] if element.VR in EXPLICIT_VR_LENGTH_32 else written[8:]
+
+
+def _sequence_item(item: Dataset) -> bytes:
+    tags = [tag for tag in sorted(item.keys()) if not tag.is_private and dictionary_VR(tag) in _TEXT_VRS]
+    body = b"".join(element_bytes(_copied(item, tag), [""]) for tag in tags)
+    return b"\xfe\xff\x00\xe0" + len(body).to_bytes(4, "little") + body
+
+
+def _copied(dataset: Dataset, tag: BaseTag) -> RawDataElement:
+    vr, value = dictionary_VR(tag), _value_bytes(dataset, tag)
+    if len(value) % 2:
+        value += b"\0" if vr == "UI" else b" "
+    if len(value) > 0xFFFE and vr not in EXPLICIT_VR_LENGTH_32:
+        value = b""  # an implicit VR source may hold a name longer than explicit VR can say: no name, not half of one
+    return RawDataElement(tag, vr, len(value), value, 0, False, True)
+
+
+def copy_attributes(source: Dataset, target: Dataset, keywords: Iterable[str]) -> None:
+    """Copy what the source has of ``keywords`` (text or sequences of text), byte for byte, without decoding it."""
+    for tag in map(tag_of, keywords):
+        if tag in source:
+            target[tag] = _copied(source, tag)
+
+
+def copy_optional(source: Dataset, target: Dataset, keywords: Iterable[str]) -> None:
+    """Copy what is well-formed of optional attributes (AS or CS), and leave out what would only spoil the object."""
+    good = (word for word in keywords if _WELL_FORMED[dictionary_VR(tag_of(word))].fullmatch(text_of(source, word)))
+    copy_attributes(source, target, good)
+
+
+def copy_laterality(source: Dataset, target: Dataset) -> None:
+    """Copy Laterality (0020,0060), type 2C: a side is always repeated; where none is known the attribute stands empty.
+
+    But of a part of the body of which there is one it must not stand at all (PS3.3 C.7.3.1).
+    """
+    if text_of(source, "Laterality"):
+        copy_attributes(source, target, ["Laterality"])
+    elif _UNPAIRED.fullmatch(text_of(source, "BodyPartExamined")) is None:
+        target.Laterality = None
+
+
+# --- text -----------------------------------------------------------------------------------------------------------
+
+
+def _charset_terms(dataset: Dataset) -> list[str]:
+    return [term.strip() for term in text_of(dataset, "SpecificCharacterSet").split("\\")]
+
+
+def own_charset(dataset: Dataset) -> str:
+    """The character set for *our* text: the source's where it is a single known one, otherwise ASCII.
+
+    ASCII is a part of every character set of PS3.3 C.12.1.1.2, also before any escape sequence, so it never contradicts
+    the one declared; ISO_IR 13 is left out because Python's codec for it writes more than that set holds.
+    """
+    terms = _charset_terms(dataset)
+    known = len(terms) == 1 and terms[0] in python_encoding and terms[0] != "ISO_IR 13"
+    return terms[0] if known else ""
+
+
+def fit(text: str, header: Dataset) -> str:
+    """Our text as the source's character set can hold it: otherwise without accents, and ``?`` for what is left."""
+    text = "".join(" " if unicodedata.category(c) == "Cc" else c for c in text.replace("\\", "/"))
+    charset = own_charset(header)
+    try:
+        text.encode("ascii" if charset in ("", "ISO_IR 6") else python_encoding[charset])
+    except UnicodeEncodeError:
+        plain = unicodedata.normalize("NFKD", text.translate(_TYPOGRAPHY))
+        return "".join(c for c in plain if not unicodedata.combining(c)).encode("ascii", "replace").decode("ascii")
+    return text
+
+
+def element_bytes(element: DataElement | RawDataElement, charset: list[str]) -> bytes:
+    """One element in explicit VR little endian; raw ones as they are, texts under the terms of ``charset``."""
+    out = DicomBytesIO()
+    out.is_little_endian, out.is_implicit_VR = True, False
+    write_data_element(out, element, charset)
+    return out.getvalue()
+
+
+def _stand_in(uid: str) -> str:
+    return f"2.25.{uuid.uuid5(_NAMESPACE, uid).int}"

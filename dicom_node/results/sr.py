@@ -1,0 +1,271 @@
+"""The report: one Comprehensive SR document a run, PS3.16 TID 1500 Measurement Report.
+
+One measurement group (TID 1410) stands for each finding, with its region, site, algorithm and certainty. What a model
+says of the whole study, class by class, stands in the root's qualitative evaluations: viewers (OHIF) reject groups
+without a region and then hide the others. Every sentence that a person must see is a plain TEXT item.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from highdicom.sr import (
+    AlgorithmIdentification,
+    CodeContentItem,
+    CodedConcept,
+    ComprehensiveSR,
+    ContainerContentItem,
+    ContentItem,
+    ContentSequence,
+    DeviceObserverIdentifyingAttributes,
+    FindingSite,
+    ImageContentItem,
+    ImageRegion,
+    LanguageOfContentItemAndDescendants,
+    NumContentItem,
+    ObserverContext,
+    SourceImageForRegion,
+    TextContentItem,
+    TrackingIdentifier,
+)
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code as PydicomCode
+
+from ai.contract import ClassResult, Finding, Presence
+from dicom_node.results import common
+from dicom_node.results.common import Run, concept, percent
+from dicom_node.results.source import Source, read_sources, text_of, unsigned_of
+
+_CERTAINTY = CodedConcept("111012", "DCM", "Certainty of Finding")
+_QUALITATIVE_EVALUATIONS = CodedConcept("C0034375", "UMLS", "Qualitative Evaluations")
+_PRESENCE = {
+    Presence.PRESENT: CodedConcept("52101004", "SCT", "Present"),
+    Presence.ABSENT: CodedConcept("272519000", "SCT", "Absent"),
+    Presence.UNDETERMINED: CodedConcept("373068000", "SCT", "Undetermined"),
+}
+# Members of CID 100 for any body region, and the plain chest radiograph, for which CID 100 (extensible) has no code.
+_PROCEDURES = {
+    "CT": CodedConcept("25045-6", "LN", "CT unspecified body region"),
+    "MR": CodedConcept("25056-3", "LN", "MRI unspecified body region"),
+    "PT": CodedConcept("44136-0", "LN", "PET unspecified body region"),
+    "NM": CodedConcept("49118-3", "LN", "NM unspecified body region"),
+}
+_CHEST_RADIOGRAPH = CodedConcept("399208008", "SCT", "Plain chest X-ray")
+_OTHER_PROCEDURE = CodedConcept("363679005", "SCT", "Imaging procedure")
+_MODALITIES: dict[str, PydicomCode] = {code.value: code for code in codes.cid29.concepts.values()}
+
+
+def build(run: Run, sources: Sequence[Dataset]) -> Dataset:
+    """The report of a run.
+
+    ``sources`` are the headers of ``run.reading.sources``, in order; pixels are not needed. Patient and study are those
+    of the first. The result keeps copied attributes as raw bytes: write it with :func:`common.to_bytes`.
+
+    Raises:
+        ValueError: the headers are not the reading's sources, or a finding lies on another image.
+    """
+    images = read_sources(run.reading.sources, sources)
+    run = common.fitted(run, images[0].header)
+    by_uid = {image.sop_instance_uid: image for image in images}
+    for finding in run.reading.findings:
+        if finding.region.sop_instance_uid not in by_uid:
+            raise ValueError(f"a finding lies on {finding.region.sop_instance_uid}, which is no source of the reading")
+    groups = [
+        _group(run, number, finding, by_uid[finding.region.sop_instance_uid])
+        for number, finding in enumerate(run.reading.findings)
+    ]
+    document: Dataset = ComprehensiveSR(
+        evidence=[image.stand_in for image in images],
+        content=_root(run, images, groups),
+        is_complete=True,
+        is_final=False,
+        is_verified=False,
+        **common.identity(run, images[0], "sr", 0),
+    )
+    for group in _groups_of(document):
+        parts = {item.ConceptNameCodeSequence[0].CodeValue: item for item in group.ContentSequence}
+        common.add_inferred_from(parts[_CERTAINTY.value], parts["111030"])
+    common.finish(document, run, images)
+    return document
+
+
+def _root(run: Run, images: Sequence[Source], groups: Sequence[ContentItem]) -> ContentItem:
+    root = ContainerContentItem(name=codes.DCM.ImagingMeasurementReport, template_id="1500")
+    content = ContentSequence()
+    content.extend(LanguageOfContentItemAndDescendants(CodedConcept("en-US", "RFC5646", "English (United States)")))
+    content.extend(_observer(run))
+    procedure = _procedure(images[0].header)
+    content.append(CodeContentItem(codes.DCM.ProcedureReported, procedure, relationship_type="HAS CONCEPT MOD"))
+    content.extend(_comment(sentence) for sentence in _sentences(run))
+    content.append(_library(images))
+    if groups:
+        measurements = ContainerContentItem(codes.DCM.ImagingMeasurements, relationship_type="CONTAINS")
+        measurements.ContentSequence = ContentSequence(groups)
+        content.append(measurements)
+    content.append(_evaluations(run))
+    root.ContentSequence = content
+    return root
+
+
+def _procedure(header: Dataset) -> CodedConcept:
+    modality, body_part = text_of(header, "Modality"), text_of(header, "BodyPartExamined").upper()
+    if modality in ("CR", "DX") and body_part in ("CHEST", "THORAX"):
+        return _CHEST_RADIOGRAPH
+    return _PROCEDURES.get(modality, _OTHER_PROCEDURE)
+
+
+def _observer(run: Run) -> ObserverContext:
+    model = run.reading.model
+    return ObserverContext(
+        observer_type=codes.DCM.Device,
+        observer_identifying_attributes=DeviceObserverIdentifyingAttributes(
+            uid=common.device_uid(run.site, model),
+            name=f"{model.name} {model.version}",
+            manufacturer_name=model.manufacturer,
+            model_name=model.name,
+            serial_number=model.digest,
+        ),
+    )
+
+
+def _comment(sentence: str) -> TextContentItem:
+    return TextContentItem(codes.DCM.Comment, sentence, relationship_type="CONTAINS")
+
+
+def _sentences(run: Run) -> list[str]:
+    """What the document says to a person, in the order of its weight."""
+    reading = run.reading
+    model = reading.model
+    verdicts = ", ".join(
+        f"{each.name} {each.presence.value} ({percent(each.score):g} %, threshold {percent(each.threshold):g} %)"
+        for each in reading.classes
+    )
+    return [
+        *run.warnings,
+        f"Read by {model.name} version {model.version}, {model.manufacturer}. Intended use: {model.intended_use}",
+        common.summary(run) + (f": {verdicts}." if verdicts else "."),
+    ]
+
+
+def _library(images: Sequence[Source]) -> ContainerContentItem:
+    """TID 1600. By hand: highdicom's needs attributes that real images lack (CR without ImagerPixelSpacing)."""
+    library = ContainerContentItem(codes.DCM.ImageLibrary, relationship_type="CONTAINS")
+    group = ContainerContentItem(codes.DCM.ImageLibraryGroup, relationship_type="CONTAINS")
+    group.ContentSequence = ContentSequence([_library_entry(image) for image in images])
+    library.ContentSequence = ContentSequence([group])
+    return library
+
+
+def _library_entry(image: Source) -> ImageContentItem:
+    entry = ImageContentItem(
+        CodedConcept("260753009", "SCT", "Source"),
+        image.stand_in.SOPClassUID,
+        image.stand_in.SOPInstanceUID,
+        relationship_type="CONTAINS",
+    )
+    modality = _MODALITIES.get(text_of(image.header, "Modality"))
+    described: list[ContentItem] = []
+    if modality is not None:  # CID 29 names acquisitions only, and TID 1602 does not insist: OT is no modality
+        described.append(CodeContentItem(codes.DCM.Modality, modality, relationship_type="HAS ACQ CONTEXT"))
+    for name, keyword in ((codes.DCM.PixelDataRows, "Rows"), (codes.DCM.PixelDataColumns, "Columns")):
+        count = unsigned_of(image.header, keyword)
+        if count:
+            unit = CodedConcept("{pixels}", "UCUM", "Pixels")
+            described.append(NumContentItem(name, count, unit, relationship_type="HAS ACQ CONTEXT"))
+    if described:
+        entry.ContentSequence = ContentSequence(described)
+    return entry
+
+
+def _evaluations(run: Run) -> ContainerContentItem:
+    container = ContainerContentItem(_QUALITATIVE_EVALUATIONS, relationship_type="CONTAINS")
+    container.ContentSequence = ContentSequence(
+        [
+            CodeContentItem(codes.DCM.CADProcessingAndFindingsSummary, _outcome(run), relationship_type="CONTAINS"),
+            *(_verdict(result) for result in run.reading.classes),
+        ]
+    )
+    return container
+
+
+def _outcome(run: Run) -> CodedConcept:
+    """CID 6047. A class left undetermined is an algorithm that did not succeed, never a negative answer."""
+    classes = run.reading.classes
+    found = bool(run.reading.findings) or any(result.presence is Presence.PRESENT for result in classes)
+    if any(result.presence is Presence.UNDETERMINED for result in classes):
+        return (
+            codes.cid6047.NotAllAlgorithmsSucceededWithFindings
+            if found
+            else (codes.cid6047.NotAllAlgorithmsSucceededWithoutFindings)
+        )
+    if found:
+        return codes.cid6047.AllAlgorithmsSucceededWithFindings
+    return codes.cid6047.AllAlgorithmsSucceededWithoutFindings
+
+
+def _verdict(result: ClassResult) -> CodeContentItem:
+    return CodeContentItem(concept(result.code), _PRESENCE[result.presence], relationship_type="CONTAINS")
+
+
+def _group(run: Run, number: int, finding: Finding, image: Source) -> ContainerContentItem:
+    """TID 1410 for one finding; highdicom's class for it admits no region under a measurement, so by its parts."""
+    model = run.reading.model
+    group = ContainerContentItem(codes.DCM.MeasurementGroup, template_id="1410", relationship_type="CONTAINS")
+    content = ContentSequence()
+    content.extend(
+        TrackingIdentifier(uid=common.tracking_uid(run.key, number), identifier=f"AI {number + 1}: {finding.name}")
+    )
+    content.append(CodeContentItem(codes.DCM.Finding, concept(finding.code), relationship_type="CONTAINS"))
+    if finding.site is not None:
+        laterality = None if finding.laterality is None else concept(finding.laterality)
+        content.append(FindingSite(concept(finding.site), laterality=laterality))
+    content.extend(
+        AlgorithmIdentification(
+            name=model.name,
+            version=model.version,
+            parameters=[f"weights SHA-256 {model.digest}"],
+            family=CodedConcept("123110", "DCM", "Artificial Intelligence"),
+            manufacturer=model.manufacturer,
+        )
+    )
+    content.append(NumContentItem(_CERTAINTY, percent(finding.score), codes.UCUM.Percent, relationship_type="CONTAINS"))
+    content.append(
+        CodeContentItem(
+            codes.DCM.GeometricPurposeOfRegion,
+            CodedConcept("75958009", "SCT", "Bounded by"),
+            relationship_type="CONTAINS",
+        )
+    )
+    content.append(
+        ImageRegion(
+            graphic_type="POLYLINE",
+            graphic_data=_outline(finding, image.header),
+            source_image=SourceImageForRegion(image.stand_in.SOPClassUID, image.stand_in.SOPInstanceUID),
+        )
+    )
+    group.ContentSequence = content
+    return group
+
+
+def _outline(finding: Finding, header: Dataset) -> np.ndarray:
+    """The box as a closed polyline, clockwise from its top left corner: 5 x (column, row) (PS3.3 C.18.6.1.2).
+
+    A box that reaches beyond the image ends at its border: graphic data must lie on the image.
+    """
+    box = finding.region
+    columns, rows = unsigned_of(header, "Columns") or math.inf, unsigned_of(header, "Rows") or math.inf
+    left, right = (min(max(edge, 0.0), columns) for edge in (box.left, box.right))
+    top, bottom = (min(max(edge, 0.0), rows) for edge in (box.top, box.bottom))
+    return np.array([(left, top), (right, top), (right, bottom), (left, bottom), (left, top)])
+
+
+def _groups_of(document: Dataset) -> list[Dataset]:
+    return [
+        group
+        for item in document.ContentSequence
+        if item.ConceptNameCodeSequence[0].CodeValue == codes.DCM.ImagingMeasurements.value
+        for group in item.ContentSequence
+    ]

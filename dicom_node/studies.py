@@ -1,0 +1,112 @@
+"""When a study is complete, and which routes take it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
+
+from dicom_node.config import Match, Route, Settings
+from dicom_node.db import Index, StoredSeries
+from dicom_node.log import logger, where
+
+_LONGEST_PAUSE = 0.25
+
+
+def matches(match: Match, series: StoredSeries) -> bool:
+    """Whether a series fits every key of a route's match; patterns are fnmatch, case-blind, a list is any-of."""
+    return (
+        _any(match.modality, (series.modality,))
+        and _any(match.body_part, (series.body_part,))
+        and _any(match.description, (series.study_description, series.series_description))
+        and _any(match.from_, series.callers)
+    )
+
+
+def _any(patterns: Sequence[str], values: Sequence[str]) -> bool:
+    return any(fnmatchcase(value.lower(), pattern.lower()) for value in values for pattern in patterns)
+
+
+def routes_of(settings: Settings, series: Sequence[StoredSeries]) -> list[tuple[Route, str]]:
+    """Which (route, model) pairs take a study: a route needs one fitting series; the first route of a model wins."""
+    taken: dict[str, Route] = {}
+    for route in settings.routes:
+        if any(matches(route.match, one) for one in series):
+            for model in route.models:
+                taken.setdefault(model, route)
+    return [(route, model) for model, route in taken.items()]
+
+
+class Completer:
+    """Completes studies that have been quiet for long enough: the longest quiet time of the routes that take them."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        index: Index,
+        on_jobs: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._settings = settings
+        self._index = index
+        self._on_jobs = on_jobs
+        self._clock = clock
+        self._shortest = min(
+            [settings.node.quiet_seconds, *(settings.quiet_seconds(route) for route in settings.routes)]
+        )
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="completer", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look for complete studies."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        pause = 0.0
+        while not self._stopping.wait(pause):
+            try:
+                pause = self.tick(self._clock())
+            except Exception as error:  # the index is in trouble: say so and try again, for ever
+                logger().error("completer.failed", error=where(error))
+                pause = 1.0
+
+    def tick(self, now: float) -> float:
+        """Complete what is due.
+
+        Returns:
+            seconds until it is worth looking again.
+        """
+        pause = _LONGEST_PAUSE
+        queued = False
+        for study in self._index.open_studies():
+            left = study.last_received + self._shortest - now
+            if left <= 0:
+                routes = routes_of(self._settings, self._index.series_of(study.study))
+                quiet = max(
+                    (self._settings.quiet_seconds(route) for route, _ in routes),
+                    default=self._settings.node.quiet_seconds,
+                )
+                left = study.last_received + quiet - now
+                if left <= 0:
+                    pairs = [(route.name, model) for route, model in routes]
+                    if self._index.complete(study.study, study.revision, study.last_received, pairs, now):
+                        logger().info(
+                            "study.complete",
+                            study=study.study,
+                            revision=study.revision,
+                            routes=sorted({name for name, _ in pairs}),
+                            reason="" if pairs else "no route takes it",
+                        )
+                        queued = queued or bool(pairs)
+                    continue
+            pause = min(pause, left)
+        if queued:
+            self._on_jobs()
+        return max(pause, 0.01)

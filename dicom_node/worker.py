@@ -1,0 +1,171 @@
+"""Claim, do, finish: one thread that works through one kind of job and knows none of them.
+
+A job's effects and its being done are one transaction. What a crash leaves running is queued again when the node
+starts, or when its lease runs out; a worker that comes late finds that its token is gone, and everything that it wanted
+to write is rolled back.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from dicom_node.db import Index, Job, JobKind
+from dicom_node.errors import Permanent, Retryable
+from dicom_node.log import logger, where
+
+_POLL_SECONDS = 1.0  # another process (dicom-node retry) may have queued something
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """How a job went well: ``effects`` are written in the transaction that marks it done, ``then`` runs after it."""
+
+    reason: str = ""
+    run_key: str | None = None
+    effects: Callable[[], None] = lambda: None
+    then: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a job is tried: until ``attempts`` are used up, or ``seconds`` have gone by since it was queued."""
+
+    attempts: int | None
+    seconds: float | None
+    first_delay: float = 1.0
+    longest_delay: float = 60.0
+
+    def delay(self, attempt: int) -> float:
+        """Seconds to wait after attempt number ``attempt`` (from 1): doubled each time, with jitter."""
+        doubled = self.first_delay * 2.0 ** min(attempt - 1, 16)
+        return min(doubled, self.longest_delay) * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
+
+    def is_over(self, job: Job, now: float) -> bool:
+        """Whether this attempt was the last."""
+        return (self.attempts is not None and job.attempts >= self.attempts) or (
+            self.seconds is not None and now - job.created >= self.seconds
+        )
+
+
+class _TakenOver(Exception):  # noqa: N818 - never seen outside: it rolls a transaction back
+    pass
+
+
+class Worker:
+    """Works through the jobs of one kind (and one target, where given), one at a time."""
+
+    def __init__(
+        self,
+        index: Index,
+        kind: JobKind,
+        do: Callable[[Job], Done],
+        *,
+        patience: Patience,
+        lease_seconds: float,
+        target: str | None = None,
+        idle: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._index = index
+        self._kind = kind
+        self._target = target
+        self._do = do
+        self._patience = patience
+        self._lease_seconds = lease_seconds
+        self._idle = idle
+        self._clock = clock
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"{kind}-{target or 'any'}", daemon=True)
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Look for jobs now."""
+        self._wake.set()
+
+    def ask_to_stop(self) -> None:
+        """Take no further job."""
+        self._stopping.set()
+        self._wake.set()
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait for the job in work."""
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self._wake.clear()
+            try:
+                worked = self.work_once()
+            except Exception as error:  # the index or the disk is in trouble: say so and try again, for ever
+                logger().error("worker.failed", kind=self._kind, error=where(error))
+                worked = False
+            if not worked:
+                self._idle()
+                self._wake.wait(self._pause())
+
+    def _pause(self) -> float:
+        try:
+            due = self._index.next_due(self._kind, self._target)
+        except Exception as error:
+            logger().error("worker.failed", kind=self._kind, error=where(error))
+            return _POLL_SECONDS
+        return _POLL_SECONDS if due is None else min(max(due - self._clock(), 0.01), _POLL_SECONDS)
+
+    def work_once(self) -> bool:
+        """Claim and do one job.
+
+        Returns:
+            whether there was one.
+        """
+        job = self._index.claim(self._kind, self._target, self._clock(), self._lease_seconds)
+        if job is None:
+            return False
+        with structlog.contextvars.bound_contextvars(
+            study=job.study, revision=job.revision, job=job.id, kind=job.kind, attempt=job.attempts
+        ):
+            self._attempt(job)
+        return True
+
+    def _attempt(self, job: Job) -> None:
+        try:
+            done = self._do(job)
+            with self._index.transaction():
+                if not self._index.finish(job, self._clock(), reason=done.reason, run_key=done.run_key):
+                    raise _TakenOver  # noqa: TRY301 - it must pass through the transaction to roll it back
+                done.effects()
+        except _TakenOver:
+            logger().warning("job.taken_over", reason="its lease ran out before it was finished")
+        except Permanent as error:
+            self._fail(job, str(error))
+        except Retryable as error:
+            self._retry(job, str(error))
+        except Exception as error:
+            self._retry(job, f"unexpected error: {where(error)}")
+        else:
+            done.then()
+
+    def _retry(self, job: Job, reason: str) -> None:
+        now = self._clock()
+        if self._stopping.is_set():  # cut off by the node's own end: no fault of the job
+            self._index.retry_later(job, now, reason)
+        elif self._patience.is_over(job, now):
+            self._fail(job, f"{reason} (given up after {job.attempts} attempt{'s' * (job.attempts != 1)})")
+        else:
+            delay = self._patience.delay(job.attempts)
+            logger().warning("job.will_retry", reason=reason, retry_in=round(delay, 1))
+            self._index.retry_later(job, now + delay, reason)
+
+    def _fail(self, job: Job, reason: str) -> None:
+        logger().error("job.failed", reason=reason, fix="after mending it: dicom-node retry")
+        self._index.fail(job, self._clock(), reason)

@@ -1,0 +1,212 @@
+"""What the tests share: real data, real peers, nodes on free ports, and waiting for what is to happen."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
+from pynetdicom import AE, evt
+
+from dicom_node import log
+from dicom_node.config import Settings
+from dicom_node.net import configure_pynetdicom
+from dicom_node.node import Node
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = Path(os.environ.get("DICOM_NODE_REAL_DATA", ROOT.parent / "shared" / "data"))
+
+
+@pytest.fixture(autouse=True)
+def _quiet_libraries() -> None:
+    """As in a running node: libraries' warnings quote data sets and are not shown."""
+    log.silence_libraries()
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    if not (DATA / "MANIFEST.tsv").is_file():
+        pytest.skip(f"real test data is not at {DATA}; set DICOM_NODE_REAL_DATA to where it is")
+    return DATA
+
+
+def tool(name: str) -> str:
+    """The path of a program that scripts/test installs; a test that needs it is skipped where it is missing."""
+    found = shutil.which(name) or shutil.which(name, path="/usr/sbin")
+    if found is None:
+        pytest.skip(f"{name} is not installed (scripts/test installs it by apt-get)")
+    return found
+
+
+def run_tool(name: str, *args: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [tool(name), *map(str, args)], check=check, capture_output=True, text=True, timeout=120, errors="replace"
+    )
+
+
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
+    """Wait for something to become true and return it."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if value := condition():
+            return value
+        time.sleep(0.01)
+    raise AssertionError(f"not within {seconds:g} s: {what}")
+
+
+def make_image(**attributes: Any) -> FileDataset:
+    """A small valid chest radiograph (CR), every attribute replaceable; of nobody."""
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    image = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    image.SpecificCharacterSet = "ISO_IR 192"
+    image.SOPClassUID = ComputedRadiographyImageStorage
+    image.SOPInstanceUID = generate_uid(None)
+    image.StudyInstanceUID = generate_uid(None)
+    image.SeriesInstanceUID = generate_uid(None)
+    image.Modality = "CR"
+    image.BodyPartExamined = "CHEST"
+    image.ViewPosition = "PA"
+    image.StudyDescription = "Chest"
+    image.SeriesDescription = "PA"
+    image.PatientName = "TEST^NOBODY"
+    image.PatientID = "TEST-1"
+    image.PatientBirthDate = image.PatientSex = ""
+    image.StudyDate = "20260101"
+    image.StudyTime = "120000"
+    image.StudyID = image.AccessionNumber = image.ReferringPhysicianName = ""
+    image.SeriesNumber = image.InstanceNumber = 1
+    image.Rows = image.Columns = 64
+    image.SamplesPerPixel = 1
+    image.PhotometricInterpretation = "MONOCHROME2"
+    image.BitsAllocated, image.BitsStored, image.HighBit, image.PixelRepresentation = 16, 12, 11, 0
+    image.WindowCenter, image.WindowWidth = 2048, 4096
+    image.PixelData = np.arange(64 * 64, dtype=np.uint16).tobytes()
+    for name, value in attributes.items():
+        setattr(image, name, value)
+    meta.MediaStorageSOPClassUID = image.SOPClassUID
+    meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
+    return image
+
+
+def associate(port: int, *contexts: tuple[str, str], calling: str = "TESTER", called: str = "AINODE") -> Any:
+    """An established association to a node under test, proposing (SOP class, transfer syntax) pairs."""
+    configure_pynetdicom()
+    ae = AE(ae_title=calling)
+    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 30
+    for sop_class, syntax in dict.fromkeys(contexts):
+        ae.add_requested_context(sop_class, syntax)
+    return ae.associate("127.0.0.1", port, ae_title=called)
+
+
+def send(port: int, *images: FileDataset, calling: str = "TESTER") -> list[int]:
+    """C-STORE images over one association and give the statuses."""
+    contexts = [(image.SOPClassUID, image.file_meta.TransferSyntaxUID) for image in images]
+    association = associate(port, *contexts, calling=calling)
+    assert association.is_established
+    try:
+        return [int(association.send_c_store(image).Status) for image in images]
+    finally:
+        association.release()
+
+
+@dataclass
+class Pacs:
+    """A storage SCP that answers what a test tells it to; it keeps the bytes of what it took."""
+
+    port: int
+    answer: Callable[[str], int] = lambda _uid: 0x0000
+    stored: list[tuple[str, bytes]] = field(default_factory=list)
+    associations: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def uids(self) -> list[str]:
+        with self.lock:
+            return [uid for uid, _ in self.stored]
+
+
+@pytest.fixture
+def start_pacs() -> Iterator[Callable[..., Pacs]]:
+    """Start storage SCPs: ``start_pacs(port=0, ae_title="PACS", contexts=None, require_calling=())``."""
+    with ExitStack() as stack:
+
+        def start(
+            port: int = 0,
+            *,
+            ae_title: str = "PACS",
+            require_calling: tuple[str, ...] = (),
+            syntaxes: tuple[str, ...] = (),
+        ) -> Pacs:
+            configure_pynetdicom()
+            ae = AE(ae_title=ae_title)
+            ae.require_called_aet = True
+            if require_calling:
+                ae.require_calling_aet = list(require_calling)
+            pacs = Pacs(port)
+
+            def on_store(event: Any) -> int:
+                uid = str(event.request.AffectedSOPInstanceUID)
+                status = pacs.answer(uid)
+                if status == 0x0000 or status & 0xF000 == 0xB000:
+                    with pacs.lock:
+                        pacs.stored.append((uid, event.encoded_dataset(include_meta=False)))
+                return status
+
+            def on_accepted(_event: Any) -> None:
+                pacs.associations += 1
+
+            server = ae.start_server(
+                ("127.0.0.1", port),
+                block=False,
+                evt_handlers=[(evt.EVT_C_STORE, on_store), (evt.EVT_ACCEPTED, on_accepted)],
+            )
+            pacs.port = server.server_address[1]
+            stack.callback(ae.shutdown)
+            return pacs
+
+        yield start
+
+
+def settings_for(data_dir: Path, *, pacs_port: int | None = None, **changes: Any) -> Settings:
+    """A node on a free port that TESTER and STORESCU may push to; with a PACS, a route that takes every study."""
+    raw: dict[str, Any] = {
+        "node": {"port": 0, "data_dir": data_dir, "quiet_seconds": 0.1, **changes.pop("node", {})},
+        "peers": [
+            {"name": "tester", "ae_title": "TESTER", "host": "127.0.0.1", "may_store": True},
+            {"name": "storescu", "ae_title": "STORESCU", "host": "127.0.0.1", "may_store": True},
+            *changes.pop("peers", []),
+        ],
+        "routes": changes.pop("routes", []),
+    }
+    if pacs_port is not None:
+        raw["peers"].append(
+            {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": pacs_port, "destination": True}
+        )
+        raw["routes"] = raw["routes"] or [{"name": "all", "models": ["phantom_cxr"], "to": ["pacs"]}]
+    assert not changes, f"unused: {changes}"
+    return Settings.model_validate(raw)
+
+
+@pytest.fixture
+def start_node() -> Iterator[Callable[..., Node]]:
+    """Start nodes; each is stopped when the test ends."""
+    with ExitStack() as stack:
+
+        def start(settings: Settings, **kwargs: Any) -> Node:
+            node = Node(settings, **kwargs)
+            node.start()
+            stack.callback(node.stop)
+            return node
+
+        yield start

@@ -1,0 +1,185 @@
+"""Delivering: what each answer of a PACS means. Every PACS here is a real SCP behind a real socket."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Pacs, make_image, settings_for, tool, wait_until
+from pydicom.uid import ImplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+from pynetdicom.dsutils import split_dataset
+
+from dicom_node.db import Index, Job, NewInstance, NewReading, NewResult
+from dicom_node.deliver import Sender
+from dicom_node.errors import Permanent, Retryable
+from dicom_node.spool import Spool
+
+StartPacs = Callable[..., Pacs]
+
+
+class Bench:
+    """An index and a spool with result objects in it, and a sender for them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.spool = Spool(folder)
+        self.spool.open()
+        self.index = Index(folder / "index.sqlite", create=True)
+        self.index.add_instance(NewInstance("1.2", "1", "1", "1", "1.1", "CR", "", "", "", "A", "f", 1), 1.0)
+        self.senders: list[Sender] = []
+
+    def result(self, sop_class: str = SecondaryCaptureImageStorage) -> Job:
+        uid = generate_uid(None)
+        image = make_image(SOPClassUID=sop_class, SOPInstanceUID=uid)
+        path = self.spool.new_part()
+        image.save_as(path, enforce_file_format=True)
+        name = self.spool.adopt(path, "results", uid)
+        new = NewResult(uid, sop_class, "1.9", 0, "sc", name, 1)
+        with self.index.transaction():
+            self.index.add_reading(NewReading(uid, "1", "m", "1", "d", 1.0, "{}"), [new])
+        return Job(1, "send", uid, "1", 1, "r", "pacs", uid, 1, 1.0, "t")
+
+    def sender(self, port: int) -> Sender:
+        settings = settings_for(self.spool.root, pacs_port=port)
+        self.senders.append(Sender(settings, settings.peer("pacs"), self.index, self.spool))
+        return self.senders[-1]
+
+    def bytes_of(self, job: Job) -> bytes:
+        result = self.index.result(job.subject)
+        assert result is not None
+        path = self.spool.path(result.file)
+        return path.read_bytes()[split_dataset(path)[1] :]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path / "node")
+    yield bench
+    for sender in bench.senders:
+        sender.close()
+    bench.index.close()
+    bench.spool.close()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_the_bytes_of_the_file_arrive_over_one_association(bench: Bench, start_pacs: StartPacs) -> None:
+    pacs = start_pacs()
+    sender = bench.sender(pacs.port)
+    jobs = [bench.result() for _ in range(3)]
+    for job in jobs:
+        assert sender(job).reason == ""
+    assert pacs.stored == [(job.subject, bench.bytes_of(job)) for job in jobs]
+    assert pacs.associations == 1
+    sender.close()
+    sender(bench.result())
+    assert pacs.associations == 2
+
+
+@pytest.mark.parametrize("status", [0xA700, 0xA7FF, 0x0110, 0x0213, 0x0211, 0xFE00])
+def test_a_status_that_may_go_away_is_tried_again(bench: Bench, start_pacs: StartPacs, status: int) -> None:
+    pacs = start_pacs()
+    pacs.answer = lambda _uid: status
+    with pytest.raises(Retryable, match=f"{status:04X}"):
+        bench.sender(pacs.port)(bench.result())
+
+
+@pytest.mark.parametrize("status", [0xA900, 0xC000, 0xC123, 0x0117, 0x0122, 0x0124])
+def test_a_status_that_will_not_go_away_is_final(bench: Bench, start_pacs: StartPacs, status: int) -> None:
+    pacs = start_pacs()
+    pacs.answer = lambda _uid: status
+    with pytest.raises(Permanent, match=f"{status:04X}"):
+        bench.sender(pacs.port)(bench.result())
+
+
+def test_a_warning_is_stored(bench: Bench, start_pacs: StartPacs) -> None:
+    pacs = start_pacs()
+    pacs.answer = lambda _uid: 0xB000
+    assert bench.sender(pacs.port)(bench.result()).reason == "stored with warning B000"
+
+
+def test_a_pacs_that_is_down_and_comes_back(bench: Bench, start_pacs: StartPacs) -> None:
+    port = free_port()
+    sender, job = bench.sender(port), bench.result()
+    with pytest.raises(Retryable, match=rf"PACS at 127\.0\.0\.1:{port}\): no connection"):
+        sender(job)
+    pacs = start_pacs(port)
+    sender(job)
+    assert pacs.uids() == [job.subject]
+
+
+def test_a_pacs_that_does_not_know_us_says_what_to_add(bench: Bench, start_pacs: StartPacs) -> None:
+    pacs = start_pacs(require_calling=("SOMEBODY",))
+    with pytest.raises(Retryable, match="does not know our AE title 'AINODE'"):
+        bench.sender(pacs.port)(bench.result())
+
+
+def test_a_pacs_of_another_name_says_what_to_correct(bench: Bench, start_pacs: StartPacs) -> None:
+    pacs = start_pacs(ae_title="OTHER")
+    with pytest.raises(Retryable, match="does not answer to AE title 'PACS': correct ae_title of peer pacs"):
+        bench.sender(pacs.port)(bench.result())
+
+
+def test_something_that_is_no_pacs_is_tried_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dicom_node.deliver._CONNECT_SECONDS", 0.5)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        with pytest.raises(Retryable, match="did not answer the association request"):
+            bench.sender(silent.getsockname()[1])(bench.result())
+
+
+def test_an_association_that_the_pacs_ended_is_opened_again(bench: Bench, start_pacs: StartPacs) -> None:
+    pacs = start_pacs()
+    sender = bench.sender(pacs.port)
+    sender(bench.result())
+    association: Any = sender._association
+    association.dul.socket.socket.shutdown(socket.SHUT_RDWR)
+    job = bench.result()
+    try:
+        sender(job)
+    except Retryable:
+        sender(job)
+    assert pacs.uids()[-1] == job.subject
+
+
+def test_a_class_that_was_never_agreed_on_is_final(bench: Bench, start_pacs: StartPacs) -> None:
+    pacs = start_pacs()
+    with pytest.raises(Permanent, match="does not take CT Image Storage"):
+        bench.sender(pacs.port)(bench.result("1.2.840.10008.5.1.4.1.1.2"))
+
+
+def test_a_pacs_that_takes_implicit_vr_only_gets_it(bench: Bench, tmp_path: Path) -> None:
+    port, folder = free_port(), tmp_path / "dcmtk"
+    folder.mkdir()
+    job = bench.result()
+    with subprocess.Popen([tool("storescp"), "+xi", "-aet", "PACS", "-od", str(folder), str(port)]) as dcmtk:
+        try:
+            wait_until(lambda: _listens(port), "DCMTK's storescp to listen")
+            bench.sender(port)(job)
+            (file,) = wait_until(lambda: list(folder.iterdir()), "the object")
+        finally:
+            dcmtk.terminate()
+    assert split_dataset(file)[0].TransferSyntaxUID == ImplicitVRLittleEndian
+    assert split_dataset(file)[0].MediaStorageSOPInstanceUID == job.subject
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_a_result_whose_file_is_gone_is_final(bench: Bench, start_pacs: StartPacs) -> None:
+    job = bench.result()
+    result = bench.index.result(job.subject)
+    assert result is not None
+    bench.spool.path(result.file).unlink()
+    with pytest.raises(Permanent, match="file is gone"):
+        bench.sender(start_pacs().port)(job)

@@ -1,0 +1,171 @@
+"""The warm process: loaded once, kept warm; what it does to itself is told and mended. Processes really die here."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+import pytest
+from conftest import wait_until
+
+from ai import engine
+from ai.contract import ReadingError
+from ai.engine import WarmProcess, WarmProcessError
+
+
+def load(path: Path) -> dict[str, int]:
+    with path.open("a") as file:
+        file.write("loaded\n")
+    return {"pid": os.getpid()}
+
+
+def load_badly() -> None:
+    raise ValueError("models/model.pt: is missing")
+
+
+def loaded_pid() -> int:
+    return int(engine.state()["pid"])
+
+
+def double(value: int) -> int:
+    return value * 2
+
+
+def refuse() -> None:
+    raise ReadingError("multi-frame: one single image was expected")
+
+
+def break_down() -> None:
+    raise KeyError("HONG^GILDONG")
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def leave() -> None:
+    os._exit(7)
+
+
+def hang() -> None:
+    time.sleep(600)
+
+
+Start = Callable[..., WarmProcess]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    with ExitStack() as stack:
+
+        def start(other_load: Callable[[], object] | None = None, timeout: float = 30.0) -> WarmProcess:
+            process = WarmProcess(other_load or partial(load, tmp_path / "loads"), timeout=timeout)
+            stack.callback(process.shutdown)
+            return process
+
+        yield start
+
+
+def test_it_is_loaded_once_and_warm_before_the_first_task(start: Start, tmp_path: Path) -> None:
+    process = start()
+    wait_until(lambda: process.warm, "the process to be warm")
+    assert [process.submit(double, n).result() for n in range(5)] == [0, 2, 4, 6, 8]
+    assert process.submit(loaded_pid).result() == process.pid
+    assert (tmp_path / "loads").read_text() == "loaded\n"
+
+
+def test_a_refusal_keeps_its_words_and_the_process(start: Start) -> None:
+    process = start()
+    pid = process.submit(loaded_pid).result()
+    with pytest.raises(ReadingError, match="multi-frame: one single image was expected"):
+        process.submit(refuse).result()
+    assert process.submit(loaded_pid).result() == pid
+
+
+def test_an_unexpected_error_is_told_without_its_message(start: Start) -> None:
+    with pytest.raises(WarmProcessError, match=r"KeyError in break_down, line \d+") as caught:
+        start().submit(break_down).result()
+    assert "HONG" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("crash", "told"), [(die, "SIGKILL"), (leave, "exit status 7")])
+def test_a_crash_fails_that_task_and_the_next_one_runs(start: Start, crash: Callable[[], None], told: str) -> None:
+    process = start()
+    with pytest.raises(WarmProcessError, match=f"died while reading .*{told}"):
+        process.submit(crash).result()
+    assert process.submit(double, 21).result() == 42
+
+
+def test_a_task_that_takes_too_long_is_stopped(start: Start) -> None:
+    process = start(timeout=0.5)
+    pid = process.submit(loaded_pid).result()
+    with pytest.raises(WarmProcessError, match=r"longer than 0\.5 s"):
+        process.submit(hang).result()
+    assert process.submit(loaded_pid).result() != pid
+
+
+def test_a_process_that_is_killed_while_idle_is_warm_again_by_itself(start: Start) -> None:
+    process = start()
+    wait_until(lambda: process.warm, "the process to be warm")
+    pid = process.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: process.warm and process.pid != pid, "a new process to be warm")
+    assert process.submit(double, 1).result() == 2
+
+
+def test_what_cannot_be_loaded_is_told_to_each_task(start: Start) -> None:
+    process = start(load_badly)
+    for _ in range(2):
+        with pytest.raises(WarmProcessError, match=r"could not be loaded: models/model\.pt: is missing"):
+            process.submit(double, 1).result()
+
+
+def test_shutting_down_ends_what_runs_and_what_waits(start: Start) -> None:
+    process = start()
+    running, waiting = process.submit(hang), process.submit(double, 1)
+    wait_until(running.running, "the task to run")
+    process.shutdown()
+    for future in (running, waiting):
+        with pytest.raises(WarmProcessError):
+            future.result(timeout=10)
+    assert process.pid is None
+
+
+def test_no_process_is_left_behind_when_the_node_is_killed(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; sys.path.insert(0, sys.argv[2]); import test_engine\n"
+        "from functools import partial; from pathlib import Path; from ai.engine import WarmProcess\n"
+        "if __name__ == '__main__':\n"
+        "    p = WarmProcess(partial(test_engine.load, Path(sys.argv[1])), timeout=99)\n"
+        "    p.submit(test_engine.loaded_pid).result(); print(p.pid, flush=True); p.submit(test_engine.hang).result()\n"
+    )
+    script = tmp_path / "node.py"
+    script.write_text(code)
+    here = str(Path(__file__).parent)
+    with subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path / "loads"), here],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": here},
+    ) as node:
+        assert node.stdout is not None
+        pid = int(node.stdout.readline())
+        node.kill()
+        node.wait()
+        wait_until(lambda: not _alive(pid), "the reading process to end with its node", 20)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"

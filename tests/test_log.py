@@ -1,0 +1,50 @@
+"""Logs: one JSON line an event, known fields only, nothing that could drive a terminal."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+
+from conftest import ROOT
+
+from dicom_node import log
+
+
+def lines(stream: io.StringIO) -> list[dict[str, object]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_a_field_that_may_not_be_logged_is_replaced_by_a_note() -> None:
+    stream = io.StringIO()
+    log.configure(stream)
+    log.logger().info("study.complete", study="1.2.3", patient="HONG^GILDONG")
+    assert "HONG" not in stream.getvalue()
+    (event,) = lines(stream)
+    assert event["study"] == "1.2.3"
+    assert "'patient'" in str(event["error"])
+
+
+def test_one_event_is_one_line_whatever_a_peer_sends() -> None:
+    stream = io.StringIO()
+    log.configure(stream)
+    log.logger().info("association.rejected", calling_ae='A\n{"event": "forged"}', reason="\x1b[2J\x9b" + "x" * 5000)
+    (event,) = lines(stream)
+    assert event["calling_ae"] == 'A\\n{"event": "forged"}'
+    assert "\x1b" not in str(event["reason"])
+    assert "\x9b" not in str(event["reason"])
+    assert len(str(event["reason"])) < 1000
+
+
+def test_an_unexpected_error_is_told_without_its_message() -> None:
+    try:
+        int("patient HONG^GILDONG")
+    except ValueError as error:
+        text = log.where(error)
+    assert re.fullmatch(r"ValueError in test_an_unexpected_error_is_told_without_its_message, line \d+", text)
+
+
+def test_every_field_is_documented() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    for name, meaning in log.FIELDS.items():
+        assert f"| `{name}` | {meaning} |" in text

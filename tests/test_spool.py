@@ -1,0 +1,74 @@
+"""Files: there whole or not at all, and never where a peer would like them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dicom_node.errors import ConfigError
+from dicom_node.spool import Spool, write_durably
+
+
+def test_a_file_is_adopted_whole(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    spool.open()
+    part = spool.write_part(b"head", memoryview(b"body"))
+    name = spool.adopt(part, "spool", "1.2.3")
+    assert spool.path(name).read_bytes() == b"headbody"
+    assert not part.exists()
+    spool.close()
+
+
+@pytest.mark.parametrize("uid", ["../../etc/passwd", "/etc/passwd", "1.2\0", "a" * 5000, "한국"])
+def test_no_uid_becomes_a_path(tmp_path: Path, uid: str) -> None:
+    spool = Spool(tmp_path / "node")
+    spool.open()
+    path = spool.path(spool.adopt(spool.write_part(b"x"), "results", uid)).resolve()
+    assert path.is_relative_to((tmp_path / "node/results").resolve())
+    assert len(path.stem) == 64
+    spool.close()
+
+
+def test_what_was_never_acknowledged_is_deleted_at_the_start(tmp_path: Path) -> None:
+    first = Spool(tmp_path)
+    first.open()
+    first.write_part(b"half")
+    first.close()
+    again = Spool(tmp_path)
+    assert again.open() == 1
+    assert not list((tmp_path / "incoming").iterdir())
+    again.close()
+
+
+def test_one_folder_serves_one_node(tmp_path: Path) -> None:
+    first, second = Spool(tmp_path), Spool(tmp_path)
+    first.open()
+    assert second.in_use()
+    with pytest.raises(ConfigError, match="another node"):
+        second.open()
+    first.close()
+    assert not second.in_use()
+    second.open()
+    second.close()
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    spool.open()
+    with pytest.raises(TypeError):
+        spool.write_part(b"good", "no bytes")  # type: ignore[arg-type]
+    assert not list((tmp_path / "incoming").iterdir())
+    spool.close()
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot be written"):
+        Spool(tmp_path / "file").open()
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    write_durably(tmp_path / "a", b"1")
+    with pytest.raises(FileExistsError):
+        write_durably(tmp_path / "a", b"2")

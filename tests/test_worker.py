@@ -1,0 +1,135 @@
+"""The worker: effects and done together, retries with backoff, an end that is visible."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from dicom_node.db import Index, Job, NewInstance
+from dicom_node.errors import Permanent, Retryable
+from dicom_node.worker import Done, Patience, Worker
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[Index]:
+    index = Index(tmp_path / "index.sqlite", create=True)
+    index.add_instance(NewInstance("1.2", "1", "1", "1", "1.1", "CR", "", "", "", "A", "f", 1), 1.0)
+    index.complete("1", 1, 1.0, [("r", "m")], 2.0)
+    yield index
+    index.close()
+
+
+def worker(index: Index, do: Callable[[Job], Done], clock: Clock, patience: Patience) -> Worker:
+    return Worker(index, "read", do, patience=patience, lease_seconds=60.0, clock=clock)
+
+
+def job(index: Index) -> dict[str, object]:
+    return index.jobs_of("1")[0]
+
+
+def raising(error: Exception) -> Callable[[Job], Done]:
+    def do(_job: Job) -> Done:
+        raise error
+
+    return do
+
+
+def test_effects_and_done_are_one_transaction(index: Index) -> None:
+    clock, after = Clock(), []
+
+    def effects() -> None:
+        index._run("UPDATE studies SET routes = '[\"touched\"]'")
+        raise RuntimeError("the disk broke")
+
+    good = worker(index, lambda _: Done(effects=effects, then=lambda: after.append(1)), clock, Patience(3, None))
+    assert good.work_once()
+    assert job(index)["state"] == "queued"
+    assert index.studies_with_state("1")[0]["routes"] == ["r"]
+    assert not after
+
+
+def test_then_runs_after_the_commit(index: Index) -> None:
+    seen: list[object] = []
+    done = Done(reason="fine", then=lambda: seen.append(job(index)["state"]))
+    worker(index, lambda _: done, Clock(), Patience(3, None)).work_once()
+    assert seen == ["done"]
+    assert job(index)["reason"] == "fine"
+
+
+def test_a_retryable_error_waits_longer_each_time_and_then_fails(index: Index) -> None:
+    clock = Clock()
+    patience = Patience(4, None, first_delay=1.0, longest_delay=3.0)
+    tried = worker(index, raising(Retryable("the PACS is down")), clock, patience)
+    delays = []
+    for _ in range(3):
+        assert tried.work_once()
+        assert not tried.work_once(), "it is not due yet"
+        delays.append(float(str(job(index)["due"])) - clock.now)
+        clock.now += delays[-1]
+    assert 0.8 <= delays[0] <= 1.2
+    assert 1.6 <= delays[1] <= 2.4
+    assert 2.4 <= delays[2] <= 3.6
+    tried.work_once()
+    assert (job(index)["state"], job(index)["attempts"]) == ("failed", 4)
+    assert job(index)["reason"] == "the PACS is down (given up after 4 attempts)"
+
+
+def test_time_is_an_end_too(index: Index) -> None:
+    clock = Clock()
+    tried = worker(index, raising(Retryable("down")), clock, Patience(None, 3600.0))
+    clock.now = 2.0 + 3599
+    tried.work_once()
+    assert job(index)["state"] == "queued"
+    clock.now += 100
+    tried.work_once()
+    assert job(index)["state"] == "failed"
+
+
+def test_a_permanent_error_fails_at_once(index: Index) -> None:
+    worker(index, raising(Permanent("refused for good")), Clock(), Patience(9, None)).work_once()
+    assert (job(index)["state"], job(index)["attempts"]) == ("failed", 1)
+
+
+def test_an_unexpected_error_is_retried_and_told_without_its_message(index: Index) -> None:
+    worker(index, raising(KeyError("HONG^GILDONG")), Clock(), Patience(3, None)).work_once()
+    assert job(index)["state"] == "queued"
+    assert "KeyError in do" in str(job(index)["reason"])
+    assert "HONG" not in str(job(index)["reason"])
+
+
+def test_a_worker_that_comes_late_changes_nothing(index: Index) -> None:
+    clock = Clock()
+    effects: list[str] = []
+
+    def slow(_job: Job) -> Done:
+        clock.now += 61.0
+        assert index.claim("read", None, clock.now, 60.0) is not None  # somebody else takes it over
+        return Done(effects=lambda: effects.append("late"))
+
+    worker(index, slow, clock, Patience(3, None)).work_once()
+    assert job(index)["state"] == "running"
+    assert not effects
+
+
+def test_a_stopping_worker_gives_its_job_back(index: Index) -> None:
+    clock = Clock()
+    patience = Patience(1, None)
+    stopped: Worker
+
+    def cut_off(_job: Job) -> Done:
+        stopped.ask_to_stop()
+        raise Retryable("the reading process is shutting down")
+
+    stopped = worker(index, cut_off, clock, patience)
+    stopped.work_once()
+    assert (job(index)["state"], job(index)["due"]) == ("queued", clock.now)
