@@ -6,6 +6,7 @@ import socket
 from typing import Any
 
 from pynetdicom import _config
+from pynetdicom.dimse_primitives import C_STORE
 
 
 def configure_pynetdicom() -> None:
@@ -13,7 +14,10 @@ def configure_pynetdicom() -> None:
     _config.UNRESTRICTED_STORAGE_SERVICE = True  # every storage SOP class, private ones included
     _config.LOG_HANDLER_LEVEL = "none"  # its handlers describe every message, patient data included
     _config.STORE_SEND_CHUNKED_DATASET = True  # files are sent as they are, not decoded and encoded again
-    _config.VALIDATORS["UI"] = lambda _value: (True, "")  # a malformed UID gets a status from us, not an abort
+    # A malformed C-STORE gets a status from us. pynetdicom would abort on a bad UID, and not answer at all where a UID
+    # or the data set is missing, so that the sender waits until it gives up.
+    _config.VALIDATORS["UI"] = lambda _value: (True, "")
+    C_STORE.REQUEST_KEYWORDS = ("MessageID",)
 
 
 def no_delay(event: Any) -> None:

@@ -81,6 +81,9 @@ def push(
             ae.add_requested_context(sop_class, syntax)
         handlers: list[Any] = [(evt.EVT_CONN_OPEN, no_delay)]
         association = ae.associate(target.host, target.port, ae_title=target.ae_title, evt_handlers=handlers)
+        if not association.is_established and association.rejected_contexts:
+            done += [Pushed(path, None, time.time()) for path, _ in batch]  # it takes none of these kinds of object
+            continue
         if not association.is_established:
             why = "rejected the association" if association.is_rejected else "cannot be reached"
             raise NodeError(f"{target.ae_title} at {target.host}:{target.port} {why}")

@@ -190,6 +190,24 @@ def test_a_malformed_uid_is_refused_and_the_association_lives(node: Node, uid: s
     assert send(node.port, image) == [0x0000]
 
 
+def test_a_command_without_a_uid_or_a_data_set_is_answered(node: Node) -> None:
+    image = make_image()
+    association = associate(node.port, (image.SOPClassUID, ExplicitVRLittleEndian))
+    context = association.accepted_contexts[0].context_id
+    for uid, data_set, status in ((None, encoded(image), 0x0117), (image.SOPInstanceUID, None, 0xC000)):
+        request = C_STORE()
+        request.MessageID, request.Priority = 1, 2
+        request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = image.SOPClassUID, uid
+        request.DataSet = io.BytesIO(data_set) if data_set is not None else None
+        association._reactor_checkpoint.clear()
+        association.dimse.send_msg(request, context)
+        _, answer = association.dimse.get_msg(block=True)
+        assert answer is not None
+        assert answer.Status == status
+        association._reactor_checkpoint.set()
+    association.release()
+
+
 def test_a_malformed_sop_class_is_refused(node: Node) -> None:
     image = make_image()
     assert send_raw(node.port, encoded(image), sop_class="1.2.x", uid=image.SOPInstanceUID) == 0x0122

@@ -1,0 +1,429 @@
+"""The whole way: a study is pushed, read by the shipped model, and its results arrive. Nothing is a stand-in here."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+from conftest import Pacs, make_image, run_tool, send, settings_for, tool, wait_until
+from pydicom.uid import ComprehensiveSRStorage, SecondaryCaptureImageStorage, generate_uid
+
+from ai import bundle, phantom, phantom_dicom
+from dicom_node import views
+from dicom_node.db import INDEX_FILE, Index
+from dicom_node.node import Node
+
+StartNode = Callable[..., Node]
+StartPacs = Callable[..., Pacs]
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def radiograph(seed: int, *findings: str, rows: int = 1250, columns: int = 1024, **uids: str) -> Any:
+    """A phantom as DICOM, in a study of its own unless told otherwise."""
+    drawn = phantom.draw(seed, rows, columns, findings=findings, view="PA")
+    names = {name: generate_uid(None) for name in ("study_uid", "series_uid", "sop_uid")} | uids
+    return phantom_dicom.to_dicom(drawn, seed=seed, now=NOW, **names)
+
+
+def detail(node: Node, study: str) -> dict[str, Any]:
+    assert node.index is not None
+    found = views.detail(node.index, study)
+    assert found is not None
+    return found
+
+
+def ended(node: Node, study: str, seconds: float = 90.0) -> dict[str, Any]:
+    def look() -> dict[str, Any] | None:
+        found = detail(node, study)
+        return found if found["state"] in {"delivered", "failed", "no route", "no eligible series"} else None
+
+    found: dict[str, Any] = wait_until(look, "the study to end", seconds)
+    return found
+
+
+@pytest.fixture(scope="module")
+def sick() -> Any:
+    return radiograph(7, "nodule")
+
+
+@pytest.fixture(scope="module")
+def healthy() -> Any:
+    return radiograph(8)
+
+
+def test_a_study_comes_back_with_its_finding(
+    start_node: StartNode, start_pacs: StartPacs, tmp_path: Path, sick: Any
+) -> None:
+    pacs = start_pacs()
+    node = start_node(settings_for(tmp_path / "node", pacs_port=pacs.port))
+    assert send(node.port, sick) == [0x0000]
+    found = ended(node, sick.StudyInstanceUID)
+    assert found["state"] == "delivered", found["reason"]
+    (reading,) = found["readings"]
+    assert [result["role"] for result in reading["results"]] == ["sr", "sc"]
+    assert pacs.uids() == [result["instance"] for result in reading["results"]]
+    assert {one["key"]: one["presence"] for one in reading["classes"]}["nodule"] == "present"
+    drawn = next(one for one in phantom.draw(7, 1250, 1024, findings=["nodule"], view="PA").findings)
+    box = next(one["region"] for one in reading["findings"] if one["key"] == "nodule")
+    assert box["left"] < (drawn.left + drawn.right) / 2 < box["right"]
+    assert box["top"] < (drawn.top + drawn.bottom) / 2 < box["bottom"]
+    times = found["times"]
+    assert times["received"] <= times["complete"] <= times["read"] <= times["delivered"]
+
+
+def test_a_study_without_findings_says_so(
+    start_node: StartNode, start_pacs: StartPacs, tmp_path: Path, healthy: Any
+) -> None:
+    pacs = start_pacs()
+    node = start_node(settings_for(tmp_path / "node", pacs_port=pacs.port))
+    send(node.port, healthy)
+    found = ended(node, healthy.StudyInstanceUID)
+    assert found["state"] == "delivered"
+    (reading,) = found["readings"]
+    assert reading["findings"] == []
+    assert {one["presence"] for one in reading["classes"]} == {"absent"}
+    path = node.result_file(reading["results"][0]["instance"])
+    assert path is not None
+    assert "without findings" in str(pydicom.dcmread(path))
+
+
+def test_a_late_image_is_read_as_the_next_revision_and_nothing_is_sent_twice(
+    start_node: StartNode, start_pacs: StartPacs, tmp_path: Path, sick: Any
+) -> None:
+    pacs = start_pacs()
+    node = start_node(settings_for(tmp_path / "node", pacs_port=pacs.port))
+    study = sick.StudyInstanceUID
+    send(node.port, sick)
+    ended(node, study)
+    late = radiograph(9, study_uid=study)
+    send(node.port, late)
+    wait_until(lambda: detail(node, study)["revision"] == 2, "the second revision")
+    assert ended(node, study)["state"] == "delivered"
+    assert len(detail(node, study)["readings"]) == 2
+    # An object that the model does not read: the same images, so the same results are found and not sent again.
+    sent = pacs.uids()
+    send(node.port, make_image(StudyInstanceUID=study, Modality="SR", SOPClassUID=ComprehensiveSRStorage))
+    wait_until(lambda: detail(node, study)["revision"] == 3, "the third revision")
+    assert ended(node, study)["state"] == "delivered"
+    assert pacs.uids() == sent
+    assert len(set(sent)) == len(sent)
+
+
+def test_results_that_the_pacs_sends_back_are_not_read(
+    start_node: StartNode, start_pacs: StartPacs, tmp_path: Path, healthy: Any
+) -> None:
+    pacs = start_pacs()
+    node = start_node(settings_for(tmp_path / "node", pacs_port=pacs.port))
+    send(node.port, healthy)
+    (reading,) = ended(node, healthy.StudyInstanceUID)["readings"]
+    files = [node.result_file(result["instance"]) for result in reading["results"]]
+    assert send(node.port, *(pydicom.dcmread(file) for file in files if file)) == [0x0000, 0x0000]
+    found = detail(node, healthy.StudyInstanceUID)
+    assert (found["revision"], found["state"]) == (1, "delivered")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"Modality": "CT"}, "CT"),
+        ({"ViewPosition": "LL"}, "LL"),
+        ({"NumberOfFrames": 2, "PixelData": b"\0" * 64 * 64 * 4}, "frame"),
+    ],
+)
+def test_a_study_that_the_model_does_not_take_ends_with_the_reason(
+    start_node: StartNode, start_pacs: StartPacs, tmp_path: Path, changes: dict[str, Any], reason: str
+) -> None:
+    node = start_node(settings_for(tmp_path / "node", pacs_port=start_pacs().port))
+    image = make_image(**changes)
+    send(node.port, image)
+    found = ended(node, image.StudyInstanceUID)
+    assert found["state"] == "no eligible series"
+    assert reason in found["reason"]
+
+
+def test_an_image_that_cannot_be_read_fails_with_the_reason_and_is_never_negative(
+    start_node: StartNode, start_pacs: StartPacs, tmp_path: Path
+) -> None:
+    pacs = start_pacs()
+    node = start_node(settings_for(tmp_path / "node", pacs_port=pacs.port))
+    image = make_image(PixelData=b"\0" * 100)
+    send(node.port, image)
+    found = ended(node, image.StudyInstanceUID)
+    assert found["state"] == "failed"
+    assert image.SOPInstanceUID in found["reason"]
+    assert not found["readings"]
+    assert not pacs.stored
+
+
+def test_a_pacs_that_is_down_costs_nothing_but_time(
+    start_node: StartNode, start_pacs: StartPacs, tmp_path: Path, healthy: Any
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    node = start_node(settings_for(tmp_path / "node", pacs_port=port))
+    send(node.port, healthy)
+    study = healthy.StudyInstanceUID
+    wait_until(lambda: any(one["attempts"] >= 2 for one in detail(node, study)["deliveries"]), "a second attempt")
+    assert detail(node, study)["state"] == "delivering"
+    assert "no connection" in detail(node, study)["reason"]
+    pacs = start_pacs(port)
+    assert ended(node, study)["state"] == "delivered"
+    assert len(pacs.uids()) == 2
+
+
+def test_what_the_pacs_refused_is_revived_by_retry(
+    start_node: StartNode, start_pacs: StartPacs, tmp_path: Path, healthy: Any
+) -> None:
+    pacs = start_pacs()
+    pacs.answer = lambda _uid: 0xA900
+    settings = settings_for(tmp_path / "node", pacs_port=pacs.port)
+    node = start_node(settings)
+    send(node.port, healthy)
+    study = healthy.StudyInstanceUID
+    found = ended(node, study)
+    assert (found["state"], found["reason"]) == ("failed", "pacs (PACS) answered A900: it refuses this object")
+    pacs.answer = lambda _uid: 0x0000
+    assert node.index is not None
+    other = Index(tmp_path / "node" / INDEX_FILE)  # as the command line does, from outside
+    assert other.revive(study, 0.0) == 2
+    other.close()
+    assert ended(node, study)["state"] == "delivered"
+    assert sorted(pacs.uids()) == sorted(one["instance"] for one in found["deliveries"])
+
+
+# --- a model that misbehaves: the shipped one, with something done to it before each image -----------------------
+
+
+def spoiled(folder: Path, what: str) -> dict[str, Path]:
+    """The shipped bundle with a Python expression run before each image; ``{flag}`` is a file that switches it on."""
+    copy = folder / "phantom_cxr"
+    shutil.copytree(bundle.shipped()["phantom_cxr"], copy)
+    config = json.loads((copy / "configs/inference.json").read_text())
+    config["spoil"] = f"$lambda x: ({what.format(flag=str(folder / 'flag'))}, x)[1]"
+    transforms = config["preprocessing"]["transforms"]
+    transforms.insert(0, {"_target_": "Lambdad", "keys": "image", "func": "@spoil"})
+    (copy / "configs/inference.json").write_text(json.dumps(config))
+    return {"phantom_cxr": copy}
+
+
+def test_a_model_that_dies_fails_that_job_and_never_touches_the_receiver(
+    start_node: StartNode, start_pacs: StartPacs, tmp_path: Path, healthy: Any
+) -> None:
+    bundles = spoiled(tmp_path, "__import__('os').path.exists('{flag}') and __import__('os')._exit(9)")
+    node = start_node(settings_for(tmp_path / "node", pacs_port=start_pacs().port), bundles=bundles)
+    wait_until(lambda: node.warm, "the model to be warm")
+    (tmp_path / "flag").touch()
+    study = healthy.StudyInstanceUID
+    send(node.port, healthy)
+    wait_until(lambda: "exit status 9" in detail(node, study)["reason"], "the crash to be told")
+    assert send(node.port, make_image()) == [0x0000]
+    (tmp_path / "flag").unlink()
+    assert ended(node, study)["state"] == "delivered"
+
+
+def test_a_model_that_takes_too_long_fails_with_the_reason(
+    start_node: StartNode, start_pacs: StartPacs, tmp_path: Path, healthy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dicom_node.node._READ_PATIENCE.first_delay", 0.1, raising=False)
+    bundles = spoiled(tmp_path, "__import__('os').path.exists('{flag}') and __import__('time').sleep(600)")
+    settings = settings_for(tmp_path / "node", pacs_port=start_pacs().port, node={"read_timeout_seconds": 1.0})
+    node = start_node(settings, bundles=bundles)
+    wait_until(lambda: node.warm, "the model to be warm")
+    (tmp_path / "flag").touch()
+    send(node.port, healthy)
+    found = ended(node, healthy.StudyInstanceUID)
+    assert found["state"] == "failed"
+    assert found["reason"].startswith("reading took longer than 1 s; the reading process was stopped")
+    assert "3 attempts" in found["reason"]
+
+
+def test_the_reading_process_is_killed_while_it_reads(
+    start_node: StartNode, start_pacs: StartPacs, tmp_path: Path, sick: Any
+) -> None:
+    pacs = start_pacs()
+    bundles = spoiled(tmp_path, "__import__('time').sleep(1)")
+    node = start_node(settings_for(tmp_path / "node", pacs_port=pacs.port), bundles=bundles)
+    wait_until(lambda: node.warm, "the model to be warm")
+    send(node.port, sick)
+    study = sick.StudyInstanceUID
+    wait_until(lambda: any(job["state"] == "running" for job in detail(node, study)["jobs"]), "the reading to begin")
+    pid = node.reading_pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    found = ended(node, study)
+    assert found["state"] == "delivered"
+    assert found["jobs"][0]["attempts"] == 2
+    assert sorted(pacs.uids()) == sorted(one["instance"] for one in found["deliveries"])
+
+
+# --- the node as a program -------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Program:
+    process: subprocess.Popen[bytes]
+    port: int
+
+
+@contextmanager
+def running(config: Path) -> Iterator[Program]:
+    """``dicom-node run`` as IT runs it."""
+    port = free_port()
+    text = config.read_text()
+    live = config.with_suffix(".live.toml")
+    live.write_text(text.replace("PORT", str(port)))
+    command = [sys.executable, "-m", "dicom_node", "run", "--config", str(live)]
+    with (config.parent / "node.log").open("ab") as log, subprocess.Popen(command, stderr=log) as process:
+        try:
+            wait_until(lambda: listens(port), "the node to listen")
+            yield Program(process, port)
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait(60)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def write_config(folder: Path, pacs_port: int) -> Path:
+    folder.mkdir(exist_ok=True)
+    config = folder / "node.toml"
+    config.write_text(f"""
+[node]
+port = PORT
+data_dir = "state"
+quiet_seconds = 0.2
+[[peers]]
+name = "tester"
+ae_title = "TESTER"
+host = "127.0.0.1"
+may_store = true
+[[peers]]
+name = "storescu"
+ae_title = "STORESCU"
+host = "127.0.0.1"
+may_store = true
+[[peers]]
+name = "pacs"
+ae_title = "PACS"
+host = "127.0.0.1"
+port = {pacs_port}
+destination = true
+[[routes]]
+name = "all"
+models = ["phantom_cxr"]
+to = ["pacs"]
+""")
+    return config
+
+
+def listed(config: Path) -> list[dict[str, Any]]:
+    command = [
+        sys.executable,
+        "-m",
+        "dicom_node",
+        "studies",
+        "--json",
+        "--config",
+        str(config.with_suffix(".live.toml")),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    every: list[dict[str, Any]] = json.loads(done.stdout)
+    return every
+
+
+def test_the_node_is_killed_while_a_study_is_read_and_the_study_is_delivered_once(
+    start_pacs: StartPacs, tmp_path: Path, sick: Any
+) -> None:
+    pacs = start_pacs()
+    config = write_config(tmp_path / "node", pacs.port)
+    with running(config) as program:
+        assert send(program.port, sick) == [0x0000]
+        index = Index(config.parent / "state" / INDEX_FILE)
+        wait_until(lambda: [j for j in index.jobs_of(sick.StudyInstanceUID) if j["state"] == "running"], "the reading")
+        program.process.kill()
+        program.process.wait()
+    assert not pacs.stored
+    with running(config):
+        (one,) = wait_until(lambda: [s for s in listed(config) if s["state"] == "delivered"], "the delivery", 120)
+    assert one["study"] == sick.StudyInstanceUID
+    index.close()
+    assert len(pacs.uids()) == len(set(pacs.uids())) == 2
+    assert not list((config.parent / "state/incoming").iterdir())
+
+
+@dataclass
+class Orthanc:
+    dicom: int
+    http: int
+
+    def get(self, path: str) -> Any:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.http}{path}", timeout=10) as answer:
+            return json.load(answer)
+
+
+@pytest.fixture
+def orthanc(tmp_path: Path) -> Iterator[Orthanc]:
+    """A PACS that nobody on this project wrote."""
+    program = tool("Orthanc")
+    pacs = Orthanc(free_port(), free_port())
+    folder = tmp_path / "orthanc"
+    folder.mkdir()
+    config = {
+        "DicomAet": "PACS",
+        "DicomPort": pacs.dicom,
+        "HttpPort": pacs.http,
+        "StorageDirectory": str(folder),
+        "IndexDirectory": str(folder),
+        "RemoteAccessAllowed": False,
+        "AuthenticationEnabled": False,
+        "DicomAlwaysAllowStore": True,
+        "Plugins": [],
+    }
+    (folder / "orthanc.json").write_text(json.dumps(config))
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [program, str(folder / "orthanc.json")], stdout=log, stderr=log, env={**os.environ, "TCP_NODELAY": "1"}
+        )
+    try:
+        wait_until(lambda: listens(pacs.http) and listens(pacs.dicom), "Orthanc to listen")
+        yield pacs
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def test_from_dcmtk_to_orthanc(orthanc: Orthanc, tmp_path: Path, sick: Any) -> None:
+    config = write_config(tmp_path / "node", orthanc.dicom)
+    sick.save_as(tmp_path / "sick.dcm", enforce_file_format=True)
+    with running(config) as program:
+        run_tool("storescu", "-aec", "AINODE", "127.0.0.1", program.port, tmp_path / "sick.dcm")
+        wait_until(lambda: [s for s in listed(config) if s["state"] == "delivered"], "the delivery", 120)
+    tags = [orthanc.get(f"/instances/{one}/simplified-tags") for one in orthanc.get("/instances")]
+    assert {one["SOPClassUID"] for one in tags} == {ComprehensiveSRStorage, SecondaryCaptureImageStorage}
+    assert {one["StudyInstanceUID"] for one in tags} == {sick.StudyInstanceUID}
+    assert {one["PatientID"] for one in tags} == {sick.PatientID}
