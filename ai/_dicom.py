@@ -127,6 +127,7 @@ def _check_inflated(path: Path, meta: Dataset) -> None:
 
 
 def frame_count(dataset: Dataset) -> int:
+    """Number of Frames (0028,0008), 1 where it is absent or 0."""
     frames = whole_of(dataset, "NumberOfFrames")
     return 1 if frames in (None, 0) else int(frames or 1)
 
@@ -166,10 +167,12 @@ def whole_of(dataset: Dataset, keyword: str, *, lenient: bool = False) -> int | 
 
 
 def or_missing(value: int | None) -> str:
+    """A number as a message shows it."""
     return "missing" if value is None else str(value)
 
 
 def texts_of(dataset: Dataset, keyword: str) -> tuple[str, ...]:
+    """All values of a text, stripped; none where it is absent or cannot be read."""
     try:
         value = dataset.get(keyword)
     except (TypeError, ValueError):
@@ -181,5 +184,6 @@ def texts_of(dataset: Dataset, keyword: str) -> tuple[str, ...]:
 
 
 def text_of(dataset: Dataset, keyword: str) -> str:
+    """The first value of a text, stripped; empty where there is none."""
     texts = texts_of(dataset, keyword)
     return texts[0] if texts else ""

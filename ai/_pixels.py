@@ -104,32 +104,37 @@ def _compressed(data: bytes, form: Form, syntax: uid.UID) -> Words:
     if form.bits_allocated == 1:
         raise ReadingError("BitsAllocated is 1 in a compressed image; 8, 16 or 32 was expected")
     frame = get_frame(data, 0, number_of_frames=1)
+    bits = form.bits_stored
     if syntax == uid.RLELossless:
         # A run of RLE expands 64-fold at most, and good data are at worst 1/128 longer than plain data (PS3.5 G.3).
         plain = form.rows * form.columns * form.bits_allocated // 8
         if len(frame) > plain + plain // 64 + 4 * form.rows + 1024:
             raise ReadingError(f"an RLE frame of {len(frame)} bytes is longer than its {plain} bytes of pixels")
     else:
+        if syntax in _JPEG and form.bits_allocated > 16:  # GDCM would end the process
+            raise ReadingError(f"BitsAllocated is {form.bits_allocated} in a JPEG image; 8 or 16 was expected")
         stream = jpeg_stream(frame) if syntax in _JPEG else jpeg_2000_stream(frame)
         _check_stream(stream, form)
         if syntax == uid.JPEGExtended12Bit and stream.bits > 8:
             return _extended_12_bit(frame, form)
-    decoded = _decode(data, form, syntax)
+        bits = stream.bits
+    decoded = _decode(data, form, syntax, bits)
     if decoded.shape != (form.rows, form.columns):
         raise ReadingError(f"the decoder gave an array of {decoded.shape}, not {form.rows} x {form.columns}")
     return decoded.view(np.dtype(f"u{decoded.dtype.itemsize}"))
 
 
-def _decode(data: bytes, form: Form, syntax: uid.UID) -> NDArray[Any]:
+def _decode(data: bytes, form: Form, syntax: uid.UID, bits: int) -> NDArray[Any]:
+    """Have pydicom's plug-ins decode; ``bits`` is the precision of the code stream: given another, GDCM aborts."""
     options: dict[str, Any] = {
-        "correct_unused_bits": False,  # it cuts bits off what a lossy codec has overshot: white would become black
+        "correct_unused_bits": False,  # the look-up of `ai._voi` does it
         "rows": form.rows,
         "columns": form.columns,
         "number_of_frames": 1,
         "samples_per_pixel": 1,
         "photometric_interpretation": form.photometric,
         "bits_allocated": form.bits_allocated,
-        "bits_stored": form.bits_stored,
+        "bits_stored": bits,
         "pixel_representation": int(form.signed),
         "pixel_keyword": "PixelData",
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from math import inf, isfinite, isqrt
+from math import isfinite, isqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -219,7 +219,7 @@ def _automatic(values: Reals, counts: Integers | None) -> Window:
     if low == high:
         raise ReadingError("every pixel has the same value, an image was expected")
     width = float(high) - float(low)
-    if not isfinite(width) or width >= inf:
+    if not isfinite(width):
         raise ReadingError("the pixel values span more than can be shown")
     return Window(float(low) + width / 2.0, width, VoiFunction.LINEAR_EXACT)
 

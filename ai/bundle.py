@@ -181,11 +181,16 @@ class BundleModel:
             image = MetaTensor(torch.from_numpy(display)[None], affine=torch.eye(4, dtype=torch.float64))
             item = self._preprocessing({"image": image})
             prepared = item["image"]
+            if not isinstance(prepared, MetaTensor):
+                raise BundleError(
+                    f"{self.info.path / INFERENCE}: preprocessing gives image as a {type(prepared).__name__}; "
+                    "a MetaTensor was expected, whose affine takes findings back to the image"
+                )
             shape = tuple(int(side) for side in prepared.shape)
             if checked:
                 self._check_input(shape)
             # A plain tensor: the network needs no metadata, and every layer would pay for carrying it.
-            batch = torch.as_tensor(prepared.as_tensor()).unsqueeze(0).to(self._device)
+            batch = prepared.as_tensor().unsqueeze(0).to(self._device)
             item["pred"] = self._inferer(batch, self._network)[0]
             pred = self._postprocessing(item)["pred"]
             maps = np.asarray(torch.as_tensor(pred).detach().to("cpu", torch.float32).numpy())

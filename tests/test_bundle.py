@@ -218,9 +218,10 @@ def test_a_class_has_its_best_score_over_all_images(model: BundleModel, tmp_path
     blank = write_image(tmp_path, "1.2.3.1", InstanceNumber=1)
     bright = write_image(tmp_path, "1.2.3.2", pixels((198, 100, 264, 164)), InstanceNumber=2)
     alone = model.read(chosen(model, bright))
-    both = model.read(chosen(model, blank, bright))
+    after = write_image(tmp_path, "1.2.3.3", InstanceNumber=3)
+    both = model.read(chosen(model, blank, bright, after))
     assert both.classes[0].score == alone.classes[0].score
-    assert both.sources == (blank, bright)
+    assert both.sources == (blank, bright, after)
     assert {finding.region.sop_instance_uid for finding in both.findings} == {"1.2.3.2"}
 
 
@@ -257,6 +258,32 @@ def test_a_map_may_be_coarser_than_the_input(tmp_path: Path) -> None:
     (finding,) = model.read(chosen(model, write_image(tmp_path, image=pixels((192, 96, 264, 160))))).findings
     region = finding.region
     assert (region.left, region.top, region.right, region.bottom) == pytest.approx((192, 96, 264, 160))
+
+
+def test_a_region_ends_where_the_image_ends(tmp_path: Path) -> None:
+    inference = json.loads(json.dumps(INFERENCE))
+    inference["network_def"] |= {"kernel_size": 4, "strides": 4, "padding": 0}
+    inference["preprocessing"]["transforms"] = [  # the image ends inside of a cell of the map
+        {"_target_": "Resized", "keys": "image", "spatial_size": 94, "size_mode": "longest", "mode": "area"},
+        {"_target_": "SpatialPadd", "keys": "image", "spatial_size": [128, 128], "constant_values": 1.0},
+    ]
+    path = write_bundle(tmp_path / "bundle", inference=inference)
+    weights = torch.zeros(2, 1, 4, 4)
+    weights[0] = 40.0 / 16
+    torch.save({"conv.weight": weights, "conv.bias": torch.tensor([-32.0, -10.0])}, path / "models" / "model.pt")
+    model = load(path, threads=1)
+    image = write_image(tmp_path, image=pixels((284, 412, 384, 512)))
+    regions = [finding.region for finding in model.read(chosen(model, image)).findings]
+    assert (max(region.right for region in regions), max(region.bottom for region in regions)) == (384, 512)
+    assert all(0 <= region.left < region.right and 0 <= region.top < region.bottom for region in regions)
+
+
+def test_the_network_infers_and_does_not_train(tmp_path: Path) -> None:
+    inference = json.loads(json.dumps(INFERENCE))
+    inference["network_def"] |= {"conv_only": False, "norm": None, "act": None, "dropout": 0.9}
+    model = load(write_bundle(tmp_path / "bundle", inference=inference), threads=1)
+    (finding,) = model.read(chosen(model, write_image(tmp_path, image=pixels((198, 100, 264, 164))))).findings
+    assert finding.region.left == pytest.approx(198)
 
 
 # --- failures are no negative readings
@@ -363,6 +390,17 @@ def test_a_view_must_be_given_where_the_model_says_so(tmp_path: Path) -> None:
     assert reasons(selection) == {"1.2.3.1": "no view is given, and the model takes PA"}
 
 
+def test_the_index_knows_the_body_part_that_a_header_leaves_out(tmp_path: Path) -> None:
+    reading = json.loads(json.dumps(READING))
+    reading["input"]["body_part"] = ["CHEST"]
+    model = load(write_bundle(tmp_path / "bundle", reading=reading), threads=1)
+    image = write_image(tmp_path, BodyPartExamined="")
+    assert model.select([series(image)]).chosen == (image,)
+    assert reasons(model.select([series(image, body_part="")])) == {
+        "1.2.3.1": "no body part is given, and the model takes CHEST"
+    }
+
+
 def test_images_are_read_in_order_and_the_surplus_is_passed_over(model: BundleModel, tmp_path: Path) -> None:
     numbers = [("1.2.3.10", 2, 1), ("1.2.3.9", 1, 10), ("1.2.3.8", 1, 9), ("1.2.3.7", 1, None), ("1.2.3.6", 3, 1)]
     images = {
@@ -399,12 +437,10 @@ def test_the_digest_knows_every_file_and_no_litter(tmp_path: Path) -> None:
 
 
 def test_the_digest_does_not_confuse_a_path_with_its_bytes(tmp_path: Path) -> None:
-    for name, content in (("a", b"b\x001\0c"), ("b", b"")):
-        (tmp_path / "one").mkdir(exist_ok=True)
-        (tmp_path / "one" / name).write_bytes(content)
-    (tmp_path / "two").mkdir()
-    (tmp_path / "two" / "a").write_bytes(b"")
-    (tmp_path / "two" / "b").write_bytes(b"b\x001\0c")
+    for folder, first, second in (("one", b"b\0", b""), ("two", b"", b"b\0")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a").write_bytes(first)
+        (tmp_path / folder / "b").write_bytes(second)
     assert bundle_digest(tmp_path / "one") != bundle_digest(tmp_path / "two")
 
 
@@ -465,6 +501,10 @@ def data_format(**changes: Any) -> dict[str, Any]:
         (
             {"inference": INFERENCE | {"postprocessing": {"_target_": "Compose", "transforms": []}}},
             r"probabilities in 0\.\.1 were expected",
+        ),
+        (
+            {"inference": INFERENCE | {"preprocessing": "$lambda item: {'image': item['image'].as_tensor()}"}},
+            r"preprocessing gives image as a Tensor; a MetaTensor was expected",
         ),
         ({"inference": INFERENCE | {"inferer": "$lambda inputs, network: 1 / 0"}}, r"does not run: ZeroDivisionError"),
         (

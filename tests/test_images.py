@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import logging
 import math
 import os
@@ -21,6 +23,7 @@ import pydicom
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from pydicom import uid
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, get_frame
@@ -101,6 +104,7 @@ def test_a_linear_window_is_that_of_the_standard(shows: Callable[..., list[float
     words = row(0, 819, 4095, 60000)
     assert shows(words, WindowCenter=2048, WindowWidth=4096) == [0, 20, 100, 100]
     assert shows(row(126, 127, 128), WindowCenter=128, WindowWidth=1) == [0, 0, 100]
+    assert shows(row(126, 127, 128), WindowCenter=127.5, WindowWidth=1) == [0, 0, 100]
     assert shows(row(0, 255), WindowCenter=127.5, WindowWidth=2, VOILUTFunction="LINEAR") == [0, 100]
 
 
@@ -553,7 +557,7 @@ def test_a_compressed_image_of_another_size_is_never_decoded(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("syntax", [uid.JPEG2000Lossless, uid.JPEGLosslessSV1, uid.JPEGLSLossless, uid.RLELossless])
-def test_compressed_rubbish_is_refused(tmp_path: Path, syntax: uid.UID) -> None:
+def test_compressed_rubbish_is_refused(tmp_path: Path, syntax: uid.UID, caplog: pytest.LogCaptureFixture) -> None:
     path = write(tmp_path / "image.dcm", row(1, 2), meta_syntax=syntax, PixelData=encapsulate([SECRET.encode() * 9]))
     rubbish = path.read_bytes()
     for content in (rubbish, rubbish.replace(b"\xfe\xff\x00\xe0", b"\xfe\xff\x01\xe0")):  # frames, then no frames
@@ -561,6 +565,32 @@ def test_compressed_rubbish_is_refused(tmp_path: Path, syntax: uid.UID) -> None:
         with pytest.raises(ReadingError) as caught:
             load_radiograph(path)
         assert "SECRET" not in str(caught.value)
+    assert caplog.text == ""
+
+
+def test_what_a_lossy_codec_overshoots_stays_white(tmp_path: Path) -> None:
+    jpeg = io.BytesIO()
+    Image.fromarray(np.repeat(row(0, 60, 250, dtype=np.uint8), 8, axis=0).repeat(8, axis=1)).save(jpeg, "JPEG")
+    frame = encapsulate([jpeg.getvalue()])
+    window = {"WindowCenter": 64, "WindowWidth": 128, "BitsStored": 7, "HighBit": 6}
+    words = np.zeros((8, 24), dtype=np.uint8)
+    path = write(tmp_path / "image.dcm", words, meta_syntax=uid.JPEGBaseline8Bit, PixelData=frame, **window)
+    assert load_radiograph(path).display[4, [2, 12, 22]] == pytest.approx([0, 60 / 127, 1], abs=0.03)
+
+
+@pytest.mark.parametrize("syntax", [uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLosslessSV1])
+@pytest.mark.parametrize(("allocated", "stored"), [(8, 1), (8, 7), (16, 8), (16, 12), (32, 16)])
+def test_a_header_that_contradicts_its_jpeg_does_not_end_the_process(
+    tmp_path: Path, syntax: uid.UID, allocated: int, stored: int
+) -> None:
+    # GDCM aborts, without an exception, where it is told another depth than that of the code stream.
+    jpeg = io.BytesIO()
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 4).save(jpeg, "JPEG")
+    form = {"BitsAllocated": allocated, "BitsStored": stored, "HighBit": stored - 1}
+    words = np.zeros((8, 8), dtype=np.uint8)
+    path = write(tmp_path / "image.dcm", words, meta_syntax=syntax, PixelData=encapsulate([jpeg.getvalue()]), **form)
+    with contextlib.suppress(ReadingError):
+        load_radiograph(path)
 
 
 def test_a_video_is_refused(tmp_path: Path) -> None:
