@@ -100,10 +100,17 @@ def test_inside_a_box_the_source_stands_and_its_edge_has_the_class_colour(rows: 
 
 
 def test_a_frame_at_the_border_lies_within_the_picture() -> None:
+    source, rgb, _ = scene({"nodule": (0, 0, 0.5, 0.5)}, 600, 800)
+    assert (rgb[0, :400] == drawing.COLOURS[0]).all()
+    assert (rgb[:300, 0] == drawing.COLOURS[0]).all()
+    assert (rgb[5:300, 5:400] == source[5:300, 5:400, np.newaxis]).all()
+
+
+def test_a_finding_that_fills_the_image_is_marked_and_the_model_still_named(spy: Spy) -> None:
     source, rgb, _ = scene({"nodule": (0, 0, 1, 1)}, 600, 800)
-    assert (rgb[0] == drawing.COLOURS[0]).all()
-    assert (rgb[:, -1] == drawing.COLOURS[0]).all()
-    assert (rgb[300, 400] == source[300, 400]).all()
+    assert len(spy.rects) == 2
+    assert (rgb[-1, -1] == drawing.COLOURS[0]).all()
+    assert (rgb[200, 600] == source[200, 600]).all()
 
 
 def test_without_findings_only_the_legend_is_drawn(spy: Spy) -> None:
@@ -230,13 +237,23 @@ def test_a_product_is_not_called_research(spy: Spy) -> None:
     assert "diagnostic" not in product.SeriesDescription + product.DerivationDescription
 
 
-def test_more_classes_than_fit_are_counted() -> None:
-    run = run_of(make_image())
-    classes = tuple(
+@pytest.mark.parametrize(("room", "expected"), [(9, "abcde"), (5, "abcde"), (3, "bae"), (2, "be"), (0, "")])
+def test_where_the_table_is_too_long_what_is_present_stays_and_the_rest_is_counted(room: int, expected: str) -> None:
+    table = [drawing.Row((name, "", "", ""), drawing.COLOURS[0] if name in "be" else None) for name in "abcde"]
+    rows = drawing._abridged(table, room)
+    assert {row.cells[0] for row in rows[: len(expected)]} == set(expected)
+    assert [row.cells[0] for row in rows[len(expected) :]] == ([] if room >= 5 else [f"{5 - room} more in the report"])
+
+
+def test_a_table_longer_than_the_picture_leaves_no_finding_hidden(spy: Spy) -> None:
+    run = run_of(make_image(), boxes={"nodule": (0.5, 0.1, 0.98, 0.98)}, rows=512, columns=512)
+    many = tuple(
         ClassResult(f"c{i}", f"Class {i}", Code(str(i), "99X", "c"), 0.1, 0.5, Presence.ABSENT) for i in range(80)
     )
-    rgb = sc.render(replace(run, reading=replace(run.reading, classes=classes)), grey(512, 512), 0)
-    assert rgb.shape == (512, 512, 3)
+    sc.render(replace(run, reading=replace(run.reading, classes=(run.reading.classes[0], *many))), grey(512, 512), 0)
+    box = drawing.Rect(*edges(run.reading.findings[0].region))
+    assert [area(panel, box) for panel in spy.rects] == [0, 0]
+    assert max(panel.bottom for panel in spy.rects) <= 512
 
 
 def test_names_that_the_font_lacks_do_not_stop_the_picture() -> None:

@@ -58,7 +58,7 @@ def encode(run: Run, outputs: Sequence[str], load: Load = load_instance) -> tupl
     if unknown:
         raise ValueError(f"unknown outputs {unknown}; expected some of {list(ROLES)}")
     headers, pictures = [], []
-    for index, ref in enumerate(run.reading.sources):  # one picture in memory at a time: a reading may have 64
+    for index, ref in enumerate(run.reading.sources):  # each display picture goes before the next comes
         header, pixels = load(ref)
         headers.append(header)
         if "sc" in outputs:

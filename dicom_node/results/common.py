@@ -5,7 +5,8 @@ Two rules hold here. *Nothing is random and no clock is read*: every UID derives
 patient and study attributes travel as the bytes that the modality wrote, under the character set that it declared, and
 pydicom never decodes or validates them: a value that breaks the standard arrives as it was sent and is never logged.
 
-The places where highdicom 0.28 has to be mended are all in this module and say why (search for "highdicom").
+Where highdicom 0.28 has to be mended stands in this module and says why (search for "highdicom"); the largest mend is
+the stand-in of :class:`source.Source`, which keeps it from ever seeing a patient.
 """
 
 from __future__ import annotations
@@ -111,6 +112,7 @@ _PATIENT_AND_STUDY = (
     "PatientSex",
     "StudyID",
 )
+
 
 # --- identity -------------------------------------------------------------------------------------------------------
 

@@ -31,6 +31,9 @@ _DARK: Colour = (0, 0, 0)
 _TEXT: Colour = (235, 235, 235)
 _FAINT: Colour = (165, 165, 165)
 _WARNING: Colour = (255, 214, 92)
+_COARSE = 8
+"""The step, in pixels, of the grid on which the brightness under the legend is looked up."""
+
 _SMALLEST = 11
 """The smallest type, in pixels, that is still read on a screen."""
 
@@ -73,6 +76,7 @@ class Picture:
 
     def __init__(self, pixels: NDArray[np.uint8]) -> None:
         self.rgb: NDArray[np.uint8] = np.repeat(pixels[:, :, np.newaxis], 3, axis=2)
+        self._sums = _sums(pixels)
         self.rows, self.columns = pixels.shape
         shorter = min(pixels.shape)
         self._type = max(_SMALLEST, round(shorter / 46))
@@ -119,14 +123,19 @@ class Picture:
         return Rect(left, top, left + width, top + height)
 
     def _legend(self, taken: Sequence[Rect], headline: Sequence[str], table: Sequence[Row], emphasized: int) -> Rect:
-        """The legend in the corner, or else at the border, or else smaller, where it covers no finding."""
+        """The legend at the border where it covers no finding and the least of the body; smaller or shorter if need be.
+
+        Outside the body a radiograph is dark, so the darkest place hides the least.
+        """
         best: tuple[int, NDArray[np.uint8], tuple[int, int]] | None = None
-        for share in (1.0, 0.8, 0.65):
+        found = sum(row.colour is not None for row in table)
+        for share, most in ((1.0, len(table)), (0.8, len(table)), (0.65, len(table)), (0.65, found)):
             size = max(_SMALLEST, round(self._type * share))
-            panel = _panel(headline, table, emphasized, size, self.rgb.shape[:2])
+            panel = _panel(headline, table, emphasized=emphasized, most_rows=most, size=size, within=self.rgb.shape[:2])
             left, top = np.array(self._border_places(panel)).T
             covered = _overlap(left, top, panel.shape[1], panel.shape[0], taken)
-            choice = int(np.argmin(covered))
+            hidden = self._brightness(left, top, panel.shape[1], panel.shape[0])
+            choice = int(np.lexsort((hidden, covered))[0])
             if best is None or covered[choice] < best[0]:
                 best = int(covered[choice]), panel, (int(left[choice]), int(top[choice]))
             if best[0] == 0:
@@ -134,8 +143,20 @@ class Picture:
         assert best is not None  # noqa: S101 (the loop above has run)
         return self._paste(best[1], best[2])
 
+    def _brightness(
+        self, left: NDArray[np.int64], top: NDArray[np.int64], width: int, height: int
+    ) -> NDArray[np.float64]:
+        """How bright the picture is under a rectangle at each of the places, in all."""
+        across = [(x // _COARSE).clip(0, self._sums.shape[1] - 1) for x in (left, left + width)]
+        down = [(y // _COARSE).clip(0, self._sums.shape[0] - 1) for y in (top, top + height)]
+        sums = self._sums
+        inside = (
+            sums[down[1], across[1]] - sums[down[0], across[1]] - sums[down[1], across[0]] + sums[down[0], across[0]]
+        )
+        return np.asarray(inside, dtype=np.float64)
+
     def _border_places(self, panel: NDArray[np.uint8]) -> list[tuple[int, int]]:
-        """Places along the border, corners first; the lower ones before the upper, where side markers stand."""
+        """Places along the border, corners first, the lower ones before the upper, where side markers stand."""
         margin = self._type // 2
         right = max(self.columns - panel.shape[1] - margin, 0)
         bottom = max(self.rows - panel.shape[0] - margin, 0)
@@ -169,6 +190,14 @@ class Picture:
         distance[: len(near)] = np.arange(len(near))
         choice = int(np.lexsort((distance, _overlap(left, top, width, height, taken)))[0])
         return int(left[choice]), int(top[choice])
+
+
+def _sums(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Summed brightness above and left of each point of a coarse grid, from every ``_COARSE``-th pixel."""
+    coarse = pixels[::_COARSE, ::_COARSE].astype(np.float64)
+    sums = np.zeros((coarse.shape[0] + 1, coarse.shape[1] + 1))
+    sums[1:, 1:] = coarse.cumsum(axis=0).cumsum(axis=1)
+    return sums
 
 
 def _overlap(
@@ -211,26 +240,30 @@ def _label(text: str, size: int, colour: Colour) -> NDArray[np.uint8]:
 
 
 def _panel(
-    headline: Sequence[str], table: Sequence[Row], emphasized: int, size: int, within: tuple[int, ...]
+    headline: Sequence[str],
+    table: Sequence[Row],
+    *,
+    emphasized: int,
+    most_rows: int,
+    size: int,
+    within: tuple[int, ...],
 ) -> NDArray[np.uint8]:
     """The legend as a panel no larger than the picture; classes that find no room are counted."""
     rows, columns = within
     font, pad, line, swatch = _font(size), size // 2, _line_height(size), size
     most = max(columns - 2 * pad - size, size)
+    room = (rows - 2 * pad - size) // line - len(headline) - 2
     if table:
-        table = [Row(("", "score", "threshold", ""), None), *table]
+        table = [Row(("", "score", "threshold", ""), None), *_abridged(table, max(min(room, most_rows), 0))]
     table = [Row(tuple(_spaced(cell, size) for cell in row.cells), row.colour) for row in table]
-    widths = [math.ceil(max(map(font.getlength, cells))) for cells in zip(*(row.cells for row in table), strict=True)]
+    columned = [row.cells for row in table if any(row.cells[1:])]  # the row that counts the others spans all columns
+    widths = [math.ceil(max(map(font.getlength, cells))) for cells in zip(*columned, strict=True)]
     wide = swatch + sum(widths) + size * max(len(widths) - 1, 0)
     lines = [
         (part, number < emphasized)
         for number, sentence in enumerate(headline)
-        for part in _wrap(_spaced(sentence, size), font, min(max(wide, 20 * size), most))
+        for part in _wrap(_spaced(sentence, size), font, min(max(wide, 16 * size), most))
     ]
-    room = max((rows - 2 * pad - size) // line - len(lines), 0)
-    if len(table) > room:
-        left_out = len(table) - max(room - 1, 0)
-        table = [*table[: max(room - 1, 0)], Row((f"and {left_out} more in the report", *[""] * 3), None)]
     width = min(max([wide, *(math.ceil(font.getlength(text)) for text, _ in lines)]), most)
     image = Image.new("RGB", (width + 2 * pad, (len(lines) + len(table)) * line + 2 * pad), _DARK)
     draw = ImageDraw.Draw(image)
@@ -248,6 +281,15 @@ def _panel(
             x += cell_width + size
         y += line
     return np.asarray(image)
+
+
+def _abridged(table: Sequence[Row], most: int) -> list[Row]:
+    """At most so many rows, those with a colour before those without, and a last one that counts what was left out."""
+    if len(table) <= most:
+        return list(table)
+    kept = sorted(range(len(table)), key=lambda i: (table[i].colour is None, i))[:most]
+    left_out = f"{len(table) - most} more in the report"
+    return [*(table[i] for i in sorted(kept)), Row((left_out, "", "", ""), None)]
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:

@@ -16,7 +16,7 @@ from highdicom.sc import SCImage
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from ai.contract import Finding
+from ai.contract import Finding, Presence
 from dicom_node.results import common
 from dicom_node.results.common import Run, percent
 from dicom_node.results.drawing import COLOURS, Box, Picture, Row
@@ -147,7 +147,7 @@ def _table(run: Run, colours: dict[str, tuple[int, int, int]]) -> list[Row]:
     return [
         Row(
             (each.name, f"{percent(each.score):.1f} %", f"{percent(each.threshold):.1f} %", each.presence.value),
-            colours[each.key] if each.presence is not each.presence.ABSENT else None,
+            colours[each.key] if each.presence is not Presence.ABSENT else None,
         )
         for each in run.reading.classes
     ]

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
-from pydicom.charset import python_encoding
-from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.charset import STAND_ALONE_ENCODINGS, python_encoding
+from pydicom.datadict import dictionary_has_tag, dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
@@ -130,29 +130,39 @@ def _stored(dataset: Dataset, tag: BaseTag) -> DataElement | RawDataElement | No
     return cast("DataElement | RawDataElement | None", dataset.get_item(tag, keep_deferred=True))
 
 
-def _value_bytes(dataset: Dataset, tag: BaseTag) -> bytes:
-    """The bytes of a text value or sequence as the source has them, in explicit VR little endian."""
+def _value_bytes(dataset: Dataset, tag: BaseTag, charset: list[str] | None = None) -> bytes:
+    """The bytes of a text value as the source has them; ``charset`` is what an item inherits from its parent."""
     element = _stored(dataset, tag)
-    if dictionary_VR(tag) == "SQ" and element is not None:
-        return b"".join(_sequence_item(item) for item in dataset[tag].value)
-    if isinstance(element, RawDataElement):
-        return element.value or b""
     if element is None:
         return b""
+    if isinstance(element, RawDataElement):
+        return element.value or b""
     # Somebody has looked at the value, and pydicom has decoded it: encode it again under the source's character set.
-    charset = _charset_terms(dataset) if element.VR in CUSTOMIZABLE_CHARSET_VR else [""]
-    written = element_bytes(element, charset)
+    if element.VR not in CUSTOMIZABLE_CHARSET_VR:
+        charset = [""]  # not only faster: to ask for the character set is itself to ask for such an element
+    written = element_bytes(element, charset or _charset_terms(dataset))
     return written[12:] if element.VR in EXPLICIT_VR_LENGTH_32 else written[8:]
 
 
-def _sequence_item(item: Dataset) -> bytes:
-    tags = [tag for tag in sorted(item.keys()) if not tag.is_private and dictionary_VR(tag) in _TEXT_VRS]
-    body = b"".join(element_bytes(_copied(item, tag), [""]) for tag in tags)
+def _sequence_bytes(dataset: Dataset, tag: BaseTag) -> bytes:
+    """The items of a sequence of texts in explicit VR little endian; none where pydicom cannot make any out."""
+    charset = _charset_terms(dataset)
+    alone = Dataset()  # so that pydicom parses the items without a look at the source's own character set
+    alone[tag] = dataset.get_item(tag)
+    try:
+        return b"".join(_item_bytes(item, charset) for item in alone[tag].value)
+    except Exception:  # pydicom raises nearly anything on bytes that are no sequence
+        return b""
+
+
+def _item_bytes(item: Dataset, charset: list[str]) -> bytes:
+    tags = [tag for tag in sorted(item.keys()) if dictionary_has_tag(tag) and dictionary_VR(tag) in _TEXT_VRS]
+    body = b"".join(element_bytes(_raw(tag, _value_bytes(item, tag, charset)), [""]) for tag in tags)
     return b"\xfe\xff\x00\xe0" + len(body).to_bytes(4, "little") + body
 
 
-def _copied(dataset: Dataset, tag: BaseTag) -> RawDataElement:
-    vr, value = dictionary_VR(tag), _value_bytes(dataset, tag)
+def _raw(tag: BaseTag, value: bytes) -> RawDataElement:
+    vr = dictionary_VR(tag)
     if len(value) % 2:
         value += b"\0" if vr == "UI" else b" "
     if len(value) > 0xFFFE and vr not in EXPLICIT_VR_LENGTH_32:
@@ -164,7 +174,8 @@ def copy_attributes(source: Dataset, target: Dataset, keywords: Iterable[str]) -
     """Copy what the source has of ``keywords`` (text or sequences of text), byte for byte, without decoding it."""
     for tag in map(tag_of, keywords):
         if tag in source:
-            target[tag] = _copied(source, tag)
+            is_sequence = dictionary_VR(tag) == "SQ"
+            target[tag] = _raw(tag, _sequence_bytes(source, tag) if is_sequence else _value_bytes(source, tag))
 
 
 def copy_optional(source: Dataset, target: Dataset, keywords: Iterable[str]) -> None:
@@ -187,8 +198,18 @@ def copy_laterality(source: Dataset, target: Dataset) -> None:
 # --- text -----------------------------------------------------------------------------------------------------------
 
 
-def _charset_terms(dataset: Dataset) -> list[str]:
+def _declared_charset(dataset: Dataset) -> list[str]:
     return [term.strip() for term in text_of(dataset, "SpecificCharacterSet").split("\\")]
+
+
+def _charset_terms(dataset: Dataset) -> list[str]:
+    """The character sets by which pydicom has decoded a data set, chosen as it does but without its warnings."""
+    terms = _declared_charset(dataset)
+    if any(term not in python_encoding for term in terms):
+        return [""]
+    if terms[0] in STAND_ALONE_ENCODINGS:
+        return terms[:1]
+    return [term for term in terms if term not in STAND_ALONE_ENCODINGS]
 
 
 def own_charset(dataset: Dataset) -> str:
@@ -197,7 +218,7 @@ def own_charset(dataset: Dataset) -> str:
     ASCII is a part of every character set of PS3.3 C.12.1.1.2, also before any escape sequence, so it never contradicts
     the one declared; ISO_IR 13 is left out because Python's codec for it writes more than that set holds.
     """
-    terms = _charset_terms(dataset)
+    terms = _declared_charset(dataset)
     known = len(terms) == 1 and terms[0] in python_encoding and terms[0] != "ISO_IR 13"
     return terms[0] if known else ""
 
@@ -209,9 +230,13 @@ def fit(text: str, header: Dataset) -> str:
     try:
         text.encode("ascii" if charset in ("", "ISO_IR 6") else python_encoding[charset])
     except UnicodeEncodeError:
-        plain = unicodedata.normalize("NFKD", text.translate(_TYPOGRAPHY))
-        return "".join(c for c in plain if not unicodedata.combining(c)).encode("ascii", "replace").decode("ascii")
+        return "".join(_ascii(c) for c in text.translate(_TYPOGRAPHY))
     return text
+
+
+def _ascii(character: str) -> str:
+    plain = "".join(c for c in unicodedata.normalize("NFKD", character) if not unicodedata.combining(c))
+    return plain if plain.isascii() else "?"
 
 
 def element_bytes(element: DataElement | RawDataElement, charset: list[str]) -> bytes:

@@ -41,6 +41,7 @@ from dicom_node.results.source import Source, read_sources, text_of, unsigned_of
 
 _CERTAINTY = CodedConcept("111012", "DCM", "Certainty of Finding")
 _QUALITATIVE_EVALUATIONS = CodedConcept("C0034375", "UMLS", "Qualitative Evaluations")
+_BOUNDED_BY = CodedConcept("75958009", "SCT", "Bounded by")
 _PRESENCE = {
     Presence.PRESENT: CodedConcept("52101004", "SCT", "Present"),
     Presence.ABSENT: CodedConcept("272519000", "SCT", "Absent"),
@@ -93,21 +94,32 @@ def build(run: Run, sources: Sequence[Dataset]) -> Dataset:
 
 
 def _root(run: Run, images: Sequence[Source], groups: Sequence[ContentItem]) -> ContentItem:
-    root = ContainerContentItem(name=codes.DCM.ImagingMeasurementReport, template_id="1500")
-    content = ContentSequence()
-    content.extend(LanguageOfContentItemAndDescendants(CodedConcept("en-US", "RFC5646", "English (United States)")))
-    content.extend(_observer(run))
     procedure = _procedure(images[0].header)
-    content.append(CodeContentItem(codes.DCM.ProcedureReported, procedure, relationship_type="HAS CONCEPT MOD"))
-    content.extend(_comment(sentence) for sentence in _sentences(run))
-    content.append(_library(images))
-    if groups:
-        measurements = ContainerContentItem(codes.DCM.ImagingMeasurements, relationship_type="CONTAINS")
-        measurements.ContentSequence = ContentSequence(groups)
-        content.append(measurements)
-    content.append(_evaluations(run))
-    root.ContentSequence = content
-    return root
+    content = [
+        *LanguageOfContentItemAndDescendants(CodedConcept("en-US", "RFC5646", "English (United States)")),
+        *_observer(run),
+        CodeContentItem(codes.DCM.ProcedureReported, procedure, relationship_type="HAS CONCEPT MOD"),
+        *(TextContentItem(codes.DCM.Comment, each, relationship_type="CONTAINS") for each in _sentences(run)),
+        _library(images),
+        *([_container(codes.DCM.ImagingMeasurements, groups)] if groups else []),
+        _evaluations(run),
+    ]
+    return _container(codes.DCM.ImagingMeasurementReport, content, template="1500", relationship=None)
+
+
+def _container(
+    name: PydicomCode | CodedConcept,
+    content: Sequence[ContentItem],
+    *,
+    template: str | None = None,
+    relationship: str | None = "CONTAINS",
+) -> ContainerContentItem:
+    """A container whose items stand apart: viewers show continuous content as running text without the items' names."""
+    container = ContainerContentItem(
+        name, is_content_continuous=False, template_id=template, relationship_type=relationship
+    )
+    container.ContentSequence = ContentSequence(content)
+    return container
 
 
 def _procedure(header: Dataset) -> CodedConcept:
@@ -131,10 +143,6 @@ def _observer(run: Run) -> ObserverContext:
     )
 
 
-def _comment(sentence: str) -> TextContentItem:
-    return TextContentItem(codes.DCM.Comment, sentence, relationship_type="CONTAINS")
-
-
 def _sentences(run: Run) -> list[str]:
     """What the document says to a person, in the order of its weight."""
     reading = run.reading
@@ -152,11 +160,8 @@ def _sentences(run: Run) -> list[str]:
 
 def _library(images: Sequence[Source]) -> ContainerContentItem:
     """TID 1600. By hand: highdicom's needs attributes that real images lack (CR without ImagerPixelSpacing)."""
-    library = ContainerContentItem(codes.DCM.ImageLibrary, relationship_type="CONTAINS")
-    group = ContainerContentItem(codes.DCM.ImageLibraryGroup, relationship_type="CONTAINS")
-    group.ContentSequence = ContentSequence([_library_entry(image) for image in images])
-    library.ContentSequence = ContentSequence([group])
-    return library
+    group = _container(codes.DCM.ImageLibraryGroup, [_library_entry(image) for image in images])
+    return _container(codes.DCM.ImageLibrary, [group])
 
 
 def _library_entry(image: Source) -> ImageContentItem:
@@ -181,14 +186,8 @@ def _library_entry(image: Source) -> ImageContentItem:
 
 
 def _evaluations(run: Run) -> ContainerContentItem:
-    container = ContainerContentItem(_QUALITATIVE_EVALUATIONS, relationship_type="CONTAINS")
-    container.ContentSequence = ContentSequence(
-        [
-            CodeContentItem(codes.DCM.CADProcessingAndFindingsSummary, _outcome(run), relationship_type="CONTAINS"),
-            *(_verdict(result) for result in run.reading.classes),
-        ]
-    )
-    return container
+    outcome = CodeContentItem(codes.DCM.CADProcessingAndFindingsSummary, _outcome(run), relationship_type="CONTAINS")
+    return _container(_QUALITATIVE_EVALUATIONS, [outcome, *(_verdict(result) for result in run.reading.classes)])
 
 
 def _outcome(run: Run) -> CodedConcept:
@@ -196,14 +195,10 @@ def _outcome(run: Run) -> CodedConcept:
     classes = run.reading.classes
     found = bool(run.reading.findings) or any(result.presence is Presence.PRESENT for result in classes)
     if any(result.presence is Presence.UNDETERMINED for result in classes):
-        return (
-            codes.cid6047.NotAllAlgorithmsSucceededWithFindings
-            if found
-            else (codes.cid6047.NotAllAlgorithmsSucceededWithoutFindings)
-        )
-    if found:
-        return codes.cid6047.AllAlgorithmsSucceededWithFindings
-    return codes.cid6047.AllAlgorithmsSucceededWithoutFindings
+        incomplete = codes.cid6047.NotAllAlgorithmsSucceededWithoutFindings
+        return codes.cid6047.NotAllAlgorithmsSucceededWithFindings if found else incomplete
+    complete = codes.cid6047.AllAlgorithmsSucceededWithoutFindings
+    return codes.cid6047.AllAlgorithmsSucceededWithFindings if found else complete
 
 
 def _verdict(result: ClassResult) -> CodeContentItem:
@@ -213,41 +208,28 @@ def _verdict(result: ClassResult) -> CodeContentItem:
 def _group(run: Run, number: int, finding: Finding, image: Source) -> ContainerContentItem:
     """TID 1410 for one finding; highdicom's class for it admits no region under a measurement, so by its parts."""
     model = run.reading.model
-    group = ContainerContentItem(codes.DCM.MeasurementGroup, template_id="1410", relationship_type="CONTAINS")
-    content = ContentSequence()
-    content.extend(
-        TrackingIdentifier(uid=common.tracking_uid(run.key, number), identifier=f"AI {number + 1}: {finding.name}")
+    algorithm = AlgorithmIdentification(
+        name=model.name,
+        version=model.version,
+        parameters=[f"weights SHA-256 {model.digest}"],
+        family=CodedConcept("123110", "DCM", "Artificial Intelligence"),
+        manufacturer=model.manufacturer,
     )
-    content.append(CodeContentItem(codes.DCM.Finding, concept(finding.code), relationship_type="CONTAINS"))
-    if finding.site is not None:
-        laterality = None if finding.laterality is None else concept(finding.laterality)
-        content.append(FindingSite(concept(finding.site), laterality=laterality))
-    content.extend(
-        AlgorithmIdentification(
-            name=model.name,
-            version=model.version,
-            parameters=[f"weights SHA-256 {model.digest}"],
-            family=CodedConcept("123110", "DCM", "Artificial Intelligence"),
-            manufacturer=model.manufacturer,
-        )
-    )
-    content.append(NumContentItem(_CERTAINTY, percent(finding.score), codes.UCUM.Percent, relationship_type="CONTAINS"))
-    content.append(
-        CodeContentItem(
-            codes.DCM.GeometricPurposeOfRegion,
-            CodedConcept("75958009", "SCT", "Bounded by"),
-            relationship_type="CONTAINS",
-        )
-    )
-    content.append(
+    laterality = None if finding.laterality is None else concept(finding.laterality)
+    content = [
+        *TrackingIdentifier(uid=common.tracking_uid(run.key, number), identifier=f"AI {number + 1}: {finding.name}"),
+        CodeContentItem(codes.DCM.Finding, concept(finding.code), relationship_type="CONTAINS"),
+        *([] if finding.site is None else [FindingSite(concept(finding.site), laterality=laterality)]),
+        *algorithm,
+        NumContentItem(_CERTAINTY, percent(finding.score), codes.UCUM.Percent, relationship_type="CONTAINS"),
+        CodeContentItem(codes.DCM.GeometricPurposeOfRegion, _BOUNDED_BY, relationship_type="CONTAINS"),
         ImageRegion(
             graphic_type="POLYLINE",
             graphic_data=_outline(finding, image.header),
             source_image=SourceImageForRegion(image.stand_in.SOPClassUID, image.stand_in.SOPInstanceUID),
-        )
-    )
-    group.ContentSequence = content
-    return group
+        ),
+    ]
+    return _container(codes.DCM.MeasurementGroup, content, template="1410")
 
 
 def _outline(finding: Finding, header: Dataset) -> np.ndarray:
