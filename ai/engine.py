@@ -41,10 +41,14 @@ class WarmProcess(Executor):
     Args:
         load: a picklable function without arguments; what it returns in the process is `state` there.
         timeout: seconds that one task may take; after that the process is killed and started anew.
+        on_load: told each time that the process has loaded (with "") or could not (with the reason).
     """
 
-    def __init__(self, load: Callable[[], Any], *, timeout: float) -> None:
+    def __init__(
+        self, load: Callable[[], Any], *, timeout: float, on_load: Callable[[str], None] = lambda _reason: None
+    ) -> None:
         self._load = load
+        self._on_load = on_load
         self._timeout = timeout
         self._context = multiprocessing.get_context("spawn")
         self._tasks: queue.Queue[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]] | None] = queue.Queue()
@@ -94,8 +98,10 @@ class WarmProcess(Executor):
             if loads:  # start it, or start it anew where it died; what will not load waits for a task to say so to
                 try:
                     self._ensure_ready()
-                except WarmProcessError:
+                except WarmProcessError as error:
                     loads = False
+                    if not self._stopping:
+                        self._on_load(str(error))
             try:
                 task = self._tasks.get(timeout=_WATCH_SECONDS)
             except queue.Empty:
@@ -135,6 +141,7 @@ class WarmProcess(Executor):
             self._kill()
             raise WarmProcessError(f"the models could not be loaded: {value}")
         self._ready = True
+        self._on_load("")
         return ours
 
     def _run(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:

@@ -50,7 +50,10 @@ def run(
         signal.signal(number, on_signal)
     node = Node(load(config))
     node.start()
-    stop.wait()
+    while not stop.wait(1.0):
+        if node.stuck:  # better a restart by the service manager than a node that only looks alive
+            log.logger().error("node.stuck", reason=f"the thread {node.stuck} has died", fix="restart the node")
+            raise SystemExit(3)
     log.logger().info("node.stopping", signal=signal.Signals(received[0]).name)
     node.stop()
     log.logger().info("node.stopped")

@@ -36,6 +36,7 @@ def m001_first(db: Database) -> None:
 
 
 _M001 = (
+    "CREATE TABLE node (id TEXT NOT NULL) STRICT",
     """CREATE TABLE studies (
         study TEXT PRIMARY KEY,
         revision INTEGER NOT NULL DEFAULT 1,
@@ -53,8 +54,8 @@ _M001 = (
         body_part TEXT NOT NULL,
         study_description TEXT NOT NULL,
         series_description TEXT NOT NULL,
-        PRIMARY KEY (study, series)
-    ) STRICT""",
+        PRIMARY KEY (study, series, modality, body_part, study_description, series_description)
+    ) STRICT, WITHOUT ROWID""",
     """CREATE TABLE instances (
         sop_instance_uid TEXT PRIMARY KEY,
         sop_class_uid TEXT NOT NULL,
@@ -134,6 +135,16 @@ class NewInstance:
 
 
 @dataclass(frozen=True, slots=True)
+class Received:
+    """What the index holds of a received instance; ``bytes`` is its file's size, ``received`` epoch seconds."""
+
+    study: str
+    file: str
+    bytes: int
+    received: float
+
+
+@dataclass(frozen=True, slots=True)
 class StoredInstance:
     """A received instance as the index knows it."""
 
@@ -146,7 +157,7 @@ class StoredInstance:
 
 @dataclass(frozen=True, slots=True)
 class StoredSeries:
-    """A series as the index knows it, with who sent instances of it."""
+    """What instances of a series say of it, and who sent them; one whose instances differ stands more than once."""
 
     series: str
     modality: str
@@ -220,36 +231,41 @@ class NewReading:
 
 # Two kinds of work belong to a revision: its read jobs, and the sending of the results that they ended with.
 _STATE = """
-    WITH work AS (
-        SELECT study, revision, kind, state, run_key, reason, finished FROM jobs WHERE kind = 'read'
+    WITH listed AS (
+        SELECT * FROM studies WHERE (:study IS NULL OR study = :study) ORDER BY last_received DESC LIMIT :limit
+    ),
+    work AS (
+        SELECT l.study, j.kind, j.state, j.run_key, j.reason, j.finished
+        FROM listed l JOIN jobs j ON j.study = l.study AND j.revision = l.revision AND j.kind = 'read'
         UNION ALL
-        SELECT r.study, r.revision, s.kind, s.state, s.run_key, s.reason, s.finished
-        FROM jobs r JOIN jobs s ON s.kind = 'send' AND s.run_key = r.run_key
-        WHERE r.kind = 'read' AND r.run_key IS NOT NULL
+        SELECT l.study, s.kind, s.state, s.run_key, s.reason, s.finished
+        FROM listed l JOIN jobs j ON j.study = l.study AND j.revision = l.revision AND j.kind = 'read'
+            JOIN jobs s ON s.run_key = j.run_key AND s.kind = 'send'
+    ),
+    told AS (
+        SELECT study,
+            sum(kind = 'read' AND state IN ('queued', 'running')) AS reading,
+            sum(kind = 'send' AND state IN ('queued', 'running')) AS sending,
+            sum(kind = 'send') AS sends,
+            sum(state = 'failed') AS failed,
+            max(CASE WHEN kind = 'read' THEN finished END) AS read,
+            max(CASE WHEN kind = 'send' THEN finished END) AS delivered,
+            max(CASE WHEN state = 'failed' THEN reason END) AS failure,
+            max(CASE WHEN state != 'done' OR (kind = 'read' AND run_key IS NULL) THEN reason END) AS reason
+        FROM work GROUP BY study
     )
-    SELECT s.*,
-        (SELECT count(*) FROM instances i WHERE i.study = s.study) AS instances,
-        (SELECT max(finished) FROM work w WHERE w.study = s.study AND w.revision = s.revision AND w.kind = 'read')
-            AS read,
-        (SELECT max(finished) FROM work w WHERE w.study = s.study AND w.revision = s.revision AND w.kind = 'send')
-            AS delivered,
-        (SELECT reason FROM work w WHERE w.study = s.study AND w.revision = s.revision
-            AND w.reason != '' AND (w.state != 'done' OR w.run_key IS NULL) ORDER BY w.state = 'failed' DESC LIMIT 1)
-            AS reason,
+    SELECT l.*, told.read, told.delivered, coalesce(nullif(told.failure, ''), told.reason) AS reason,
+        (SELECT count(*) FROM instances i WHERE i.study = l.study) AS instances,
         CASE
-            WHEN s.completed IS NULL THEN 'receiving'
-            WHEN NOT EXISTS (SELECT 1 FROM work w WHERE w.study = s.study AND w.revision = s.revision) THEN 'no route'
-            WHEN EXISTS (SELECT 1 FROM work w WHERE w.study = s.study AND w.revision = s.revision
-                AND w.kind = 'read' AND w.state IN ('queued', 'running')) THEN 'reading'
-            WHEN EXISTS (SELECT 1 FROM work w WHERE w.study = s.study AND w.revision = s.revision
-                AND w.kind = 'send' AND w.state IN ('queued', 'running')) THEN 'delivering'
-            WHEN EXISTS (SELECT 1 FROM work w WHERE w.study = s.study AND w.revision = s.revision
-                AND w.state = 'failed') THEN 'failed'
-            WHEN NOT EXISTS (SELECT 1 FROM work w WHERE w.study = s.study AND w.revision = s.revision
-                AND w.kind = 'send') THEN 'no eligible series'
+            WHEN l.completed IS NULL THEN 'receiving'
+            WHEN told.study IS NULL THEN 'no route'
+            WHEN told.reading THEN 'reading'
+            WHEN told.sending THEN 'delivering'
+            WHEN told.failed THEN 'failed'
+            WHEN NOT told.sends THEN 'no eligible series'
             ELSE 'delivered'
         END AS state
-    FROM studies s
+    FROM listed l LEFT JOIN told ON told.study = l.study ORDER BY l.last_received DESC
 """
 
 
@@ -317,10 +333,32 @@ class Index:
 
     # -- receiving
 
-    def received(self, sop_instance_uid: str) -> tuple[str, float] | None:
-        """The file of a received instance and when it was received, or None where we do not have it."""
-        rows = self._rows("SELECT file, received FROM instances WHERE sop_instance_uid = ?", sop_instance_uid)
-        return (rows[0]["file"], rows[0]["received"]) if rows else None
+    def node_id(self) -> str:
+        """What tells this installation from every other one; made once."""
+        with self.transaction():
+            row = self._run("SELECT id FROM node").fetchone()
+            if row is None:
+                row = (str(uuid.uuid4()),)
+                self._run("INSERT INTO node VALUES (?)", row[0])
+            return str(row[0])
+
+    def received(self, sop_instance_uid: str) -> Received | None:
+        """What we hold of an instance, or None where we do not have it."""
+        rows = self._rows(
+            "SELECT study, file, bytes, received FROM instances WHERE sop_instance_uid = ?", sop_instance_uid
+        )
+        return Received(**dict(rows[0])) if rows else None
+
+    def replace_file(self, sop_instance_uid: str, file: str, size: int, transfer_syntax_uid: str) -> None:
+        """Record the new file of an instance whose old one was gone or damaged."""
+        with self.transaction():
+            self._run(
+                "UPDATE instances SET file = ?, bytes = ?, transfer_syntax_uid = ? WHERE sop_instance_uid = ?",
+                file,
+                size,
+                transfer_syntax_uid,
+                sop_instance_uid,
+            )
 
     def add_instance(self, new: NewInstance, now: float) -> int:
         """Record a received instance; a completed study is opened again as its next revision.
@@ -382,7 +420,7 @@ class Index:
         return [OpenStudy(*row) for row in rows]
 
     def series_of(self, study: str) -> list[StoredSeries]:
-        """The series of a study, without our own results."""
+        """The series of a study, without our own results, each as often as its instances differ in what they say."""
         rows = self._rows(
             """SELECT s.series, modality, body_part, study_description, series_description,
                 (SELECT json_group_array(DISTINCT calling_ae) FROM instances i
@@ -438,12 +476,39 @@ class Index:
 
     # -- working
 
-    def requeue_running(self, now: float) -> int:
-        """Queue again what a node that is gone was doing; only for the one node that holds the folder's lock."""
+    def requeue_running(self, now: float, most_readings: int) -> int:
+        """Queue again what a node that is gone was doing; only for the one node that holds the folder's lock.
+
+        A reading that was begun ``most_readings`` times and never ended fails instead: it may be what ends the node.
+        """
         with self.transaction():
+            self._run(
+                """UPDATE jobs SET state = 'failed', finished = ?, lease_until = NULL, token = NULL,
+                    reason = 'the node ended ' || attempts || ' times while this was read'
+                WHERE state = 'running' AND kind = 'read' AND attempts >= ?""",
+                now,
+                most_readings,
+            )
             return self._run(
                 "UPDATE jobs SET state = 'queued', due = ?, lease_until = NULL, token = NULL WHERE state = 'running'",
                 now,
+            ).rowcount
+
+    def fail_unknown(self, kind: JobKind, targets: Sequence[str], reason: str, now: float) -> int:
+        """Fail every queued job of a kind whose target is none of ``targets``.
+
+        Returns:
+            how many there were.
+        """
+        marks = ", ".join("?" * len(targets))
+        with self.transaction():
+            return self._run(
+                f"""UPDATE jobs SET state = 'failed', finished = ?, reason = ?
+                WHERE state = 'queued' AND kind = ? AND target NOT IN ({marks})""",  # noqa: S608 - marks alone
+                now,
+                reason,
+                kind,
+                *targets,
             ).rowcount
 
     def claim(self, kind: JobKind, target: str | None, now: float, lease_seconds: float) -> Job | None:
@@ -492,6 +557,12 @@ class Index:
         """Queue a job again."""
         with self.transaction():
             return self._settle(job, "queued", reason, due=due, finished=None)
+
+    def give_back(self, job: Job, now: float) -> bool:
+        """Queue a job again that was cut off by no fault of its own; the attempt does not count."""
+        with self.transaction():
+            self._run("UPDATE jobs SET attempts = attempts - 1 WHERE id = ? AND token = ?", job.id, job.token)
+            return self._settle(job, "queued", "", due=now, finished=None)
 
     def fail(self, job: Job, now: float, reason: str) -> bool:
         """End a job as failed, until somebody revives it."""
@@ -582,6 +653,28 @@ class Index:
                 ).rowcount
         return queued
 
+    def supersede(self, job: Job, run_key: str, now: float) -> int:
+        """Call off what older readings of the study by the same model still have to send; inside `transaction`.
+
+        A report on fewer images must not arrive after the one on all of them.
+        """
+        return self._run(
+            """UPDATE jobs SET state = 'done', finished = ?, reason = 'not sent: superseded by revision ' || ?
+            WHERE kind = 'send' AND study = ? AND state IN ('queued', 'failed') AND revision < ? AND run_key != ?
+                AND run_key IN (SELECT run_key FROM readings WHERE study = ? AND model = ?)""",
+            now,
+            job.revision,
+            job.study,
+            job.revision,
+            run_key,
+            job.study,
+            job.target,
+        ).rowcount
+
+    def revision(self, study: str) -> int:
+        """The current revision of a study."""
+        return int(self._rows("SELECT revision FROM studies WHERE study = ?", study)[0]["revision"])
+
     def result(self, sop_instance_uid: str) -> StoredResult | None:
         """A result by its SOP Instance UID."""
         rows = self._rows(
@@ -594,9 +687,8 @@ class Index:
 
     def studies_with_state(self, study: str | None = None, *, limit: int = 1000) -> list[dict[str, Any]]:
         """Each study (newest first, or the one asked for) with its state and the time of each step."""
-        rows = self._rows(
-            f"{_STATE} WHERE (? IS NULL OR s.study = ?) ORDER BY s.last_received DESC LIMIT ?", study, study, limit
-        )
+        with self._lock:
+            rows = self._db.conn.execute(_STATE, {"study": study, "limit": limit}).fetchall()
         return [{**dict(row), "routes": json.loads(row["routes"])} for row in rows]
 
     def jobs_of(self, study: str) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -65,16 +65,30 @@ class ReadAnswer:
     seconds: tuple[tuple[str, float], ...] = ()
 
 
-def load_models(bundles: Mapping[str, Path]) -> dict[str, Model]:
+def load_models(bundles: Mapping[str, Path]) -> dict[str, Model | str]:
     """Load every bundle, and everything that encoding needs; runs in the warm process."""
     import ai.bundle  # noqa: PLC0415 - torch and monai stay out of the receiver's process
     import dicom_node.results  # noqa: F401, PLC0415 - imported now, so that the first study does not wait for it
 
     silence_libraries()
-    return {name: ai.bundle.load(path) for name, path in bundles.items()}
+    return {name: _load(ai.bundle, path) for name, path in bundles.items()}
 
 
-def loader(bundles: Mapping[str, Path]) -> Callable[[], dict[str, Model]]:
+def _load(bundle: Any, path: Path) -> Model | str:
+    """A model, or the reason why it cannot be loaded: one damaged bundle must not keep the others from reading."""
+    try:
+        model: Model = bundle.load(path)
+    except bundle.BundleError as error:
+        return str(error)
+    return model
+
+
+def unloadable() -> dict[str, str]:
+    """The models that could not be loaded, with the reason; runs in the warm process."""
+    return {name: model for name, model in engine.state().items() if isinstance(model, str)}
+
+
+def loader(bundles: Mapping[str, Path]) -> Callable[[], dict[str, Model | str]]:
     """`load_models` as the picklable function that the warm process starts with."""
     return partial(load_models, dict(bundles))
 
@@ -88,7 +102,9 @@ def read(request: ReadRequest) -> ReadAnswer:
     """Choose, read and encode; runs in the warm process."""
     from dicom_node import results  # noqa: PLC0415 - highdicom stays out of the receiver's process
 
-    model: Model = engine.state()[request.model]
+    model: Model | str = engine.state()[request.model]
+    if isinstance(model, str):
+        raise ReadingError(f"model {request.model} could not be loaded: {model}")
     selection = model.select(request.series)
     if not selection.chosen:
         return ReadAnswer(selection.passed_over)
@@ -126,6 +142,7 @@ class Reader:
         index: Index,
         spool: Spool,
         executor: Executor,
+        site: str,
         *,
         on_sends: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.time,
@@ -134,6 +151,7 @@ class Reader:
         self._index = index
         self._spool = spool
         self._executor = executor
+        self._site = site
         self._on_sends = on_sends
         self._clock = clock
 
@@ -144,9 +162,9 @@ class Reader:
             Retryable: the warm process died, took too long or could not load its models.
             Permanent: the images cannot be read, or the route is gone from the configuration.
         """
-        (study,) = self._index.studies_with_state(job.study)
-        if study["revision"] > job.revision:
-            return Done(reason=f"not read: revision {study['revision']} of the study replaced it")
+        revision = self._index.revision(job.study)
+        if revision > job.revision:
+            return Done(reason=f"not read: superseded by revision {revision}")
         route = next((r for r in self._settings.routes if r.name == job.route), None)
         if route is None or job.target not in self._settings.models():
             raise Permanent(
@@ -164,26 +182,27 @@ class Reader:
 
     def _request(self, job: Job, route: Route) -> ReadRequest:
         instances = self._index.instances_of(job.study)
+        said = self._index.series_of(job.study)
+        taken = dict.fromkeys(one.series for one in said if matches(route.match, one))
         series = tuple(
             SeriesRef(
                 job.study,
-                one.series,
-                one.modality,
-                one.body_part,
-                one.series_description,
+                uid,
+                _same(one.modality for one in said if one.series == uid),
+                _same(one.body_part for one in said if one.series == uid),
+                _same(one.series_description for one in said if one.series == uid),
                 tuple(
                     InstanceRef(i.sop_instance_uid, i.sop_class_uid, str(self._spool.path(i.file)))
                     for i in instances
-                    if i.series == one.series
+                    if i.series == uid
                 ),
             )
-            for one in self._index.series_of(job.study)
-            if matches(route.match, one)
+            for uid in taken
         )
         return ReadRequest(
             model=job.target,
             series=series,
-            site=self._settings.node.ae_title,
+            site=self._site,
             created=job.created,
             outputs=route.outputs,
             known=self._index.run_keys(job.study),
@@ -203,6 +222,7 @@ class Reader:
         def effects() -> None:
             if answer.reading is not None:
                 self._record(job, key, answer)
+            self._index.supersede(job, key, self._clock())
             self._index.queue_sends(job, key, route.to, self._clock())
 
         def then() -> None:
@@ -240,6 +260,12 @@ class Reader:
             NewReading(key, job.study, identity.name, identity.version, identity.digest, job.created, _as_json(answer)),
             results,
         )
+
+
+def _same(texts: Iterable[str]) -> str:
+    """What all instances of a series say; empty where they differ, which leaves it to each one's own header."""
+    distinct = set(texts)
+    return distinct.pop() if len(distinct) == 1 else ""
 
 
 def _as_json(answer: ReadAnswer) -> str:

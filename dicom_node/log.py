@@ -8,8 +8,10 @@ drive a terminal.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
+import threading
 import warnings
 from collections.abc import MutableMapping
 from typing import Any, TextIO
@@ -87,6 +89,21 @@ def _only_known_fields(_: Any, __: str, event: MutableMapping[str, Any]) -> Muta
     return kept
 
 
+class _Sink:
+    """A stream whose faults (a full disk, a closed pipe) lose log lines and never stop the work that logs."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+
 def configure(stream: TextIO | None = None, *, level: int = logging.INFO) -> None:
     """Send structlog to ``stream`` (default standard error); silence libraries, whose messages quote data sets."""
     stream = stream or sys.stderr
@@ -102,10 +119,17 @@ def configure(stream: TextIO | None = None, *, level: int = logging.INFO) -> Non
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(stream),
+        logger_factory=structlog.WriteLoggerFactory(_Sink(stream)),  # type: ignore[arg-type]  # it writes and flushes
         cache_logger_on_first_use=False,
     )
     silence_libraries()
+    threading.excepthook = _tell_of_thread
+
+
+def _tell_of_thread(failed: threading.ExceptHookArgs) -> None:
+    """A thread that dies (pynetdicom's do on garbage) is one line of the log, not a stack trace with values in it."""
+    if failed.exc_value is not None and failed.exc_type is not SystemExit:
+        logger().warning("thread.failed", error=where(failed.exc_value))
 
 
 def silence_libraries() -> None:

@@ -8,6 +8,8 @@ from typing import Any
 from pynetdicom import _config
 from pynetdicom.dimse_primitives import C_STORE
 
+SILENT_SECONDS = 60.0  # how long an open association may send nothing
+
 
 def configure_pynetdicom() -> None:
     """Set pynetdicom's process-wide switches; harmless to repeat."""
@@ -18,6 +20,9 @@ def configure_pynetdicom() -> None:
     # or the data set is missing, so that the sender waits until it gives up.
     _config.VALIDATORS["UI"] = lambda _value: (True, "")
     C_STORE.REQUEST_KEYWORDS = ("MessageID",)
+    # Titles padded with NUL or in another alphabet are rejected by us with a reason, not aborted without a word.
+    _config.VALIDATORS["AE"] = lambda _value: (True, "")
+    _config.CODECS = ("ascii", "iso8859-1")
 
 
 def no_delay(event: Any) -> None:
@@ -25,3 +30,16 @@ def no_delay(event: Any) -> None:
     sock = event.assoc.dul.socket.socket
     if sock is not None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def bounded(event: Any) -> None:
+    """For EVT_CONN_OPEN of an acceptor: a peer that falls silent in the middle of a message gives its place back.
+
+    Without a time-out on the socket pynetdicom's thread waits for the rest of the message for ever, and neither its own
+    timers nor its shutting down end that.
+    """
+    no_delay(event)
+    sock = event.assoc.dul.socket.socket
+    if sock is not None:
+        sock.settimeout(SILENT_SECONDS)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from pathlib import Path
 
 from ai import bundle
@@ -13,7 +14,7 @@ from dicom_node.config import Settings
 from dicom_node.db import INDEX_FILE, Index
 from dicom_node.deliver import Sender
 from dicom_node.errors import ConfigError
-from dicom_node.infer import Reader, loader
+from dicom_node.infer import Reader, loader, unloadable
 from dicom_node.log import logger
 from dicom_node.receive import Receiver, Store
 from dicom_node.spool import Spool
@@ -91,7 +92,7 @@ class Node:
     def received(self, sop_instance_uid: str) -> tuple[Path, float] | None:
         """The file of a received instance and when it was received (epoch seconds), or None where we do not have it."""
         known = self.index.received(sop_instance_uid) if self.index is not None else None
-        return None if known is None else (self._spool.path(known[0]), known[1])
+        return None if known is None else (self._spool.path(known.file), known.received)
 
     def result_file(self, sop_instance_uid: str) -> Path | None:
         """The file of a result that this node made, or None where it did not."""
@@ -114,7 +115,7 @@ class Node:
         settings, clock = self.settings, self._clock
         removed = self._spool.open()
         index = self.index = Index(self._spool.root / INDEX_FILE, create=True)
-        again = index.requeue_running(clock())
+        again = index.requeue_running(clock(), _READ_PATIENCE.attempts or 0)
         if removed or again:
             logger().info(
                 "node.recovered",
@@ -125,8 +126,10 @@ class Node:
         self._receiver = Receiver(settings, Store(index, self._spool, clock))
         self._receiver.start()  # first of all: a modality that pushes now is served now
         if settings.routes:
-            self._process = WarmProcess(loader(self._bundles), timeout=settings.node.read_timeout_seconds)
-            reader = Reader(settings, index, self._spool, self._process, on_sends=self._wake_senders, clock=clock)
+            timeout = settings.node.read_timeout_seconds
+            self._process = WarmProcess(loader(self._bundles), timeout=timeout, on_load=self._tell_load)
+            site = f"{settings.node.ae_title}/{index.node_id()}"
+            reader = Reader(settings, index, self._spool, self._process, site, on_sends=self._wake_senders, clock=clock)
             lease = settings.node.read_timeout_seconds + 600.0  # the process may have to load its models first
             self._readers = [Worker(index, "read", reader, patience=_READ_PATIENCE, lease_seconds=lease, clock=clock)]
         patience = Patience(attempts=None, seconds=settings.node.deliver_for_hours * 3600)
@@ -146,7 +149,7 @@ class Node:
             )
         for worker in (*self._readers, *self._senders):
             worker.start()
-        self._completer = Completer(settings, index, self._wake_readers, clock)
+        self._completer = Completer(settings, index, self._wake_readers, clock, last_byte=self._receiver.last_byte)
         self._completer.start()
         logger().info(
             "node.started",
@@ -156,6 +159,28 @@ class Node:
             folder=str(self._spool.root),
             version=__version__,
         )
+
+    @property
+    def stuck(self) -> str:
+        """The name of a part of the node that has died and would leave studies without an outcome; mostly empty."""
+        if self._completer is not None and not self._completer.alive:
+            return "completer"
+        return next((worker.name for worker in (*self._readers, *self._senders) if not worker.alive), "")
+
+    def _tell_load(self, reason: str) -> None:
+        if reason:
+            logger().error("models.failed", reason=reason, fix="dicom-node check says more; studies wait or fail")
+        elif self._process is not None:
+            self._process.submit(unloadable).add_done_callback(self._tell_models)
+
+    def _tell_models(self, done: Future[dict[str, str]]) -> None:
+        if done.exception() is not None:
+            return  # the process died at once; it is loaded again, and told again
+        failed = done.result()
+        for name, reason in failed.items():
+            logger().error("models.failed", model=name, reason=reason, fix="mend the bundle and restart the node")
+        for name in self._bundles.keys() - failed.keys():
+            logger().info("models.loaded", model=name, pid=self.reading_pid)
 
     def _wake_readers(self) -> None:
         for worker in self._readers:

@@ -14,6 +14,7 @@ status  when
 A700    no room on the disk; the sender tries again
 A900    the data set's SOP Class or Instance UID is not the command's
 C000    the data set cannot be parsed, or names no study and series
+C001    its SOP Instance UID is stored already, of another study
 ======  ==========================================================================================
 """
 
@@ -29,7 +30,8 @@ import threading
 import time
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -45,10 +47,10 @@ from pynetdicom.sop_class import Verification
 
 from dicom_node import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 from dicom_node.config import Peer, Settings
-from dicom_node.db import Index, NewInstance
+from dicom_node.db import Index, NewInstance, Received
 from dicom_node.errors import ConfigError
 from dicom_node.log import logger, printable, silence_libraries, where
-from dicom_node.net import configure_pynetdicom, no_delay
+from dicom_node.net import SILENT_SECONDS, bounded, configure_pynetdicom
 from dicom_node.spool import Spool, discard
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
@@ -178,7 +180,7 @@ class Store:
     def __init__(self, index: Index, spool: Spool, clock: Callable[[], float] = time.time) -> None:
         self._index = index
         self._spool = spool
-        self._clock = clock
+        self.clock = clock
         # The same instance may arrive on two associations at once: one of the two stores it, the other finds it stored.
         self._locks = [threading.Lock() for _ in range(64)]
 
@@ -192,16 +194,18 @@ class Store:
             OSError, sqlite3.Error: nothing of it is kept.
         """
         uid = header.sop_instance_uid
-        if (known := self._index.received(uid)) is not None:
-            self._compare(known[0], header, data_set)
+        if (known := self._index.received(uid)) is not None and self._is_kept(known, header, data_set):
             return False
         head = file_head(header.sop_class_uid, uid, transfer_syntax_uid, calling_ae)
         part = self._spool.write_part(head, data_set)
         try:
             with self._locks[hash(uid) % len(self._locks)]:
                 if (known := self._index.received(uid)) is not None:
-                    self._compare(known[0], header, data_set)
-                    return False
+                    if self._is_kept(known, header, data_set):
+                        return False
+                    file = self._spool.adopt(part, "spool", uid)
+                    self._index.replace_file(uid, file, len(head) + len(data_set), transfer_syntax_uid)
+                    return True
                 new = NewInstance(
                     sop_instance_uid=uid,
                     sop_class_uid=header.sop_class_uid,
@@ -216,20 +220,35 @@ class Store:
                     file=self._spool.adopt(part, "spool", uid),
                     bytes=len(head) + len(data_set),
                 )
-                self._index.add_instance(new, self._clock())
+                try:
+                    self._index.add_instance(new, self.clock())
+                except BaseException:
+                    discard(self._spool.path(new.file))
+                    raise
         finally:
             discard(part)
         return True
 
-    def _compare(self, known: str, header: Header, data_set: bytes | memoryview) -> None:
-        """Say so in the log where a repeated instance holds other bytes; the first one stays."""
-        stored = self._spool.path(known)
-        same = stored.is_file() and _ends_with(stored, data_set)
+    def _is_kept(self, known: Received, header: Header, data_set: bytes | memoryview) -> bool:
+        """Whether a repeated instance is stored already; not so where its file is gone or damaged since.
+
+        Raises:
+            Refused: it is stored as an instance of another study, and would be lost here.
+        """
         log = logger().bind(study=header.study, instance=header.sop_instance_uid)
-        if same:
+        if known.study != header.study:
+            raise Refused(0xC001, f"this SOP Instance UID is stored already, as an instance of study {known.study}")
+        path = self._spool.path(known.file)
+        if not path.is_file() or path.stat().st_size != known.bytes:
+            log.warning(
+                "instance.restored", reason="its file was gone or damaged; the one that came again takes its place"
+            )
+            return False
+        if _ends_with(path, data_set):
             log.debug("instance.repeated")
         else:
             log.warning("instance.repeated", reason="it came again with other content; the first one is kept")
+        return True
 
 
 def _ends_with(path: Path, data_set: bytes | memoryview) -> bool:
@@ -242,6 +261,22 @@ def _ends_with(path: Path, data_set: bytes | memoryview) -> bool:
         return file.read() == data_set
 
 
+@dataclass(frozen=True, slots=True)
+class _Caller:
+    """Who opened an association; without peers it is an unknown one, and unknown ones are let in."""
+
+    ae_title: str
+    peers: tuple[Peer, ...]
+
+
+@dataclass(slots=True)
+class _Open:
+    """An open association: when its last byte came (epoch seconds), and which studies it brought instances of."""
+
+    last_byte: float
+    studies: set[str] = field(default_factory=set)
+
+
 class Receiver:
     """Listens as an AE; associations are pynetdicom's, what happens to a data set is ours."""
 
@@ -249,6 +284,7 @@ class Receiver:
         self._settings = settings
         self._store = store
         self._numbers = itertools.count(1)
+        self._open: dict[Any, _Open] = {}  # by association; entries are added and taken out as one step each
         self._ae: AE | None = None
         self._server: Any = None
 
@@ -271,9 +307,14 @@ class Receiver:
         ae.implementation_version_name = IMPLEMENTATION_VERSION
         ae.maximum_pdu_size = 128 * 1024
         ae.maximum_associations = _MAX_ASSOCIATIONS
+        ae.acse_timeout = 10
+        ae.network_timeout = SILENT_SECONDS
         ae.add_supported_context(Verification)
         handlers: list[Any] = [
-            (evt.EVT_CONN_OPEN, no_delay),
+            (evt.EVT_CONN_OPEN, bounded),
+            (evt.EVT_DATA_RECV, self._on_bytes),
+            (evt.EVT_CONN_CLOSE, self._on_closed),
+            (evt.EVT_REJECTED, self._on_limit),
             (evt.EVT_REQUESTED, self._on_requested),
             (evt.EVT_C_ECHO, _on_echo),
             (evt.EVT_C_STORE, self._on_store),
@@ -289,25 +330,63 @@ class Receiver:
 
     def stop(self) -> None:
         """Stop listening and abort what is open; what was acknowledged is stored already."""
-        if self._ae is not None:
-            self._ae.shutdown()
-            self._ae = None
+        if self._ae is None:
+            return
+        for association in self._ae.active_associations:
+            sock = association.dul.socket.socket if association.dul.socket is not None else None
+            if sock is not None:
+                with suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits for the rest of a message
+        self._ae.shutdown()
+        self._ae = None
+
+    def last_byte(self, study: str) -> float:
+        """When a byte last came on an open association that brought instances of ``study`` (epoch s; 0: never)."""
+        return max((one.last_byte for one in list(self._open.values()) if study in one.studies), default=0.0)
+
+    def _on_bytes(self, event: Any) -> None:
+        known = self._open.get(event.assoc)
+        if known is not None:
+            known.last_byte = self._store.clock()
+
+    def _on_closed(self, event: Any) -> None:
+        self._open.pop(event.assoc, None)
+
+    def _on_limit(self, event: Any) -> None:
+        """pynetdicom rejected it by itself, which it does where too many are open at once."""
+        logger().warning(
+            "association.rejected",
+            address=event.assoc.requestor.address,
+            reason=f"{_MAX_ASSOCIATIONS} associations are open already; the caller may try again",
+        )
 
     def _on_requested(self, event: Any) -> None:
+        """Judge a caller; whatever goes wrong in judging rejects it.
+
+        pynetdicom goes on to accept where a handler raises, so nothing may be raised here, and an association that was
+        not judged to the end may not store (`_may_store`).
+        """
+        event.assoc.caller = None
+        try:
+            self._judge(event)
+        except Exception as error:
+            event.assoc.caller = None
+            self._reject(event, _REJECT_CALLING, f"an unexpected error: {where(error)}", "")
+
+    def _judge(self, event: Any) -> None:
         """Reject a caller that IT has not named, and say what IT would have to add."""
         request = event.assoc.requestor.primitive
-        calling, called = request.calling_ae_title.strip(), request.called_ae_title.strip()
+        calling, called = request.calling_ae_title.strip(" \0"), request.called_ae_title.strip(" \0")
         address = event.assoc.requestor.address
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(
             association=next(self._numbers), calling_ae=calling, called_ae=called, address=address
         )
-        event.assoc.peers = ()
         if called != self._settings.node.ae_title:
             self._reject(
                 event,
                 _REJECT_CALLED,
-                f"it called AE title {printable(called)!r}, but this node is {self._settings.node.ae_title!r}",
+                f"it called AE title '{printable(called)}', but this node is '{self._settings.node.ae_title}'",
                 "correct the called AE title on the sender, or node.ae_title here",
             )
             return
@@ -316,24 +395,25 @@ class Receiver:
         if not peers and not self._settings.node.accept_unknown_callers:
             if titled:
                 hosts = ", ".join(str(peer.host) for peer in titled)
-                reason = f"AE title {printable(calling)!r} may call from {hosts}, not from {address}"
-                fix = f"set host = {address!r} (or any_host = true) on [[peers]] {titled[0].name}"
+                reason = f"AE title '{printable(calling)}' may call from {hosts}, not from {address}"
+                fix = f"set host = '{address}' (or any_host = true) on [[peers]] {titled[0].name}"
             else:
-                reason = f"AE title {printable(calling)!r} at {address} is no peer of this node"
+                reason = f"AE title '{printable(calling)}' at {address} is no peer of this node"
                 fix = (
                     'add to the configuration: [[peers]] name = "...", '
                     f'ae_title = "{printable(calling)}", host = "{address}", may_store = true'
                 )
             self._reject(event, _REJECT_CALLING, reason, fix)
             return
-        event.assoc.peers = peers
+        event.assoc.caller = _Caller(calling, peers)
+        self._open[event.assoc] = _Open(self._store.clock())
         logger().debug("association.accepted", peer=", ".join(peer.name for peer in peers) or "unknown caller")
 
     @staticmethod
     def _reject(event: Any, answer: tuple[int, int, int], reason: str, fix: str) -> None:
-        logger().warning("association.rejected", reason=reason, fix=fix)
         event.assoc.acse.send_reject(*answer)
         event.assoc.kill()  # waits until the rejection is on the wire; without it the peer may see a closed connection
+        logger().warning("association.rejected", reason=reason, fix=fix)
 
     @staticmethod
     def _on_aborted(event: Any) -> None:
@@ -359,7 +439,10 @@ class Receiver:
             _agree(header, sop_class_uid, sop_instance_uid)
             log = log.bind(study=header.study)
             data_set = stream.getbuffer()
-            new = self._store.put(header, syntax, event.assoc.requestor.ae_title.strip(), data_set)
+            known = self._open.get(event.assoc)
+            if known is not None:
+                known.studies.add(header.study)
+            new = self._store.put(header, syntax, event.assoc.caller.ae_title, data_set)
         except Refused as refused:
             log.warning("instance.refused", status=f"{refused.status:04X}", reason=refused.reason)
             return refused.status
@@ -381,9 +464,11 @@ class Receiver:
         return 0x0000
 
     def _may_store(self, event: Any) -> None:
-        peers: tuple[Peer, ...] = event.assoc.peers
-        if peers and not any(peer.may_store for peer in peers):
-            raise Refused(0x0124, f"peer {peers[0].name} may not store: set may_store = true to let it")
+        caller: _Caller | None = event.assoc.caller
+        if caller is None:
+            raise Refused(0x0124, "the caller of this association was never judged")
+        if caller.peers and not any(peer.may_store for peer in caller.peers):
+            raise Refused(0x0124, f"peer {caller.peers[0].name} may not store: set may_store = true to let it")
 
 
 def _agree(header: Header, sop_class_uid: str, sop_instance_uid: str) -> None:
@@ -403,7 +488,7 @@ def _calls_from(peer: Peer, address: str) -> bool:
         return True
     try:
         found = socket.getaddrinfo(peer.host, None, type=socket.SOCK_STREAM)
-    except OSError:
+    except (OSError, UnicodeError):  # a name that cannot be looked up, or is none at all
         return False
     return address.removeprefix("::ffff:") in {str(entry[4][0]) for entry in found}
 

@@ -12,6 +12,7 @@ from dicom_node.db import Index, StoredSeries
 from dicom_node.log import logger, where
 
 _LONGEST_PAUSE = 0.25
+_CHECK_SECONDS = 5.0  # how soon a job that nobody does is told
 
 
 def matches(match: Match, series: StoredSeries) -> bool:
@@ -39,7 +40,11 @@ def routes_of(settings: Settings, series: Sequence[StoredSeries]) -> list[tuple[
 
 
 class Completer:
-    """Completes studies that have been quiet for long enough: the longest quiet time of the routes that take them."""
+    """Completes studies that have been quiet for long enough: the longest quiet time of the routes that take them.
+
+    Quiet means that no byte came on any association that brought images of the study: an image that takes longer than
+    the quiet time to cross a slow network does not leave its study half read. ``last_byte`` knows (epoch seconds).
+    """
 
     def __init__(
         self,
@@ -47,7 +52,11 @@ class Completer:
         index: Index,
         on_jobs: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.time,
+        *,
+        last_byte: Callable[[str], float] = lambda _study: 0.0,
     ) -> None:
+        self._last_byte = last_byte
+        self._next_check = 0.0
         self._settings = settings
         self._index = index
         self._on_jobs = on_jobs
@@ -61,6 +70,11 @@ class Completer:
     def start(self) -> None:
         """Begin to look for complete studies."""
         self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
 
     def stop(self) -> None:
         """End the thread."""
@@ -85,15 +99,19 @@ class Completer:
         """
         pause = _LONGEST_PAUSE
         queued = False
+        if now >= self._next_check:
+            self._next_check = now + _CHECK_SECONDS
+            self._fail_what_nobody_does(now)
         for study in self._index.open_studies():
-            left = study.last_received + self._shortest - now
+            last = max(study.last_received, self._last_byte(study.study))
+            left = last + self._shortest - now
             if left <= 0:
                 routes = routes_of(self._settings, self._index.series_of(study.study))
                 quiet = max(
                     (self._settings.quiet_seconds(route) for route, _ in routes),
                     default=self._settings.node.quiet_seconds,
                 )
-                left = study.last_received + quiet - now
+                left = last + quiet - now
                 if left <= 0:
                     pairs = [(route.name, model) for route, model in routes]
                     if self._index.complete(study.study, study.revision, study.last_received, pairs, now):
@@ -110,3 +128,16 @@ class Completer:
         if queued:
             self._on_jobs()
         return max(pause, 0.01)
+
+    def _fail_what_nobody_does(self, now: float) -> None:
+        """Jobs for a model or destination that is no longer in the configuration would wait for ever."""
+        failed = self._index.fail_unknown(
+            "read", self._settings.models(), "the model is in no route of the configuration any more", now
+        ) + self._index.fail_unknown(
+            "send",
+            [peer.name for peer in self._settings.destinations()],
+            "the destination is not in the configuration any more",
+            now,
+        )
+        if failed:
+            logger().error("jobs.failed", objects=failed, reason="their model or destination left the configuration")

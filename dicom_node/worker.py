@@ -97,6 +97,16 @@ class Worker:
         self._stopping.set()
         self._wake.set()
 
+    @property
+    def name(self) -> str:
+        """What the worker does, for a person."""
+        return self._thread.name
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
     def join(self, timeout: float | None = None) -> None:
         """Wait for the job in work."""
         if self._thread.is_alive():
@@ -105,21 +115,18 @@ class Worker:
     def _run(self) -> None:
         while not self._stopping.is_set():
             self._wake.clear()
+            pause = _POLL_SECONDS
             try:
-                worked = self.work_once()
+                if self.work_once():
+                    continue
+                self._idle()
+                pause = self._pause()
             except Exception as error:  # the index or the disk is in trouble: say so and try again, for ever
                 logger().error("worker.failed", kind=self._kind, error=where(error))
-                worked = False
-            if not worked:
-                self._idle()
-                self._wake.wait(self._pause())
+            self._wake.wait(pause)
 
     def _pause(self) -> float:
-        try:
-            due = self._index.next_due(self._kind, self._target)
-        except Exception as error:
-            logger().error("worker.failed", kind=self._kind, error=where(error))
-            return _POLL_SECONDS
+        due = self._index.next_due(self._kind, self._target)
         return _POLL_SECONDS if due is None else min(max(due - self._clock(), 0.01), _POLL_SECONDS)
 
     def work_once(self) -> bool:
@@ -158,7 +165,7 @@ class Worker:
     def _retry(self, job: Job, reason: str) -> None:
         now = self._clock()
         if self._stopping.is_set():  # cut off by the node's own end: no fault of the job
-            self._index.retry_later(job, now, reason)
+            self._index.give_back(job, now)
         elif self._patience.is_over(job, now):
             self._fail(job, f"{reason} (given up after {job.attempts} attempt{'s' * (job.attempts != 1)})")
         else:

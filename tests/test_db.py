@@ -177,8 +177,70 @@ def test_what_a_dead_node_was_doing_is_queued_again(index: Index) -> None:
     receive(index, "1.2.1")
     completed(index, ("r", "m"))
     claimed(index)
-    assert index.requeue_running(32.0) == 1
+    assert index.requeue_running(32.0, 3) == 1
     assert claimed(index, now=33.0).attempts == 2
+
+
+def test_a_reading_that_ends_the_node_each_time_is_not_begun_for_ever(index: Index) -> None:
+    receive(index, "1.2.1")
+    completed(index, ("r", "m"))
+    for _ in range(2):
+        claimed(index)
+        assert index.requeue_running(30.0, 3) == 1
+    claimed(index)
+    assert index.requeue_running(30.0, 3) == 0
+    assert state(index) == "failed"
+    assert "3 times" in index.studies_with_state("1.1")[0]["reason"]
+
+
+def test_a_job_cut_off_by_the_nodes_end_keeps_its_attempts(index: Index) -> None:
+    receive(index, "1.2.1")
+    completed(index, ("r", "m"))
+    assert index.give_back(claimed(index), 31.0)
+    assert claimed(index, now=32.0).attempts == 1
+
+
+def test_a_job_for_what_left_the_configuration_fails(index: Index) -> None:
+    receive(index, "1.2.1")
+    completed(index, ("r", "m"))
+    assert index.fail_unknown("read", ["m", "x"], "gone", 30.0) == 0
+    assert index.fail_unknown("read", [], "gone", 30.0) == 1
+    assert (state(index), index.studies_with_state("1.1")[0]["reason"]) == ("failed", "gone")
+
+
+def test_an_older_report_is_not_sent_after_a_newer_one(index: Index) -> None:
+    receive(index, "1.2.1")
+    completed(index, ("r", "m"))
+    read(index, claimed(index), "k1", "9.1", "9.2")
+    refused = claimed(index, "send", 41.0)
+    index.fail(refused, 42.0, "A900")
+    receive(index, "1.2.2", now=50.0)
+    completed(index, ("r", "m"))
+    job = claimed(index, now=60.0)
+    with index.transaction():
+        index.finish(job, 61.0, run_key="k2")
+        index.add_reading(
+            NewReading("k2", "1.1", "m", "1", "d", 1.0, "{}"), [NewResult("9.3", "1.2", "9", 0, "sr", "r/3", 5)]
+        )
+        assert index.supersede(job, "k2", 61.0) == 2
+        index.queue_sends(job, "k2", ["pacs"], 61.0)
+    assert index.revive(None, 70.0) == 0
+    assert claimed(index, "send", 71.0).subject == "9.3"
+    assert index.claim("send", None, 72.0, 60.0) is None
+
+
+def test_a_series_whose_instances_differ_is_found_by_any_of_them(index: Index) -> None:
+    for number, part in enumerate(("PELVIS", "CHEST", "CHEST")):
+        new = NewInstance(f"1.2.{number}", "1", "1", "1.1", "1.1.1", "DX", part, "", "", "A", "f", 1)
+        index.add_instance(new, 10.0)
+    assert [one.body_part for one in index.series_of("1.1")] == ["CHEST", "PELVIS"]
+
+
+def test_an_installation_keeps_its_identity(index: Index, tmp_path: Path) -> None:
+    assert index.node_id() == index.node_id()
+    other = Index(tmp_path / "other.sqlite", create=True)
+    assert other.node_id() != index.node_id()
+    other.close()
 
 
 def test_a_transaction_is_kept_whole_or_not_at_all(index: Index) -> None:

@@ -8,8 +8,10 @@ import os
 import socket
 import subprocess
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from pydicom.uid import (
     JPEGLSLossless,
     generate_uid,
 )
+from pynetdicom.dimse_messages import C_STORE_RQ
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import split_dataset
 from pynetdicom.sop_class import Verification
@@ -310,8 +313,11 @@ def test_control_characters_in_an_ae_title_do_not_reach_the_log(
     with socket.create_connection(("127.0.0.1", node.port), timeout=10) as peer:
         peer.sendall(b"\x01\x00" + len(body).to_bytes(4, "big") + body)
         peer.settimeout(10)
-        peer.recv(64)
-    assert not any("\x1b" in json.dumps(e, ensure_ascii=False) for e in logged("association.rejected"))
+        answer = peer.recv(64)
+    assert answer[:1] == b"\x03", "an A-ASSOCIATE-RJ"
+    (event,) = wait_until(lambda: logged("association.rejected"), "the rejection in the log")
+    assert "\\x1b[2J\\nB" in event["reason"]
+    assert "\x1b" not in json.dumps(event, ensure_ascii=False)
     assert send(node.port, make_image()) == [0x0000]
 
 
@@ -355,16 +361,126 @@ def test_a_full_disk_is_answered_a700_and_the_node_lives_on(start_node: StartNod
     assert send(node.port, *again) == [0x0000]
 
 
-def test_an_aborted_association_leaves_nothing_half_written(node: Node) -> None:
-    image = make_image(Rows=1000, Columns=1000, PixelData=os.urandom(2_000_000))
-    association = associate(node.port, (image.SOPClassUID, ExplicitVRLittleEndian))
-    request = C_STORE()
-    request.MessageID, request.Priority = 1, 2
-    request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = image.SOPClassUID, image.SOPInstanceUID
-    request.DataSet = io.BytesIO(encoded(image)[:-500_000])
-    sender = association.dul.socket.socket
-    association.dimse.send_msg(request, association.accepted_contexts[0].context_id)
-    sender.close()
-    association.abort()
+def half_an_image(port: int) -> socket.socket:
+    """A sender that falls silent in the middle of a P-DATA message."""
+    image = make_image()
+    association = associate(port, (image.SOPClassUID, ExplicitVRLittleEndian))
+    assert association.is_established
+    sock: socket.socket = association.dul.socket.socket
+    sock.sendall(b"\x04\x00" + (5000).to_bytes(4, "big") + b"\x00\x00\x01\x00\x01\x01half")
+    return sock
+
+
+def test_a_sender_that_falls_silent_gives_its_place_back(
+    start_node: StartNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dicom_node.net.SILENT_SECONDS", 0.5)
+    node = start_node(settings_for(tmp_path / "node"))
+    held = [half_an_image(node.port) for _ in range(3)]
+
+    def acceptors() -> int:
+        return sum("AcceptorThread" in thread.name for thread in threading.enumerate())
+
+    assert acceptors() >= 3
+    wait_until(lambda: acceptors() == 0, "the silent associations to end", 20)
     assert send(node.port, make_image()) == [0x0000]
-    assert not list((node.settings.node.data_dir / "incoming").iterdir())
+    for sock in held:
+        sock.close()
+
+
+def test_a_node_stops_while_senders_are_silent(tmp_path: Path) -> None:
+    node = Node(settings_for(tmp_path / "node"))
+    node.start()
+    held = [half_an_image(node.port) for _ in range(3)]
+    began = time.monotonic()
+    node.stop()
+    assert time.monotonic() - began < 20
+    for sock in held:
+        sock.close()
+
+
+def test_an_image_that_is_slow_on_the_wire_does_not_complete_its_study(start_node: StartNode, tmp_path: Path) -> None:
+    node = start_node(settings_for(tmp_path / "node", node={"quiet_seconds": 0.5}))
+    first = make_image()
+    second = make_image(StudyInstanceUID=first.StudyInstanceUID)
+    association = associate(node.port, (first.SOPClassUID, ExplicitVRLittleEndian))
+    assert association.send_c_store(first).Status == 0x0000
+    data_set, context = encoded(second), association.accepted_contexts[0].context_id
+    request = C_STORE()
+    request.MessageID, request.Priority = 2, 2
+    request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = second.SOPClassUID, second.SOPInstanceUID
+    request.DataSet = io.BytesIO(data_set)
+    message = C_STORE_RQ()
+    message.primitive_to_message(request)
+    association._reactor_checkpoint.clear()
+    assert node.index is not None
+    parts = list(message.encode_msg(context, 1000))
+    for part in parts:
+        time.sleep(2.0 / len(parts))
+        association.dul.send_pdu(part)
+        assert node.index.studies_with_state()[0]["state"] == "receiving"
+    _, answer = association.dimse.get_msg(block=True)
+    assert answer is not None
+    assert answer.Status == 0x0000
+    association._reactor_checkpoint.set()
+    row = node.index.studies_with_state()[0]
+    assert (row["instances"], row["revision"]) == (2, 1)
+    association.release()
+
+
+def test_a_caller_is_rejected_where_judging_it_fails(
+    start_node: StartNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_peer: object, _address: str) -> bool:
+        raise RuntimeError("an error of ours")
+
+    monkeypatch.setattr("dicom_node.receive._calls_from", broken)
+    node = start_node(settings_for(tmp_path / "node"))
+    association = associate(node.port, (Verification, ImplicitVRLittleEndian))
+    assert association.is_rejected
+
+
+def test_a_log_that_cannot_be_written_changes_nothing(start_node: StartNode, tmp_path: Path) -> None:
+    full = Path("/dev/full").open("w")  # noqa: SIM115 - closing it fails, as everything else on it
+    log.configure(full)
+    node = start_node(settings_for(tmp_path / "node"))
+    assert associate(node.port, (Verification, ImplicitVRLittleEndian), calling="STRANGER").is_rejected
+    assert send(node.port, make_image()) == [0x0000]
+    assert node.index is not None
+    index = node.index
+    wait_until(lambda: index.studies_with_state()[0]["state"] == "no route", "the study to be completed")
+    assert node.stuck == ""
+    with suppress(OSError):
+        full.close()
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"cut")])
+def test_an_instance_whose_file_was_lost_is_stored_again(node: Node, damage: Callable[[Path], object]) -> None:
+    image = make_image()
+    assert send(node.port, image) == [0x0000]
+    kept = node.received(image.SOPInstanceUID)
+    assert kept is not None
+    damage(kept[0])
+    assert send(node.port, image) == [0x0000]
+    assert stored_bytes(node, image.SOPInstanceUID) == encoded(image)
+
+
+def test_an_instance_of_another_study_under_the_same_uid_is_not_swallowed(node: Node) -> None:
+    image = make_image()
+    assert send(node.port, image) == [0x0000]
+    image.StudyInstanceUID = generate_uid(None)
+    assert send(node.port, image) == [0xC001]
+
+
+def test_a_title_padded_with_nul_is_known(node: Node) -> None:
+    title, called = b"TESTER".ljust(16, b"\0"), b"AINODE".ljust(16, b"\0")
+    context = b"\x30\x00\x00\x11" + b"1.2.840.10008.1.1" + b"\x40\x00\x00\x11" + b"1.2.840.10008.1.2"
+    items = b"\x10\x00\x00\x15" + b"1.2.840.10008.3.1.1.1"
+    items += b"\x20\x00" + (4 + len(context)).to_bytes(2, "big") + b"\x01\x00\x00\x00" + context
+    user = b"\x51\x00\x00\x04\x00\x00\x40\x00" + b"\x52\x00\x00\x05" + b"1.2.3"
+    items += b"\x50\x00" + len(user).to_bytes(2, "big") + user
+    body = b"\x00\x01\x00\x00" + called + title + b"\0" * 32 + items
+    with socket.create_connection(("127.0.0.1", node.port), timeout=10) as peer:
+        peer.sendall(b"\x01\x00" + len(body).to_bytes(4, "big") + body)
+        peer.settimeout(10)
+        assert peer.recv(1) == b"\x02", "an A-ASSOCIATE-AC"

@@ -120,6 +120,26 @@ def test_a_late_instance_is_a_new_revision_with_jobs_of_its_own(tmp_path: Path, 
     assert [(job["revision"], job["state"]) for job in index.jobs_of("1")] == [(1, "queued"), (2, "queued")]
 
 
+def test_bytes_on_an_open_association_keep_a_study_from_being_complete(tmp_path: Path, index: Index) -> None:
+    config = settings(tmp_path, {"name": "r", "models": ["a"]})
+    last_byte = {"1": 109.0}
+    completer = Completer(config, index, last_byte=lambda study: last_byte.get(study, 0.0))
+    receive(index, "1.1.1", 100.0)
+    completer.tick(113.9)
+    assert index.studies_with_state("1")[0]["state"] == "receiving"
+    completer.tick(114.0)
+    assert index.studies_with_state("1")[0]["state"] == "reading"
+
+
+def test_work_for_a_route_that_was_removed_fails_visibly(tmp_path: Path, index: Index) -> None:
+    receive(index, "1.1.1", 100.0)
+    Completer(settings(tmp_path, {"name": "r", "models": ["a"]}), index).tick(105.0)
+    Completer(settings(tmp_path), index).tick(106.0)
+    row = index.studies_with_state("1")[0]
+    assert row["state"] == "failed"
+    assert "in no route of the configuration any more" in row["reason"]
+
+
 def test_it_says_when_to_look_again(tmp_path: Path, index: Index) -> None:
     completer = Completer(settings(tmp_path, {"name": "r", "models": ["a"]}), index)
     receive(index, "1.1.1", 100.0)

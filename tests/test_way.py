@@ -26,6 +26,7 @@ from ai import bundle, phantom, phantom_dicom
 from dicom_node import views
 from dicom_node.db import INDEX_FILE, Index
 from dicom_node.node import Node
+from dicom_node.worker import Patience
 
 StartNode = Callable[..., Node]
 StartPacs = Callable[..., Pacs]
@@ -239,7 +240,7 @@ def test_a_model_that_dies_fails_that_job_and_never_touches_the_receiver(
 def test_a_model_that_takes_too_long_fails_with_the_reason(
     start_node: StartNode, start_pacs: StartPacs, tmp_path: Path, healthy: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dicom_node.node._READ_PATIENCE.first_delay", 0.1, raising=False)
+    monkeypatch.setattr("dicom_node.node._READ_PATIENCE", Patience(attempts=3, seconds=None, first_delay=0.1))
     bundles = spoiled(tmp_path, "__import__('os').path.exists('{flag}') and __import__('time').sleep(600)")
     settings = settings_for(tmp_path / "node", pacs_port=start_pacs().port, node={"read_timeout_seconds": 1.0})
     node = start_node(settings, bundles=bundles)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from conftest import wait_until
 
 from dicom_node.db import Index, Job, NewInstance
 from dicom_node.errors import Permanent, Retryable
@@ -133,3 +134,21 @@ def test_a_stopping_worker_gives_its_job_back(index: Index) -> None:
     stopped = worker(index, cut_off, clock, patience)
     stopped.work_once()
     assert (job(index)["state"], job(index)["due"]) == ("queued", clock.now)
+    assert job(index)["attempts"] == 0
+
+
+def test_the_thread_lives_through_an_error_of_what_it_does_when_idle(index: Index) -> None:
+    calls: list[int] = []
+
+    def idle() -> None:
+        calls.append(1)
+        raise RuntimeError("the association broke while it was released")
+
+    busy = Worker(index, "send", lambda _: Done(), patience=Patience(1, None), lease_seconds=1.0, idle=idle)
+    busy.start()
+    wait_until(lambda: calls, "the idle call")
+    busy.wake()
+    wait_until(lambda: len(calls) >= 2, "the next one")
+    assert busy.alive
+    busy.ask_to_stop()
+    busy.join()
