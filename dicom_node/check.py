@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import socket
 import tempfile
@@ -78,18 +79,42 @@ def points(config: Path) -> Iterator[Point]:
 
 
 def _folder(folder: Path) -> Point:
+    """Whether the node can keep its state there; a missing folder is not made, since it would be this user's."""
+    me = _user(os.geteuid())
+    owner = me
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o750)
-        with tempfile.NamedTemporaryFile(dir=folder) as probe:
-            probe.write(b"probe")
-            probe.flush()
-            os.fsync(probe.fileno())
-        free = shutil.disk_usage(folder).free
+        there = folder
+        while not os.path.lexists(there):
+            there = there.parent
+        if not there.is_dir():
+            return Point("FAIL", "data_dir", f"{folder}: cannot be written: {there} is no folder")
+        if there == folder:
+            owner = _user(folder.stat().st_uid)
+            with tempfile.NamedTemporaryFile(dir=folder) as probe:
+                probe.write(b"probe")
+                probe.flush()
+                os.fsync(probe.fileno())
+            text = "writable"
+        elif os.access(there, os.W_OK | os.X_OK):
+            text = f"does not exist yet; it will be made at the first start in {there}, which {me} may write"
+        else:
+            return Point(
+                "FAIL", "data_dir", f"{folder}: is not there, and {me} may not make it: {there} cannot be written"
+            )
+        free = shutil.disk_usage(there).free
     except OSError as error:
         return Point("FAIL", "data_dir", f"{folder}: cannot be written: {error.strerror}")
-    return Point(
-        "warn" if free < _LOW_SPACE else "ok", "data_dir", f"{folder}: writable, {free / 1024**3:.1f} GiB free"
-    )
+    text = f"{folder}: {text}, {free / 1024**3:.1f} GiB free"
+    if owner != me:
+        text += f"; it belongs to {owner}, but this check runs as {me}: check as the user that the node runs as"
+    return Point("warn" if free < _LOW_SPACE or owner != me else "ok", "data_dir", text)
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"
 
 
 def _port(settings: Settings, *, running: bool) -> Point:
@@ -143,9 +168,14 @@ def _echo(settings: Settings, peer: Peer) -> Point:
     ae = AE(ae_title=settings.node.ae_title)
     ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = 5
     ae.add_requested_context(UID(Verification))
-    association = ae.associate(peer.host, peer.port, ae_title=peer.ae_title)
     what = f"peer {peer.name}"
     at = f"{peer.ae_title} at {peer.host}:{peer.port}"
+    try:
+        association = ae.associate(peer.host, peer.port, ae_title=peer.ae_title)
+    except (socket.gaierror, UnicodeError):
+        return Point("warn", what, f"host name {peer.host!r} cannot be resolved")
+    except OSError as error:
+        return Point("warn", what, f"{at}: no connection: {error.strerror or error}")
     if not association.is_established:
         why = f"it does not know {settings.node.ae_title}, or its own AE title is another"
         return Point(
@@ -153,7 +183,11 @@ def _echo(settings: Settings, peer: Peer) -> Point:
             what,
             f"{at}: " + (f"rejected our association: {why}" if association.is_rejected else "no connection"),
         )
-    status = association.send_c_echo()
-    association.release()
+    try:
+        status = association.send_c_echo()
+    except RuntimeError:  # it ended the association at once
+        status = {}
+    if association.is_established:
+        association.release()
     good = "Status" in status and status.Status == 0x0000
     return Point("ok" if good else "warn", what, f"{at}: " + ("answers C-ECHO" if good else "does not answer C-ECHO"))

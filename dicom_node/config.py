@@ -7,6 +7,8 @@ line, where the file is no TOML), what stands there and what was expected.
 from __future__ import annotations
 
 import ipaddress
+import re
+import socket
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +17,11 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from dicom_node.errors import ConfigError
+
+_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+_NUMBERS = re.compile(r"(?:.*\.)?(?:[0-9]+|0[xX][0-9A-Fa-f]*)\.?")
+_WITH_PORT = re.compile(r"(?:[^:]+|\[.*\]):[0-9]+")
+_WILDCARDS = frozenset("*?[")
 
 
 def _ae_title(value: str) -> str:
@@ -26,10 +33,33 @@ def _ae_title(value: str) -> str:
 
 
 def _host(value: str) -> str:
+    """An IP address, or a name as RFC 1123 2.1 has it; underscores, which Windows and containers use, are let pass."""
     text = value.strip()
-    if not text or any(c.isspace() or not c.isprintable() or c in "/\\@" for c in text):
-        raise ValueError("expected an IP address or a host name")
+    printable = all(c.isprintable() and not c.isspace() for c in text)
+    if printable and _address(text) is not None:
+        return text
+    if _WITH_PORT.fullmatch(text):
+        raise ValueError("expected an IP address or a host name alone; the port is a key of its own")
+    if printable and _NUMBERS.fullmatch(text):  # the C library would read 10, 1.2 or 0x7f.1 as an address, too
+        raise ValueError("looks like an IPv4 address but is none: four numbers from 0 to 255 were expected")
+    name = text.removesuffix(".")
+    if len(name) > 253 or not all(_LABEL.fullmatch(label) for label in name.split(".")):
+        raise ValueError(
+            "expected an IP address or a host name: dots between parts of 1 to 63 letters, digits and hyphens"
+        )
     return text
+
+
+def _folder(value: Any) -> Any:
+    """A path as text or as such, its ``~`` or ``~user`` replaced by the home folder."""
+    if not isinstance(value, str | Path):
+        return value
+    if not str(value).strip() or "\0" in str(value):
+        raise ValueError("expected the path of a folder")
+    try:
+        return Path(value).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{Path(value).parts[0]} is the home folder of no user of this machine") from error
 
 
 def _any_of(value: Any) -> Any:
@@ -41,8 +71,9 @@ Patterns = Annotated[tuple[str, ...], BeforeValidator(_any_of), Field(min_length
 AETitle = Annotated[str, AfterValidator(_ae_title)]
 Host = Annotated[str, AfterValidator(_host)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
-Port = Annotated[int, Field(ge=1, le=65535)]
-Seconds = Annotated[float, Field(ge=0, le=86400, allow_inf_nan=False)]
+Flag = Annotated[bool, Field(strict=True)]  # strict: neither "yes" nor 1 is true, and true is no number
+Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
+Seconds = Annotated[float, Field(strict=True, ge=0, le=86400, allow_inf_nan=False)]
 Output = Literal["sr", "sc"]
 
 
@@ -55,12 +86,12 @@ class NodeSettings(_Strict):
 
     ae_title: AETitle = "AINODE"
     host: Host = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = 11112
-    data_dir: Path = Path("var")
+    port: Annotated[int, Field(strict=True, ge=0, le=65535)] = 11112
+    data_dir: Annotated[Path, BeforeValidator(_folder)] = Path("var")
     quiet_seconds: Seconds = 5.0
-    accept_unknown_callers: bool = False
-    read_timeout_seconds: Annotated[float, Field(gt=0, le=86400)] = 120.0
-    deliver_for_hours: Annotated[float, Field(gt=0, le=8760)] = 72.0
+    accept_unknown_callers: Flag = False
+    read_timeout_seconds: Annotated[Seconds, Field(ge=1)] = 120.0
+    deliver_for_hours: Annotated[float, Field(strict=True, gt=0, le=8760, allow_inf_nan=False)] = 72.0
 
 
 class Peer(_Strict):
@@ -73,9 +104,9 @@ class Peer(_Strict):
     ae_title: AETitle
     host: Host | None = None
     port: Port | None = None
-    may_store: bool = False
-    destination: bool = False
-    any_host: bool = False
+    may_store: Flag = False
+    destination: Flag = False
+    any_host: Flag = False
 
     @model_validator(mode="after")
     def _complete(self) -> Peer:
@@ -117,6 +148,8 @@ class Settings(_Strict):
     def _consistent(self) -> Settings:
         _once("peers", "name", [p.name for p in self.peers])
         _once("routes", "name", [r.name for r in self.routes])
+        self._no_loop()
+        self._no_ambiguous_callers()
         destinations = {p.name for p in self.peers if p.destination}
         for route in self.routes:
             for name in route.to:
@@ -128,7 +161,44 @@ class Settings(_Strict):
                     )
             for key in ("models", "outputs", "to"):
                 _once(f"route {route.name!r}", key, list(getattr(route, key)))
+            self._callers_exist(route)
         return self
+
+    def _no_loop(self) -> None:
+        node = self.node
+        for peer in self.destinations():
+            if (peer.ae_title, peer.port) == (node.ae_title, node.port) and _is_here(str(peer.host), node.host):
+                raise ValueError(
+                    f"peer {peer.name!r} is a destination, but {peer.ae_title} at {peer.host}:{peer.port} is this node "
+                    f"itself: its results would come back to it; expected another AE title, host or port"
+                )
+
+    def _no_ambiguous_callers(self) -> None:
+        for number, one in enumerate(self.peers):
+            for other in self.peers[:number]:
+                same_host = one.host is not None and other.host is not None and _place(one.host) == _place(other.host)
+                if (
+                    one.ae_title == other.ae_title
+                    and (same_host or (one.any_host and other.any_host))
+                    and one.may_store != other.may_store
+                ):
+                    where = f"from {one.host}" if same_host else "from any host"
+                    raise ValueError(
+                        f"peers {other.name!r} and {one.name!r} both call as {one.ae_title} {where}, but only one "
+                        f"of them has may_store = true; expected the same may_store on both"
+                    )
+
+    def _callers_exist(self, route: Route) -> None:
+        if self.node.accept_unknown_callers:
+            return
+        titles = {p.ae_title for p in self.peers}
+        known = {title.lower() for title in titles}
+        for pattern in route.match.from_:
+            if not _WILDCARDS & set(pattern) and pattern.lower() not in known:
+                raise ValueError(
+                    f"route {route.name!r}: match.from names {pattern!r}, which is the AE title of no peer: it could "
+                    f"never match (those are: {', '.join(sorted(titles))})"
+                )
 
     def quiet_seconds(self, route: Route) -> float:
         """How long a study of this route must be quiet before it counts as complete."""
@@ -160,7 +230,8 @@ def load(path: Path) -> Settings:
         ConfigError: with one line for each fault: file, key or line, what stands there, what was expected.
     """
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        # Windows' Notepad begins a UTF-8 file with a byte order mark, which is no TOML.
+        raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -171,7 +242,7 @@ def load(path: Path) -> Settings:
         settings = Settings.model_validate(raw)
     except ValidationError as error:
         raise ConfigError("\n".join(_fault(path, e) for e in error.errors(include_url=False))) from error
-    data_dir = settings.node.data_dir.expanduser()
+    data_dir = settings.node.data_dir
     if not data_dir.is_absolute():
         data_dir = path.resolve().parent / data_dir
     return settings.model_copy(update={"node": settings.node.model_copy(update={"data_dir": data_dir})})
@@ -193,7 +264,27 @@ def _fault(path: Path, error: Any) -> str:
 
 def is_loopback(host: str) -> bool:
     """Whether an address or host name stays on this machine."""
+    place = _place(host)
+    return place == "localhost" if isinstance(place, str) else place.is_loopback
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        return ipaddress.ip_address(host).is_loopback
+        found = ipaddress.ip_address(host)
     except ValueError:
-        return host.lower() == "localhost"
+        return None
+    return (found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None) or found
+
+
+def _place(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | str:
+    """What two ways of writing one host have in common; no name is looked up."""
+    return _address(host) or host.lower().removesuffix(".")
+
+
+def _is_here(host: str, own: str) -> bool:
+    """Whether a host is this machine: its loopback, the address that the node listens on, or the machine's own name."""
+    place = _place(host)
+    if is_loopback(host) or place == _place(own) or (not isinstance(place, str) and place.is_unspecified):
+        return True
+    name = socket.gethostname().lower()
+    return place in {name, name.partition(".")[0]}

@@ -105,13 +105,16 @@ class Sender:
             ae.add_requested_context(sop_class, ImplicitVRLittleEndian)
         peer = self._peer
         connected: list[bool] = []
-        association = ae.associate(
-            peer.host,
-            peer.port,
-            ae_title=peer.ae_title,
-            max_pdu=0,
-            evt_handlers=[(evt.EVT_CONN_OPEN, _on_connected, [connected])],
-        )
+        try:
+            association = ae.associate(
+                peer.host,
+                peer.port,
+                ae_title=peer.ae_title,
+                max_pdu=0,
+                evt_handlers=[(evt.EVT_CONN_OPEN, _on_connected, [connected])],
+            )
+        except (OSError, UnicodeError) as error:  # pynetdicom looks the name up before it connects
+            raise Retryable(f"{self._named()}: its host name cannot be resolved") from error
         if association.is_established:
             self._association = association
             return association

@@ -22,6 +22,7 @@ from typing import Any, TextIO
 
 import pydicom
 from PIL import Image
+from pydantic import ValidationError
 from pydicom.uid import generate_uid
 from pynetdicom.dsutils import split_dataset
 from rich.console import Console
@@ -74,6 +75,11 @@ class Demo:
             if found is None:
                 raise NodeError(f"--pacs {pacs!r}: expected AET@HOST:PORT, for example PACS@127.0.0.1:4242")
             self._external = Target(found["ae"], found["host"], int(found["port"]))
+            try:
+                _node_settings(Path(), self._external)
+            except ValidationError as error:
+                told = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
+                raise NodeError(f"--pacs {pacs!r}: {told}") from error
 
     def run(self) -> bool:
         """Do it.

@@ -80,7 +80,10 @@ def push(
         for sop_class, syntax in dict.fromkeys(key for _, key in batch):
             ae.add_requested_context(sop_class, syntax)
         handlers: list[Any] = [(evt.EVT_CONN_OPEN, no_delay)]
-        association = ae.associate(target.host, target.port, ae_title=target.ae_title, evt_handlers=handlers)
+        try:
+            association = ae.associate(target.host, target.port, ae_title=target.ae_title, evt_handlers=handlers)
+        except (OSError, UnicodeError) as error:
+            raise NodeError(f"{target.ae_title}: host name {target.host!r} cannot be resolved") from error
         if not association.is_established and association.rejected_contexts:
             done += [Pushed(path, None, time.time()) for path, _ in batch]  # it takes none of these kinds of object
             continue

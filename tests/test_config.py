@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,26 @@ def test_a_relative_data_dir_counts_from_the_file(tmp_path: Path) -> None:
         (('name = "chest"', 'name = "chest"\noutputs = ["gsps"]'), ["routes[0].outputs[0]", "'gsps'", "'sr' or 'sc'"]),
         (('name = "chest"', 'name = "chest"\nquiet = 2'), ["routes[0].quiet", "no such key"]),
         (('name = "chest"', 'name = "chest"\nquiet_seconds = -1'), ["routes[0].quiet_seconds", "-1"]),
+        (("port = 104", "port = true"), ["peers[0].port", "True", "integer"]),
+        (("port = 104", "port = 104.0"), ["peers[0].port", "104.0", "integer"]),
+        (("[node]", "[node]\nport = true"), ["node.port", "True", "integer"]),
+        (("destination = true", "destination = 1"), ["peers[0].destination", "found 1", "boolean"]),
+        (("destination = true", 'destination = "yes"'), ["peers[0].destination", "'yes'", "boolean"]),
+        (("[node]", '[node]\nquiet_seconds = "2"'), ["node.quiet_seconds", "'2'", "number"]),
+        (("[node]", "[node]\nquiet_seconds = true"), ["node.quiet_seconds", "True", "number"]),
+        (("[node]", "[node]\ndeliver_for_hours = true"), ["node.deliver_for_hours", "True", "number"]),
+        (("[node]", "[node]\ndeliver_for_hours = nan"), ["node.deliver_for_hours", "nan", "number"]),
+        (("[node]", "[node]\nread_timeout_seconds = 0.001"), ["node.read_timeout_seconds", "0.001", "equal to 1"]),
+        (("[node]", "[node]\nread_timeout_seconds = nan"), ["node.read_timeout_seconds", "nan", "number"]),
+        (("[node]", '[node]\ndata_dir = ""'), ["node.data_dir", "found ''", "path of a folder"]),
+        (("[node]", '[node]\ndata_dir = "a\\u0000b"'), ["node.data_dir", "path of a folder"]),
+        (
+            ("[node]", '[node]\ndata_dir = "~nosuchuser/x"'),
+            ["node.data_dir", "'~nosuchuser/x'", "home folder of no user"],
+        ),
+        (("[node]", '[node]\nhost = "1.2.3.999"'), ["node.host", "'1.2.3.999'", "four numbers from 0 to 255"]),
+        (("[[routes]]", '[[routes]]\nmatch.from = "CT1"'), ["'chest'", "match.from", "'CT1'", "no peer", "are: PACS)"]),
+        (("[[routes]]", '[[routes]]\nmatch.from = ["pacs", ""]'), ["'chest'", "match.from", "''", "no peer"]),
         (("[node]", "[nodes]"), ["nodes", "no such key"]),
         (("[node]", "[node"), ["not valid TOML", "line 2"]),
     ],
@@ -87,6 +108,130 @@ def test_a_mistake_is_told_with_its_place(tmp_path: Path, change: tuple[str, str
         load(file)
     for text in [str(file), *told]:
         assert text in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("host", "told"),
+    [
+        ("1.2.3.999", "looks like an IPv4 address but is none"),
+        ("1.2.3", "looks like an IPv4 address but is none"),
+        ("10", "looks like an IPv4 address but is none"),
+        ("1.2.3.04", "looks like an IPv4 address but is none"),
+        ("0x7f.1", "looks like an IPv4 address but is none"),
+        ("pacs.0", "looks like an IPv4 address but is none"),
+        ("1.2.3.4:104", "the port is a key of its own"),
+        ("pacs.example:104", "the port is a key of its own"),
+        ("[2001:db8::1]:104", "the port is a key of its own"),
+        ("[2001:db8::1]", "expected an IP address or a host name"),
+        ("", "expected an IP address or a host name"),
+        (".", "expected an IP address or a host name"),
+        ("a..b", "expected an IP address or a host name"),
+        ("-a.b", "expected an IP address or a host name"),
+        ("a.b-", "expected an IP address or a host name"),
+        ("a" * 64, "expected an IP address or a host name"),
+        (".".join(["a" * 63] * 4), "expected an IP address or a host name"),
+        ("pacs,example", "expected an IP address or a host name"),
+        ("p\u00e4cs", "expected an IP address or a host name"),
+        ("fe80::1%a b", "expected an IP address or a host name"),
+        ("user@pacs", "expected an IP address or a host name"),
+    ],
+)
+def test_what_is_no_host_is_refused(tmp_path: Path, host: str, told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(write(tmp_path, GOOD.replace("192.0.2.20", host)))
+    assert "peers[0].host: " in str(caught.value)
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "192.0.2.1",
+        "2001:db8::1",
+        "fe80::1%eth0",
+        "localhost",
+        "PACS",
+        "pacs.example.org",
+        "pacs.example.org.",
+        "pacs_1",
+        "3d-lab.example",
+        "a" * 63,
+        "1pacs",
+    ],
+)
+def test_what_is_a_host_is_taken(tmp_path: Path, host: str) -> None:
+    assert load(write(tmp_path, GOOD.replace("192.0.2.20", f" {host} "))).peers[0].host == host
+
+
+def test_a_whole_number_does_where_a_fraction_may_stand(tmp_path: Path) -> None:
+    node = load(write(tmp_path, "[node]\nquiet_seconds = 0\nread_timeout_seconds = 1\ndeliver_for_hours = 24")).node
+    assert (node.quiet_seconds, node.read_timeout_seconds, node.deliver_for_hours) == (0, 1, 24)
+
+
+def test_a_byte_order_mark_and_windows_line_ends_do_no_harm(tmp_path: Path) -> None:
+    file = tmp_path / "notepad.toml"
+    file.write_bytes(GOOD.replace("\n", "\r\n").encode("utf-8-sig"))
+    assert load(file) == load(write(tmp_path, GOOD))
+
+
+def test_a_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load(write(tmp_path, '[node]\ndata_dir = "~/x"')).node.data_dir == tmp_path / "x"
+    assert NodeSettings(data_dir=Path("~/x")).data_dir == tmp_path / "x"
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1", "localhost", "LOCALHOST.", "192.0.2.7", "0.0.0.0", "ai-box"],
+)
+def test_a_node_never_sends_results_to_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "AI-Box.example")
+    own = GOOD.replace("[node]", '[node]\nhost = "192.0.2.7"').replace("192.0.2.20", host)
+    own = own.replace('"PACS"', '"AINODE"').replace("port = 104", "port = 11112")
+    with pytest.raises(ConfigError, match=r"peer 'pacs' is a destination, but AINODE at .*:11112 is this node itself"):
+        load(write(tmp_path, own))
+    for change in (
+        ('[node]\nhost = "192.0.2.7"', '[node]\nhost = "192.0.2.7"\nport = 104'),
+        ('name = "pacs"\nae_title = "AINODE"', 'name = "pacs"\nae_title = "OTHER"'),
+        (f'host = "{host}"', 'host = "192.0.2.20"'),
+    ):
+        assert change[0] in own
+        load(write(tmp_path, own.replace(*change, 1)))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "ambiguous"),
+    [
+        ({"host": "192.0.2.1"}, {"host": "192.0.2.1"}, True),
+        ({"host": "ct.example"}, {"host": "CT.example."}, True),
+        ({"host": "2001:db8::1"}, {"host": "2001:0db8:0::1"}, True),
+        ({"any_host": True}, {"any_host": True}, True),
+        ({"any_host": True, "host": "192.0.2.1"}, {"any_host": True, "host": "192.0.2.2"}, True),
+        ({"host": "192.0.2.1"}, {"host": "192.0.2.2"}, False),
+        ({"host": "192.0.2.1"}, {"host": "192.0.2.1", "ae_title": "CT2"}, False),
+    ],
+)
+def test_two_peers_that_cannot_be_told_apart_may_the_same(
+    one: dict[str, object], other: dict[str, object], ambiguous: bool
+) -> None:
+    first = {"name": "a", "ae_title": "CT1", "may_store": True, **one}
+    second = {"name": "b", "ae_title": "CT1", "may_store": False, **other}
+    if ambiguous:
+        with pytest.raises(ValueError, match=r"peers 'a' and 'b' both call as CT1 from .*expected the same may_store"):
+            Settings.model_validate({"peers": [first, second]})
+    else:
+        Settings.model_validate({"peers": [first, second]})
+    Settings.model_validate({"peers": [first, {**second, "may_store": True}]})
+
+
+@pytest.mark.parametrize("pattern", ["pacs", "PACS", "CT*", "C?1", "[CD]T1"])
+def test_a_route_may_name_known_callers_and_patterns(tmp_path: Path, pattern: str) -> None:
+    load(write(tmp_path, GOOD.replace("[[routes]]", f'[[routes]]\nmatch.from = "{pattern}"')))
+
+
+def test_any_caller_may_be_named_where_unknown_ones_are_accepted(tmp_path: Path) -> None:
+    text = GOOD.replace("[node]", "[node]\naccept_unknown_callers = true")
+    load(write(tmp_path, text.replace("[[routes]]", '[[routes]]\nmatch.from = "CT1"')))
 
 
 def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
