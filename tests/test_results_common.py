@@ -29,7 +29,18 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
-from ai.contract import ClassResult, Code, Finding, InstanceRef, ModelIdentity, Presence, Reading, Region
+from ai.contract import (
+    ClassResult,
+    Code,
+    Finding,
+    InstanceRef,
+    ModelIdentity,
+    PassedOver,
+    Presence,
+    Reading,
+    ReadingError,
+    Region,
+)
 from dicom_node import __version__
 from dicom_node.results import Run, common, encode, run_key, sc, sr
 from dicom_node.results.source import fit
@@ -73,6 +84,11 @@ BOXES: dict[str, Boxes] = {  # left, top, right, bottom as shares of the image
     },
     "border": {"nodule": (0, 0, 0.2, 0.15), "effusion": (0.8, 0.85, 1, 1), "pneumothorax": (0, 0.7, 0.3, 1)},
 }
+NOT_READ = (
+    PassedOver("1.2.3", "view LL is not among PA, AP"),
+    PassedOver("1.2.4", "it is no image"),
+    PassedOver("1.2.5", "view LL is not among PA, AP"),
+)
 SCORES = {"nodule": 0.8731, "effusion": 0.61, "pneumothorax": 0.5}
 
 
@@ -98,7 +114,14 @@ def plain(dataset: Dataset, keyword: str) -> str:
     return value.decode("latin-1").strip(" \0") if isinstance(value, bytes) else str(value)
 
 
-def run_of(*headers: Dataset, boxes: Boxes | None = None, rows: int = 100, columns: int = 100, **changes: Any) -> Run:
+def run_of(
+    *headers: Dataset,
+    boxes: Boxes | None = None,
+    rows: int = 100,
+    columns: int = 100,
+    passed_over: tuple[PassedOver, ...] = (),
+    **changes: Any,
+) -> Run:
     """A run over images of rows x columns; the boxes are shares of the first image."""
     refs = tuple(InstanceRef(plain(h, "SOPInstanceUID"), plain(h, "SOPClassUID"), "unused") for h in headers)
     findings = tuple(
@@ -117,7 +140,7 @@ def run_of(*headers: Dataset, boxes: Boxes | None = None, rows: int = 100, colum
         else ClassResult(key, name, code, 0.123, 0.5, Presence.ABSENT)
         for key, name, code in CLASSES
     )
-    reading = Reading(MODEL, refs, findings, classes, (), ())
+    reading = Reading(MODEL, refs, findings, classes, passed_over, ())
     key = run_key("here", MODEL, [ref.sop_instance_uid for ref in refs], "settings")
     return replace(Run(key, CREATED, "here", reading), **changes)
 
@@ -245,7 +268,7 @@ warnings.simplefilter("error")
 import test_results_common as t
 from pathlib import Path
 header = lambda _: (t.header_of(Path(sys.argv[1])), t.grey())
-run = t.run_of(header(None)[0], boxes=t.BOXES["overlapping"])
+run = t.run_of(header(None)[0], boxes=t.BOXES["overlapping"], passed_over=t.NOT_READ)
 before = "torch" in sys.modules
 print(json.dumps([before] + [hashlib.sha256(o.content).hexdigest() for o in t.encode(run, ["sr", "sc"], header)]))
 """
@@ -253,7 +276,7 @@ print(json.dumps([before] + [hashlib.sha256(o.content).hexdigest() for o in t.en
 
 def test_a_second_encoding_anywhere_at_any_time_gives_the_same_bytes(real_data: Path) -> None:
     path = SOURCES["dx"]
-    run = run_of(header_of(path), boxes=BOXES["overlapping"])
+    run = run_of(header_of(path), boxes=BOXES["overlapping"], passed_over=NOT_READ)
     here = [
         hashlib.sha256(o.content).hexdigest() for o in encode(run, ["sr", "sc"], lambda _: (header_of(path), grey()))
     ]
@@ -273,6 +296,13 @@ def test_results_are_encoded_without_torch() -> None:
     code = "import sys, dicom_node.results; print('torch' in sys.modules or 'monai' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.strip() == "False"
+
+
+def test_equal_reasons_are_counted_the_most_frequent_first() -> None:
+    reasons = ["b", "a", "c", "a"]
+    run = run_of(make_image(), passed_over=tuple(PassedOver(str(i), r) for i, r in enumerate(reasons)))
+    assert common.passed_over(run) == [("a", 2), ("b", 1), ("c", 1)]
+    assert common.passed_over(run_of(make_image())) == []
 
 
 # --- patient and study ----------------------------------------------------------------------------------------------
@@ -434,6 +464,32 @@ def test_a_source_without_a_study_still_gets_objects_that_can_be_stored() -> Non
 def test_a_name_too_long_for_explicit_vr_is_left_out() -> None:
     image = with_raw(make_image(), PatientName=b"A" * 70_000)
     assert all(written(built).PatientName == "" for built in objects_of(image))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"PatientID": b"TEST-2"},
+        {"PatientID": b""},
+        {"IssuerOfPatientID": b"ELSEWHERE "},
+        {"PatientID": b"SECRET\xff ", "IssuerOfPatientID": b"SECRET"},
+    ],
+)
+@pytest.mark.parametrize("outputs", [["sr"], ["sc"], ["sr", "sc"]])
+def test_images_of_two_patients_are_refused(other: dict[str, bytes], outputs: list[str]) -> None:
+    images = [make_image(), make_image(), with_raw(make_image(), **other)]
+    by_uid = {plain(image, "SOPInstanceUID"): image for image in images}
+    with pytest.raises(ReadingError, match="the study holds images of more than one patient") as caught:
+        encode(run_of(*images), outputs, lambda ref: (by_uid[ref.sop_instance_uid], grey()))
+    assert re.search("TEST|SECRET|ELSEWHERE", str(caught.value)) is None
+    with pytest.raises(ReadingError, match="more than one patient"):
+        sr.build(run_of(*images), images)
+
+
+def test_padding_makes_no_other_patient() -> None:
+    images = [make_image(), with_raw(make_image(), PatientID=b" TEST-1\0", IssuerOfPatientID=b"  ")]
+    by_uid = {plain(image, "SOPInstanceUID"): image for image in images}
+    assert len(encode(run_of(*images), ["sr", "sc"], lambda ref: (by_uid[ref.sop_instance_uid], grey()))) == 3
 
 
 def test_issuer_sequences_are_copied() -> None:

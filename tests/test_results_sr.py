@@ -14,6 +14,7 @@ from pydicom.dataset import Dataset
 from test_results_common import (
     BOXES,
     MODEL,
+    NOT_READ,
     SOURCES,
     _strict_pydicom,  # noqa: F401 (an autouse fixture)
     header_of,
@@ -21,7 +22,7 @@ from test_results_common import (
     written,
 )
 
-from ai.contract import Code, InstanceRef, Presence, Region
+from ai.contract import Code, InstanceRef, PassedOver, Presence, Region
 from dicom_node.results import Run, common, sr
 
 PRESENT, ABSENT, UNDETERMINED = "52101004", "272519000", "373068000"
@@ -191,6 +192,18 @@ def test_a_product_is_not_called_research() -> None:
     assert "diagnostic" not in document.SeriesDescription
 
 
+def test_what_was_not_read_is_named() -> None:
+    image = make_image()
+    document = written(sr.build(run_of(image, passed_over=NOT_READ), [image]))
+    assert sentences(document)[-2].startswith("No findings: ")
+    assert sentences(document)[-1] == (
+        "Not read: 3 images, other objects or series: view LL is not among PA, AP (2); it is no image (1)."
+    )
+    one = written(sr.build(run_of(image, passed_over=(PassedOver("1", "modality SR is not among CR"),)), [image]))
+    assert sentences(one)[-1] == "Not read: 1 image, other object or series: modality SR is not among CR (1)."
+    assert not any("Not read" in sentence for sentence in sentences(build()[0]))
+
+
 def test_all_images_are_evidence_and_stand_in_the_library() -> None:
     images = [make_image(Modality="CR"), make_image(Modality="OT")]
     images[1].StudyInstanceUID = images[0].StudyInstanceUID
@@ -267,7 +280,7 @@ def test_the_procedure_is_the_one_reported_on(modality: str, body_part: str, pro
 def file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     header = header_of(SOURCES["dx"])
     shape = header_of(SOURCES["dx"])
-    run = run_of(header, boxes=BOXES[request.param], rows=shape.Rows, columns=shape.Columns)
+    run = run_of(header, boxes=BOXES[request.param], rows=shape.Rows, columns=shape.Columns, passed_over=NOT_READ)
     path = tmp_path / "sr.dcm"
     path.write_bytes(common.to_bytes(sr.build(run, [header])))
     return path
@@ -300,4 +313,5 @@ def test_dcmtk_reads_it_as_plain_sentences(file: Path) -> None:
     assert "AI - not for diagnostic use" in html
     assert "Demonstration model, trained on no patient" in html
     assert ("No findings: Nodule absent" in html) != ("3 findings with a region: Nodule present (87.3 %" in html)
+    assert "Not read: 3 images, other objects or series: view LL" in html
     assert run_tool("dsrdump", "-q", file).stderr == ""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from ai.contract import InstanceRef
-from dicom_node.results import common, sc, sr
+from dicom_node.results import common, sc, source, sr
 from dicom_node.results.common import ROLES, Run, run_key
 
 __all__ = ["ROLES", "ResultObject", "Run", "encode", "load_instance", "run_key"]
@@ -52,6 +52,7 @@ def encode(run: Run, outputs: Sequence[str], load: Load = load_instance) -> tupl
     ``outputs`` are keys of :data:`ROLES`; ``load`` gives a source's header and its display picture.
 
     Raises:
+        ReadingError: the sources are not all of one patient.
         ValueError: an output is unknown, or a source is not what the reading says.
     """
     unknown = sorted(set(outputs) - set(ROLES))
@@ -61,6 +62,7 @@ def encode(run: Run, outputs: Sequence[str], load: Load = load_instance) -> tupl
     for index, ref in enumerate(run.reading.sources):  # each display picture goes before the next comes
         header, pixels = load(ref)
         headers.append(header)
+        source.check_patient(headers)
         if "sc" in outputs:
             pictures.append(_result("sc", index, sc.build(run, header, pixels, index)))
     report = [_result("sr", 0, sr.build(run, headers))] if "sr" in outputs else []

@@ -16,6 +16,7 @@ import hashlib
 import json
 import re
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -44,7 +45,7 @@ from dicom_node.results.source import (
     text_of,
 )
 
-ENCODER_VERSION = 1
+ENCODER_VERSION = 2
 """Raised with every change to the encoded objects, so that other bytes never travel under a UID already sent."""
 
 NOT_FOR_DIAGNOSIS = "AI - not for diagnostic use"
@@ -193,6 +194,16 @@ def summary(run: Run) -> str:
     if any(result.presence is Presence.UNDETERMINED for result in run.reading.classes):
         return "No findings, but not every class could be determined"
     return "No findings"
+
+
+def passed_over(run: Run) -> list[tuple[str, int]]:
+    """Why parts of the study were not read, and how many each time: the most frequent reason first."""
+    return Counter(passed.reason for passed in run.reading.passed_over).most_common()
+
+
+def parts(count: int) -> str:
+    """So many of what a model may pass over: a reading does not tell images from other objects and whole series."""
+    return "1 image, other object or series" if count == 1 else f"{count} images, other objects or series"
 
 
 # --- the object -----------------------------------------------------------------------------------------------------

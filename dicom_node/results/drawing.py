@@ -1,6 +1,6 @@
-"""Drawing findings on a picture: where lines, labels and a legend go so that they hide nothing, and how they look.
+"""Drawing findings on a picture: where lines and labels go so that they hide nothing, and the legend below it.
 
-Knows pixels and texts and no DICOM. Everything is deterministic, and only the pixels that change are touched.
+Knows pixels and texts and no DICOM. Everything is deterministic.
 """
 
 from __future__ import annotations
@@ -31,11 +31,12 @@ _DARK: Colour = (0, 0, 0)
 _TEXT: Colour = (235, 235, 235)
 _FAINT: Colour = (165, 165, 165)
 _WARNING: Colour = (255, 214, 92)
-_COARSE = 8
-"""The step, in pixels, of the grid on which the brightness under the legend is looked up."""
 
 _SMALLEST = 11
 """The smallest type, in pixels, that is still read on a screen."""
+
+_MEASURE = 16
+"""The narrowest column of sentences, in multiples of the type size, that still reads as sentences."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,27 +72,43 @@ class Rect(NamedTuple):
         return Rect(self.left - by, self.top - by, self.right + by, self.bottom + by)
 
 
-class Picture:
-    """A grey picture (rows x columns, uint8) that becomes an RGB one with findings drawn on it."""
+def draw(
+    pixels: NDArray[np.uint8], boxes: Sequence[Box], headline: Sequence[str], table: Sequence[Row], emphasized: int
+) -> NDArray[np.uint8]:
+    """A grey picture (rows x columns) as an RGB one with boxes and their labels on it and the legend below it.
 
-    def __init__(self, pixels: NDArray[np.uint8]) -> None:
-        self.rgb: NDArray[np.uint8] = np.repeat(pixels[:, :, np.newaxis], 3, axis=2)
-        self._sums = _sums(pixels)
-        self.rows, self.columns = pixels.shape
-        shorter = min(pixels.shape)
-        self._type = max(_SMALLEST, round(shorter / 46))
-        self._line = max(2, round(shorter / 400))
+    The picture keeps its size and its place at the top left. The legend is as wide as the picture; a picture narrower
+    than the legend needs gets black columns on its right. The first ``emphasized`` sentences of the headline stand out.
+    """
+    rows, columns = pixels.shape
+    size = max(_SMALLEST, round(min(rows, columns) / 46))
+    legend = _legend(headline, table, emphasized=emphasized, size=size, columns=columns)
+    rgb = np.zeros((rows + legend.shape[0], legend.shape[1], 3), np.uint8)
+    rgb[rows:] = legend
+    picture = rgb[:rows, :columns]
+    picture[...] = pixels[:, :, np.newaxis]
+    _Picture(picture, size).mark(boxes)
+    return rgb
+
+
+class _Picture:
+    """A picture (rows x columns x 3) that findings are drawn on, in place; nothing is drawn beyond its border."""
+
+    def __init__(self, rgb: NDArray[np.uint8], size: int) -> None:
+        self.rgb = rgb
+        self.rows, self.columns = rgb.shape[:2]
+        self._type = size
+        self._line = max(2, round(min(self.rows, self.columns) / 400))
         self._halo = max(1, self._line // 2)
 
-    def draw(self, boxes: Sequence[Box], headline: Sequence[str], table: Sequence[Row], emphasized: int) -> None:
-        """Draw boxes with their labels and a legend; the first ``emphasized`` sentences of its headline stand out."""
+    def mark(self, boxes: Sequence[Box]) -> None:
+        """Draw the boxes and then their labels, which keep clear of all boxes and of each other."""
         inner = [self._inside(box) for box in boxes]
         for rect in inner:
             self._frame(rect.grown(self._line), self._halo, _DARK)
         for box, rect in zip(boxes, inner, strict=True):
             self._frame(rect, self._line, box.colour)
         taken = [rect.grown(self._line + self._halo) for rect in inner]
-        taken.append(self._legend(taken, headline, table, emphasized))
         for box, rect in zip(boxes, inner, strict=True):
             label = _label(box.label, self._type, box.colour)
             taken.append(self._paste(label, self._beside(label, rect.grown(self._line + self._halo), taken)))
@@ -122,54 +139,6 @@ class Picture:
         target[...] = panel[: target.shape[0], : target.shape[1]]
         return Rect(left, top, left + width, top + height)
 
-    def _legend(self, taken: Sequence[Rect], headline: Sequence[str], table: Sequence[Row], emphasized: int) -> Rect:
-        """The legend at the border where it covers no finding and the least of the body; smaller or shorter if need be.
-
-        Outside the body a radiograph is dark, so the darkest place hides the least.
-        """
-        best: tuple[int, NDArray[np.uint8], tuple[int, int]] | None = None
-        found = sum(row.colour is not None for row in table)
-        for share, most in ((1.0, len(table)), (0.8, len(table)), (0.65, len(table)), (0.65, found)):
-            size = max(_SMALLEST, round(self._type * share))
-            panel = _panel(headline, table, emphasized=emphasized, most_rows=most, size=size, within=self.rgb.shape[:2])
-            left, top = np.array(self._border_places(panel)).T
-            covered = _overlap(left, top, panel.shape[1], panel.shape[0], taken)
-            hidden = self._brightness(left, top, panel.shape[1], panel.shape[0])
-            choice = int(np.lexsort((hidden, covered))[0])
-            if best is None or covered[choice] < best[0]:
-                best = int(covered[choice]), panel, (int(left[choice]), int(top[choice]))
-            if best[0] == 0:
-                break
-        assert best is not None  # noqa: S101 (the loop above has run)
-        return self._paste(best[1], best[2])
-
-    def _brightness(
-        self, left: NDArray[np.int64], top: NDArray[np.int64], width: int, height: int
-    ) -> NDArray[np.float64]:
-        """How bright the picture is under a rectangle at each of the places, in all."""
-        across = [(x // _COARSE).clip(0, self._sums.shape[1] - 1) for x in (left, left + width)]
-        down = [(y // _COARSE).clip(0, self._sums.shape[0] - 1) for y in (top, top + height)]
-        sums = self._sums
-        inside = (
-            sums[down[1], across[1]] - sums[down[0], across[1]] - sums[down[1], across[0]] + sums[down[0], across[0]]
-        )
-        return np.asarray(inside, dtype=np.float64)
-
-    def _border_places(self, panel: NDArray[np.uint8]) -> list[tuple[int, int]]:
-        """Places along the border, corners first, the lower ones before the upper, where side markers stand."""
-        margin = self._type // 2
-        right = max(self.columns - panel.shape[1] - margin, 0)
-        bottom = max(self.rows - panel.shape[0] - margin, 0)
-        left, top = min(margin, right), min(margin, bottom)
-        across = range(left, right + 1, max(1, self._type))
-        down = range(top, bottom + 1, max(1, self._type))
-        corners = [(left, bottom), (right, bottom), (left, top), (right, top)]
-        return [
-            *corners,
-            *((x, y) for y in (bottom, top) for x in across),
-            *((x, y) for x in (left, right) for y in down),
-        ]
-
     def _beside(self, label: NDArray[np.uint8], box: Rect, taken: Sequence[Rect]) -> tuple[int, int]:
         """Where a label covers nothing, as near to its box as can be."""
         height, width = label.shape[:2]
@@ -190,14 +159,6 @@ class Picture:
         distance[: len(near)] = np.arange(len(near))
         choice = int(np.lexsort((distance, _overlap(left, top, width, height, taken)))[0])
         return int(left[choice]), int(top[choice])
-
-
-def _sums(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Summed brightness above and left of each point of a coarse grid, from every ``_COARSE``-th pixel."""
-    coarse = pixels[::_COARSE, ::_COARSE].astype(np.float64)
-    sums = np.zeros((coarse.shape[0] + 1, coarse.shape[1] + 1))
-    sums[1:, 1:] = coarse.cumsum(axis=0).cumsum(axis=1)
-    return sums
 
 
 def _overlap(
@@ -239,57 +200,41 @@ def _label(text: str, size: int, colour: Colour) -> NDArray[np.uint8]:
     return np.asarray(image)
 
 
-def _panel(
-    headline: Sequence[str],
-    table: Sequence[Row],
-    *,
-    emphasized: int,
-    most_rows: int,
-    size: int,
-    within: tuple[int, ...],
+def _legend(
+    headline: Sequence[str], table: Sequence[Row], *, emphasized: int, size: int, columns: int
 ) -> NDArray[np.uint8]:
-    """The legend as a panel no larger than the picture; classes that find no room are counted."""
-    rows, columns = within
-    font, pad, line, swatch = _font(size), size // 2, _line_height(size), size
-    most = max(columns - 2 * pad - size, size)
-    room = (rows - 2 * pad - size) // line - len(headline) - 2
+    """The legend on black: the sentences, and the table to their right or, where that leaves them too narrow, below."""
+    font, line, gap = _font(size), _line_height(size), 2 * size
     if table:
-        table = [Row(("", "score", "threshold", ""), None), *_abridged(table, max(min(room, most_rows), 0))]
+        table = [Row(("", "score", "threshold", ""), None), *table]
     table = [Row(tuple(_spaced(cell, size) for cell in row.cells), row.colour) for row in table]
-    columned = [row.cells for row in table if any(row.cells[1:])]  # the row that counts the others spans all columns
-    widths = [math.ceil(max(map(font.getlength, cells))) for cells in zip(*columned, strict=True)]
-    wide = swatch + sum(widths) + size * max(len(widths) - 1, 0)
+    widths = [math.ceil(max(map(font.getlength, cells))) for cells in zip(*(row.cells for row in table), strict=True)]
+    wide = sum(size + width for width in widths)  # the first column stands behind a swatch, the others behind a space
+    columns = max(columns, max(wide, _MEASURE * size) + gap)
+    measure = columns - gap
+    beside = bool(table) and measure - gap - wide >= _MEASURE * size
+    if beside:
+        measure -= gap + wide
     lines = [
-        (part, number < emphasized)
+        (part, _WARNING if number < emphasized else _TEXT)
         for number, sentence in enumerate(headline)
-        for part in _wrap(_spaced(sentence, size), font, min(max(wide, 16 * size), most))
+        for part in _wrap(_spaced(sentence, size), font, measure)
     ]
-    width = min(max([wide, *(math.ceil(font.getlength(text)) for text, _ in lines)]), most)
-    image = Image.new("RGB", (width + 2 * pad, (len(lines) + len(table)) * line + 2 * pad), _DARK)
-    draw = ImageDraw.Draw(image)
-    draw.rectangle((0, 0, image.width - 1, image.height - 1), outline=_FAINT, width=max(1, size // 14))
-    y = pad
-    for text, warns in lines:
-        draw.text((pad, y), text, fill=_WARNING if warns else _TEXT, font=font)
-        y += line
-    for row in table:
+    above = 0 if beside else len(lines) * line + (line // 2 if table else 0)
+    height = max(len(lines) * line, above + len(table) * line) + gap
+    image = Image.new("RGB", (columns, height), _DARK)
+    pen = ImageDraw.Draw(image)
+    pen.rectangle((0, 0, columns - 1, max(1, size // 14) - 1), fill=_FAINT)
+    for number, (text, colour) in enumerate(lines):
+        pen.text((size, size + number * line), text, fill=colour, font=font)
+    for number, row in enumerate(table):
+        x, y = columns - size - wide if beside else size, size + above + number * line
         if row.colour is not None:
-            draw.rectangle((pad, y + size // 4, pad + size // 2, y + size // 4 + size // 2), fill=row.colour)
-        x = pad + swatch
-        for cell, cell_width in zip(row.cells, widths, strict=True):
-            draw.text((x, y), cell, fill=row.colour or _FAINT, font=font)
-            x += cell_width + size
-        y += line
+            pen.rectangle((x, y + size // 4, x + size // 2, y + size // 4 + size // 2), fill=row.colour)
+        for cell, width in zip(row.cells, widths, strict=True):
+            pen.text((x + size, y), cell, fill=row.colour or _FAINT, font=font)
+            x += size + width
     return np.asarray(image)
-
-
-def _abridged(table: Sequence[Row], most: int) -> list[Row]:
-    """At most so many rows, those with a colour before those without, and a last one that counts what was left out."""
-    if len(table) <= most:
-        return list(table)
-    kept = sorted(range(len(table)), key=lambda i: (table[i].colour is None, i))[:most]
-    left_out = f"{len(table) - most} more in the report"
-    return [*(table[i] for i in sorted(kept)), Row((left_out, "", "", ""), None)]
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
@@ -297,8 +242,12 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
     space = "  " if "  " in text else " "
     for word in text.split():
         longer = f"{lines[-1]}{space}{word}".strip()
-        if lines[-1] and font.getlength(longer) > width:
-            lines.append(word)
-        else:
+        if font.getlength(longer) <= width:
             lines[-1] = longer
-    return lines
+            continue
+        lines.append("")
+        for character in word:  # a word wider than a line goes on in the next
+            if lines[-1] and font.getlength(lines[-1] + character) > width:
+                lines.append("")
+            lines[-1] += character
+    return [part for part in lines if part]

@@ -1,8 +1,9 @@
 """The picture: one Secondary Capture an image read, with the findings burned in (PS3.3 A.8.1).
 
-It has the matrix of its source and is the one result that every viewer shows, so it says everything in words: what was
-found and how surely, what was not, by which model, and that it is not for diagnosis. Lines lie outside the box that
-they mark, labels and legend where they hide no finding: inside a box the source's grey values stand untouched.
+It is the one result that every viewer shows, so it says everything in words: what was found and how surely, what was
+not, what was not read, by which model, and that it is not for diagnosis. Only boxes and their labels lie on the image,
+lines outside the box that they mark and labels where they hide no finding. The words stand in a black band below it, so
+that the object has more rows than its source, but the same origin: pixel coordinates are the source's.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pydicom.dataset import Dataset
 from ai.contract import Finding, Presence
 from dicom_node.results import common
 from dicom_node.results.common import Run, percent
-from dicom_node.results.drawing import COLOURS, Box, Picture, Row
+from dicom_node.results.drawing import COLOURS, Box, Row, draw
 from dicom_node.results.source import copy_attributes, copy_laterality, copy_optional, numbers_of, read_source, text_of
 
 _LEGIBLE = 512
@@ -28,12 +29,16 @@ _LEGIBLE = 512
 _LONGEST = 4096
 """No source is enlarged beyond this, in pixels, however narrow it is."""
 
+_REASONS, _REASON = 3, 60
+"""How many reasons for not reading something the legend gives, and how many characters of each."""
+
 
 def render(run: Run, radiograph_pixels: NDArray[np.uint8], image_index: int) -> NDArray[np.uint8]:
     """The picture of one image of the reading.
 
     ``radiograph_pixels`` (rows x columns) is the display picture of ``run.reading.sources[image_index]``, white is
-    bone; the result is rows x columns x 3, both sides times :func:`enlargement`.
+    bone. Both sides are multiplied by :func:`enlargement`, and the legend adds rows below and, where the picture is too
+    narrow for it, columns on the right; the result is rows x columns x 3.
 
     Raises:
         ValueError: the pixels are not a two-dimensional array of unsigned bytes.
@@ -58,9 +63,8 @@ def render(run: Run, radiograph_pixels: NDArray[np.uint8], image_index: int) -> 
         )
         for f in here
     ]
-    picture = Picture(pixels)
-    picture.draw(boxes, _headline(run, here, image_index), _table(run, colours), emphasized=len(run.warnings))
-    return picture.rgb
+    headline, table = _headline(run, here, image_index), _table(run, colours)
+    return draw(pixels, boxes, headline, table, emphasized=len(run.warnings))
 
 
 def enlargement(rows: int, columns: int) -> int:
@@ -112,6 +116,7 @@ def build(run: Run, source: Dataset, pixels: NDArray[np.uint8], index: int) -> D
 def _derivation(run: Run, factor: int) -> str:
     model = run.reading.model
     words = f"Display copy of the source image with the findings of {model.name} {model.version} burned in"
+    words += " and a legend below the image"
     if factor > 1:
         words += f", enlarged {factor} times by repeating pixels so that the text can be read"
     return f"{words}. {'. '.join(run.warnings)}".strip()[:1024]
@@ -139,7 +144,20 @@ def _headline(run: Run, here: Sequence[Finding], index: int) -> list[str]:
         f"Read {run.created:%Y-%m-%d %H:%M} UTC{run.created:%z}",
         *([f"Image {index + 1} of {total}"] if total > 1 else []),
         verdict,
+        *_not_read(run),
     ]
+
+
+def _not_read(run: Run) -> list[str]:
+    """What the model passed over, with the reasons that are most frequent, shortened: the report has them in full."""
+    counted = common.passed_over(run)
+    if not counted:
+        return []
+    total = sum(count for _, count in counted)
+    reasons = [r if len(r) <= _REASON else f"{r[: _REASON - 3].rstrip()}..." for r, _ in counted[:_REASONS]]
+    if len(counted) > _REASONS:
+        reasons.append("other reasons in the report")
+    return [f"{common.parts(total)} of the study not read: {'; '.join(reasons)}"]
 
 
 def _table(run: Run, colours: dict[str, tuple[int, int, int]]) -> list[Row]:

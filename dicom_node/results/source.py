@@ -24,7 +24,7 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.uid import SecondaryCaptureImageStorage
 from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR, EXPLICIT_VR_LENGTH_32
 
-from ai.contract import InstanceRef
+from ai.contract import InstanceRef, ReadingError
 
 _NAMESPACE = uuid.UUID("a3f2c7d8-4a51-5c0e-8e7b-0d5f9b7c2e14")
 _TYPOGRAPHY = str.maketrans(
@@ -66,11 +66,27 @@ def read_sources(refs: Sequence[InstanceRef], headers: Sequence[Dataset]) -> tup
     """The sources of a reading: ``headers`` stand in the order of ``refs``.
 
     Raises:
+        ReadingError: the headers are not all of one patient.
         ValueError: the headers are not those of the reading's sources.
     """
+    check_patient(headers)
     if not refs or len(refs) != len(headers):
         raise ValueError(f"a reading of {len(refs)} images cannot be encoded from {len(headers)} headers")
     return tuple(read_source(header, ref) for header, ref in zip(headers, refs, strict=True))
+
+
+def check_patient(headers: Sequence[Dataset]) -> None:
+    """Refuse images of more than one patient: every object carries the identity of the first.
+
+    Raises:
+        ReadingError: the headers differ in PatientID or IssuerOfPatientID, byte for byte but for padding.
+    """
+    patients = {tuple(text_of(header, keyword) for keyword in ("PatientID", "IssuerOfPatientID")) for header in headers}
+    if len(patients) > 1:
+        raise ReadingError(
+            "the study holds images of more than one patient: PatientID or IssuerOfPatientID differ among the images "
+            "read, and no result can belong to both"
+        )
 
 
 def read_source(header: Dataset, ref: InstanceRef) -> Source:

@@ -155,7 +155,15 @@ def _sentences(run: Run) -> list[str]:
         *run.warnings,
         f"Read by {model.name} version {model.version}, {model.manufacturer}. Intended use: {model.intended_use}",
         common.summary(run) + (f": {verdicts}." if verdicts else "."),
+        *_not_read(run),
     ]
+
+
+def _not_read(run: Run) -> list[str]:
+    """What the model passed over, or a reader would take its verdict for one on the whole study."""
+    counted = common.passed_over(run)
+    reasons = "; ".join(f"{reason} ({count})" for reason, count in counted)
+    return [f"Not read: {common.parts(sum(count for _, count in counted))}: {reasons}."] if counted else []
 
 
 def _library(images: Sequence[Source]) -> ContainerContentItem:
