@@ -68,9 +68,10 @@ class ReadAnswer:
 def load_models(bundles: Mapping[str, Path]) -> dict[str, Model | str]:
     """Load every bundle, and everything that encoding needs; runs in the warm process."""
     import ai.bundle  # noqa: PLC0415 - torch and monai stay out of the receiver's process
-    import dicom_node.results  # noqa: F401, PLC0415 - imported now, so that the first study does not wait for it
+    import dicom_node.results  # noqa: PLC0415 - as above: highdicom
 
     silence_libraries()
+    dicom_node.results.warm_up()
     return {name: _load(ai.bundle, path) for name, path in bundles.items()}
 
 

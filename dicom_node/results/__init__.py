@@ -8,17 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from ai.contract import InstanceRef
+from ai.contract import (
+    ClassResult,
+    Code,
+    Finding,
+    InstanceRef,
+    ModelIdentity,
+    Presence,
+    Reading,
+    Region,
+)
 from dicom_node.results import common, sc, source, sr
 from dicom_node.results.common import ROLES, Run, run_key
 
-__all__ = ["ROLES", "ResultObject", "Run", "encode", "load_instance", "run_key"]
+__all__ = ["ROLES", "ResultObject", "Run", "encode", "load_instance", "run_key", "warm_up"]
 
 Load = Callable[[InstanceRef], tuple[Dataset, NDArray[np.uint8]]]
 
@@ -67,6 +77,22 @@ def encode(run: Run, outputs: Sequence[str], load: Load = load_instance) -> tupl
             pictures.append(_result("sc", index, sc.build(run, header, pixels, index)))
     report = [_result("sr", 0, sr.build(run, headers))] if "sr" in outputs else []
     return (*report, *pictures)
+
+
+def warm_up() -> None:
+    """Encode a made-up reading, so that the first real one does not wait for highdicom's tables and the fonts."""
+    sop_class = "1.2.840.10008.5.1.4.1.1.1.1"
+    ref, code = InstanceRef("2.25.1", sop_class, ""), Code("36118008", "SCT", "Pneumothorax")
+    model = ModelIdentity("warm-up", "1", "00", "dicom-node", "none", "")
+    finding = Finding("a", "A", code, 0.9, Region(ref.sop_instance_uid, 8.0, 8.0, 24.0, 24.0))
+    verdict = ClassResult("a", "A", code, 0.9, 0.5, Presence.PRESENT)
+    reading = Reading(model, (ref,), (finding,), (verdict,), (), ())
+    header = Dataset()
+    header.SOPClassUID, header.SOPInstanceUID = sop_class, ref.sop_instance_uid
+    header.StudyInstanceUID, header.SeriesInstanceUID = "2.25.2", "2.25.3"
+    header.Modality, header.BodyPartExamined, header.Rows, header.Columns = "DX", "CHEST", 512, 512
+    run = Run("00", datetime(2000, 1, 1, tzinfo=UTC), "warm-up", reading)
+    encode(run, list(ROLES), lambda _: (header, np.zeros((512, 512), np.uint8)))
 
 
 def _result(role: str, index: int, dataset: Dataset) -> ResultObject:
