@@ -33,7 +33,7 @@ _CARD = """\
 A small network that marks four kinds of findings in procedurally drawn chest radiographs ("phantoms"): nodule,
 upper-lobe cavitary tuberculosis, pneumothorax and pneumonia. It exists so that the node can be shown, installed and
 tested from end to end - receive, read, report, deliver - without any patient's image and without a licence. That it
-finds what it was drawn to find says nothing of how it reads a person.
+finds what was drawn says nothing of how it reads a person.
 
 ## Input
 
@@ -47,9 +47,10 @@ thresholds or in the test. Training, validation and test use different seeds.
 
 ## Network and training
 
-MONAI `UNet`, four resolutions down, one probability map a class, weights of {size} MB. Trained from nothing with binary
-cross entropy and Dice loss, AdamW, one cycle; the running mean of the weights is kept. Images are turned, scaled,
-shifted, mirrored, and changed in exposure, contrast, sharpness and noise.
+MONAI `BasicUNet`, four resolutions down, one probability map a class, weights of {size} MB. Trained from nothing with
+binary cross entropy and Dice loss, AdamW, one cycle; the running mean of the weights is kept. Images are turned,
+scaled, shifted, mirrored, and changed in exposure, contrast, sharpness and noise. Training images show more findings
+than the phantoms of validation and test, of which three in ten are drawn without any.
 
     {command}
 

@@ -7,8 +7,12 @@ union (IoU) of at least 0.3; every other box is false, a second box on the same 
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -170,10 +174,27 @@ def tally(cases: Iterable[Case], outputs: Sequence[Output]) -> dict[str, Any]:
     }
 
 
-def evaluate(bundle: Path, count: int, seed: int, rows: int, columns: int) -> dict[str, Any]:
+_LOADED: dict[str, Reader] = {}
+
+
+def drawn_case(seed: int, bundle: str, rows: int, columns: int, keys: tuple[str, ...]) -> Case:
+    """Draw one phantom and read it; a process loads a bundle once."""
+    if bundle not in _LOADED:
+        torch.set_num_threads(1)
+        _LOADED[bundle] = Reader(Path(bundle))
+    return case(_LOADED[bundle], draw(seed, rows, columns), keys)
+
+
+def evaluate(bundle: Path, count: int, seed: int, rows: int, columns: int, *, processes: int = 1) -> dict[str, Any]:
     """Draw ``count`` phantoms from ``seed`` on and read them with the bundle."""
     spec: ReadingSpec = load_reading_spec(bundle / "configs" / "reading.json")
-    reader = Reader(bundle)
-    keys = [output.key for output in sorted(spec.outputs, key=lambda o: o.channel)]
-    drawn = (case(reader, draw(seed + i, rows, columns), keys) for i in range(count))
-    return {"seed": seed, "rows": rows, "columns": columns, **tally(drawn, spec.outputs)}
+    keys = tuple(output.key for output in sorted(spec.outputs, key=lambda o: o.channel))
+    of_size = {"seed": seed, "rows": rows, "columns": columns}
+    if processes == 1:
+        reader = Reader(bundle)
+        cases = (case(reader, draw(seed + i, rows, columns), keys) for i in range(count))
+        return {**of_size, **tally(cases, spec.outputs)}
+    one = partial(drawn_case, bundle=str(bundle), rows=rows, columns=columns, keys=keys)
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # for these processes: there are as many as cores
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return {**of_size, **tally(pool.map(one, range(seed, seed + count), chunksize=4), spec.outputs)}

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ai._phantom_anatomy import SIDES, Anatomy, Chest, tree
+from ai._phantom_anatomy import SIDES, Anatomy
 from ai._phantom_canvas import Canvas, Image, smoothstep
+from ai._phantom_chest import Chest, tree
 
 FINDING_KEYS = ("nodule", "tuberculosis", "pneumothorax", "pneumonia")
 _ORDER = ("pneumothorax", "tuberculosis", "pneumonia", "nodule")  # the large ones first: the small find room beside

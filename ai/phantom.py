@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage  # type: ignore[import-untyped]
 
-from ai._phantom_anatomy import SIDES, Anatomy, build, person, tissue
+from ai._phantom_anatomy import SIDES, Anatomy, person
 from ai._phantom_canvas import Canvas, Image, enlarge
+from ai._phantom_chest import build, tissue
 from ai._phantom_findings import FINDING_KEYS, Plan, apply, plan
 
 __all__ = ["FINDING_KEYS", "Phantom", "PhantomFinding", "draw"]
@@ -105,7 +106,7 @@ def draw(  # noqa: PLR0917 - the size may be given by place
         stored,
     )
     full = Canvas.over_field(rows, columns)
-    drawn = tuple(_finding(one.key, mask, rows, columns) for one, mask in zip(plans, masks, strict=True))
+    drawn = tuple(_finding(one, mask, full) for one, mask in zip(plans, masks, strict=True))
     return Phantom(pixels, bits, stored, shown, centre, width, full.step, drawn)
 
 
@@ -130,11 +131,14 @@ def _mix(rng: np.random.Generator) -> tuple[str, ...]:
     return tuple(keys)
 
 
-def _finding(key: str, mask: NDArray[np.bool_], rows: int, columns: int) -> PhantomFinding:
-    if mask.shape != (rows, columns):
-        mask = enlarge(mask.astype(np.float32), rows, columns) > 0.5
+def _finding(one: Plan, mask: NDArray[np.bool_], full: Canvas) -> PhantomFinding:
+    if mask.shape != (full.rows, full.columns):
+        mask = enlarge(mask.astype(np.float32), full.rows, full.columns) > 0.5
+    if not mask.any():  # smaller than a pixel: the pixel that it lies in
+        mask = mask.copy()
+        mask[int(np.argmin(np.abs(full.y - one.y))), int(np.argmin(np.abs(full.x - one.x)))] = True
     down, over = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return PhantomFinding(key, float(over[0]), float(down[0]), float(over[-1] + 1), float(down[-1] + 1), mask)
+    return PhantomFinding(one.key, float(over[0]), float(down[0]), float(over[-1] + 1), float(down[-1] + 1), mask)
 
 
 def _disc(canvas: Canvas, x: float, y: float, radius: float) -> Image:

@@ -16,6 +16,7 @@ from scipy import ndimage  # type: ignore[import-untyped]
 from ai.manifest import Output
 
 _TOP = 0.9  # the quantile of a region's cells that is its score
+_MANY = 32  # cells, about a small nodule: they rank images on which no box stands
 _GAP = 2  # cells: regions of one class that stand no further apart are one
 
 
@@ -36,9 +37,9 @@ def regions(maps: NDArray[np.float32], outputs: Sequence[Output]) -> tuple[tuple
 
     The cells of a map at or above ``map_threshold`` are joined into regions, across gaps of up to two cells. Regions
     with fewer than ``min_area`` such cells are dropped. A region's score is the 0.9 quantile of its cells: the peak,
-    but not a single cell's accident. The image's score for a class is that of its best box. Where there is no
-    box it is the map's peak times (just less than) the threshold: so a class reaches its threshold if, and only if, a
-    box of it is reported.
+    but not a single cell's accident. The image's score for a class is that of its best box. Where there is no box it is
+    the mean of the map's 32 strongest cells times (just less than) the threshold: so a class reaches its threshold if,
+    and only if, a box of it is reported.
 
     Args:
         maps: probabilities (channels, rows, columns).
@@ -93,7 +94,8 @@ def _image_score(probability: NDArray[np.float32], found: Sequence[Box], output:
     if best >= output.threshold:
         return best
     # Nothing to show: what the map holds still ranks images, but stays below the threshold.
-    return float(probability.max(initial=0.0)) * output.threshold * 0.999
+    strongest = np.partition(probability.ravel(), -_MANY)[-_MANY:] if probability.size > _MANY else probability
+    return float(strongest.mean()) * output.threshold * 0.999
 
 
 def to_image(affine: ArrayLike, box: Box) -> Box:
