@@ -33,10 +33,10 @@ StartPacs = Callable[..., Pacs]
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
-def radiograph(seed: int, *findings: str, rows: int = 1250, columns: int = 1024, **uids: str) -> Any:
+def radiograph(seed: int, *findings: str, rows: int = 1250, columns: int = 1024, **identity: str) -> Any:
     """A phantom as DICOM, in a study of its own unless told otherwise."""
     drawn = phantom.draw(seed, rows, columns, findings=findings, view="PA")
-    names = {name: generate_uid(None) for name in ("study_uid", "series_uid", "sop_uid")} | uids
+    names = {name: generate_uid(None) for name in ("study_uid", "series_uid", "sop_uid")} | identity
     return phantom_dicom.to_dicom(drawn, seed=seed, now=NOW, **names)
 
 
@@ -110,7 +110,7 @@ def test_a_late_image_is_read_as_the_next_revision_and_nothing_is_sent_twice(
     study = sick.StudyInstanceUID
     send(node.port, sick)
     ended(node, study)
-    late = radiograph(9, study_uid=study)
+    late = radiograph(9, study_uid=study, patient_id=sick.PatientID)
     send(node.port, late)
     wait_until(lambda: detail(node, study)["revision"] == 2, "the second revision")
     assert ended(node, study)["state"] == "delivered"
@@ -167,6 +167,19 @@ def test_an_image_that_cannot_be_read_fails_with_the_reason_and_is_never_negativ
     assert found["state"] == "failed"
     assert image.SOPInstanceUID in found["reason"]
     assert not found["readings"]
+    assert not pacs.stored
+
+
+def test_images_of_two_patients_in_one_study_are_never_one_report(
+    start_node: StartNode, start_pacs: StartPacs, tmp_path: Path, sick: Any
+) -> None:
+    pacs = start_pacs()
+    node = start_node(settings_for(tmp_path / "node", pacs_port=pacs.port))
+    send(node.port, sick, radiograph(9, study_uid=sick.StudyInstanceUID, patient_id="ANOTHER"))
+    found = ended(node, sick.StudyInstanceUID)
+    assert found["state"] == "failed"
+    assert "more than one patient" in found["reason"]
+    assert "ANOTHER" not in found["reason"]
     assert not pacs.stored
 
 
@@ -241,11 +254,9 @@ def test_a_model_that_takes_too_long_fails_with_the_reason(
     start_node: StartNode, start_pacs: StartPacs, tmp_path: Path, healthy: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dicom_node.node._READ_PATIENCE", Patience(attempts=3, seconds=None, first_delay=0.1))
-    bundles = spoiled(tmp_path, "__import__('os').path.exists('{flag}') and __import__('time').sleep(600)")
+    bundles = spoiled(tmp_path, "x.shape[-1] == 1024 and __import__('time').sleep(600)")
     settings = settings_for(tmp_path / "node", pacs_port=start_pacs().port, node={"read_timeout_seconds": 1.0})
     node = start_node(settings, bundles=bundles)
-    wait_until(lambda: node.warm, "the model to be warm")
-    (tmp_path / "flag").touch()
     send(node.port, healthy)
     found = ended(node, healthy.StudyInstanceUID)
     assert found["state"] == "failed"
