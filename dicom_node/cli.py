@@ -148,7 +148,10 @@ def _index(config: Path) -> Any:
     from dicom_node.config import load
     from dicom_node.db import INDEX_FILE, Index
 
-    return Index(load(config).node.data_dir / INDEX_FILE)
+    file = load(config).node.data_dir / INDEX_FILE
+    if not file.exists():
+        raise ConfigError(f"{file}: is not there; no node has run on this data_dir yet")
+    return Index(file)
 
 
 def _seconds(value: float | None) -> str:

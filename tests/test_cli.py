@@ -104,7 +104,7 @@ def test_studies_and_retry(config: Path) -> None:
 def test_studies_before_the_first_start_says_so(config: Path) -> None:
     done = dicom_node("studies", "--config", config)
     assert done.returncode == 2
-    assert "index.sqlite: the index cannot be opened" in done.stderr
+    assert "index.sqlite: is not there; no node has run on this data_dir yet" in done.stderr
 
 
 def test_demo(tmp_path: Path) -> None:
