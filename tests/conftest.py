@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import threading
 import time
@@ -63,6 +64,18 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = 60.0) -
             return value
         time.sleep(0.01)
     raise AssertionError(f"not within {seconds:g} s: {what}")
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def make_image(**attributes: Any) -> FileDataset:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pydicom
 import pytest
-from conftest import ROOT, make_image, send, settings_for
+from conftest import ROOT, free_port, make_image, send, settings_for
 from PIL import Image
 
 from dicom_node.cli import app
@@ -31,9 +31,7 @@ def dicom_node(*args: object, cwd: Path | None = None) -> subprocess.CompletedPr
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     file = tmp_path / "node.toml"
     file.write_text(
         f'[node]\nport = {port}\ndata_dir = "state"\n[[peers]]\nname = "pacs"\nae_title = "PACS"\nhost = "127.0.0.1"\n'

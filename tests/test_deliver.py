@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Pacs, make_image, settings_for, tool, wait_until
+from conftest import Pacs, free_port, listens, make_image, settings_for, tool, wait_until
 from pydicom.uid import ImplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 from pynetdicom.dsutils import split_dataset
 
@@ -62,12 +62,6 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
         sender.close()
     bench.index.close()
     bench.spool.close()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_the_bytes_of_the_file_arrive_over_one_association(bench: Bench, start_pacs: StartPacs) -> None:
@@ -162,18 +156,13 @@ def test_a_pacs_that_takes_implicit_vr_only_gets_it(bench: Bench, tmp_path: Path
     job = bench.result()
     with subprocess.Popen([tool("storescp"), "+xi", "-aet", "PACS", "-od", str(folder), str(port)]) as dcmtk:
         try:
-            wait_until(lambda: _listens(port), "DCMTK's storescp to listen")
+            wait_until(lambda: listens(port), "DCMTK's storescp to listen")
             bench.sender(port)(job)
             (file,) = wait_until(lambda: list(folder.iterdir()), "the object")
         finally:
             dcmtk.terminate()
     assert split_dataset(file)[0].TransferSyntaxUID == ImplicitVRLittleEndian
     assert split_dataset(file)[0].MediaStorageSOPInstanceUID == job.subject
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_a_result_whose_file_is_gone_is_final(bench: Bench, start_pacs: StartPacs) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import csv
-import socket
 import subprocess
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from conftest import settings_for, tool, wait_until
+from conftest import free_port, listens, settings_for, tool, wait_until
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pynetdicom.dsutils import split_dataset
@@ -111,12 +110,10 @@ def test_every_file_by_dcmtk(start_node: StartNode, real_data: Path, tmp_path: P
         node = start_node(settings_for(tmp_path / f"node-{number}"))
         wire = tmp_path / f"wire-{number}"
         wire.mkdir()
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         command = [tool("storescp"), "--bit-preserving", "--accept-all", "--unique-filenames"]
         with subprocess.Popen([*command, "-od", str(wire), str(port)], stderr=subprocess.DEVNULL) as storescp:
-            wait_until(lambda port=port: _listens(port), "DCMTK's storescp to listen")
+            wait_until(lambda port=port: listens(port), "DCMTK's storescp to listen")
             try:
                 for file in group:
                     status = _storescu(file, node.port)
@@ -137,11 +134,6 @@ def test_every_file_by_dcmtk(start_node: StartNode, real_data: Path, tmp_path: P
                 storescp.terminate()
     print(count)
     assert count["stored"] >= 290
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _storescu(file: Path, port: int) -> str | None:

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -19,7 +18,7 @@ from typing import Any
 
 import pydicom
 import pytest
-from conftest import Pacs, make_image, run_tool, send, settings_for, tool, wait_until
+from conftest import Pacs, free_port, listens, make_image, run_tool, send, settings_for, tool, wait_until
 from pydicom.uid import ComprehensiveSRStorage, SecondaryCaptureImageStorage, generate_uid
 
 from ai import bundle, phantom, phantom_dicom
@@ -186,9 +185,7 @@ def test_images_of_two_patients_in_one_study_are_never_one_report(
 def test_a_pacs_that_is_down_costs_nothing_but_time(
     start_node: StartNode, start_pacs: StartPacs, tmp_path: Path, healthy: Any
 ) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     node = start_node(settings_for(tmp_path / "node", pacs_port=port))
     send(node.port, healthy)
     study = healthy.StudyInstanceUID
@@ -308,17 +305,6 @@ def running(config: Path) -> Iterator[Program]:
             if process.poll() is None:
                 process.terminate()
                 process.wait(60)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def write_config(folder: Path, pacs_port: int) -> Path:
