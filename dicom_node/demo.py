@@ -221,7 +221,8 @@ class Demo:
         expected = [result for reading in found["readings"] for result in reading["results"]]
         came_back = found["state"] == "delivered" and bool(expected) and len(objects) == len(expected)
         seconds = round(max(stored) - study.answered, 3) if came_back and stored else None
-        self._say(f"\n[bold]{escape(study.title)}[/bold]: {found['state']} {escape(found['reason'])}")
+        why = f": {escape(found['reason'])}" if found["reason"] else ""
+        self._say(f"\n[bold]{escape(study.title)}[/bold]: {found['state']}{why}")
         for reading in found["readings"]:
             self._say(f"  model {reading['model']} {reading['version']} ({escape(reading['notice'])})")
             for one in reading["findings"]:

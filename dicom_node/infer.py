@@ -215,7 +215,7 @@ class Reader:
         if answer.run_key is None:
             reasons = "; ".join(dict.fromkeys(passed.reason for passed in answer.passed_over)) or "no images"
             log.info("study.not_eligible", reason=reasons)
-            return Done(reason=f"no eligible series: {reasons}"[:1000])
+            return Done(reason=reasons[:1000])
         if answer.reading is None:
             log.info("study.read_before", reason="the same images were read by the same model before")
         key = answer.run_key
