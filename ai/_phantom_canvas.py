@@ -50,7 +50,10 @@ def resample(points: Points, spacing: float) -> tuple[Points, Points, NDArray[np
 
 @lru_cache(maxsize=32)
 def _spline_weights(size: int, step: float, origin: float, pitch: float, nodes: int) -> sparse.csr_matrix:
-    """Cubic B-spline weights (size, nodes) that carry values on a lattice of ``pitch`` mm to pixel centres."""
+    """Cubic B-spline weights (size, nodes) that carry values on a lattice of ``pitch`` mm to pixel centres.
+
+    Beside the lattice, where a very narrow image shows more than the field, its outermost values go on.
+    """
     at = (origin + (np.arange(size) + 0.5) * step) / pitch + 1.5
     node = np.floor(at).astype(np.int64)[:, None] + np.arange(-1, 3)[None, :]
     distance = np.abs(at[:, None] - node)
@@ -58,7 +61,7 @@ def _spline_weights(size: int, step: float, origin: float, pitch: float, nodes: 
     far = np.clip(2.0 - distance, 0.0, None) ** 3 / 6.0
     weights = np.where(distance < 1.0, near, far).astype(np.float32)
     rows = np.repeat(np.arange(size), 4)
-    return sparse.csr_matrix((weights.ravel(), (rows, node.ravel())), shape=(size, nodes))
+    return sparse.csr_matrix((weights.ravel(), (rows, node.clip(0, nodes - 1).ravel())), shape=(size, nodes))
 
 
 def _linear_weights(source: int, target: int) -> sparse.csr_matrix:

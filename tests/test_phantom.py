@@ -133,6 +133,12 @@ def test_the_heart_is_larger_in_ap() -> None:
     assert heart("AP") > heart("PA")
 
 
+@pytest.mark.parametrize(("rows", "columns"), [(64, 64), (900, 300), (64, 400), (400, 64)])
+def test_any_matrix_is_drawn(rows: int, columns: int) -> None:
+    drawn = draw(7, rows, columns, findings=["nodule", "pneumothorax"])
+    assert drawn.pixels.shape == (rows, columns)
+
+
 @pytest.mark.parametrize("wrong", [{"findings": ["fracture"]}, {"view": "LL"}, {"photometric": "RGB"}, {"rows": 20}])
 def test_wrong_arguments_are_named(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"fracture|LL|RGB|20"):
