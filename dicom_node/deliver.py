@@ -26,10 +26,11 @@ from pynetdicom import AE, evt
 
 from dicom_node import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 from dicom_node.config import Peer, Settings
-from dicom_node.db import Index, Job, StoredResult
+from dicom_node.db import Index
 from dicom_node.errors import Permanent, Retryable
 from dicom_node.log import logger
 from dicom_node.net import configure_pynetdicom, no_delay
+from dicom_node.schema import Job, StoredResult
 from dicom_node.spool import Spool
 from dicom_node.worker import Done
 

@@ -21,9 +21,10 @@ from typing import Any
 from ai import engine
 from ai.contract import InstanceRef, Model, PassedOver, Reading, ReadingError, SeriesRef
 from dicom_node.config import Route, Settings
-from dicom_node.db import Index, Job, NewReading, NewResult
+from dicom_node.db import Index
 from dicom_node.errors import Permanent, Retryable
 from dicom_node.log import logger, silence_libraries
+from dicom_node.schema import Job, NewReading, NewResult
 from dicom_node.spool import Spool
 from dicom_node.studies import matches
 from dicom_node.worker import Done

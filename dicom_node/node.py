@@ -16,8 +16,9 @@ from dicom_node.deliver import Sender
 from dicom_node.errors import ConfigError
 from dicom_node.infer import Reader, loader, unloadable
 from dicom_node.log import logger
-from dicom_node.receive import Receiver, Store
+from dicom_node.receive import Receiver
 from dicom_node.spool import Spool
+from dicom_node.store import Store
 from dicom_node.studies import Completer
 from dicom_node.worker import Patience, Worker
 

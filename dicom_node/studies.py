@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 
 from dicom_node.config import Match, Route, Settings
-from dicom_node.db import Index, StoredSeries
+from dicom_node.db import Index
 from dicom_node.log import logger, where
+from dicom_node.schema import StoredSeries
 
 _LONGEST_PAUSE = 0.25
 _CHECK_SECONDS = 5.0  # how soon a job that nobody does is told

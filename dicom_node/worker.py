@@ -15,9 +15,10 @@ from dataclasses import dataclass
 
 import structlog
 
-from dicom_node.db import Index, Job, JobKind
+from dicom_node.db import Index
 from dicom_node.errors import Permanent, Retryable
 from dicom_node.log import logger, where
+from dicom_node.schema import Job, JobKind
 
 _POLL_SECONDS = 1.0  # another process (dicom-node retry) may have queued something
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from dicom_node.db import Index, Job, NewInstance, NewReading, NewResult
+from dicom_node.db import Index
 from dicom_node.errors import ConfigError
+from dicom_node.schema import Job, NewInstance, NewReading, NewResult
 
 
 @pytest.fixture

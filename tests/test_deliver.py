@@ -13,9 +13,10 @@ from conftest import Pacs, free_port, listens, make_image, settings_for, tool, w
 from pydicom.uid import ImplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 from pynetdicom.dsutils import split_dataset
 
-from dicom_node.db import Index, Job, NewInstance, NewReading, NewResult
+from dicom_node.db import Index
 from dicom_node.deliver import Sender
 from dicom_node.errors import Permanent, Retryable
+from dicom_node.schema import Job, NewInstance, NewReading, NewResult
 from dicom_node.spool import Spool
 
 StartPacs = Callable[..., Pacs]

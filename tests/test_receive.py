@@ -36,7 +36,7 @@ from pynetdicom.sop_class import Verification
 
 from dicom_node import log
 from dicom_node.node import Node
-from dicom_node.receive import Refused, is_uid, scan
+from dicom_node.store import Refused, is_uid, scan
 
 StartNode = Callable[..., Node]
 

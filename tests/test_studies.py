@@ -10,7 +10,8 @@ import pytest
 from conftest import settings_for
 
 from dicom_node.config import Match, Settings
-from dicom_node.db import Index, NewInstance, StoredSeries
+from dicom_node.db import Index
+from dicom_node.schema import NewInstance, StoredSeries
 from dicom_node.studies import Completer, matches, routes_of
 
 CHEST = StoredSeries("1.1", "DX", "CHEST", "Thorax PA", "W thorax", ("DX_ROOM1",))

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from conftest import wait_until
 
-from dicom_node.db import Index, Job, NewInstance
+from dicom_node.db import Index
 from dicom_node.errors import Permanent, Retryable
+from dicom_node.schema import Job, NewInstance
 from dicom_node.worker import Done, Patience, Worker
 
 

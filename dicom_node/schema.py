@@ -1,0 +1,215 @@
+"""The tables of the index, how they came to be, and the rows that go in and come out.
+
+A migration that was released is never edited; a change of the tables is another one below it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sqlite_utils import Database, Migrations
+
+JobKind = Literal["read", "send"]
+SCHEMA = Migrations("dicom_node")
+
+
+@SCHEMA()
+def m001_first(db: Database) -> None:
+    """The tables as first released."""
+    for statement in _M001:
+        db.execute(statement)
+
+
+_M001 = (
+    "CREATE TABLE node (id TEXT NOT NULL) STRICT",
+    """CREATE TABLE studies (
+        study TEXT PRIMARY KEY,
+        revision INTEGER NOT NULL DEFAULT 1,
+        first_received REAL NOT NULL,
+        last_received REAL NOT NULL,
+        completed REAL,
+        routes TEXT NOT NULL DEFAULT '[]'
+    ) STRICT""",
+    "CREATE INDEX studies_open ON studies (study) WHERE completed IS NULL",
+    "CREATE INDEX studies_by_time ON studies (last_received)",
+    """CREATE TABLE series (
+        study TEXT NOT NULL REFERENCES studies,
+        series TEXT NOT NULL,
+        modality TEXT NOT NULL,
+        body_part TEXT NOT NULL,
+        study_description TEXT NOT NULL,
+        series_description TEXT NOT NULL,
+        PRIMARY KEY (study, series, modality, body_part, study_description, series_description)
+    ) STRICT, WITHOUT ROWID""",
+    """CREATE TABLE instances (
+        sop_instance_uid TEXT PRIMARY KEY,
+        sop_class_uid TEXT NOT NULL,
+        transfer_syntax_uid TEXT NOT NULL,
+        study TEXT NOT NULL REFERENCES studies,
+        series TEXT NOT NULL,
+        calling_ae TEXT NOT NULL,
+        own INTEGER NOT NULL,
+        file TEXT NOT NULL,
+        bytes INTEGER NOT NULL,
+        received REAL NOT NULL
+    ) STRICT""",
+    "CREATE INDEX instances_by_study ON instances (study, series)",
+    """CREATE TABLE jobs (
+        id INTEGER PRIMARY KEY,
+        kind TEXT NOT NULL CHECK (kind IN ('read', 'send')),
+        subject TEXT NOT NULL,
+        study TEXT NOT NULL REFERENCES studies,
+        revision INTEGER NOT NULL,
+        route TEXT NOT NULL,
+        target TEXT NOT NULL,
+        run_key TEXT,
+        state TEXT NOT NULL CHECK (state IN ('queued', 'running', 'done', 'failed')),
+        attempts INTEGER NOT NULL DEFAULT 0,
+        due REAL NOT NULL,
+        lease_until REAL,
+        token TEXT,
+        created REAL NOT NULL,
+        started REAL,
+        finished REAL,
+        reason TEXT NOT NULL DEFAULT '',
+        UNIQUE (kind, subject, target)
+    ) STRICT""",
+    "CREATE INDEX jobs_to_claim ON jobs (kind, target, state, due)",
+    "CREATE INDEX jobs_by_study ON jobs (study, revision, kind)",
+    "CREATE INDEX jobs_by_run ON jobs (run_key, kind)",
+    """CREATE TABLE readings (
+        run_key TEXT PRIMARY KEY,
+        study TEXT NOT NULL REFERENCES studies,
+        model TEXT NOT NULL,
+        version TEXT NOT NULL,
+        digest TEXT NOT NULL,
+        created REAL NOT NULL,
+        reading TEXT NOT NULL
+    ) STRICT""",
+    """CREATE TABLE results (
+        sop_instance_uid TEXT PRIMARY KEY,
+        sop_class_uid TEXT NOT NULL,
+        series TEXT NOT NULL,
+        run_key TEXT NOT NULL REFERENCES readings,
+        position INTEGER NOT NULL,
+        role TEXT NOT NULL,
+        file TEXT NOT NULL,
+        bytes INTEGER NOT NULL
+    ) STRICT""",
+    "CREATE INDEX results_by_run ON results (run_key, position)",
+    "CREATE INDEX results_by_series ON results (series)",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NewInstance:
+    """A received instance on its way into the index; texts are what the data set holds, empty where it has none."""
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    study: str
+    series: str
+    modality: str
+    body_part: str
+    study_description: str
+    series_description: str
+    calling_ae: str
+    file: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """What the index holds of a received instance; ``bytes`` is its file's size, ``received`` epoch seconds."""
+
+    study: str
+    file: str
+    bytes: int
+    received: float
+
+
+@dataclass(frozen=True, slots=True)
+class StoredInstance:
+    """A received instance as the index knows it."""
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    series: str
+    calling_ae: str
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSeries:
+    """What instances of a series say of it, and who sent them; one whose instances differ stands more than once."""
+
+    series: str
+    modality: str
+    body_part: str
+    study_description: str
+    series_description: str
+    callers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenStudy:
+    """A study that still receives; times are epoch seconds."""
+
+    study: str
+    revision: int
+    last_received: float
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A claimed job: ``subject`` is what it works on (a study's revision, a result), ``target`` the model or peer."""
+
+    id: int
+    kind: JobKind
+    subject: str
+    study: str
+    revision: int
+    route: str
+    target: str
+    run_key: str | None
+    attempts: int
+    created: float
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewResult:
+    """A result file on its way into the index; ``position`` is its place in the order of sending."""
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    series: str
+    position: int
+    role: str
+    file: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredResult:
+    """A result file as the index knows it."""
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    role: str
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewReading:
+    """What a model said, on its way into the index; ``reading`` is JSON."""
+
+    run_key: str
+    study: str
+    model: str
+    version: str
+    digest: str
+    created: float
+    reading: str
