@@ -7,6 +7,7 @@ line, where the file is no TOML), what stands there and what was expected.
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 import socket
 import tomllib
@@ -244,7 +245,7 @@ def load(path: Path) -> Settings:
         raise ConfigError("\n".join(_fault(path, e) for e in error.errors(include_url=False))) from error
     data_dir = settings.node.data_dir
     if not data_dir.is_absolute():
-        data_dir = path.resolve().parent / data_dir
+        data_dir = Path(os.path.normpath(path.resolve().parent / data_dir))
     return settings.model_copy(update={"node": settings.node.model_copy(update={"data_dir": data_dir})})
 
 

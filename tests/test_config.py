@@ -53,6 +53,7 @@ def test_every_key_stands_in_the_commented_example() -> None:
 
 def test_a_relative_data_dir_counts_from_the_file(tmp_path: Path) -> None:
     assert load(write(tmp_path, '[node]\ndata_dir = "state"')).node.data_dir == tmp_path / "state"
+    assert load(write(tmp_path, '[node]\ndata_dir = "../state"')).node.data_dir == tmp_path.parent / "state"
     assert load(write(tmp_path, '[node]\ndata_dir = "/srv/x"')).node.data_dir == Path("/srv/x")
 
 
