@@ -25,12 +25,12 @@ from pydicom.uid import (
     JPEGLSNearLossless,
     RLELossless,
 )
-from pynetdicom import AE
 from pynetdicom.sop_class import Verification
 
 from ai import bundle
 from dicom_node.config import Peer, Settings, is_loopback, load
 from dicom_node.errors import ConfigError
+from dicom_node.net import application_entity
 from dicom_node.spool import Spool
 
 _LOW_SPACE = 5 * 1024**3
@@ -165,7 +165,7 @@ def _plugins() -> Iterator[Point]:
 
 
 def _echo(settings: Settings, peer: Peer) -> Point:
-    ae = AE(ae_title=settings.node.ae_title)
+    ae = application_entity(settings.node.ae_title)
     ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = 5
     ae.add_requested_context(UID(Verification))
     what = f"peer {peer.name}"

@@ -10,7 +10,6 @@ What an answer means (PS3.4 B.2.3, PS3.7 C.5):
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +21,13 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     SecondaryCaptureImageStorage,
 )
-from pynetdicom import AE, evt
+from pynetdicom import evt
 
-from dicom_node import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 from dicom_node.config import Peer, Settings
 from dicom_node.db import Index
 from dicom_node.errors import Permanent, Retryable
 from dicom_node.log import logger
-from dicom_node.net import configure_pynetdicom, no_delay
+from dicom_node.net import application_entity, no_delay
 from dicom_node.schema import Job, StoredResult
 from dicom_node.spool import Spool
 from dicom_node.worker import Done
@@ -51,14 +49,11 @@ _REJECTIONS = {
 class Sender:
     """Does the job "send" for one destination."""
 
-    def __init__(
-        self, settings: Settings, peer: Peer, index: Index, spool: Spool, clock: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, settings: Settings, peer: Peer, index: Index, spool: Spool) -> None:
         self._settings = settings
         self._peer = peer
         self._index = index
         self._spool = spool
-        self._clock = clock
         self._association: Any = None
 
     def __call__(self, job: Job) -> Done:
@@ -92,10 +87,7 @@ class Sender:
     def _open(self) -> Any:
         if self._association is not None and self._association.is_established:
             return self._association
-        configure_pynetdicom()
-        ae = AE(ae_title=self._settings.node.ae_title)
-        ae.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
-        ae.implementation_version_name = IMPLEMENTATION_VERSION
+        ae = application_entity(self._settings.node.ae_title)
         ae.connection_timeout = _CONNECT_SECONDS
         ae.acse_timeout = _CONNECT_SECONDS
         ae.dimse_timeout = _ANSWER_SECONDS

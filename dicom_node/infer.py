@@ -223,7 +223,7 @@ class Reader:
 
         def effects() -> None:
             if answer.reading is not None:
-                self._record(job, key, answer)
+                self._record(job, key, answer.reading, answer)
             self._index.supersede(job, key, self._clock())
             self._index.queue_sends(job, key, route.to, self._clock())
 
@@ -239,10 +239,7 @@ class Reader:
 
         return Done(run_key=key, effects=effects, then=then)
 
-    def _record(self, job: Job, key: str, answer: ReadAnswer) -> None:
-        reading = answer.reading
-        if reading is None:
-            return
+    def _record(self, job: Job, key: str, reading: Reading, answer: ReadAnswer) -> None:
         # The files go into place before the commit that names them; a crash in between leaves files that the next
         # attempt replaces, and nothing of them was sent.
         results = [
@@ -259,7 +256,15 @@ class Reader:
         ]
         identity = reading.model
         self._index.add_reading(
-            NewReading(key, job.study, identity.name, identity.version, identity.digest, job.created, _as_json(answer)),
+            NewReading(
+                key,
+                job.study,
+                identity.name,
+                identity.version,
+                identity.digest,
+                job.created,
+                _as_json(reading, answer.seconds),
+            ),
             results,
         )
 
@@ -270,10 +275,9 @@ def _same(texts: Iterable[str]) -> str:
     return distinct.pop() if len(distinct) == 1 else ""
 
 
-def _as_json(answer: ReadAnswer) -> str:
+def _as_json(reading: Reading, seconds: Iterable[tuple[str, float]]) -> str:
     """A reading as the index keeps it: everything but the paths of files, which may move."""
-    assert answer.reading is not None  # noqa: S101
-    whole: dict[str, Any] = dataclasses.asdict(answer.reading)
+    whole: dict[str, Any] = dataclasses.asdict(reading)
     whole["sources"] = [source["sop_instance_uid"] for source in whole["sources"]]
-    whole["seconds"] = dict(answer.seconds)
+    whole["seconds"] = dict(seconds)
     return json.dumps(whole)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import socket
 from typing import Any
 
-from pynetdicom import _config
+from pydicom.uid import UID
+from pynetdicom import AE, _config
 from pynetdicom.dimse_primitives import C_STORE
+
+from dicom_node import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 
 SILENT_SECONDS = 60.0  # how long an open association may send nothing
 
@@ -23,6 +26,15 @@ def configure_pynetdicom() -> None:
     # Titles padded with NUL or in another alphabet are rejected by us with a reason, not aborted without a word.
     _config.VALIDATORS["AE"] = lambda _value: (True, "")
     _config.CODECS = ("ascii", "iso8859-1")
+
+
+def application_entity(ae_title: str) -> AE:
+    """An AE that says which implementation it is (PS3.7 D.3.3.2); what it waits for how long is the caller's to set."""
+    configure_pynetdicom()
+    ae = AE(ae_title=ae_title)
+    ae.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
+    ae.implementation_version_name = IMPLEMENTATION_VERSION
+    return ae
 
 
 def no_delay(event: Any) -> None:

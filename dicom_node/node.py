@@ -121,7 +121,7 @@ class Node:
             logger().info(
                 "node.recovered",
                 removed=removed,
-                instances=again,
+                jobs=again,
                 reason="unfinished files were deleted, unfinished jobs are queued again",
             )
         self._receiver = Receiver(settings, Store(index, self._spool, clock))

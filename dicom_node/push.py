@@ -12,10 +12,10 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID
-from pynetdicom import AE, evt
+from pynetdicom import evt
 
 from dicom_node.errors import NodeError
-from dicom_node.net import configure_pynetdicom, no_delay
+from dicom_node.net import application_entity, no_delay
 
 _CONTEXTS = 128  # PS3.8 9.3.2.2: what one association may propose
 _SECONDS = 60.0
@@ -71,10 +71,9 @@ def push(
     Raises:
         NodeError: the target cannot be reached, rejects us, or goes away in between.
     """
-    configure_pynetdicom()
     done: list[Pushed] = []
     for batch in _batches(files):
-        ae = AE(ae_title=calling_ae)
+        ae = application_entity(calling_ae)
         ae.connection_timeout = ae.acse_timeout = 10
         ae.dimse_timeout = ae.network_timeout = _SECONDS
         for sop_class, syntax in dict.fromkeys(key for _, key in batch):

@@ -31,15 +31,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
-from pydicom.uid import UID
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import Verification
 
-from dicom_node import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 from dicom_node.config import Peer, Settings
 from dicom_node.errors import ConfigError
 from dicom_node.log import logger, printable, silence_libraries, where
-from dicom_node.net import SILENT_SECONDS, bounded, configure_pynetdicom
+from dicom_node.net import SILENT_SECONDS, application_entity, bounded
 from dicom_node.store import Header, Refused, Store, is_uid, scan
 
 _MAX_ASSOCIATIONS = 100
@@ -88,12 +86,9 @@ class Receiver:
         Raises:
             ConfigError: the address or port cannot be used.
         """
-        configure_pynetdicom()
         silence_libraries()
         node = self._settings.node
-        ae = AE(ae_title=node.ae_title)
-        ae.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
-        ae.implementation_version_name = IMPLEMENTATION_VERSION
+        ae = application_entity(node.ae_title)
         ae.maximum_pdu_size = 128 * 1024
         ae.maximum_associations = _MAX_ASSOCIATIONS
         ae.acse_timeout = 10

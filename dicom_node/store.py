@@ -174,6 +174,12 @@ class Store:
                         return False
                     file = self._spool.adopt(part, "spool", uid)
                     self._index.replace_file(uid, file, len(head) + len(data_set), transfer_syntax_uid)
+                    logger().warning(
+                        "instance.restored",
+                        study=header.study,
+                        instance=uid,
+                        reason="its file was gone or damaged; the one that came again took its place",
+                    )
                     return True
                 new = NewInstance(
                     sop_instance_uid=uid,
@@ -209,9 +215,6 @@ class Store:
             raise Refused(0xC001, f"this SOP Instance UID is stored already, as an instance of study {known.study}")
         path = self._spool.path(known.file)
         if not path.is_file() or path.stat().st_size != known.bytes:
-            log.warning(
-                "instance.restored", reason="its file was gone or damaged; the one that came again takes its place"
-            )
             return False
         if _ends_with(path, data_set):
             log.debug("instance.repeated")

@@ -141,4 +141,4 @@ class Completer:
             now,
         )
         if failed:
-            logger().error("jobs.failed", objects=failed, reason="their model or destination left the configuration")
+            logger().error("jobs.failed", jobs=failed, reason="their model or destination left the configuration")

@@ -15,7 +15,9 @@ from conftest import ROOT, free_port, make_image, send, settings_for
 from PIL import Image
 
 from dicom_node.cli import app
+from dicom_node.db import _STATE
 from dicom_node.node import Node
+from dicom_node.views import STATES
 
 
 def dicom_node(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -145,6 +147,13 @@ def test_demo_tells_what_it_lacks(tmp_path: Path, args: list[str], told: str) ->
     assert done.returncode == 1
     assert told in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_every_state_of_a_study_is_documented_and_no_other_is_told() -> None:
+    text = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
+    for state, meaning in STATES.items():
+        assert f"| {state} | {meaning} |" in text
+    assert set(re.findall(r"(?:THEN|ELSE) '([a-z ]+)'", _STATE)) == set(STATES)
 
 
 def test_every_command_is_documented() -> None:
