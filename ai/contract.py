@@ -14,7 +14,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:  # the receiver's process does without numpy
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +53,17 @@ class SeriesRef:
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """An upright box on one image, in pixel edges of the full-resolution image: ``left < right``, ``top < bottom``."""
+    """An upright box on one image, in pixel edges of the full-resolution image: ``left < right``, ``top < bottom``.
+
+    ``frame`` counts from 1, as Referenced Frame Number (0008,1160) does; it is 1 for an image of a single frame.
+    """
 
     sop_instance_uid: str
     left: float
     top: float
     right: float
     bottom: float
+    frame: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +101,53 @@ class ClassResult:
     score: float
     threshold: float
     presence: Presence
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeatMap:
+    """Where on one image a model saw one of its classes.
+
+    ``values`` (rows x columns, float32) are from 0 to 1 and lie evenly over the area between the four edges, which are
+    pixel edges of the full-resolution image and may reach beyond it. ``key`` names the output class.
+    """
+
+    sop_instance_uid: str
+    key: str
+    values: NDArray[np.float32]
+    left: float
+    top: float
+    right: float
+    bottom: float
+    frame: int = 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Segment:
+    """One thing that was outlined: ``code`` says what it is (property type), ``category`` of which kind (CID 7150).
+
+    ``mask`` is frames x rows x columns over the segmentation's sources: bool where the segmentation is binary, float32
+    from 0 to 1 where it is fractional. Its rows and columns are the source's own pixels, neither flipped nor shifted.
+    """
+
+    key: str
+    name: str
+    code: Code
+    category: Code
+    mask: NDArray[np.bool_] | NDArray[np.float32]
+    site: Code | None = None
+    laterality: Code | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Segmentation:
+    """Segments over frames of one series; ``frames`` says which source frame each mask's first axis stands for.
+
+    A frame is an instance and its frame number (from 1). Frames need not be all of the series, nor in any order.
+    """
+
+    kind: Literal["binary", "fractional"]
+    frames: tuple[tuple[InstanceRef, int], ...]
+    segments: tuple[Segment, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +188,10 @@ class Reading:
 
     ``sources`` are the instances read; every class of the model stands in ``classes`` once, also when it is absent.
     ``seconds`` are wall times by step (decode, network, findings).
+
+    A reading can fail. In part: ``failed`` are instances that were chosen and could not be read, and no class is then
+    absent, only present or undetermined. As a whole: ``failure`` says why in plain words without patient data; then
+    ``sources`` are what was to be read, and findings and classes are empty: no answer is no negative answer.
     """
 
     model: ModelIdentity
@@ -141,6 +200,10 @@ class Reading:
     classes: tuple[ClassResult, ...]
     passed_over: tuple[PassedOver, ...]
     seconds: tuple[tuple[str, float], ...]
+    heat_maps: tuple[HeatMap, ...] = ()
+    segmentations: tuple[Segmentation, ...] = ()
+    failed: tuple[PassedOver, ...] = ()
+    failure: str = ""
 
 
 class ReadingError(Exception):
