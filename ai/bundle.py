@@ -41,8 +41,10 @@ from ai._selection import select
 from ai.contract import (
     ClassResult,
     Finding,
+    HeatMap,
     InstanceRef,
     ModelIdentity,
+    PassedOver,
     Presence,
     Reading,
     ReadingError,
@@ -56,7 +58,7 @@ from ai.manifest import Output
 if TYPE_CHECKING:
     from ai.tasks import Box
 
-__all__ = ["BundleError", "BundleInfo", "BundleModel", "bundle_digest", "describe", "load", "shipped"]
+__all__ = ["BundleError", "BundleInfo", "BundleModel", "bundle_digest", "describe", "load", "select", "shipped"]
 
 
 def load(path: Path, *, device: str = "cpu", threads: int | None = None) -> BundleModel:
@@ -107,30 +109,44 @@ class BundleModel:
         return select(self.info.spec.input, series)
 
     def read(self, selection: Selection) -> Reading:
-        """Read the chosen instances, all of them or none: a study half read must not look like a negative one.
+        """Read the chosen instances.
+
+        Where one of several cannot be read, what was found on the others counts, and no class is called absent: a study
+        half read must not look like a negative one.
 
         Raises:
-            ReadingError: nothing was chosen, or one instance cannot be read; the message names it.
+            ReadingError: nothing was chosen, or no instance can be read; the message names one.
         """
         if not selection.chosen:
             raise ReadingError("no image was chosen, so there is nothing to read")
         seconds = {"decode": 0.0, "network": 0.0, "findings": 0.0}
         findings: list[Finding] = []
+        heat_maps: list[HeatMap] = []
+        failed: list[PassedOver] = []
         best = [0.0 for _ in self.info.spec.outputs]
         for instance in selection.chosen:
             try:
-                found, scores = self._read_one(instance, seconds)
+                found, heat, scores = self._read_one(instance, seconds)
             except ReadingError as error:
-                raise ReadingError(f"instance {instance.sop_instance_uid}: {error}") from None
+                failed.append(PassedOver(instance.sop_instance_uid, str(error)))
+                continue
             findings += found
+            heat_maps += heat
             best = [max(pair) for pair in zip(best, scores, strict=True)]
+        if len(failed) == len(selection.chosen):
+            raise ReadingError(f"instance {failed[0].uid}: {failed[0].reason}")
+        unseen = {each.uid for each in failed}
         return Reading(
             model=self.identity,
-            sources=selection.chosen,
+            sources=tuple(ref for ref in selection.chosen if ref.sop_instance_uid not in unseen),
             findings=tuple(findings),
-            classes=tuple(_verdict(*pair) for pair in zip(self.info.spec.outputs, best, strict=True)),
+            classes=tuple(
+                _verdict(*pair, complete=not failed) for pair in zip(self.info.spec.outputs, best, strict=True)
+            ),
             passed_over=selection.passed_over,
             seconds=tuple(seconds.items()),
+            heat_maps=tuple(heat_maps),
+            failed=tuple(failed),
         )
 
     def warm_up(self) -> None:
@@ -152,7 +168,9 @@ class BundleModel:
                 f"but the bundle gives {maps.shape[0]}"
             )
 
-    def _read_one(self, instance: InstanceRef, seconds: dict[str, float]) -> tuple[list[Finding], tuple[float, ...]]:
+    def _read_one(
+        self, instance: InstanceRef, seconds: dict[str, float]
+    ) -> tuple[list[Finding], list[HeatMap], tuple[float, ...]]:
         from ai.tasks import regions  # noqa: PLC0415  (scipy is not needed to describe a bundle)
 
         started = time.perf_counter()
@@ -165,12 +183,41 @@ class BundleModel:
         except BundleError as error:
             raise ReadingError(str(error)) from None
         mapped = time.perf_counter()
-        boxes, scores = regions(_inside(maps, affine, image.rows, image.columns), self.info.spec.outputs)
+        maps = _inside(maps, affine, image.rows, image.columns)
+        boxes, scores = regions(maps, self.info.spec.outputs)
         found = [self._finding(image, affine, box) for box in boxes]
+        heat = self._heat_maps(instance, maps, affine, scores)
         seconds["decode"] += decoded - started
         seconds["network"] += mapped - decoded
         seconds["findings"] += time.perf_counter() - mapped
-        return found, scores
+        return found, heat, scores
+
+    def _heat_maps(
+        self, instance: InstanceRef, maps: NDArray[np.float32], affine: NDArray[np.float64], scores: Sequence[float]
+    ) -> list[HeatMap]:
+        """The probability map of each class that is present on the image.
+
+        None where preprocessing turned or mirrored the image: its map does not lie upright on the image any more.
+        """
+        from ai.tasks import Box, to_image  # noqa: PLC0415  (see _read_one)
+
+        turned = abs(affine[0, 1]) + abs(affine[1, 0]) > 1e-6 or min(affine[0, 0], affine[1, 1]) <= 0
+        if turned:
+            return []
+        area = to_image(affine, Box(0, 0.0, 0.0, 0.0, float(maps.shape[2]), float(maps.shape[1])))
+        return [
+            HeatMap(
+                instance.sop_instance_uid,
+                output.key,
+                maps[output.channel].copy(),
+                area.left,
+                area.top,
+                area.right,
+                area.bottom,
+            )
+            for output, score in zip(self.info.spec.outputs, scores, strict=True)
+            if score >= output.threshold
+        ]
 
     def _maps(self, display: NDArray[np.float32], *, checked: bool = False) -> tuple[NDArray[np.float32], Any]:
         """Probability maps (channels, height, width) of one image, and the affine from their cells to its pixels."""
@@ -241,14 +288,15 @@ class BundleModel:
         )
 
 
-def _verdict(output: Output, score: float) -> ClassResult:
+def _verdict(output: Output, score: float, *, complete: bool) -> ClassResult:
+    below = Presence.ABSENT if complete else Presence.UNDETERMINED
     return ClassResult(
         key=output.key,
         name=output.name,
         code=output.code.code(),
         score=score,
         threshold=output.threshold,
-        presence=Presence.PRESENT if score >= output.threshold else Presence.ABSENT,
+        presence=Presence.PRESENT if score >= output.threshold else below,
     )
 
 

@@ -189,9 +189,9 @@ class Reading:
     ``sources`` are the instances read; every class of the model stands in ``classes`` once, also when it is absent.
     ``seconds`` are wall times by step (decode, network, findings).
 
-    A reading can fail. In part: ``failed`` are instances that were chosen and could not be read, and no class is then
-    absent, only present or undetermined. As a whole: ``failure`` says why in plain words without patient data; then
-    ``sources`` are what was to be read, and findings and classes are empty: no answer is no negative answer.
+    A reading can fail. In part: ``failed`` are instances that were chosen, could not be read and are no sources, and no
+    class is then absent, only present or undetermined. As a whole: ``failure`` says why in plain words without patient
+    data; then ``sources`` are what was to be read, and findings and classes are empty: no answer is no negative answer.
     """
 
     model: ModelIdentity

@@ -216,6 +216,10 @@ def _print_study(one: dict[str, Any]) -> None:
         show(f"\nmodel       {reading['model']} {reading['version']}, files {reading['digest'][:12]}")
         if reading["notice"]:
             show(f"            {escape(reading['notice'])}")
+        if reading["failure"]:
+            show(f"  failed    {escape(reading['failure'])}")
+        for one_failed in reading["failed"]:
+            show(f"  not read  {one_failed['uid']}: {escape(one_failed['reason'])}")
         show("            " + ", ".join(f"{name} {value:.3f} s" for name, value in reading["seconds"].items()))
         for verdict in reading["classes"]:
             show(

@@ -6,12 +6,15 @@ line, where the file is no TOML), what stands there and what was expected.
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
+import json
 import os
 import re
 import socket
 import tomllib
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -75,11 +78,50 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Flag = Annotated[bool, Field(strict=True)]  # strict: neither "yes" nor 1 is true, and true is no number
 Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
 Seconds = Annotated[float, Field(strict=True, ge=0, le=86400, allow_inf_nan=False)]
-Output = Literal["sr", "sc"]
+Output = Literal["sr", "sc", "gsps", "seg", "pdf", "kos"]
+Language = Literal["en", "ko", "ja"]
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """How results are made for a destination: every setting that changes their bytes, with its default.
+
+    ``outputs`` are the kinds of objects; ``language`` is that of the texts that people read (codes have none);
+    ``character_set`` "source" keeps the source's Specific Character Set wherever it can hold the texts, "utf-8" never
+    does; ``sr_class`` is the report's SOP class; the first series is numbered ``series_number_base``.
+    """
+
+    outputs: tuple[Output, ...] = ("sr", "sc", "gsps", "seg", "kos")
+    language: Language = "en"
+    content_qualification: Literal["RESEARCH", "PRODUCT", "SERVICE"] = "RESEARCH"
+    series_number_base: int = 9001
+    character_set: Literal["source", "utf-8"] = "source"
+    sr_class: Literal["comprehensive", "comprehensive3d"] = "comprehensive"
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of the settings; the order of ``outputs`` does not matter."""
+        settings = {**asdict(self), "outputs": sorted(self.outputs)}
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+class _Wishes(_Strict):
+    """What a route or a destination may say of the results; what neither says has the default of :class:`Profile`."""
+
+    outputs: Annotated[tuple[Output, ...], Field(min_length=1)] | None = None
+    language: Language | None = None
+    content_qualification: Literal["RESEARCH", "PRODUCT", "SERVICE"] | None = None
+    series_number_base: Annotated[int, Field(strict=True, ge=1, le=2147483000)] | None = None
+    character_set: Literal["source", "utf-8"] | None = None
+    sr_class: Literal["comprehensive", "comprehensive3d"] | None = None
+
+    def wishes(self) -> dict[str, Any]:
+        """What is said, by the name of :class:`Profile`'s field."""
+        return {name: getattr(self, name) for name in _Wishes.model_fields if getattr(self, name) is not None}
 
 
 class NodeSettings(_Strict):
@@ -95,10 +137,11 @@ class NodeSettings(_Strict):
     deliver_for_hours: Annotated[float, Field(strict=True, gt=0, le=8760, allow_inf_nan=False)] = 72.0
 
 
-class Peer(_Strict):
+class Peer(_Wishes):
     """``[[peers]]``: an AE that we talk to.
 
-    ``host`` is where we reach it and, unless ``any_host``, the only address that it may call from.
+    ``host`` is where we reach it and, unless ``any_host``, the only address that it may call from. What a destination
+    says of results counts before what the route says.
     """
 
     name: Name
@@ -115,6 +158,10 @@ class Peer(_Strict):
             raise ValueError(f"peer {self.name!r} is a destination: it needs host and port, where we reach it")
         if self.host is None and not self.any_host:
             raise ValueError(f"peer {self.name!r} needs a host, the address it calls from (or any_host = true)")
+        if self.wishes() and not self.destination:
+            keys = ", ".join(self.wishes())
+            raise ValueError(f"peer {self.name!r} is no destination: {keys} can only stand where destination = true")
+        _once(f"peer {self.name!r}", "outputs", list(self.outputs or ()))
         return self
 
 
@@ -127,13 +174,13 @@ class Match(_Strict):
     from_: Annotated[Patterns, Field(alias="from")] = ("*",)
 
 
-class Route(_Strict):
+class Route(_Wishes):
     """``[[routes]]``: which studies are read by which models and where the results go."""
 
     name: Name
     models: Annotated[tuple[Name, ...], Field(min_length=1)]
-    outputs: Annotated[tuple[Output, ...], Field(min_length=1)] = ("sr", "sc")
     to: Annotated[tuple[Name, ...], Field(min_length=1)]
+    report_failures: Flag = True
     quiet_seconds: Seconds | None = None
     match: Match = Match()
 
@@ -161,7 +208,7 @@ class Settings(_Strict):
                         f"(those are: {known})"
                     )
             for key in ("models", "outputs", "to"):
-                _once(f"route {route.name!r}", key, list(getattr(route, key)))
+                _once(f"route {route.name!r}", key, list(getattr(route, key) or ()))
             self._callers_exist(route)
         return self
 
@@ -204,6 +251,10 @@ class Settings(_Strict):
     def quiet_seconds(self, route: Route) -> float:
         """How long a study of this route must be quiet before it counts as complete."""
         return self.node.quiet_seconds if route.quiet_seconds is None else route.quiet_seconds
+
+    def profile(self, route: Route, destination: str) -> Profile:
+        """How results of a route are made for a destination: its own wishes first, then the route's."""
+        return Profile(**{**route.wishes(), **self.peer(destination).wishes()})
 
     def peer(self, name: str) -> Peer:
         """The peer of that name; the configuration guarantees that the names used by routes exist."""

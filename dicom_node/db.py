@@ -31,11 +31,15 @@ from dicom_node.schema import (
     OpenStudy,
     Received,
     StoredInstance,
+    StoredReport,
     StoredResult,
     StoredSeries,
 )
 
 INDEX_FILE = "index.sqlite"  # in the data folder
+NOT_TAKEN = "not taken:"
+"""How the reason begins of a delivery that ended because the destination does not take this kind of object."""
+_CALLED_OFF = "not sent: superseded by"
 
 # Two kinds of work belong to a revision: its read jobs, and the sending of the results that they ended with.
 _STATE = """
@@ -59,10 +63,12 @@ _STATE = """
             max(CASE WHEN kind = 'read' THEN finished END) AS read,
             max(CASE WHEN kind = 'send' THEN finished END) AS delivered,
             max(CASE WHEN state = 'failed' THEN reason END) AS failure,
-            max(CASE WHEN state != 'done' OR (kind = 'read' AND run_key IS NULL) THEN reason END) AS reason
+            max(CASE WHEN state != 'done' OR (kind = 'read' AND run_key IS NULL) THEN reason END) AS reason,
+            json_group_array(DISTINCT reason) FILTER (WHERE state = 'done' AND reason LIKE :not_taken) AS not_taken
         FROM work GROUP BY study
     )
     SELECT l.*, told.read, told.delivered, coalesce(nullif(told.failure, ''), told.reason) AS reason,
+        coalesce(told.not_taken, '[]') AS not_taken,
         (SELECT count(*) FROM instances i WHERE i.study = l.study) AS instances,
         CASE
             WHEN l.completed IS NULL THEN 'receiving'
@@ -284,19 +290,9 @@ class Index:
 
     # -- working
 
-    def requeue_running(self, now: float, most_readings: int) -> int:
-        """Queue again what a node that is gone was doing; only for the one node that holds the folder's lock.
-
-        A reading that was begun ``most_readings`` times and never ended fails instead: it may be what ends the node.
-        """
+    def requeue_running(self, now: float) -> int:
+        """Queue again what a node that is gone was doing; only for the one node that holds the folder's lock."""
         with self.transaction():
-            self._run(
-                """UPDATE jobs SET state = 'failed', finished = ?, lease_until = NULL, token = NULL,
-                    reason = 'the node ended ' || attempts || ' times while this was read'
-                WHERE state = 'running' AND kind = 'read' AND attempts >= ?""",
-                now,
-                most_readings,
-            )
             return self._run(
                 "UPDATE jobs SET state = 'queued', due = ?, lease_until = NULL, token = NULL WHERE state = 'running'",
                 now,
@@ -372,10 +368,10 @@ class Index:
             self._run("UPDATE jobs SET attempts = attempts - 1 WHERE id = ? AND token = ?", job.id, job.token)
             return self._settle(job, "queued", "", due=now, finished=None)
 
-    def fail(self, job: Job, now: float, reason: str) -> bool:
-        """End a job as failed, until somebody revives it."""
+    def fail(self, job: Job, now: float, reason: str, *, run_key: str | None = None) -> bool:
+        """End a job as failed, until somebody revives it; ``run_key`` is that of the report that says so."""
         with self.transaction():
-            return self._settle(job, "failed", reason, due=now, finished=now)
+            return self._settle(job, "failed", reason, due=now, finished=now, run_key=run_key)
 
     def _settle(
         self, job: Job, state: str, reason: str, *, due: float, finished: float | None, run_key: str | None = None
@@ -397,16 +393,18 @@ class Index:
     def revive(self, study: str | None, now: float) -> int:
         """Queue every failed job again (of one study, or of all) with its attempts forgotten.
 
+        What a destination did not take is offered again, too: its settings may have been mended.
+
         Returns:
             how many were revived.
         """
         with self.transaction():
             return self._run(
-                """UPDATE jobs SET state = 'queued', attempts = 0, due = ?, created = CASE kind WHEN 'send' THEN ?
-                    ELSE created END, finished = NULL, reason = ''
-                WHERE state = 'failed' AND (? IS NULL OR study = ?)""",
+                """UPDATE jobs SET state = 'queued', attempts = 0, due = ?, created = ?, finished = NULL, reason = ''
+                WHERE (state = 'failed' OR (state = 'done' AND reason LIKE ?)) AND (? IS NULL OR study = ?)""",
                 now,
                 now,
+                f"{NOT_TAKEN}%",
                 study,
                 study,
             ).rowcount
@@ -431,7 +429,8 @@ class Index:
         )
         for r in results:
             self._run(
-                "INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                """INSERT INTO results (sop_instance_uid, sop_class_uid, series, run_key, position, role, file, bytes,
+                    profile) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)""",
                 r.sop_instance_uid,
                 r.sop_class_uid,
                 r.series,
@@ -440,13 +439,21 @@ class Index:
                 r.role,
                 r.file,
                 r.bytes,
+                r.profile,
             )
 
-    def queue_sends(self, job: Job, run_key: str, destinations: Sequence[str], now: float) -> int:
-        """Queue each result of a run to each destination, once ever; inside `transaction`, together with `finish`."""
+    def queue_sends(self, job: Job, run_key: str, destinations: Sequence[tuple[str, str]], now: float) -> int:
+        """Queue each result of a run to each destination that it was made for, once ever.
+
+        Call it inside `transaction`, together with `finish` or `fail`. ``destinations`` are (name, digest of profile).
+        """
         queued = 0
-        for row in self._run("SELECT sop_instance_uid FROM results WHERE run_key = ? ORDER BY position", run_key):
-            for destination in destinations:
+        for destination, profile in destinations:
+            for row in self._rows(
+                "SELECT sop_instance_uid FROM results WHERE run_key = ? AND profile IN (?, '') ORDER BY position",
+                run_key,
+                profile,
+            ):
                 queued += self._run(
                     """INSERT INTO jobs (kind, subject, study, revision, route, target, run_key, state, due, created)
                     VALUES ('send', ?, ?, ?, ?, ?, ?, 'queued', ?, ?) ON CONFLICT DO NOTHING""",
@@ -461,17 +468,45 @@ class Index:
                 ).rowcount
         return queued
 
+    def classes_sent(self, run_key: str, destination: str) -> frozenset[str]:
+        """The SOP classes of all that a destination is to get of a run."""
+        rows = self._rows(
+            """SELECT DISTINCT r.sop_class_uid FROM jobs j JOIN results r ON r.sop_instance_uid = j.subject
+            WHERE j.run_key = ? AND j.kind = 'send' AND j.target = ?""",
+            run_key,
+            destination,
+        )
+        return frozenset(row[0] for row in rows)
+
+    def latest_report(self, study: str, model: str, destinations: Sequence[str]) -> StoredReport | None:
+        """The newest report of a model on a study that any of the destinations has, or is being sent now."""
+        marks = ", ".join("?" * len(destinations))
+        rows = self._rows(
+            f"""SELECT r.sop_class_uid, r.sop_instance_uid, r.series, g.created
+            FROM readings g JOIN results r ON r.run_key = g.run_key AND r.role = 'sr'
+                JOIN jobs j ON j.kind = 'send' AND j.subject = r.sop_instance_uid
+            WHERE g.study = ? AND g.model = ? AND j.target IN ({marks})
+                AND (j.state = 'running' OR (j.state = 'done' AND j.reason NOT LIKE ? AND j.reason NOT LIKE ?))
+            ORDER BY g.created DESC, r.sop_instance_uid LIMIT 1""",  # noqa: S608 - marks alone
+            study,
+            model,
+            *destinations,
+            f"{NOT_TAKEN}%",
+            f"{_CALLED_OFF}%",
+        )
+        return StoredReport(*rows[0]) if rows else None
+
     def supersede(self, job: Job, run_key: str, now: float) -> int:
         """Call off what older readings of the study by the same model still have to send; inside `transaction`.
 
-        A report on fewer images must not arrive after the one on all of them.
+        A report on fewer images, or on a reading that failed, must not arrive after the one on all of them.
         """
         return self._run(
-            """UPDATE jobs SET state = 'done', finished = ?, reason = 'not sent: superseded by revision ' || ?
-            WHERE kind = 'send' AND study = ? AND state IN ('queued', 'failed') AND revision < ? AND run_key != ?
+            """UPDATE jobs SET state = 'done', finished = ?, reason = ?
+            WHERE kind = 'send' AND study = ? AND state IN ('queued', 'failed') AND revision <= ? AND run_key != ?
                 AND run_key IN (SELECT run_key FROM readings WHERE study = ? AND model = ?)""",
             now,
-            job.revision,
+            f"{_CALLED_OFF} revision {job.revision}",
             job.study,
             job.revision,
             run_key,
@@ -496,8 +531,9 @@ class Index:
     def studies_with_state(self, study: str | None = None, *, limit: int = 1000) -> list[dict[str, Any]]:
         """Each study (newest first, or the one asked for) with its state and the time of each step."""
         with self._lock:
-            rows = self._db.conn.execute(_STATE, {"study": study, "limit": limit}).fetchall()
-        return [{**dict(row), "routes": json.loads(row["routes"])} for row in rows]
+            values = {"study": study, "limit": limit, "not_taken": f"{NOT_TAKEN}%"}
+            rows = self._db.conn.execute(_STATE, values).fetchall()
+        return [{**dict(row), **{name: json.loads(row[name]) for name in ("routes", "not_taken")}} for row in rows]
 
     def jobs_of(self, study: str) -> list[dict[str, Any]]:
         """Every job of a study, oldest first, with the role of the result that a send job carries."""

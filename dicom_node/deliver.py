@@ -4,6 +4,8 @@ What an answer means (PS3.4 B.2.3, PS3.7 C.5):
 
 * 0000 and the warnings B0xx: the PACS has it.
 * A9xx, Cxxx, 0117, 0122, 0124: refused for good; another try would be answered the same.
+* a SOP class that the PACS does not take at negotiation: not taken, and the study says so; it gets the others. Where it
+  takes none of what a reading led to, that is refused for good.
 * everything else (A7xx out of resources, 0110, 0213, rejections, aborts, time-outs, a PACS that is down): tried again.
 """
 
@@ -16,15 +18,20 @@ from typing import Any
 from pydicom import dcmread
 from pydicom.uid import (
     UID,
+    Comprehensive3DSRStorage,
     ComprehensiveSRStorage,
+    EncapsulatedPDFStorage,
     ExplicitVRLittleEndian,
+    GrayscaleSoftcopyPresentationStateStorage,
     ImplicitVRLittleEndian,
+    KeyObjectSelectionDocumentStorage,
     SecondaryCaptureImageStorage,
+    SegmentationStorage,
 )
 from pynetdicom import evt
 
 from dicom_node.config import Peer, Settings
-from dicom_node.db import Index
+from dicom_node.db import NOT_TAKEN, Index
 from dicom_node.errors import Permanent, Retryable
 from dicom_node.log import logger
 from dicom_node.net import application_entity, no_delay
@@ -33,7 +40,15 @@ from dicom_node.spool import Spool
 from dicom_node.worker import Done
 
 #: What we make; one association proposes these and no more.
-RESULT_CLASSES = (ComprehensiveSRStorage, SecondaryCaptureImageStorage)
+RESULT_CLASSES = (
+    ComprehensiveSRStorage,
+    Comprehensive3DSRStorage,
+    SecondaryCaptureImageStorage,
+    GrayscaleSoftcopyPresentationStateStorage,
+    SegmentationStorage,
+    EncapsulatedPDFStorage,
+    KeyObjectSelectionDocumentStorage,
+)
 
 _CONNECT_SECONDS = 10.0
 _ANSWER_SECONDS = 60.0
@@ -68,7 +83,10 @@ class Sender:
             raise Permanent("the result's file is gone from the data folder")
         began = time.perf_counter()
         association = self._open()
-        status = self._send(association, result)
+        syntaxes = self._accepted(association, result.sop_class_uid)
+        if not syntaxes:
+            return self._not_taken(association, job, result)
+        status = self._send(association, result, syntaxes)
         log = logger().bind(instance=result.sop_instance_uid, role=result.role, peer=self._peer.name)
         _judge(status, self._peer)
         seconds = round(time.perf_counter() - began, 3)
@@ -130,15 +148,27 @@ class Sender:
             return "it accepts none of our SOP classes"
         return "it took the connection but did not answer the association request"
 
-    def _send(self, association: Any, result: StoredResult) -> int:
-        sop_class = UID(result.sop_class_uid)
-        accepted = {
-            context.transfer_syntax[0]
+    @staticmethod
+    def _accepted(association: Any, sop_class: str) -> set[str]:
+        """The transfer syntaxes in which the PACS takes a SOP class."""
+        return {
+            str(context.transfer_syntax[0])
             for context in association.accepted_contexts
             if context.abstract_syntax == sop_class
         }
-        if not accepted:
-            raise Permanent(f"{self._named()}: it does not take {sop_class.name}")
+
+    def _not_taken(self, association: Any, job: Job, result: StoredResult) -> Done:
+        """Go on without an object of a class that the PACS refused at negotiation, if it takes another of the run."""
+        reason = f"{self._named()} does not take {UID(result.sop_class_uid).name}"
+        wanted = self._index.classes_sent(job.run_key or "", self._peer.name)
+        if not any(self._accepted(association, sop_class) for sop_class in wanted):
+            raise Permanent(reason)
+        logger().warning(
+            "result.not_taken", instance=result.sop_instance_uid, role=result.role, peer=self._peer.name, reason=reason
+        )
+        return Done(reason=f"{NOT_TAKEN} {reason}")
+
+    def _send(self, association: Any, result: StoredResult, accepted: set[str]) -> int:
         path = self._spool.path(result.file)
         what: Any = path if ExplicitVRLittleEndian in accepted else _as_implicit(path)
         try:

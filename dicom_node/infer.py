@@ -1,138 +1,34 @@
 """The job "read": a study's revision and a model -> a reading, result files, and the jobs that send them.
 
-Reading and encoding run in the warm process (`ai.engine`); it writes the result files under ``incoming/`` and answers
-with their names. This process moves them into place and records everything in the transaction that ends the job.
+Reading and encoding run in the warm process (`dicom_node.warm`); it writes the result files under ``incoming/`` and
+answers with their names. This process moves them into place and records everything in the transaction that ends the
+job.
+
+A study is read once and its results are encoded once for each profile: the settings of one or more destinations. A
+reading that fails for good leads to a report, too, which says that it failed and that this is no negative answer.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ai import engine
-from ai.contract import InstanceRef, Model, PassedOver, Reading, ReadingError, SeriesRef
-from dicom_node.config import Route, Settings
+from ai.contract import InstanceRef, Reading, ReadingError, SeriesRef
+from dicom_node.config import Profile, Route, Settings
 from dicom_node.db import Index
 from dicom_node.errors import Permanent, Retryable
-from dicom_node.log import logger, silence_libraries
+from dicom_node.log import logger
 from dicom_node.schema import Job, NewReading, NewResult
 from dicom_node.spool import Spool
 from dicom_node.studies import matches
+from dicom_node.warm import ReadAnswer, ReadRequest, Wanted, read, report_failure
 from dicom_node.worker import Done
-
-
-@dataclass(frozen=True, slots=True)
-class ReadRequest:
-    """What goes into the warm process; ``known`` are the run keys that this study has already."""
-
-    model: str
-    series: tuple[SeriesRef, ...]
-    site: str
-    created: float
-    outputs: tuple[str, ...]
-    known: frozenset[str]
-    data_dir: str
-
-
-@dataclass(frozen=True, slots=True)
-class ResultPart:
-    """A result file that the warm process wrote, still under ``incoming/``."""
-
-    role: str
-    sop_class_uid: str
-    sop_instance_uid: str
-    series_instance_uid: str
-    part: str
-    bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class ReadAnswer:
-    """What comes back: no ``run_key`` where nothing was eligible, no ``reading`` where the run is known already."""
-
-    passed_over: tuple[PassedOver, ...]
-    run_key: str | None = None
-    reading: Reading | None = None
-    parts: tuple[ResultPart, ...] = ()
-    seconds: tuple[tuple[str, float], ...] = ()
-
-
-def load_models(bundles: Mapping[str, Path]) -> dict[str, Model | str]:
-    """Load every bundle, and everything that encoding needs; runs in the warm process."""
-    import ai.bundle  # noqa: PLC0415 - torch and monai stay out of the receiver's process
-    import dicom_node.results  # noqa: PLC0415 - as above: highdicom
-
-    silence_libraries()
-    dicom_node.results.warm_up()
-    return {name: _load(ai.bundle, path) for name, path in bundles.items()}
-
-
-def _load(bundle: Any, path: Path) -> Model | str:
-    """A model, or the reason why it cannot be loaded: one damaged bundle must not keep the others from reading."""
-    try:
-        model: Model = bundle.load(path)
-    except bundle.BundleError as error:
-        return str(error)
-    return model
-
-
-def unloadable() -> dict[str, str]:
-    """The models that could not be loaded, with the reason; runs in the warm process."""
-    return {name: model for name, model in engine.state().items() if isinstance(model, str)}
-
-
-def loader(bundles: Mapping[str, Path]) -> Callable[[], dict[str, Model | str]]:
-    """`load_models` as the picklable function that the warm process starts with."""
-    return partial(load_models, dict(bundles))
-
-
-def settings_digest(outputs: tuple[str, ...]) -> str:
-    """SHA-256 of every setting that changes what a run produces."""
-    return hashlib.sha256(json.dumps({"outputs": sorted(outputs)}).encode()).hexdigest()
-
-
-def read(request: ReadRequest) -> ReadAnswer:
-    """Choose, read and encode; runs in the warm process."""
-    from dicom_node import results  # noqa: PLC0415 - highdicom stays out of the receiver's process
-
-    model: Model | str = engine.state()[request.model]
-    if isinstance(model, str):
-        raise ReadingError(f"model {request.model} could not be loaded: {model}")
-    selection = model.select(request.series)
-    if not selection.chosen:
-        return ReadAnswer(selection.passed_over)
-    uids = [ref.sop_instance_uid for ref in selection.chosen]
-    key = results.run_key(request.site, model.identity, uids, settings_digest(request.outputs))
-    if key in request.known:
-        return ReadAnswer(selection.passed_over, run_key=key)
-    reading = model.read(selection)
-    began = time.perf_counter()
-    created = datetime.fromtimestamp(request.created, UTC).astimezone()
-    objects = results.encode(results.Run(key, created, request.site, reading), request.outputs)
-    encoded = time.perf_counter()
-    spool = Spool(Path(request.data_dir))
-    parts = tuple(
-        ResultPart(
-            o.role,
-            o.sop_class_uid,
-            o.sop_instance_uid,
-            o.series_instance_uid,
-            str(spool.write_part(o.content)),
-            len(o.content),
-        )
-        for o in objects
-    )
-    seconds = (*reading.seconds, ("encode", encoded - began), ("write", time.perf_counter() - encoded))
-    return ReadAnswer(selection.passed_over, key, reading, parts, seconds)
 
 
 class Reader:
@@ -175,14 +71,30 @@ class Reader:
             )
         began = time.perf_counter()
         try:
-            answer = self._executor.submit(read, self._request(job, route)).result()
+            answer = self._executor.submit(read, self._request(job, route, job.created)).result()
         except ReadingError as error:
             raise Permanent(str(error)) from error
         except (engine.WarmProcessError, RuntimeError) as error:
             raise Retryable(str(error)) from error
         return self._done(job, route, answer, time.perf_counter() - began)
 
-    def _request(self, job: Job, route: Route) -> ReadRequest:
+    def failed(self, job: Job, reason: str) -> Done:
+        """What is still done for a reading that failed for good: the destinations get a report that says so.
+
+        Raises:
+            ReadingError, WarmProcessError: no report can be made; that the job failed is known all the same.
+        """
+        route = next((r for r in self._settings.routes if r.name == job.route), None)
+        if route is None or not route.report_failures or job.target not in self._settings.models():
+            return Done()
+        if self._index.revision(job.study) > job.revision:
+            return Done()  # the study is read anew, and that reading's report is the one that counts
+        # The moment is that of the failure: a reading revived later must not look older than this report.
+        request = self._request(job, route, self._clock())
+        answer = self._executor.submit(report_failure, request, reason).result()
+        return Done() if answer.run_key is None else self._recorded(job, route, answer, answer.run_key)
+
+    def _request(self, job: Job, route: Route, created: float) -> ReadRequest:
         instances = self._index.instances_of(job.study)
         said = self._index.series_of(job.study)
         taken = dict.fromkeys(one.series for one in said if matches(route.match, one))
@@ -205,10 +117,20 @@ class Reader:
             model=job.target,
             series=series,
             site=self._site,
-            created=job.created,
-            outputs=route.outputs,
+            created=created,
+            wanted=self._wanted(job, route),
             known=self._index.run_keys(job.study),
             data_dir=str(self._spool.root),
+        )
+
+    def _wanted(self, job: Job, route: Route) -> tuple[Wanted, ...]:
+        """Each profile once, with the latest report that one of its destinations has."""
+        destinations: dict[Profile, list[str]] = {}
+        for name in route.to:
+            destinations.setdefault(self._settings.profile(route, name), []).append(name)
+        return tuple(
+            Wanted(profile, self._index.latest_report(job.study, job.target, names))
+            for profile, names in destinations.items()
         )
 
     def _done(self, job: Job, route: Route, answer: ReadAnswer, seconds: float) -> Done:
@@ -219,13 +141,11 @@ class Reader:
             return Done(reason=reasons[:1000])
         if answer.reading is None:
             log.info("study.read_before", reason="the same images were read by the same model before")
-        key = answer.run_key
+        recorded = self._recorded(job, route, answer, answer.run_key)
 
         def effects() -> None:
-            if answer.reading is not None:
-                self._record(job, key, answer.reading, answer)
-            self._index.supersede(job, key, self._clock())
-            self._index.queue_sends(job, key, route.to, self._clock())
+            self._index.supersede(job, answer.run_key or "", self._clock())
+            recorded.effects()
 
         def then() -> None:
             if answer.reading is not None:
@@ -235,9 +155,20 @@ class Reader:
                     findings=len(answer.reading.findings),
                     objects=len(answer.parts),
                 )
-            self._on_sends()
+            recorded.then()
 
-        return Done(run_key=key, effects=effects, then=then)
+        return dataclasses.replace(recorded, effects=effects, then=then)
+
+    def _recorded(self, job: Job, route: Route, answer: ReadAnswer, key: str) -> Done:
+        """The reading and its files are recorded, and each file is queued for the destinations it was made for."""
+        targets = [(name, self._settings.profile(route, name).digest) for name in route.to]
+
+        def effects() -> None:
+            if answer.reading is not None:
+                self._record(job, key, answer.reading, answer)
+            self._index.queue_sends(job, key, targets, self._clock())
+
+        return Done(run_key=key, effects=effects, then=self._on_sends)
 
     def _record(self, job: Job, key: str, reading: Reading, answer: ReadAnswer) -> None:
         # The files go into place before the commit that names them; a crash in between leaves files that the next
@@ -251,6 +182,7 @@ class Reader:
                 part.role,
                 self._spool.adopt(Path(part.part), "results", part.sop_instance_uid),
                 part.bytes,
+                part.profile,
             )
             for position, part in enumerate(answer.parts)
         ]
@@ -262,7 +194,7 @@ class Reader:
                 identity.name,
                 identity.version,
                 identity.digest,
-                job.created,
+                answer.created,
                 _as_json(reading, answer.seconds),
             ),
             results,

@@ -14,12 +14,13 @@ from dicom_node.config import Settings
 from dicom_node.db import INDEX_FILE, Index
 from dicom_node.deliver import Sender
 from dicom_node.errors import ConfigError
-from dicom_node.infer import Reader, loader, unloadable
+from dicom_node.infer import Reader
 from dicom_node.log import logger
 from dicom_node.receive import Receiver
 from dicom_node.spool import Spool
 from dicom_node.store import Store
 from dicom_node.studies import Completer
+from dicom_node.warm import loader, unloadable
 from dicom_node.worker import Patience, Worker
 
 _SEND_LEASE_SECONDS = 3600.0  # one worker serves a destination, so a lease only matters where that worker is gone
@@ -116,7 +117,7 @@ class Node:
         settings, clock = self.settings, self._clock
         removed = self._spool.open()
         index = self.index = Index(self._spool.root / INDEX_FILE, create=True)
-        again = index.requeue_running(clock(), _READ_PATIENCE.attempts or 0)
+        again = index.requeue_running(clock())
         if removed or again:
             logger().info(
                 "node.recovered",
@@ -132,7 +133,17 @@ class Node:
             site = f"{settings.node.ae_title}/{index.node_id()}"
             reader = Reader(settings, index, self._spool, self._process, site, on_sends=self._wake_senders, clock=clock)
             lease = settings.node.read_timeout_seconds + 600.0  # the process may have to load its models first
-            self._readers = [Worker(index, "read", reader, patience=_READ_PATIENCE, lease_seconds=lease, clock=clock)]
+            self._readers = [
+                Worker(
+                    index,
+                    "read",
+                    reader,
+                    patience=_READ_PATIENCE,
+                    lease_seconds=lease,
+                    on_failure=reader.failed,
+                    clock=clock,
+                )
+            ]
         patience = Patience(attempts=None, seconds=settings.node.deliver_for_hours * 3600)
         for peer in settings.destinations():
             sender = Sender(settings, peer, index, self._spool)

@@ -102,6 +102,12 @@ _M001 = (
 )
 
 
+@SCHEMA()
+def m002_profiles(db: Database) -> None:
+    """Results are made per destination: each says for which settings (`config.Profile.digest`); older ones for all."""
+    db.execute("ALTER TABLE results ADD COLUMN profile TEXT NOT NULL DEFAULT ''")
+
+
 @dataclass(frozen=True, slots=True)
 class NewInstance:
     """A received instance on its way into the index; texts are what the data set holds, empty where it has none."""
@@ -181,7 +187,10 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class NewResult:
-    """A result file on its way into the index; ``position`` is its place in the order of sending."""
+    """A result file on its way into the index; ``position`` is its place in the order of sending.
+
+    ``profile`` is the digest of the settings that it was made by (`config.Profile`): it goes to their destinations.
+    """
 
     sop_instance_uid: str
     sop_class_uid: str
@@ -190,6 +199,7 @@ class NewResult:
     role: str
     file: str
     bytes: int
+    profile: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +210,16 @@ class StoredResult:
     sop_class_uid: str
     role: str
     file: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredReport:
+    """An earlier report on a study that a destination has; ``created`` is when its reading was (epoch seconds)."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    series: str
+    created: float
 
 
 @dataclass(frozen=True, slots=True)

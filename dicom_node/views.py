@@ -15,7 +15,7 @@ STATES: dict[str, str] = {
     "receiving": "instances still come in, or the quiet time is not over",
     "reading": "complete; a model reads it or it waits for one",
     "delivering": "read; results are on their way",
-    "delivered": "every result is stored at every destination",
+    "delivered": "every result is stored at every destination that takes its kind; the reason names what one does not",
     "no route": "no route of the configuration takes it",
     "no eligible series": "a route took it, but none of its images is of the kind that the model reads",
     "failed": "a reading or a delivery failed for good; see the reason, then dicom-node retry",
@@ -41,7 +41,7 @@ def study(row: dict[str, Any]) -> dict[str, Any]:
     return {
         "study": row["study"],
         "state": state,
-        "reason": row["reason"] or "",
+        "reason": row["reason"] or "; ".join(row["not_taken"]),
         "revision": row["revision"],
         "instances": row["instances"],
         "routes": row["routes"],
@@ -124,8 +124,16 @@ def _reading(row: dict[str, Any]) -> dict[str, Any]:
             for one in reading["findings"]
         ],
         "passed_over": reading["passed_over"],
+        "failed": reading.get("failed", []),
+        "failure": reading.get("failure", ""),
         "results": [
-            {"role": r["role"], "instance": r["sop_instance_uid"], "series": r["series"], "bytes": r["bytes"]}
+            {
+                "role": r["role"],
+                "sop_class": r["sop_class_uid"],
+                "instance": r["sop_instance_uid"],
+                "series": r["series"],
+                "bytes": r["bytes"],
+            }
             for r in row["results"]
         ],
     }

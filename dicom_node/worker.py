@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import structlog
 
 from dicom_node.db import Index
-from dicom_node.errors import Permanent, Retryable
+from dicom_node.errors import NodeError, Permanent, Retryable
 from dicom_node.log import logger, where
 from dicom_node.schema import Job, JobKind
 
@@ -47,6 +47,10 @@ class Patience:
         doubled = self.first_delay * 2.0 ** min(attempt - 1, 16)
         return min(doubled, self.longest_delay) * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
 
+    def is_used_up(self, job: Job) -> bool:
+        """Whether this attempt is one too many: those before it never came to an end, so they may be what ends us."""
+        return self.attempts is not None and job.attempts > self.attempts
+
     def is_over(self, job: Job, now: float) -> bool:
         """Whether this attempt was the last."""
         return (self.attempts is not None and job.attempts >= self.attempts) or (
@@ -59,7 +63,10 @@ class _TakenOver(Exception):  # noqa: N818 - never seen outside: it rolls a tran
 
 
 class Worker:
-    """Works through the jobs of one kind (and one target, where given), one at a time."""
+    """Works through the jobs of one kind (and one target, where given), one at a time.
+
+    ``on_failure`` says what is still done for a job that fails for good; it is written in the transaction that says so.
+    """
 
     def __init__(
         self,
@@ -71,6 +78,7 @@ class Worker:
         lease_seconds: float,
         target: str | None = None,
         idle: Callable[[], None] = lambda: None,
+        on_failure: Callable[[Job, str], Done] = lambda _job, _reason: Done(),
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._index = index
@@ -80,6 +88,7 @@ class Worker:
         self._patience = patience
         self._lease_seconds = lease_seconds
         self._idle = idle
+        self._on_failure = on_failure
         self._clock = clock
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -146,6 +155,9 @@ class Worker:
         return True
 
     def _attempt(self, job: Job) -> None:
+        if self._patience.is_used_up(job):
+            self._fail(job, f"the node ended {job.attempts - 1} times while it did this")
+            return
         try:
             done = self._do(job)
             with self._index.transaction():
@@ -176,4 +188,13 @@ class Worker:
 
     def _fail(self, job: Job, reason: str) -> None:
         logger().error("job.failed", reason=reason, fix="after mending it: dicom-node retry")
-        self._index.fail(job, self._clock(), reason)
+        done = Done()
+        try:
+            done = self._on_failure(job, reason)
+        except Exception as error:  # that it failed is known all the same
+            told = str(error) if isinstance(error, NodeError) else where(error)
+            logger().error("failure.untold", reason=f"no report says so: {told}")
+        with self._index.transaction():
+            if self._index.fail(job, self._clock(), reason, run_key=done.run_key):
+                done.effects()
+        done.then()

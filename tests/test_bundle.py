@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 import warnings
@@ -228,8 +229,25 @@ def test_a_class_has_its_best_score_over_all_images(model: BundleModel, tmp_path
 def test_twice_the_same_is_the_same(model: BundleModel, tmp_path: Path) -> None:
     selection = chosen(model, write_image(tmp_path, image=pixels((198, 100, 264, 164), (30, 300, 90, 400))))
     first, second = (dataclasses.replace(model.read(selection), seconds=()) for _ in range(2))
-    assert first == second
+    assert [dataclasses.astuple(each)[:2] for each in first.heat_maps] == [("1.2.3.1", "nodule")]
+    for one, other in zip(first.heat_maps, second.heat_maps, strict=True):
+        assert (one.values == other.values).all()
+    assert dataclasses.replace(first, heat_maps=()) == dataclasses.replace(second, heat_maps=())
     assert len(first.findings) == 2
+
+
+def test_a_heat_map_lies_where_the_class_was_seen(model: BundleModel, tmp_path: Path) -> None:
+    reading = model.read(chosen(model, write_image(tmp_path, image=pixels((198, 100, 264, 164)))))
+    (heat,) = reading.heat_maps
+    rows, columns = np.nonzero(heat.values >= 0.5)
+    down = (heat.bottom - heat.top) / heat.values.shape[0]
+    across = (heat.right - heat.left) / heat.values.shape[1]
+    (finding,) = reading.findings
+    assert heat.left + across * columns.min() == pytest.approx(finding.region.left, abs=across)
+    assert heat.left + across * (columns.max() + 1) == pytest.approx(finding.region.right, abs=across)
+    assert heat.top + down * rows.min() == pytest.approx(finding.region.top, abs=down)
+    assert heat.top + down * (rows.max() + 1) == pytest.approx(finding.region.bottom, abs=down)
+    assert model.read(chosen(model, write_image(tmp_path, "1.2.3.7"))).heat_maps == ()
 
 
 def test_what_lies_in_the_padding_is_no_finding(tmp_path: Path) -> None:
@@ -289,11 +307,24 @@ def test_the_network_infers_and_does_not_train(tmp_path: Path) -> None:
 # --- failures are no negative readings
 
 
-def test_one_unreadable_image_fails_the_whole_reading(model: BundleModel, tmp_path: Path) -> None:
-    good = write_image(tmp_path, "1.2.3.1")
+def test_where_one_image_cannot_be_read_nothing_is_absent(model: BundleModel, tmp_path: Path) -> None:
+    good = write_image(tmp_path, "1.2.3.1", pixels((198, 100, 264, 164)))
+    blank = write_image(tmp_path, "1.2.3.3")
     broken = write_image(tmp_path, "1.2.3.2", InstanceNumber=2, PixelData=b"\0" * 100)
+    for one, presence in ((good, Presence.PRESENT), (blank, Presence.UNDETERMINED)):
+        reading = model.read(chosen(model, one, broken))
+        assert [failed.uid for failed in reading.failed] == ["1.2.3.2"]
+        assert re.fullmatch(r"PixelData is truncated: .* 393216 were expected", reading.failed[0].reason)
+        assert reading.sources == (one,)
+        assert reading.classes[0].presence is presence
+        assert Presence.ABSENT not in {each.presence for each in reading.classes}
+        assert reading.failure == ""
+
+
+def test_where_no_image_can_be_read_the_reading_fails(model: BundleModel, tmp_path: Path) -> None:
+    broken = [write_image(tmp_path, uid, PixelData=b"\0" * 100) for uid in ("1.2.3.2", "1.2.3.4")]
     with pytest.raises(ReadingError, match=r"^instance 1\.2\.3\.2: PixelData is truncated: .* 393216 were expected$"):
-        model.read(chosen(model, good, broken))
+        model.read(chosen(model, *broken))
 
 
 def test_nothing_chosen_is_no_reading(model: BundleModel) -> None:

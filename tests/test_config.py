@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ROOT
 
-from dicom_node.config import Match, NodeSettings, Peer, Route, Settings, load
+from dicom_node.config import Match, NodeSettings, Peer, Profile, Route, Settings, load
 from dicom_node.errors import ConfigError
 from dicom_node.node import find_bundles
 
@@ -51,6 +53,29 @@ def test_every_key_stands_in_the_commented_example() -> None:
                 assert re.search(rf"^{key} = ", text, re.MULTILINE), f"{key} of {section.__name__} is not explained"
 
 
+def test_what_a_destination_says_of_results_counts_before_what_the_route_says(tmp_path: Path) -> None:
+    text = GOOD.replace("port = 104", 'port = 104\nlanguage = "ko"\nsr_class = "comprehensive3d"', 1)
+    text = text.replace('name = "chest"', 'name = "chest"\nlanguage = "ja"\noutputs = ["sr", "pdf"]', 1)
+    settings = load(write(tmp_path, text))
+    profile = settings.profile(settings.routes[0], "pacs")
+    assert profile == Profile(outputs=("sr", "pdf"), language="ko", sr_class="comprehensive3d")
+
+
+def test_every_setting_of_a_profile_changes_its_digest_and_the_order_of_outputs_does_not() -> None:
+    others: dict[str, Any] = {
+        "outputs": ("sr",),
+        "language": "ko",
+        "content_qualification": "PRODUCT",
+        "series_number_base": 9002,
+        "character_set": "utf-8",
+        "sr_class": "comprehensive3d",
+    }
+    assert others.keys() == {field.name for field in dataclasses.fields(Profile)}
+    digests = {Profile().digest, *(Profile(**{key: value}).digest for key, value in others.items())}
+    assert len(digests) == 1 + len(others)
+    assert Profile(outputs=("sr", "sc")).digest == Profile(outputs=("sc", "sr")).digest
+
+
 def test_a_relative_data_dir_counts_from_the_file(tmp_path: Path) -> None:
     assert load(write(tmp_path, '[node]\ndata_dir = "state"')).node.data_dir == tmp_path / "state"
     assert load(write(tmp_path, '[node]\ndata_dir = "../state"')).node.data_dir == tmp_path.parent / "state"
@@ -75,7 +100,22 @@ def test_a_relative_data_dir_counts_from_the_file(tmp_path: Path) -> None:
         (('to = ["pacs"]', "to = []"), ["routes[0].to", "at least 1"]),
         (('to = ["pacs"]', ""), ["routes[0].to", "missing"]),
         (('models = ["phantom_cxr"]', 'models = ["phantom_cxr", "phantom_cxr"]'), ["'chest'", "models", "once"]),
-        (('name = "chest"', 'name = "chest"\noutputs = ["gsps"]'), ["routes[0].outputs[0]", "'gsps'", "'sr' or 'sc'"]),
+        (('name = "chest"', 'name = "chest"\noutputs = ["x"]'), ["routes[0].outputs[0]", "'x'", "'sr', 'sc', 'gsps'"]),
+        (('name = "chest"', 'name = "chest"\noutputs = ["sr", "sr"]'), ["'chest'", "outputs", "'sr'", "once"]),
+        (("port = 104", 'port = 104\noutputs = ["sr", "sr"]'), ["'pacs'", "outputs", "'sr'", "once"]),
+        (("port = 104", 'port = 104\nlanguage = "de"'), ["peers[0].language", "'de'", "'en', 'ko' or 'ja'"]),
+        (("port = 104", 'port = 104\nsr_class = "basic"'), ["peers[0].sr_class", "'basic'", "'comprehensive3d'"]),
+        (("port = 104", "port = 104\nsr_class = 3"), ["peers[0].sr_class", "found 3", "'comprehensive3d'"]),
+        (("port = 104", 'port = 104\ncharacter_set = "latin1"'), ["peers[0].character_set", "'source' or 'utf-8'"]),
+        (
+            ("port = 104", "port = 104\nseries_number_base = 0"),
+            ["peers[0].series_number_base", "found 0", "equal to 1"],
+        ),
+        (("port = 104", 'port = 104\ncontent_qualification = "research"'), ["'RESEARCH', 'PRODUCT' or 'SERVICE'"]),
+        (
+            ("destination = true", 'any_host = true\nlanguage = "ko"'),
+            ["'pacs'", "no destination", "language", "destination = true"],
+        ),
         (('name = "chest"', 'name = "chest"\nquiet = 2'), ["routes[0].quiet", "no such key"]),
         (('name = "chest"', 'name = "chest"\nquiet_seconds = -1'), ["routes[0].quiet_seconds", "-1"]),
         (("port = 104", "port = true"), ["peers[0].port", "True", "integer"]),

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlite_utils import Database
 
 from dicom_node.db import Index
 from dicom_node.errors import ConfigError
-from dicom_node.schema import Job, NewInstance, NewReading, NewResult
+from dicom_node.schema import SCHEMA, Job, NewInstance, NewReading, NewResult
 
 
 @pytest.fixture
@@ -41,11 +42,11 @@ def claimed(index: Index, kind: str = "read", now: float = 30.0) -> Job:
 
 
 def read(index: Index, job: Job, key: str = "k1", *results: str, now: float = 40.0) -> None:
-    rows = [NewResult(uid, "1.2.840.3", f"{key}.9", n, "sr", f"r/{uid}", 5) for n, uid in enumerate(results)]
+    rows = [NewResult(uid, "1.2.840.3", f"{key}.9", n, "sr", f"r/{uid}", 5, "p") for n, uid in enumerate(results)]
     with index.transaction():
         assert index.finish(job, now, run_key=key)
         index.add_reading(NewReading(key, job.study, "m", "1", "d", 1.0, "{}"), rows)
-        index.queue_sends(job, key, ["pacs"], now)
+        index.queue_sends(job, key, [("pacs", "p")], now)
 
 
 def test_the_way_of_a_study(index: Index) -> None:
@@ -123,7 +124,7 @@ def test_a_reading_that_is_known_sends_nothing_again(index: Index) -> None:
     job = claimed(index, now=70.0)
     with index.transaction():
         index.finish(job, 71.0, run_key="k1")
-        assert index.queue_sends(job, "k1", ["pacs"], 71.0) == 0
+        assert index.queue_sends(job, "k1", [("pacs", "p")], 71.0) == 0
     assert state(index) == "delivered"
 
 
@@ -166,9 +167,9 @@ def test_jobs_of_one_destination_do_not_wait_for_another(index: Index) -> None:
     with index.transaction():
         index.finish(job, 40.0, run_key="k")
         index.add_reading(
-            NewReading("k", "1.1", "m", "1", "d", 1.0, "{}"), [NewResult("9.1", "1.2", "9", 0, "sr", "r/1", 5)]
+            NewReading("k", "1.1", "m", "1", "d", 1.0, "{}"), [NewResult("9.1", "1.2", "9", 0, "sr", "r/1", 5, "p")]
         )
-        index.queue_sends(job, "k", ["slow", "fast"], 40.0)
+        index.queue_sends(job, "k", [("slow", "p"), ("fast", "p")], 40.0)
     assert index.claim("send", "fast", 41.0, 60.0) is not None
     assert index.next_due("send", "fast") is None
     assert index.next_due("send", "slow") == 40.0
@@ -178,20 +179,116 @@ def test_what_a_dead_node_was_doing_is_queued_again(index: Index) -> None:
     receive(index, "1.2.1")
     completed(index, ("r", "m"))
     claimed(index)
-    assert index.requeue_running(32.0, 3) == 1
+    assert index.requeue_running(32.0) == 1
     assert claimed(index, now=33.0).attempts == 2
 
 
-def test_a_reading_that_ends_the_node_each_time_is_not_begun_for_ever(index: Index) -> None:
+def test_results_go_to_the_destinations_that_they_were_made_for(index: Index) -> None:
     receive(index, "1.2.1")
     completed(index, ("r", "m"))
-    for _ in range(2):
-        claimed(index)
-        assert index.requeue_running(30.0, 3) == 1
-    claimed(index)
-    assert index.requeue_running(30.0, 3) == 0
-    assert state(index) == "failed"
-    assert "3 times" in index.studies_with_state("1.1")[0]["reason"]
+    job = claimed(index)
+    rows = [NewResult(uid, "1.2", "9", 0, "sr", f"r/{uid}", 5, uid) for uid in ("a", "b", "")]
+    with index.transaction():
+        index.finish(job, 40.0, run_key="k")
+        index.add_reading(NewReading("k", "1.1", "m", "1", "d", 1.0, "{}"), rows)
+        assert index.queue_sends(job, "k", [("one", "a"), ("two", "a"), ("three", "b")], 40.0) == 6
+    # What was made before there were profiles has none, and goes to every destination.
+    sent = {(j["subject"], j["target"]) for j in index.jobs_of("1.1") if j["kind"] == "send"}
+    assert sent == {("a", "one"), ("a", "two"), ("b", "three"), ("", "one"), ("", "two"), ("", "three")}
+
+
+def test_the_latest_report_is_one_that_a_destination_has(index: Index) -> None:
+    receive(index, "1.2.1")
+    completed(index, ("r", "m"))
+    job = claimed(index)
+    assert index.latest_report("1.1", "m", ["pacs"]) is None
+    for number, key in enumerate(("k1", "k2", "k3", "k4")):
+        with index.transaction():
+            row = NewResult(f"9.{key}", "1.2", f"8.{key}", 0, "sr", f"r/{key}", 5, "p")
+            index.add_reading(NewReading(key, "1.1", "m", "1", "d", float(number), "{}"), [row])
+            index.queue_sends(job, key, [("pacs", "p")], 40.0 + number)
+    assert index.latest_report("1.1", "m", ["pacs"]) is None  # all wait
+
+    def finish(reason: str = "") -> None:
+        send = claimed(index, "send", 50.0)
+        with index.transaction():
+            assert index.finish(send, 51.0, reason=reason)
+
+    finish()
+    latest = index.latest_report("1.1", "m", ["pacs", "other"])
+    assert latest is not None
+    assert (latest.sop_instance_uid, latest.series, latest.created) == ("9.k1", "8.k1", 0.0)
+    finish("not taken: it does not take reports")
+    finish("stored with warning B000")
+    claimed(index, "send", 60.0)  # on its way: it may arrive
+    latest = index.latest_report("1.1", "m", ["pacs"])
+    assert latest is not None
+    assert latest.sop_instance_uid == "9.k4"
+    assert index.latest_report("1.1", "m", ["other"]) is None
+    assert index.latest_report("1.1", "x", ["pacs"]) is None
+
+
+def test_a_study_says_what_a_destination_did_not_take(index: Index) -> None:
+    receive(index, "1.2.1")
+    completed(index, ("r", "m"))
+    read(index, claimed(index), "k1", "9.1", "9.2", "9.3")
+    for reason in ("not taken: pacs does not take SEG", "", "not taken: pacs does not take KOS"):
+        send = claimed(index, "send", 50.0)
+        with index.transaction():
+            index.finish(send, 51.0, reason=reason)
+    (row,) = index.studies_with_state("1.1")
+    assert row["state"] == "delivered"
+    assert sorted(row["not_taken"]) == ["not taken: pacs does not take KOS", "not taken: pacs does not take SEG"]
+    assert index.revive("1.1", 60.0) == 2  # the PACS may have been set up for them since
+    assert state(index) == "delivering"
+
+
+def test_the_report_of_a_failure_is_sent_and_the_study_stays_failed(index: Index) -> None:
+    receive(index, "1.2.1")
+    completed(index, ("r", "m"))
+    job = claimed(index)
+    row = NewResult("9.1", "1.2", "9", 0, "sr", "r/1", 5, "p")
+    with index.transaction():
+        assert index.fail(job, 40.0, "the model broke", run_key="f")
+        index.add_reading(NewReading("f", "1.1", "m", "1", "d", 1.0, "{}"), [row])
+        index.queue_sends(job, "f", [("pacs", "p")], 40.0)
+    assert state(index) == "delivering"
+    send = claimed(index, "send", 50.0)
+    with index.transaction():
+        index.finish(send, 51.0)
+    assert (state(index), index.studies_with_state("1.1")[0]["reason"]) == ("failed", "the model broke")
+
+
+def test_the_report_of_a_failure_is_called_off_once_the_study_is_read(index: Index) -> None:
+    receive(index, "1.2.1")
+    completed(index, ("r", "m"))
+    job = claimed(index)
+    with index.transaction():
+        index.fail(job, 40.0, "the model broke", run_key="f")
+        row = NewResult("9.1", "1.2", "9", 0, "sr", "r/1", 5, "p")
+        index.add_reading(NewReading("f", "1.1", "m", "1", "d", 1.0, "{}"), [row])
+        index.queue_sends(job, "f", [("pacs", "p")], 40.0)
+    assert index.revive("1.1", 41.0) == 1
+    again = claimed(index, now=42.0)
+    with index.transaction():
+        index.finish(again, 43.0, run_key="k")
+        index.add_reading(
+            NewReading("k", "1.1", "m", "1", "d", 1.0, "{}"), [NewResult("9.2", "1.2", "9", 0, "sr", "r/2", 5, "p")]
+        )
+        assert index.supersede(again, "k", 43.0) == 1
+        index.queue_sends(again, "k", [("pacs", "p")], 43.0)
+    assert claimed(index, "send", 50.0).subject == "9.2"
+
+
+def test_an_index_from_before_there_were_profiles_is_upgraded(tmp_path: Path) -> None:
+    path = tmp_path / "index.sqlite"
+    old = Database(path)
+    SCHEMA.apply(old, stop_before="m002_profiles")
+    assert "profile" not in old["results"].columns_dict
+    old.close()
+    index = Index(path, create=True)
+    assert "profile" in index._db["results"].columns_dict
+    index.close()
 
 
 def test_a_job_cut_off_by_the_nodes_end_keeps_its_attempts(index: Index) -> None:
@@ -221,10 +318,10 @@ def test_an_older_report_is_not_sent_after_a_newer_one(index: Index) -> None:
     with index.transaction():
         index.finish(job, 61.0, run_key="k2")
         index.add_reading(
-            NewReading("k2", "1.1", "m", "1", "d", 1.0, "{}"), [NewResult("9.3", "1.2", "9", 0, "sr", "r/3", 5)]
+            NewReading("k2", "1.1", "m", "1", "d", 1.0, "{}"), [NewResult("9.3", "1.2", "9", 0, "sr", "r/3", 5, "p")]
         )
         assert index.supersede(job, "k2", 61.0) == 2
-        index.queue_sends(job, "k2", ["pacs"], 61.0)
+        index.queue_sends(job, "k2", [("pacs", "p")], 61.0)
     assert index.revive(None, 70.0) == 0
     assert claimed(index, "send", 71.0).subject == "9.3"
     assert index.claim("send", None, 72.0, 60.0) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
@@ -10,11 +11,17 @@ from typing import Any
 
 import pytest
 from conftest import Pacs, free_port, listens, make_image, settings_for, tool, wait_until
-from pydicom.uid import ImplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+from pydicom.uid import (
+    ComprehensiveSRStorage,
+    GrayscaleSoftcopyPresentationStateStorage,
+    ImplicitVRLittleEndian,
+    SecondaryCaptureImageStorage,
+    generate_uid,
+)
 from pynetdicom.dsutils import split_dataset
 
 from dicom_node.db import Index
-from dicom_node.deliver import Sender
+from dicom_node.deliver import RESULT_CLASSES, Sender
 from dicom_node.errors import Permanent, Retryable
 from dicom_node.schema import Job, NewInstance, NewReading, NewResult
 from dicom_node.spool import Spool
@@ -32,13 +39,24 @@ class Bench:
         self.index.add_instance(NewInstance("1.2", "1", "1", "1", "1.1", "CR", "", "", "", "A", "f", 1), 1.0)
         self.senders: list[Sender] = []
 
+    def results(self, *sop_classes: str) -> list[Job]:
+        """Results of one reading, queued."""
+        jobs = [self.result(sop_class) for sop_class in sop_classes]
+        with self.index.transaction():
+            for number, job in enumerate(jobs):
+                self.index._run(
+                    "UPDATE results SET run_key = ? WHERE sop_instance_uid = ?", jobs[0].subject, job.subject
+                )
+                self.index.queue_sends(dataclasses.replace(job, id=number), jobs[0].subject, [("pacs", "p")], 1.0)
+        return [dataclasses.replace(job, run_key=jobs[0].subject) for job in jobs]
+
     def result(self, sop_class: str = SecondaryCaptureImageStorage) -> Job:
         uid = generate_uid(None)
         image = make_image(SOPClassUID=sop_class, SOPInstanceUID=uid)
         path = self.spool.new_part()
         image.save_as(path, enforce_file_format=True)
         name = self.spool.adopt(path, "results", uid)
-        new = NewResult(uid, sop_class, "1.9", 0, "sc", name, 1)
+        new = NewResult(uid, sop_class, "1.9", 0, "sc", name, 1, "p")
         with self.index.transaction():
             self.index.add_reading(NewReading(uid, "1", "m", "1", "d", 1.0, "{}"), [new])
         return Job(1, "send", uid, "1", 1, "r", "pacs", uid, 1, 1.0, "t")
@@ -149,6 +167,53 @@ def test_a_class_that_was_never_agreed_on_is_final(bench: Bench, start_pacs: Sta
     pacs = start_pacs()
     with pytest.raises(Permanent, match="does not take CT Image Storage"):
         bench.sender(pacs.port)(bench.result("1.2.840.10008.5.1.4.1.1.2"))
+
+
+LIMITED = """
+[[TransferSyntaxes]]
+[Uncompressed]
+TransferSyntax1 = LittleEndianExplicit
+[[PresentationContexts]]
+[Pictures]
+PresentationContext1 = 1.2.840.10008.5.1.4.1.1.7\\Uncompressed
+[[Profiles]]
+[PicturesAlone]
+PresentationContexts = Pictures
+"""
+
+
+def test_a_pacs_that_refuses_a_class_gets_the_others(bench: Bench, tmp_path: Path) -> None:
+    port, folder, rules = free_port(), tmp_path / "dcmtk", tmp_path / "rules.cfg"
+    folder.mkdir()
+    rules.write_text(LIMITED)
+    picture, marks = bench.results(SecondaryCaptureImageStorage, GrayscaleSoftcopyPresentationStateStorage)
+    (report,) = bench.results(ComprehensiveSRStorage)
+    command = [tool("storescp"), "-xf", str(rules), "PicturesAlone", "-aet", "PACS", "-od", str(folder), str(port)]
+    with subprocess.Popen(command) as dcmtk:
+        try:
+            wait_until(lambda: listens(port), "DCMTK's storescp to listen")
+            sender = bench.sender(port)
+            assert sender(marks).reason == (
+                f"not taken: pacs (PACS at 127.0.0.1:{port}) does not take "
+                "Grayscale Softcopy Presentation State Storage"
+            )
+            assert sender(picture).reason == ""
+            with pytest.raises(Permanent, match="does not take Comprehensive SR Storage"):  # it was all there was
+                sender(report)
+        finally:
+            dcmtk.terminate()
+    (file,) = folder.iterdir()
+    assert split_dataset(file)[0].MediaStorageSOPInstanceUID == picture.subject
+
+
+def test_every_kind_of_result_is_proposed(bench: Bench, start_pacs: StartPacs) -> None:
+    pacs = start_pacs()
+    jobs = bench.results(*RESULT_CLASSES)
+    sender = bench.sender(pacs.port)
+    for job in jobs:
+        assert sender(job).reason == ""
+    assert pacs.uids() == [job.subject for job in jobs]
+    assert len(jobs) == 7
 
 
 def test_a_pacs_that_takes_implicit_vr_only_gets_it(bench: Bench, tmp_path: Path) -> None:

@@ -42,8 +42,11 @@ from ai.contract import (
     Region,
 )
 from dicom_node import __version__
+from dicom_node.config import Profile
 from dicom_node.results import Run, common, encode, run_key, sc, sr
 from dicom_node.results.source import fit
+from dicom_node.results.text import report_text
+from dicom_node.results.words import WORDS
 
 DICOM = DATA / "dicom"
 CHARSETS = sorted(p for p in (DICOM / "pydicom/charset_files").glob("chr*.dcm") if "SQEncoding" not in p.name)
@@ -120,6 +123,7 @@ def run_of(
     rows: int = 100,
     columns: int = 100,
     passed_over: tuple[PassedOver, ...] = (),
+    profile: dict[str, Any] | None = None,
     **changes: Any,
 ) -> Run:
     """A run over images of rows x columns; the boxes are shares of the first image."""
@@ -142,7 +146,7 @@ def run_of(
     )
     reading = Reading(MODEL, refs, findings, classes, passed_over, ())
     key = run_key("here", MODEL, [ref.sop_instance_uid for ref in refs], "settings")
-    return replace(Run(key, CREATED, "here", reading), **changes)
+    return replace(Run(key, CREATED, "here", reading, Profile(**(profile or {}))), **changes)
 
 
 def grey(rows: int = 100, columns: int = 100) -> NDArray[np.uint8]:
@@ -152,6 +156,20 @@ def grey(rows: int = 100, columns: int = 100) -> NDArray[np.uint8]:
 def written(dataset: Dataset) -> Dataset:
     """A built object as another program would read it."""
     return pydicom.dcmread(BytesIO(common.to_bytes(dataset)))
+
+
+class Held:
+    """Headers at hand, each with the same picture."""
+
+    def __init__(self, *headers: Dataset, picture: NDArray[np.uint8] | None = None) -> None:
+        self._headers = {plain(header, "SOPInstanceUID"): header for header in headers}
+        self._picture = grey() if picture is None else picture
+
+    def header(self, ref: InstanceRef) -> Dataset:
+        return self._headers[ref.sop_instance_uid]
+
+    def pixels(self, _ref: InstanceRef, _frame: int) -> NDArray[np.uint8]:
+        return self._picture
 
 
 def objects_of(header: Dataset, **changes: Any) -> list[Dataset]:
@@ -239,9 +257,8 @@ def test_another_image_than_the_reading_says_is_refused() -> None:
 
 def test_objects_come_in_the_order_of_sending_and_are_what_they_say() -> None:
     images = [make_image(), make_image()]
-    run = run_of(*images, boxes=BOXES["one"])
-    by_uid = {image.SOPInstanceUID: image for image in images}
-    objects = encode(run, ["sc", "sr"], lambda ref: (by_uid[ref.sop_instance_uid], grey()))
+    run = run_of(*images, boxes=BOXES["one"], profile={"outputs": ("sc", "sr")})
+    objects = encode(run, Held(*images))
     assert [(o.role, o.index) for o in objects] == [("sr", 0), ("sc", 0), ("sc", 1)]
     for o in objects:
         read = pydicom.dcmread(BytesIO(o.content))
@@ -250,15 +267,13 @@ def test_objects_come_in_the_order_of_sending_and_are_what_they_say() -> None:
         )  # fmt: skip
         assert read.file_meta.TransferSyntaxUID == pydicom.uid.ExplicitVRLittleEndian
         assert read.file_meta.MediaStorageSOPInstanceUID == o.sop_instance_uid
-        assert o.sop_instance_uid == common.derived_uid(run.key, o.role, o.index)
+        assert o.sop_instance_uid == common.derived_uid(run.objects_key, o.role, o.index)
     assert len({o.series_instance_uid for o in objects}) == 2
 
 
 def test_only_what_is_asked_for_is_encoded() -> None:
     image = make_image()
-    assert [o.role for o in encode(run_of(image), ["sr"], lambda _: (image, grey()))] == ["sr"]
-    with pytest.raises(ValueError, match="unknown outputs \\['pdf'\\]"):
-        encode(run_of(image), ["sr", "pdf"], lambda _: (image, grey()))
+    assert [o.role for o in encode(run_of(image, profile={"outputs": ("sr",)}), Held(image))] == ["sr"]
 
 
 _AGAIN = """
@@ -267,19 +282,17 @@ sys.path.insert(0, "tests")
 warnings.simplefilter("error")
 import test_results_common as t
 from pathlib import Path
-header = lambda _: (t.header_of(Path(sys.argv[1])), t.grey())
-run = t.run_of(header(None)[0], boxes=t.BOXES["overlapping"], passed_over=t.NOT_READ)
+header = t.header_of(Path(sys.argv[1]))
+run = t.run_of(header, boxes=t.BOXES["overlapping"], passed_over=t.NOT_READ)
 before = "torch" in sys.modules
-print(json.dumps([before] + [hashlib.sha256(o.content).hexdigest() for o in t.encode(run, ["sr", "sc"], header)]))
+print(json.dumps([before] + [hashlib.sha256(o.content).hexdigest() for o in t.encode(run, t.Held(header))]))
 """
 
 
 def test_a_second_encoding_anywhere_at_any_time_gives_the_same_bytes(real_data: Path) -> None:
     path = SOURCES["dx"]
     run = run_of(header_of(path), boxes=BOXES["overlapping"], passed_over=NOT_READ)
-    here = [
-        hashlib.sha256(o.content).hexdigest() for o in encode(run, ["sr", "sc"], lambda _: (header_of(path), grey()))
-    ]
+    here = [hashlib.sha256(o.content).hexdigest() for o in encode(run, Held(header_of(path)))]
     elsewhere = subprocess.run(
         [sys.executable, "-c", _AGAIN, path],
         env={**os.environ, "PYTHONHASHSEED": "7", "TZ": "Asia/Seoul"},
@@ -301,8 +314,8 @@ def test_results_are_encoded_without_torch() -> None:
 def test_equal_reasons_are_counted_the_most_frequent_first() -> None:
     reasons = ["b", "a", "c", "a"]
     run = run_of(make_image(), passed_over=tuple(PassedOver(str(i), r) for i, r in enumerate(reasons)))
-    assert common.passed_over(run) == [("a", 2), ("b", 1), ("c", 1)]
-    assert common.passed_over(run_of(make_image())) == []
+    assert common.not_read(run) == [("a", 2), ("b", 1), ("c", 1)]
+    assert common.not_read(run_of(make_image())) == []
 
 
 # --- patient and study ----------------------------------------------------------------------------------------------
@@ -355,6 +368,55 @@ def test_names_survive_byte_for_byte_in_every_character_set(path: Path) -> None:
             expected = element_in(source, keyword)
             assert element_in(content, keyword) == (b"" if expected is None and keyword == "StudyID" else expected)
         assert str(pydicom.dcmread(BytesIO(content)).PatientName) == str(pydicom.dcmread(path).PatientName)
+
+
+def characters(dataset: Dataset) -> dict[str, str]:
+    return {keyword: str(dataset.get(keyword, "")) for keyword in COPIED if keyword != "SpecificCharacterSet"}
+
+
+@pytest.mark.parametrize("path", CHARSETS, ids=lambda p: p.stem)
+def test_names_survive_character_for_character_where_unicode_is_wanted(path: Path) -> None:
+    wanted = {"character_set": "utf-8", "outputs": ("sr",)}
+    (made,) = encode(run_of(header_of(path), profile=wanted), Held(header_of(path)))
+    result = pydicom.dcmread(BytesIO(made.content))
+    assert result.SpecificCharacterSet == "ISO_IR 192"
+    assert characters(result) == characters(pydicom.dcmread(path))
+
+
+@pytest.mark.parametrize("path", CHARSETS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("language", ["ko", "ja"])
+def test_another_language_is_written_whatever_the_sources_character_set(path: Path, language: str) -> None:
+    run = run_of(header_of(path), profile={"language": language, "outputs": ("sr",)})
+    (made,) = encode(run, Held(header_of(path)))
+    result = pydicom.dcmread(BytesIO(made.content))
+    kept = pydicom.dcmread(path).get("SpecificCharacterSet")
+    assert result.SpecificCharacterSet == (kept if kept == "GB18030" else "ISO_IR 192")
+    assert characters(result) == characters(pydicom.dcmread(path))
+    assert run.words.not_for_diagnosis in report_text(result)
+
+
+@pytest.mark.parametrize(
+    ("charset", "name"),
+    [
+        (b"ISO_IR 192", b"\xb1\xe8^\xc8\xf1"),  # declared UTF-8 that is EUC-KR
+        (b"", b"Buc^J\xe9r\xf4me"),  # Latin-1 that is not declared
+        (b"\\ISO 2022 IR 87", b"Yamada=\x1b$)C\xfb\xf3"),  # an escape to a set that is not declared
+        (b"ISO_IR 999", b"\xb1\xe8"),
+        (b"ISO 2022 IR 6\\ISO 2022 IR 149", b"Hong=\x1b$)C\xfb\xf3^\xd1\xce=\xc8\xab"),  # no escape after "="
+    ],
+)
+@pytest.mark.parametrize("wanted", [{"language": "ko"}, {"character_set": "utf-8"}])
+def test_a_name_that_is_not_what_it_was_declared_to_be_stays_as_it_is(
+    charset: bytes, name: bytes, wanted: dict[str, Any]
+) -> None:
+    image = with_raw(make_image(), SpecificCharacterSet=charset, PatientName=name)
+    run = run_of(image, profile={**wanted, "outputs": ("sr",)})
+    (made,) = encode(run, Held(image))
+    assert element_in(made.content, "PatientName") == name + b" " * (len(name) % 2)
+    assert (element_in(made.content, "SpecificCharacterSet") or b"").strip() == charset
+    speaks = "ko" if charset == b"ISO_IR 192" and "language" in wanted else "en"  # our own texts are what is declared
+    assert WORDS[speaks].not_for_diagnosis.encode() in made.content
+    assert made.sop_instance_uid == common.derived_uid(run.objects_key, "sr", 0)
 
 
 def test_there_are_character_sets_to_test(real_data: Path) -> None:
@@ -478,9 +540,8 @@ def test_a_name_too_long_for_explicit_vr_is_left_out() -> None:
 @pytest.mark.parametrize("outputs", [["sr"], ["sc"], ["sr", "sc"]])
 def test_images_of_two_patients_are_refused(other: dict[str, bytes], outputs: list[str]) -> None:
     images = [make_image(), make_image(), with_raw(make_image(), **other)]
-    by_uid = {plain(image, "SOPInstanceUID"): image for image in images}
     with pytest.raises(ReadingError, match="the study holds images of more than one patient") as caught:
-        encode(run_of(*images), outputs, lambda ref: (by_uid[ref.sop_instance_uid], grey()))
+        encode(run_of(*images, profile={"outputs": tuple(outputs)}), Held(*images))
     assert re.search("TEST|SECRET|ELSEWHERE", str(caught.value)) is None
     with pytest.raises(ReadingError, match="more than one patient"):
         sr.build(run_of(*images), images)
@@ -488,8 +549,7 @@ def test_images_of_two_patients_are_refused(other: dict[str, bytes], outputs: li
 
 def test_padding_makes_no_other_patient() -> None:
     images = [make_image(), with_raw(make_image(), PatientID=b" TEST-1\0", IssuerOfPatientID=b"  ")]
-    by_uid = {plain(image, "SOPInstanceUID"): image for image in images}
-    assert len(encode(run_of(*images), ["sr", "sc"], lambda ref: (by_uid[ref.sop_instance_uid], grey()))) == 3
+    assert len(encode(run_of(*images, profile={"outputs": ("sr", "sc")}), Held(*images))) == 3
 
 
 def test_issuer_sequences_are_copied() -> None:

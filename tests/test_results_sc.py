@@ -377,7 +377,7 @@ def test_the_time_is_in_the_sources_zone(spy: Spy) -> None:
 
 def test_a_product_is_not_called_research(spy: Spy) -> None:
     image = make_image()
-    run = run_of(image, content_qualification="PRODUCT")
+    run = run_of(image, profile={"content_qualification": "PRODUCT"})
     product = written(
         sc.build(replace(run, reading=replace(run.reading, model=replace(MODEL, notice=""))), image, grey(), 0)
     )
@@ -389,7 +389,7 @@ def test_what_was_not_read_is_said_after_the_verdict(spy: Spy) -> None:
     sc.render(run_of(make_image(), passed_over=NOT_READ), grey(), 0)
     assert spy.headline[-2:] == [
         "No findings",
-        "3 images, other objects or series of the study not read: view LL is not among PA, AP; it is no image",
+        "Not read: 3 images, other objects or series: view LL is not among PA, AP; it is no image",
     ]
     assert spy.sentences[-1].colour == drawing._TEXT
 
@@ -398,14 +398,14 @@ def test_long_and_many_reasons_are_shortened(spy: Spy) -> None:
     reasons = ["a" * 60, "long " * 20, "c", "d"]
     run = run_of(make_image(), passed_over=tuple(PassedOver(str(i), r) for i, r in enumerate(reasons)))
     sc.render(run, grey(), 0)
-    assert spy.headline[-1].split(": ")[1].split("; ") == [
+    assert spy.headline[-1].split(": ")[2].split("; ") == [
         "a" * 60,
         ("long " * 11 + "lo..."),
         "c",
         "other reasons in the report",
     ]
     sc.render(run_of(make_image(), passed_over=NOT_READ[:1]), grey(), 0)
-    assert spy.headline[-1].startswith("1 image, other object or series of the study not read: view")
+    assert spy.headline[-1].startswith("Not read: 1 image, other object or series: view")
 
 
 def test_a_word_wider_than_the_picture_goes_on_in_the_next_line(spy: Spy) -> None:

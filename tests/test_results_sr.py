@@ -5,12 +5,15 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import make_image, run_tool, tool
 from pydicom.dataset import Dataset
+from pydicom.uid import ComprehensiveSRStorage
 from test_results_common import (
     BOXES,
     MODEL,
@@ -19,11 +22,13 @@ from test_results_common import (
     _strict_pydicom,  # noqa: F401 (an autouse fixture)
     header_of,
     run_of,
+    with_raw,
     written,
 )
 
 from ai.contract import Code, InstanceRef, PassedOver, Presence, Region
 from dicom_node.results import Run, common, sr
+from dicom_node.results.common import Predecessor
 
 PRESENT, ABSENT, UNDETERMINED = "52101004", "272519000", "373068000"
 
@@ -84,7 +89,7 @@ def test_it_is_a_preliminary_unverified_measurement_report() -> None:
     assert common.device_uid("here", MODEL) == child(document, "121012").UID
     assert child(document, "121016").TextValue == MODEL.digest
     assert child(document, "121058").ConceptCodeSequence[0].CodeValue == "399208008"
-    assert document.SOPInstanceUID == common.derived_uid(run.key, "sr", 0)
+    assert document.SOPInstanceUID == common.derived_uid(run.objects_key, "sr", 0)
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -161,7 +166,7 @@ def test_no_findings_are_said_in_code_and_in_words() -> None:
 @pytest.mark.parametrize(
     ("presence", "outcome", "words"),
     [
-        (Presence.UNDETERMINED, "111243", "No findings, but not every class could be determined"),
+        (Presence.UNDETERMINED, "111243", "Incomplete reading: no findings in what could be read"),
         (Presence.PRESENT, "111242", "Findings without a region"),
     ],
 )
@@ -185,7 +190,7 @@ def test_the_warnings_come_first_and_in_plain_text() -> None:
 
 def test_a_product_is_not_called_research() -> None:
     image = make_image()
-    run = run_of(image, content_qualification="PRODUCT")
+    run = run_of(image, profile={"content_qualification": "PRODUCT"})
     document = written(sr.build(run, [image]))
     assert document.ContentQualification == "PRODUCT"
     assert sentences(document)[0] == "Demonstration model, trained on no patient"
@@ -223,7 +228,7 @@ def test_all_images_are_evidence_and_stand_in_the_library() -> None:
 def test_no_stand_in_is_left_behind() -> None:
     document, run = build("overlapping")
     known = {common.device_uid("here", MODEL), run.key, *(common.tracking_uid(run.key, i) for i in range(3))}
-    known |= {common.derived_uid(run.key, "sr", 0), common.series_uid(run.key, "sr")}
+    known |= {common.derived_uid(run.objects_key, "sr", 0), common.series_uid(run.objects_key, "sr")}
     ours = [e.value for item in items(document) for e in item if e.VR == "UI" and str(e.value).startswith("2.25.")]
     source = {ref.sop_instance_uid for ref in run.reading.sources} | {document.StudyInstanceUID}
     evidence = document.CurrentRequestedProcedureEvidenceSequence[0]
@@ -271,6 +276,186 @@ def test_long_codes_and_names_are_written() -> None:
 def test_the_procedure_is_the_one_reported_on(modality: str, body_part: str, procedure: str) -> None:
     document, _ = build(Modality=modality, BodyPartExamined=body_part)
     assert child(document, "121058").ConceptCodeSequence[0].CodeValue == procedure
+
+
+# --- failure --------------------------------------------------------------------------------------------------------
+
+
+def test_a_reading_that_failed_has_no_class_and_says_that_it_is_not_negative() -> None:
+    image = make_image()
+    run = run_of(image)
+    failed = replace(run.reading, classes=(), failure="the reading process died")
+    document = written(sr.build(replace(run, reading=failed), [image]))
+    assert evaluations(document) == {"111017": "111245"}
+    assert groups(document) == []
+    assert sentences(document)[-2:] == [
+        "AI reading failed: the reading process died.",
+        "This is not a negative result.",
+    ]
+    assert ABSENT not in {i.get("CodeValue") for i in items(document)}
+    assert "no findings" not in " ".join(sentences(document)).lower()
+
+
+def test_a_reading_that_failed_cannot_have_an_answer() -> None:
+    image = make_image()
+    run = run_of(image)
+    with pytest.raises(ValueError, match="failed as a whole cannot have findings or classes"):
+        sr.build(replace(run, reading=replace(run.reading, failure="x")), [image])
+    with pytest.raises(ValueError, match="failed in part cannot call a class absent"):
+        sr.build(replace(run, reading=replace(run.reading, failed=(PassedOver("1", "x"),))), [image])
+
+
+@pytest.mark.parametrize(("boxes", "outcome"), [("none", "111243"), ("one", "111244")])
+def test_a_reading_that_failed_in_part_calls_nothing_absent(boxes: str, outcome: str) -> None:
+    image = make_image()
+    run = run_of(image, boxes=BOXES[boxes], rows=64, columns=64, passed_over=NOT_READ)
+    classes = tuple(
+        replace(each, presence=Presence.UNDETERMINED if each.presence is Presence.ABSENT else each.presence)
+        for each in run.reading.classes
+    )
+    partial = replace(run.reading, classes=classes, failed=(PassedOver("1.2.3", "it cannot be decoded"),))
+    document = written(sr.build(replace(run, reading=partial), [image]))
+    assert evaluations(document)["111017"] == outcome
+    assert ABSENT not in evaluations(document).values()
+    assert "ncomplete reading" in sentences(document)[3]
+    assert sentences(document)[-1].startswith("Not read: 4 images, other objects or series: it cannot be decoded (1); ")
+
+
+# --- superseding ----------------------------------------------------------------------------------------------------
+
+
+def test_the_report_that_it_replaces_is_named() -> None:
+    image = make_image(TimezoneOffsetFromUTC="+0900")
+    run = run_of(image)
+    earlier = Predecessor(run_sop_class(run), "1.2.3.4", "1.2.3", datetime(2026, 2, 28, 22, 5, tzinfo=UTC))
+    document = written(sr.build(replace(run, predecessor=earlier), [image]))
+    (study,) = document.PredecessorDocumentsSequence
+    assert study.StudyInstanceUID == image.StudyInstanceUID
+    assert study.ReferencedSeriesSequence[0].SeriesInstanceUID == "1.2.3"
+    (old,) = study.ReferencedSeriesSequence[0].ReferencedSOPSequence
+    assert (old.ReferencedSOPClassUID, old.ReferencedSOPInstanceUID) == (earlier.sop_class_uid, "1.2.3.4")
+    assert "Replaces the report of 2026-03-01 07:05 UTC+0900." in sentences(document)
+    assert "PredecessorDocumentsSequence" not in build()[0]
+
+
+def run_sop_class(run: Run) -> str:
+    return "1.2.840.10008.5.1.4.1.1.88.34" if run.profile.sr_class == "comprehensive3d" else ComprehensiveSRStorage
+
+
+# --- size -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("attributes", "axes", "caveat"),
+    [
+        ({}, None, False),
+        ({"ImagerPixelSpacing": [0.2, 0.1]}, (1.9, 1.1), True),
+        ({"PixelSpacing": [0.2, 0.1], "ImagerPixelSpacing": [0.2, 0.1]}, (1.9, 1.1), True),
+        ({"PixelSpacing": [0.1, 0.2], "ImagerPixelSpacing": [0.2, 0.1]}, (2.2, 1.0), False),
+        ({"PixelSpacing": [0.1, 0.2], "PixelSpacingCalibrationType": "FIDUCIAL"}, (2.2, 1.0), False),
+        ({"PixelSpacing": [0.1, 0.2], "Modality": "CT"}, (2.2, 1.0), False),
+        ({"ImagerPixelSpacing": [0.2, 0.1], "Modality": "CT"}, None, False),
+        ({"ImagerPixelSpacing": [0, 0]}, None, False),
+        ({"NominalScannedPixelSpacing": [0.2, 0.1]}, None, False),
+    ],
+)
+def test_a_finding_is_measured_where_the_spacing_is_known(
+    attributes: dict[str, Any], axes: tuple[float, float] | None, caveat: bool
+) -> None:
+    document, _ = build(**attributes)  # the box is 10.88 columns wide and 9.6 rows high
+    (group,) = groups(document)
+    if axes is None:
+        assert children(group, "103339001") + children(group, "103340004") == []
+        assert not any("axis" in sentence for sentence in sentences(document))
+        return
+    measured = [child(group, code).MeasuredValueSequence[0] for code in ("103339001", "103340004")]
+    assert tuple(float(each.NumericValue) for each in measured) == axes
+    assert {each.MeasurementUnitsCodeSequence[0].CodeValue for each in measured} == {"mm"}
+    assert any("magnification" in sentence for sentence in sentences(document)) is caveat
+    assert any("sides of the box" in sentence for sentence in sentences(document))
+
+
+def test_broken_spacing_measures_nothing() -> None:
+    for broken in (b"a\\b ", b"0.1 ", b"-1\\1", b"nan\\1 ", b"1e8\\1 "):
+        image = with_raw(make_image(Modality="CT"), PixelSpacing=broken)
+        (group,) = groups(written(sr.build(run_of(image, boxes=BOXES["one"]), [image])))
+        assert children(group, "103339001") == [], broken
+
+
+def test_the_spacing_of_an_enhanced_object_is_that_of_all_its_frames() -> None:
+    measures, shared = Dataset(), Dataset()
+    measures.PixelSpacing = [0.5, 0.25]
+    shared.PixelMeasuresSequence = [measures]
+    document, _ = build(Modality="CT", NumberOfFrames=3, SharedFunctionalGroupsSequence=[shared])
+    (group,) = groups(document)
+    assert child(group, "103339001").MeasuredValueSequence[0].NumericValue == 4.8  # 9.6 rows
+
+
+# --- frames, kinds, languages ---------------------------------------------------------------------------------------
+
+
+def test_a_finding_on_a_frame_refers_to_that_frame() -> None:
+    image = make_image(NumberOfFrames=5)
+    run = run_of(image, boxes=BOXES["one"], rows=64, columns=64)
+    (finding,) = run.reading.findings
+
+    def on(frame: int) -> Dataset:
+        moved = replace(finding, region=replace(finding.region, frame=frame))
+        return sr.build(replace(run, reading=replace(run.reading, findings=(moved,))), [image])
+
+    (group,) = groups(written(on(4)))
+    for scoord in (child(group, "111030"), child(group, "111012").ContentSequence[0]):
+        assert scoord.ContentSequence[0].ReferencedSOPSequence[0].ReferencedFrameNumber == 4
+    with pytest.raises(ValueError, match=r"frame 6 of .*, which has 5"):
+        on(6)
+    single, _ = build()
+    assert "ReferencedFrameNumber" not in child(groups(single)[0], "111030").ContentSequence[0].ReferencedSOPSequence[0]
+
+
+def test_a_destination_can_have_a_comprehensive_3d_report() -> None:
+    image = make_image()
+    run = run_of(image, boxes=BOXES["one"], profile={"sr_class": "comprehensive3d", "series_number_base": 501})
+    document = written(sr.build(run, [image]))
+    assert document.SOPClassUID == "1.2.840.10008.5.1.4.1.1.88.34"
+    assert document.SeriesNumber == 501
+    assert document.SOPInstanceUID != build()[0].SOPInstanceUID
+    assert document.ContentTemplateSequence[0].TemplateIdentifier == "1500"
+
+
+@pytest.mark.parametrize(
+    ("language", "locale", "said"),
+    [
+        (
+            "ko",
+            "ko-KR",
+            [
+                "AI - 진단 목적으로 사용할 수 없음",
+                "시연용 모델, 환자 영상으로 학습되지 않음",
+                "기흉 없음",
+                "영상이 아님",
+            ],
+        ),
+        ("ja", "ja-JP", ["AI - 診断目的には使用できません", "デモ用モデル", "気胸 なし", "画像ではない"]),
+    ],
+)
+def test_what_people_read_is_in_their_language_and_codes_are_the_same(
+    language: str, locale: str, said: list[str]
+) -> None:
+    image = make_image()
+    english = run_of(image, boxes=BOXES["one"], passed_over=NOT_READ)
+    run = run_of(image, boxes=BOXES["one"], passed_over=NOT_READ, profile={"language": language})
+    document, other = written(sr.build(run, [image])), written(sr.build(english, [image]))
+    assert child(document, "121049").ConceptCodeSequence[0].CodeValue == locale
+    for text in said:
+        assert any(text in sentence for sentence in sentences(document)), text
+    assert evaluations(document) == evaluations(other)
+
+    def coded(dataset: Dataset) -> list[tuple[str, str, str]]:
+        return [(i.CodeValue, i.CodingSchemeDesignator, i.CodeMeaning) for i in items(dataset) if "CodeValue" in i]
+
+    assert [c for c in coded(document) if c[1] != "RFC5646"] == [c for c in coded(other) if c[1] != "RFC5646"]
+    assert common.tracking_uid(run.key, 0) == child(groups(document)[0], "112040").UID
+    assert child(groups(other)[0], "112040").UID == child(groups(document)[0], "112040").UID
 
 
 # --- other programs -------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,12 +20,13 @@ from typing import Any
 import pydicom
 import pytest
 from conftest import Pacs, free_port, listens, make_image, run_tool, send, settings_for, tool, wait_until
-from pydicom.uid import ComprehensiveSRStorage, SecondaryCaptureImageStorage, generate_uid
+from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage, SecondaryCaptureImageStorage, generate_uid
 
 from ai import bundle, phantom, phantom_dicom
 from dicom_node import views
 from dicom_node.db import INDEX_FILE, Index
 from dicom_node.node import Node
+from dicom_node.results.text import report_text
 from dicom_node.worker import Patience
 
 StartNode = Callable[..., Node]
@@ -113,7 +115,10 @@ def test_a_late_image_is_read_as_the_next_revision_and_nothing_is_sent_twice(
     send(node.port, late)
     wait_until(lambda: detail(node, study)["revision"] == 2, "the second revision")
     assert ended(node, study)["state"] == "delivered"
-    assert len(detail(node, study)["readings"]) == 2
+    first, second = detail(node, study)["readings"]
+    report = pydicom.dcmread(node.result_file(second["results"][0]["instance"]))
+    (old,) = report.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence
+    assert old.ReferencedSOPInstanceUID == first["results"][0]["instance"]
     # An object that the model does not read: the same images, so the same results are found and not sent again.
     sent = pacs.uids()
     send(node.port, make_image(StudyInstanceUID=study, Modality="SR", SOPClassUID=ComprehensiveSRStorage))
@@ -165,8 +170,108 @@ def test_an_image_that_cannot_be_read_fails_with_the_reason_and_is_never_negativ
     found = ended(node, image.StudyInstanceUID)
     assert found["state"] == "failed"
     assert image.SOPInstanceUID in found["reason"]
-    assert not found["readings"]
-    assert not pacs.stored
+    (reading,) = found["readings"]
+    assert (reading["failure"], reading["classes"], reading["findings"]) == (found["reason"], [], [])
+    report = pydicom.dcmread(node.result_file(reading["results"][0]["instance"]))
+    assert "111245" in str(report)  # no algorithm succeeded
+    assert "Absent" not in str(report)
+    assert "This is not a negative result." in report_text(report)
+    assert pacs.uids() == [result["instance"] for result in reading["results"]]
+    # Tried again with the same end: the report is there, and nothing is sent twice.
+    assert node.index is not None
+    assert node.index.revive(image.StudyInstanceUID, time.time()) == 1
+    wait_until(lambda: detail(node, image.StudyInstanceUID)["state"] == "failed", "the second failure")
+    assert pacs.uids() == [result["instance"] for result in reading["results"]]
+
+
+def test_the_report_of_a_failure_can_be_switched_off(
+    start_node: StartNode, start_pacs: StartPacs, tmp_path: Path
+) -> None:
+    pacs = start_pacs()
+    routes = [{"name": "all", "models": ["phantom_cxr"], "to": ["pacs"], "report_failures": False}]
+    node = start_node(settings_for(tmp_path / "node", pacs_port=pacs.port, routes=routes))
+    image = make_image(PixelData=b"\0" * 100)
+    send(node.port, image)
+    found = ended(node, image.StudyInstanceUID)
+    assert (found["state"], found["readings"], pacs.uids()) == ("failed", [], [])
+
+
+def test_one_image_that_cannot_be_read_leaves_an_incomplete_reading(
+    start_node: StartNode, start_pacs: StartPacs, tmp_path: Path, healthy: Any
+) -> None:
+    pacs = start_pacs()
+    node = start_node(settings_for(tmp_path / "node", pacs_port=pacs.port))
+    study = healthy.StudyInstanceUID
+    broken = make_image(StudyInstanceUID=study, PatientID=healthy.PatientID, PixelData=b"\0" * 100)
+    send(node.port, healthy, broken)
+    found = ended(node, study)
+    assert found["state"] == "delivered"
+    (reading,) = found["readings"]
+    assert [one["uid"] for one in reading["failed"]] == [broken.SOPInstanceUID]
+    assert {one["presence"] for one in reading["classes"]} == {"undetermined"}
+    report = pydicom.dcmread(node.result_file(reading["results"][0]["instance"]))
+    assert "Incomplete reading: no findings in what could be read" in report_text(report)
+
+
+def test_each_destination_gets_results_made_for_it(
+    start_node: StartNode, start_pacs: StartPacs, tmp_path: Path, healthy: Any
+) -> None:
+    seoul, archive = start_pacs(ae_title="SEOUL"), start_pacs(ae_title="ARCHIVE")
+    node = start_node(
+        settings_for(
+            tmp_path / "node",
+            peers=[
+                {"name": "seoul", "ae_title": "SEOUL", "host": "127.0.0.1", "port": seoul.port, "destination": True,
+                 "language": "ko", "sr_class": "comprehensive3d", "outputs": ["sr"], "series_number_base": 700},
+                {"name": "archive", "ae_title": "ARCHIVE", "host": "127.0.0.1", "port": archive.port,
+                 "destination": True},
+            ],
+            routes=[{"name": "all", "models": ["phantom_cxr"], "to": ["seoul", "archive"], "outputs": ["sr", "sc"]}],
+        )
+    )  # fmt: skip
+    send(node.port, healthy)
+    found = ended(node, healthy.StudyInstanceUID)
+    assert found["state"] == "delivered"
+    assert len(found["readings"]) == 1, "one reading serves both"
+    results = {uid: pydicom.dcmread(node.result_file(uid)) for uid in (*seoul.uids(), *archive.uids())}
+    (korean,) = (results[uid] for uid in seoul.uids())
+    assert (korean.SOPClassUID, korean.SeriesNumber) == (Comprehensive3DSRStorage, 700)
+    assert "AI - 진단 목적으로 사용할 수 없음" in report_text(korean)
+    english, picture = (results[uid] for uid in archive.uids())
+    assert (english.SOPClassUID, picture.SOPClassUID) == (ComprehensiveSRStorage, SecondaryCaptureImageStorage)
+    assert "AI - not for diagnostic use" in report_text(english)
+    assert len(results) == 3
+
+
+def test_a_model_that_cannot_be_loaded_is_reported_and_a_later_reading_replaces_the_report(
+    start_node: StartNode, start_pacs: StartPacs, tmp_path: Path, healthy: Any
+) -> None:
+    pacs = start_pacs()
+    bundles = spoiled(tmp_path, "0")
+    weights = bundles["phantom_cxr"] / "models/model.pt"
+    good = weights.read_bytes()
+    weights.write_bytes(b"no weights")
+    settings = settings_for(tmp_path / "node", pacs_port=pacs.port)
+    node = start_node(settings, bundles=bundles)
+    send(node.port, healthy)
+    study = healthy.StudyInstanceUID
+    found = ended(node, study)
+    assert found["state"] == "failed"
+    assert "could not be loaded" in found["reason"]
+    failed = pydicom.dcmread(node.result_file(pacs.uids()[0]))
+    assert "AI reading failed: model phantom_cxr could not be loaded" in report_text(failed)
+    node.stop()
+    weights.write_bytes(good)
+    node = start_node(settings, bundles=bundles)
+    assert node.index is not None
+    assert node.index.revive(study, time.time()) == 1
+    wait_until(lambda: detail(node, study)["state"] == "delivered", "the study to be read")
+    reading = detail(node, study)["readings"][-1]
+    assert reading["failure"] == ""
+    report = pydicom.dcmread(node.result_file(reading["results"][0]["instance"]))
+    (predecessor,) = report.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence
+    assert predecessor.ReferencedSOPInstanceUID == failed.SOPInstanceUID
+    assert "Replaces the report of" in report_text(report)
 
 
 def test_images_of_two_patients_in_one_study_are_never_one_report(
@@ -259,6 +364,7 @@ def test_a_model_that_takes_too_long_fails_with_the_reason(
     assert found["state"] == "failed"
     assert found["reason"].startswith("reading took longer than 1 s; the reading process was stopped")
     assert "3 attempts" in found["reason"]
+    assert found["readings"][0]["failure"] == found["reason"]
 
 
 def test_the_reading_process_is_killed_while_it_reads(

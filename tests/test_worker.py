@@ -153,3 +153,39 @@ def test_the_thread_lives_through_an_error_of_what_it_does_when_idle(index: Inde
     assert busy.alive
     busy.ask_to_stop()
     busy.join()
+
+
+def test_what_ended_the_node_each_time_is_not_begun_for_ever(index: Index) -> None:
+    clock, begun = Clock(), []
+
+    def do(one: Job) -> Done:
+        begun.append(one.attempts)
+        raise KeyboardInterrupt  # the node goes in the middle of it
+
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            worker(index, do, clock, Patience(3, None)).work_once()
+        index.requeue_running(clock())
+    assert worker(index, do, clock, Patience(3, None)).work_once()
+    assert begun == [1, 2, 3]
+    assert (job(index)["state"], job(index)["reason"]) == ("failed", "the node ended 3 times while it did this")
+
+
+def test_what_is_done_for_a_failure_is_written_with_it(index: Index) -> None:
+    told: list[tuple[int, str]] = []
+
+    def on_failure(one: Job, reason: str) -> Done:
+        told.append((one.id, reason))
+        return Done(run_key="f", effects=lambda: index._run("UPDATE studies SET routes = '[\"told\"]'") and None)
+
+    for broken in (False, True):
+        failing = Worker(
+            index, "read", raising(Permanent("no")), patience=Patience(3, None), lease_seconds=60.0, clock=Clock(),
+            on_failure=raising(RuntimeError("secret")) if broken else on_failure,  # type: ignore[arg-type]
+        )  # fmt: skip
+        index.revive(None, 100.0)
+        assert failing.work_once()
+        assert (job(index)["state"], job(index)["reason"]) == ("failed", "no")
+        assert index.studies_with_state("1")[0]["routes"] == ["told"]
+    assert told == [(1, "no")]
+    assert job(index)["run_key"] == "f"

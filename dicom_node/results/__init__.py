@@ -6,9 +6,9 @@ attributes, and each kind has a module of its own (:mod:`sr`, :mod:`sc`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Protocol
 
 import numpy as np
 import pydicom
@@ -26,11 +26,9 @@ from ai.contract import (
     Region,
 )
 from dicom_node.results import common, sc, source, sr
-from dicom_node.results.common import ROLES, Run, run_key
+from dicom_node.results.common import ROLES, Predecessor, Run, run_key
 
-__all__ = ["ROLES", "ResultObject", "Run", "encode", "load_instance", "run_key", "warm_up"]
-
-Load = Callable[[InstanceRef], tuple[Dataset, NDArray[np.uint8]]]
+__all__ = ["ROLES", "Images", "Predecessor", "ResultObject", "Run", "StoredImages", "encode", "run_key", "warm_up"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,35 +46,53 @@ class ResultObject:
     content: bytes
 
 
-def load_instance(ref: InstanceRef) -> tuple[Dataset, NDArray[np.uint8]]:
-    """The header of a stored instance, without its pixels, and its picture as it is displayed (rows x columns)."""
-    from ai import images  # noqa: PLC0415 (what reads pixels is heavy, and only an encoder needs it)
+class Images(Protocol):
+    """Where the sources' headers and pictures come from."""
 
-    header = pydicom.dcmread(ref.path, stop_before_pixels=True, force=True)
-    return header, images.display_uint8(images.load_radiograph(ref.path))
+    def header(self, ref: InstanceRef) -> Dataset:
+        """The header of an instance, without its pixels."""
+
+    def pixels(self, ref: InstanceRef, frame: int) -> NDArray[np.uint8]:
+        """A frame (from 1) as it is displayed: rows x columns of grey, or rows x columns x 3 where it has colours."""
 
 
-def encode(run: Run, outputs: Sequence[str], load: Load = load_instance) -> tuple[ResultObject, ...]:
-    """Every object of a run, in the order in which they are sent; the same run gives the same bytes.
+class StoredImages:
+    """The files of a reading's sources."""
 
-    ``outputs`` are keys of :data:`ROLES`; ``load`` gives a source's header and its display picture.
+    def header(self, ref: InstanceRef) -> Dataset:
+        """The header of a stored instance."""
+        return pydicom.dcmread(ref.path, stop_before_pixels=True, force=True)
+
+    def pixels(self, ref: InstanceRef, frame: int) -> NDArray[np.uint8]:
+        """A frame of a stored instance."""
+        from ai import images  # noqa: PLC0415 (what reads pixels is heavy, and only an encoder needs it)
+
+        return images.display_uint8(images.load_radiograph(ref.path))
+
+
+def encode(run: Run, images: Images | None = None) -> tuple[ResultObject, ...]:
+    """Every object that the run's profile asks for, in the order in which they are sent.
+
+    The same run gives the same bytes.
 
     Raises:
         ReadingError: the sources are not all of one patient.
-        ValueError: an output is unknown, or a source is not what the reading says.
+        ValueError: a source is not what the reading says.
     """
-    unknown = sorted(set(outputs) - set(ROLES))
-    if unknown:
-        raise ValueError(f"unknown outputs {unknown}; expected some of {list(ROLES)}")
-    headers, pictures = [], []
-    for index, ref in enumerate(run.reading.sources):  # each display picture goes before the next comes
-        header, pixels = load(ref)
-        headers.append(header)
+    images = images or StoredImages()
+    outputs = run.profile.outputs
+    headers = []
+    for ref in run.reading.sources:
+        headers.append(images.header(ref))
         source.check_patient(headers)
-        if "sc" in outputs:
-            pictures.append(_result("sc", index, sc.build(run, header, pixels, index)))
-    report = [_result("sr", 0, sr.build(run, headers))] if "sr" in outputs else []
-    return (*report, *pictures)
+    run, headers = common.in_the_wanted_characters(run, headers)
+    objects = []
+    if "sr" in outputs:
+        objects.append(_result("sr", 0, sr.build(run, headers)))
+    if "sc" in outputs and not run.reading.failure:
+        for index, (ref, header) in enumerate(zip(run.reading.sources, headers, strict=True)):
+            objects.append(_result("sc", index, sc.build(run, header, images.pixels(ref, 1), index)))
+    return tuple(objects)
 
 
 def warm_up() -> None:
@@ -92,7 +108,20 @@ def warm_up() -> None:
     header.StudyInstanceUID, header.SeriesInstanceUID = "2.25.2", "2.25.3"
     header.Modality, header.BodyPartExamined, header.Rows, header.Columns = "DX", "CHEST", 512, 512
     run = Run("00", datetime(2000, 1, 1, tzinfo=UTC), "warm-up", reading)
-    encode(run, list(ROLES), lambda _: (header, np.zeros((512, 512), np.uint8)))
+    encode(run, _Blank(header))
+
+
+@dataclass(frozen=True, slots=True)
+class _Blank:
+    """One made-up header with a black picture."""
+
+    one: Dataset
+
+    def header(self, _ref: InstanceRef) -> Dataset:
+        return self.one
+
+    def pixels(self, _ref: InstanceRef, _frame: int) -> NDArray[np.uint8]:
+        return np.zeros((512, 512), np.uint8)
 
 
 def _result(role: str, index: int, dataset: Dataset) -> ResultObject:

@@ -18,9 +18,9 @@ import re
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
-from typing import Any, Literal
+from typing import Any
 
 from highdicom import ContributingEquipment
 from highdicom.sr import CodedConcept
@@ -32,23 +32,25 @@ from pydicom.filewriter import write_file_meta_info
 from pydicom.sr.codedict import codes
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
-from ai.contract import Code, ModelIdentity, Presence, Reading
+from ai.contract import ClassResult, Code, Finding, ModelIdentity, Presence, Reading, Segment
 from dicom_node import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION, __version__
+from dicom_node.config import Language, Profile
 from dicom_node.results.source import (
     Source,
     copy_attributes,
     copy_optional,
     element_bytes,
     fit,
+    holds_any_text,
+    in_utf8,
     own_charset,
     tag_of,
     text_of,
 )
+from dicom_node.results.words import WORDS, Words
 
-ENCODER_VERSION = 2
+ENCODER_VERSION = 3
 """Raised with every change to the encoded objects, so that other bytes never travel under a UID already sent."""
-
-NOT_FOR_DIAGNOSIS = "AI - not for diagnostic use"
 
 _NAMESPACE = uuid.UUID("6f0c4d0e-6d0f-5b0a-9d6e-3c8f6a1b7e52")
 _OFFSET = re.compile(r"([+-])(\d{2})([0-5]\d)")
@@ -56,42 +58,79 @@ _OFFSET = re.compile(r"([+-])(\d{2})([0-5]\d)")
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """One kind of result object: a series of its own in the source study."""
+    """One kind of result object: a series of its own in the source study, numbered from the profile's base."""
 
-    series_number: int
+    offset: int
     description: str
 
 
 ROLES: dict[str, Role] = {
-    "sr": Role(9001, "AI report"),
-    "sc": Role(9002, "AI picture"),
+    "sr": Role(0, "AI report"),
+    "sc": Role(1, "AI picture"),
+    "gsps": Role(2, "AI marks"),
+    "seg": Role(3, "AI segmentation"),
+    "pdf": Role(4, "AI page"),
+    "kos": Role(5, "AI key images"),
 }
 """The roles in the order in which their objects are sent."""
 
 
 @dataclass(frozen=True, slots=True)
+class Predecessor:
+    """The report that a run's report replaces; ``created`` (timezone-aware) is when its reading was made."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    series_instance_uid: str
+    created: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
-    """One reading on its way into DICOM.
+    """One reading on its way into DICOM, for the destinations of one profile.
 
     ``key`` is :func:`run_key` (hex); ``created`` is timezone-aware, taken once when the run is created, and the only
-    time in its result objects; ``site`` names the installation; ``content_qualification`` is PS3.3 C.8.13.2.1.1.
+    time in its result objects; ``site`` names the installation. ``in_english`` overrides the profile's language: a
+    source whose character set can neither hold the other language nor be converted.
     """
 
     key: str
     created: datetime
     site: str
     reading: Reading
-    content_qualification: Literal["RESEARCH", "PRODUCT", "SERVICE"] = "RESEARCH"
+    profile: Profile = field(default_factory=Profile)
+    predecessor: Predecessor | None = None
+    in_english: bool = False
 
     def __post_init__(self) -> None:
         if self.created.tzinfo is None:
             raise ValueError("Run.created has no time zone: its local time would depend on the machine")
 
     @property
+    def objects_key(self) -> str:
+        """What UIDs derive from: other settings make other objects of the same reading."""
+        return _digest("objects", self.key, self.profile.digest)
+
+    @property
+    def language(self) -> Language:
+        """The language of every text that a person reads."""
+        return "en" if self.in_english else self.profile.language
+
+    @property
+    def words(self) -> Words:
+        """The texts in the run's language."""
+        return WORDS[self.language]
+
+    @property
+    def research(self) -> bool:
+        """Whether the objects must say that they are not for diagnosis."""
+        return self.profile.content_qualification == "RESEARCH"
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """The sentences that every object must show: not for diagnosis while RESEARCH, and the model's own notice."""
-        research = (NOT_FOR_DIAGNOSIS,) if self.content_qualification == "RESEARCH" else ()
-        notice = self.reading.model.notice
+        research = (self.words.not_for_diagnosis,) if self.research else ()
+        notice = self.words.notice(self.reading.model.notice)
         return (*research, notice) if notice else research
 
 
@@ -115,6 +154,22 @@ _PATIENT_AND_STUDY = (
 )
 
 
+def in_the_wanted_characters(run: Run, headers: Sequence[Dataset]) -> tuple[Run, list[Dataset]]:
+    """The run and the headers of its sources as builders take them: in UTF-8 where the profile or its language wants.
+
+    A language other than English needs a character set that holds it. A source that has another one is converted; where
+    that cannot be done without doubt, its attributes stay as they are and the run speaks English.
+    """
+    always, foreign = run.profile.character_set == "utf-8", run.language != "en"
+    if not (always or foreign):
+        return run, list(headers)
+    wanted = [always or not holds_any_text(header) for header in headers]
+    converted = [in_utf8(h, _PATIENT_AND_STUDY) if want else h for h, want in zip(headers, wanted, strict=True)]
+    usable = [h if after is None else after for h, after in zip(headers, converted, strict=True)]
+    speaks = not foreign or all(map(holds_any_text, usable))
+    return (run if speaks else dataclasses.replace(run, in_english=True)), usable
+
+
 # --- identity -------------------------------------------------------------------------------------------------------
 
 
@@ -129,12 +184,15 @@ def run_key(site: str, model: ModelIdentity, source_uids: Iterable[str], setting
 
 
 def derived_uid(key: str, role: str, index: int) -> str:
-    """The SOP Instance UID of a run's ``index``-th object of a role: ``2.25.`` and a UUIDv5 (PS3.5 B.2)."""
+    """The SOP Instance UID of a role's ``index``-th object: ``2.25.`` and a UUIDv5 (PS3.5 B.2).
+
+    ``key`` is :attr:`Run.objects_key`.
+    """
     return _uid("sop", key, role, index)
 
 
 def series_uid(key: str, role: str) -> str:
-    """The Series Instance UID of a run's objects of one role."""
+    """The Series Instance UID of the objects of one role, ``key`` being :attr:`Run.objects_key`."""
     return _uid("series", key, role)
 
 
@@ -184,38 +242,45 @@ def percent(score: float) -> float:
     return round(100.0 * score, 1)
 
 
+def finding_name(run: Run, finding: Finding | ClassResult | Segment) -> str:
+    """What a class is called in the run's language."""
+    return run.words.name(finding.code, finding.name)
+
+
 def summary(run: Run) -> str:
     """The verdict on the whole study in words, without a full stop."""
-    if run.reading.findings:
-        count = len(run.reading.findings)
-        return f"{count} finding{'s' if count > 1 else ''} with a region"
-    if any(result.presence is Presence.PRESENT for result in run.reading.classes):
-        return "Findings without a region"
-    if any(result.presence is Presence.UNDETERMINED for result in run.reading.classes):
-        return "No findings, but not every class could be determined"
-    return "No findings"
+    reading, say = run.reading, run.words
+    if reading.failure:
+        return say.failed(say.reason(reading.failure))
+    incomplete = bool(reading.failed) or any(each.presence is Presence.UNDETERMINED for each in reading.classes)
+    if reading.findings:
+        verdict = say.findings(len(reading.findings))
+    elif any(result.presence is Presence.PRESENT for result in reading.classes):
+        verdict = say.findings_without_region
+    else:
+        return say.incomplete_without_findings if incomplete else say.no_findings
+    return f"{verdict}; {say.incomplete}" if incomplete else verdict
 
 
-def passed_over(run: Run) -> list[tuple[str, int]]:
-    """Why parts of the study were not read, and how many each time: the most frequent reason first."""
-    return Counter(passed.reason for passed in run.reading.passed_over).most_common()
-
-
-def parts(count: int) -> str:
-    """So many of what a model may pass over: a reading does not tell images from other objects and whole series."""
-    return "1 image, other object or series" if count == 1 else f"{count} images, other objects or series"
+def not_read(run: Run) -> list[tuple[str, int]]:
+    """Why parts of the study were not read, and how many each time: what failed first, then the most frequent."""
+    failed = Counter(run.words.reason(each.reason) for each in run.reading.failed).most_common()
+    passed = Counter(run.words.reason(each.reason) for each in run.reading.passed_over).most_common()
+    return failed + passed
 
 
 # --- the object -----------------------------------------------------------------------------------------------------
 
 
 def local_time(run: Run, header: Dataset) -> datetime:
-    """When the run was created, in the source's TimezoneOffsetFromUTC, which then holds for the whole object.
+    """When the run was created, in the source's TimezoneOffsetFromUTC, which then holds for the whole object."""
+    return in_zone_of(header, run.created)
 
-    A source without one says nothing of its zone, and then the run's own is the best guess.
-    """
+
+def in_zone_of(header: Dataset, time: datetime) -> datetime:
+    """A time in the source's zone; one that says nothing of its zone leaves the time's own, which is the best guess."""
     offset = _offset(header)
-    return run.created if offset is None else run.created.astimezone(timezone(offset))
+    return time if offset is None else time.astimezone(timezone(offset))
 
 
 def _offset(header: Dataset) -> timedelta | None:
@@ -229,11 +294,11 @@ def _offset(header: Dataset) -> timedelta | None:
 def identity(run: Run, source: Source, role: str, index: int) -> dict[str, Any]:
     """The arguments that every highdicom constructor takes in the same way; ``run`` is fitted to the source."""
     model, at, kind = run.reading.model, local_time(run, source.header), ROLES[role]
-    research = " - not for diagnostic use" if run.content_qualification == "RESEARCH" else ""
+    research = " - not for diagnostic use" if run.research else ""
     return {
-        "series_instance_uid": series_uid(run.key, role),
-        "series_number": kind.series_number,
-        "sop_instance_uid": derived_uid(run.key, role, index),
+        "series_instance_uid": series_uid(run.objects_key, role),
+        "series_number": run.profile.series_number_base + kind.offset,
+        "sop_instance_uid": derived_uid(run.objects_key, role, index),
         "instance_number": index + 1,
         "manufacturer": model.manufacturer[:64],
         "manufacturer_model_name": f"{model.name} {model.version}"[:64],
@@ -244,7 +309,7 @@ def identity(run: Run, source: Source, role: str, index: int) -> dict[str, Any]:
         "series_time": at.time(),
         "content_date": at.date(),
         "content_time": at.time(),
-        "content_qualification": run.content_qualification,
+        "content_qualification": run.profile.content_qualification,
     }
 
 

@@ -58,7 +58,7 @@ def render(run: Run, radiograph_pixels: NDArray[np.uint8], image_index: int) -> 
             f.region.top * factor,
             f.region.right * factor,
             f.region.bottom * factor,
-            label=f"{f.name} {percent(f.score):.1f} %",
+            label=f"{common.finding_name(run, f)} {percent(f.score):.1f} %",
             colour=colours.get(f.key, COLOURS[-1]),
         )
         for f in here
@@ -134,15 +134,15 @@ def _pixel_aspect(source: Dataset) -> tuple[int, int] | None:
 
 def _headline(run: Run, here: Sequence[Finding], index: int) -> list[str]:
     """The legend's sentences, those that warn first."""
-    model, total = run.reading.model, len(run.reading.sources)
+    model, total, say = run.reading.model, len(run.reading.sources), run.words
     verdict = common.summary(run)
     if run.reading.findings and not here:
-        verdict = f"No findings in this image; {verdict} in the study"
+        verdict = say.none_here(verdict)
     return [
         *run.warnings,
         f"{model.name} {model.version}",
-        f"Read {run.created:%Y-%m-%d %H:%M} UTC{run.created:%z}",
-        *([f"Image {index + 1} of {total}"] if total > 1 else []),
+        say.read_at(f"{run.created:%Y-%m-%d %H:%M} UTC{run.created:%z}"),
+        *([say.image_of(index + 1, total)] if total > 1 else []),
         verdict,
         *_not_read(run),
     ]
@@ -150,21 +150,26 @@ def _headline(run: Run, here: Sequence[Finding], index: int) -> list[str]:
 
 def _not_read(run: Run) -> list[str]:
     """What the model passed over, with the reasons that are most frequent, shortened: the report has them in full."""
-    counted = common.passed_over(run)
+    counted = common.not_read(run)
     if not counted:
         return []
     total = sum(count for _, count in counted)
     reasons = [r if len(r) <= _REASON else f"{r[: _REASON - 3].rstrip()}..." for r, _ in counted[:_REASONS]]
     if len(counted) > _REASONS:
-        reasons.append("other reasons in the report")
-    return [f"{common.parts(total)} of the study not read: {'; '.join(reasons)}"]
+        reasons.append(run.words.other_reasons)
+    return [run.words.not_read(total, "; ".join(reasons))]
 
 
 def _table(run: Run, colours: dict[str, tuple[int, int, int]]) -> list[Row]:
     """The verdict on every class of the model over all images read."""
     return [
         Row(
-            (each.name, f"{percent(each.score):.1f} %", f"{percent(each.threshold):.1f} %", each.presence.value),
+            (
+                common.finding_name(run, each),
+                f"{percent(each.score):.1f} %",
+                f"{percent(each.threshold):.1f} %",
+                run.words.presence[each.presence],
+            ),
             colours[each.key] if each.presence is not Presence.ABSENT else None,
         )
         for each in run.reading.classes

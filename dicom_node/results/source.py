@@ -14,7 +14,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
-from pydicom.charset import STAND_ALONE_ENCODINGS, python_encoding
+from pydicom.charset import (
+    CODES_TO_ENCODINGS,
+    STAND_ALONE_ENCODINGS,
+    default_encoding,
+    handled_encodings,
+    python_encoding,
+)
 from pydicom.datadict import dictionary_has_tag, dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
@@ -133,6 +139,12 @@ def unsigned_of(dataset: Dataset, keyword: str) -> int | None:
     return element.value if element is not None and isinstance(element.value, int) else None
 
 
+def frames_of(header: Dataset) -> int:
+    """How many frames an image has: 1 where it does not say, or says nonsense."""
+    number = numbers_of(header, "NumberOfFrames")
+    return int(number[0]) if len(number) == 1 and number[0] >= 1 else 1
+
+
 def tag_of(keyword: str) -> BaseTag:
     """The tag of a keyword of the data dictionary."""
     tag = tag_for_keyword(keyword)
@@ -163,12 +175,19 @@ def _value_bytes(dataset: Dataset, tag: BaseTag, charset: list[str] | None = Non
 def _sequence_bytes(dataset: Dataset, tag: BaseTag) -> bytes:
     """The items of a sequence of texts in explicit VR little endian; none where pydicom cannot make any out."""
     charset = _charset_terms(dataset)
+    return b"".join(_item_bytes(item, charset) for item in _sequence_items(dataset, tag))
+
+
+def _sequence_items(dataset: Dataset, tag: BaseTag) -> list[Dataset]:
     alone = Dataset()  # so that pydicom parses the items without a look at the source's own character set
     alone[tag] = dataset.get_item(tag)
     try:
-        return b"".join(_item_bytes(item, charset) for item in alone[tag].value)
+        items = list(alone[tag].value)
+        for item in items:
+            item.keys()  # parsed now, if it can be
     except Exception:  # pydicom raises nearly anything on bytes that are no sequence
-        return b""
+        return []
+    return items
 
 
 def _item_bytes(item: Dataset, charset: list[str]) -> bytes:
@@ -253,6 +272,76 @@ def fit(text: str, header: Dataset) -> str:
 def _ascii(character: str) -> str:
     plain = "".join(c for c in unicodedata.normalize("NFKD", character) if not unicodedata.combining(c))
     return plain if plain.isascii() else "?"
+
+
+def holds_any_text(header: Dataset) -> bool:
+    """Whether the source's character set holds the texts of every language that results speak."""
+    return own_charset(header) in ("ISO_IR 192", "GB18030")
+
+
+def in_utf8(header: Dataset, keywords: Iterable[str]) -> Dataset | None:
+    """The header with ``keywords`` (text or sequences of text) in UTF-8, which it then declares.
+
+    None where a value is not what the declared character set says, so that nobody can tell its characters: a name that
+    was declared wrongly is still read rightly by those who know the sender, and must not be made worse.
+    """
+    converted = Dataset()
+    for tag in sorted(header.keys()):
+        converted[tag] = header.get_item(tag, keep_deferred=True)
+    try:
+        for tag in map(tag_of, keywords):
+            if tag in header and dictionary_VR(tag) == "SQ":
+                converted[tag] = DataElement(tag, "SQ", _items_in_utf8(header, tag))
+            elif tag in header and dictionary_VR(tag) in CUSTOMIZABLE_CHARSET_VR:
+                converted[tag] = _raw(tag, _utf8(header, tag, _value_bytes(header, tag)))
+    except (UnicodeError, LookupError):
+        return None
+    converted[tag_of("SpecificCharacterSet")] = _raw(tag_of("SpecificCharacterSet"), b"ISO_IR 192")
+    return converted
+
+
+def _items_in_utf8(header: Dataset, sequence: BaseTag) -> list[Dataset]:
+    items = []
+    for item in _sequence_items(header, sequence):
+        converted = Dataset()
+        for tag in sorted(item.keys()):
+            if dictionary_has_tag(tag) and dictionary_VR(tag) in _TEXT_VRS:
+                value = _value_bytes(item, tag, _charset_terms(header))
+                converted[tag] = _raw(tag, _utf8(header, tag, value))
+        items.append(converted)
+    return items
+
+
+def _utf8(header: Dataset, tag: BaseTag, value: bytes) -> bytes:
+    """A value's characters in UTF-8.
+
+    Raises:
+        UnicodeError, LookupError: the value is not what the character set declared for it says.
+    """
+    if value.isascii() and b"\x1b" not in value:
+        return value
+    terms = _declared_charset(header)
+    # Nothing, too, is a declaration: of ASCII. pydicom takes it for Latin-1, which cannot fail and may be wrong.
+    first = "ascii" if terms[0] in ("", "ISO_IR 6", "ISO 2022 IR 6") else python_encoding[terms[0]]
+    others = {python_encoding[term] for term in terms}
+    resets = b"^=\\" if dictionary_VR(tag) == "PN" else b"\t\n\f\r\\"
+    fragments = re.findall(rb"^[^\x1b]+|\x1b[^\x1b]*", value)
+    return "".join(_decoded(fragment, first, others, resets) for fragment in fragments).encode("utf-8")
+
+
+def _decoded(fragment: bytes, first: str, others: set[str], resets: bytes) -> str:
+    """A fragment that an escape sequence begins, or none (PS3.5 6.1.2.5.3); strict, unlike pydicom's decoder."""
+    if not fragment.startswith(b"\x1b"):
+        return fragment.decode(first)
+    length = 4 if fragment.startswith((b"\x1b$(", b"\x1b$)")) else 3
+    encoding = CODES_TO_ENCODINGS[fragment[:length]]
+    if encoding != default_encoding and encoding not in others:
+        raise UnicodeError("an escape sequence to a character set that is not declared")
+    if encoding in handled_encodings:
+        return fragment.decode(encoding)
+    rest = fragment[length:]
+    end = next((i for i, byte in enumerate(rest) if byte in resets), len(rest))
+    return rest[:end].decode(encoding) + rest[end:].decode(first)
 
 
 def element_bytes(element: DataElement | RawDataElement, charset: list[str]) -> bytes:

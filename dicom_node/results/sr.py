@@ -1,20 +1,22 @@
-"""The report: one Comprehensive SR document a run, PS3.16 TID 1500 Measurement Report.
+"""The report: one Comprehensive (or Comprehensive 3D) SR document a run, PS3.16 TID 1500 Measurement Report.
 
-One measurement group (TID 1410) stands for each finding, with its region, site, algorithm and certainty. What a model
-says of the whole study, class by class, stands in the root's qualitative evaluations: viewers (OHIF) reject groups
-without a region and then hide the others. Every sentence that a person must see is a plain TEXT item.
+One measurement group (TID 1410) stands for each finding, with its region, site, algorithm, certainty and, where the
+source knows how large its pixels are, its size. What a model says of the whole study, class by class, stands in the
+root's qualitative evaluations: viewers (OHIF) reject groups without a region and then hide the others. Every sentence
+that a person must see is a plain TEXT item. A reading that failed has no class at all: no answer is not "absent".
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from highdicom.sr import (
     AlgorithmIdentification,
     CodeContentItem,
     CodedConcept,
+    Comprehensive3DSR,
     ComprehensiveSR,
     ContainerContentItem,
     ContentItem,
@@ -36,12 +38,15 @@ from pydicom.sr.coding import Code as PydicomCode
 
 from ai.contract import ClassResult, Finding, Presence
 from dicom_node.results import common
-from dicom_node.results.common import Run, concept, percent
-from dicom_node.results.source import Source, read_sources, text_of, unsigned_of
+from dicom_node.results.common import Predecessor, Run, concept, percent
+from dicom_node.results.measure import Size, size_of
+from dicom_node.results.source import Source, frames_of, read_sources, text_of, unsigned_of
 
 _CERTAINTY = CodedConcept("111012", "DCM", "Certainty of Finding")
 _QUALITATIVE_EVALUATIONS = CodedConcept("C0034375", "UMLS", "Qualitative Evaluations")
 _BOUNDED_BY = CodedConcept("75958009", "SCT", "Bounded by")
+_LONG_AXIS = CodedConcept("103339001", "SCT", "Long Axis")
+_SHORT_AXIS = CodedConcept("103340004", "SCT", "Short Axis")
 _PRESENCE = {
     Presence.PRESENT: CodedConcept("52101004", "SCT", "Present"),
     Presence.ABSENT: CodedConcept("272519000", "SCT", "Absent"),
@@ -54,6 +59,7 @@ _PROCEDURES = {
     "PT": CodedConcept("44136-0", "LN", "PET unspecified body region"),
     "NM": CodedConcept("49118-3", "LN", "NM unspecified body region"),
 }
+_NONE_SUCCEEDED = codes.cid6047.NoAlgorithmsSucceededWithoutFindings
 _CHEST_RADIOGRAPH = CodedConcept("399208008", "SCT", "Plain chest X-ray")
 _OTHER_PROCEDURE = CodedConcept("363679005", "SCT", "Imaging procedure")
 _MODALITIES: dict[str, PydicomCode] = {code.value: code for code in codes.cid29.concepts.values()}
@@ -66,19 +72,19 @@ def build(run: Run, sources: Sequence[Dataset]) -> Dataset:
     of the first. The result keeps copied attributes as raw bytes: write it with :func:`common.to_bytes`.
 
     Raises:
-        ValueError: the headers are not the reading's sources, or a finding lies on another image.
+        ValueError: the headers are not the reading's sources, a finding lies on another image or on a frame that the
+            image does not have, or a reading that failed has findings all the same.
     """
     images = read_sources(run.reading.sources, sources)
     run = common.fitted(run, images[0].header)
     by_uid = {image.sop_instance_uid: image for image in images}
-    for finding in run.reading.findings:
-        if finding.region.sop_instance_uid not in by_uid:
-            raise ValueError(f"a finding lies on {finding.region.sop_instance_uid}, which is no source of the reading")
+    _check(run, by_uid)
     groups = [
         _group(run, number, finding, by_uid[finding.region.sop_instance_uid])
         for number, finding in enumerate(run.reading.findings)
     ]
-    document: Dataset = ComprehensiveSR(
+    kind = Comprehensive3DSR if run.profile.sr_class == "comprehensive3d" else ComprehensiveSR
+    document: Dataset = kind(
         evidence=[image.stand_in for image in images],
         content=_root(run, images, groups),
         is_complete=True,
@@ -89,17 +95,46 @@ def build(run: Run, sources: Sequence[Dataset]) -> Dataset:
     for group in _groups_of(document):
         parts = {item.ConceptNameCodeSequence[0].CodeValue: item for item in group.ContentSequence}
         common.add_inferred_from(parts[_CERTAINTY.value], parts["111030"])
+    if run.predecessor is not None:
+        document.PredecessorDocumentsSequence = [_predecessor(run.predecessor, images[0])]
     common.finish(document, run, images)
     return document
+
+
+def _check(run: Run, by_uid: Mapping[str, Source]) -> None:
+    reading = run.reading
+    if reading.failure and (reading.findings or reading.classes):
+        raise ValueError("a reading that failed as a whole cannot have findings or classes")
+    if reading.failed and any(each.presence is Presence.ABSENT for each in reading.classes):
+        raise ValueError("a reading that failed in part cannot call a class absent")
+    for finding in reading.findings:
+        uid, frame = finding.region.sop_instance_uid, finding.region.frame
+        if uid not in by_uid:
+            raise ValueError(f"a finding lies on {uid}, which is no source of the reading")
+        if not 1 <= frame <= frames_of(by_uid[uid].header):
+            raise ValueError(f"a finding lies on frame {frame} of {uid}, which has {frames_of(by_uid[uid].header)}")
+
+
+def _predecessor(old: Predecessor, image: Source) -> Dataset:
+    """PS3.3 C.17.2: the report that this one replaces, in the same study."""
+    reference = Dataset()
+    reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = old.sop_class_uid, old.sop_instance_uid
+    series = Dataset()
+    series.SeriesInstanceUID = old.series_instance_uid
+    series.ReferencedSOPSequence = [reference]
+    study = Dataset()
+    study.StudyInstanceUID = image.stand_in.StudyInstanceUID  # common.finish puts the source's own there
+    study.ReferencedSeriesSequence = [series]
+    return study
 
 
 def _root(run: Run, images: Sequence[Source], groups: Sequence[ContentItem]) -> ContentItem:
     procedure = _procedure(images[0].header)
     content = [
-        *LanguageOfContentItemAndDescendants(CodedConcept("en-US", "RFC5646", "English (United States)")),
+        *LanguageOfContentItemAndDescendants(CodedConcept(run.words.locale[0], "RFC5646", run.words.locale[1])),
         *_observer(run),
         CodeContentItem(codes.DCM.ProcedureReported, procedure, relationship_type="HAS CONCEPT MOD"),
-        *(TextContentItem(codes.DCM.Comment, each, relationship_type="CONTAINS") for each in _sentences(run)),
+        *(TextContentItem(codes.DCM.Comment, each, relationship_type="CONTAINS") for each in _sentences(run, images)),
         _library(images),
         *([_container(codes.DCM.ImagingMeasurements, groups)] if groups else []),
         _evaluations(run),
@@ -143,27 +178,48 @@ def _observer(run: Run) -> ObserverContext:
     )
 
 
-def _sentences(run: Run) -> list[str]:
+def _sentences(run: Run, images: Sequence[Source]) -> list[str]:
     """What the document says to a person, in the order of its weight."""
-    reading = run.reading
+    reading, say = run.reading, run.words
     model = reading.model
     verdicts = ", ".join(
-        f"{each.name} {each.presence.value} ({percent(each.score):g} %, threshold {percent(each.threshold):g} %)"
+        f"{common.finding_name(run, each)} {say.presence[each.presence]} "
+        f"({percent(each.score):g} %, {say.threshold} {percent(each.threshold):g} %)"
         for each in reading.classes
     )
     return [
         *run.warnings,
-        f"Read by {model.name} version {model.version}, {model.manufacturer}. Intended use: {model.intended_use}",
+        f"{say.read_by(model.name, model.version, model.manufacturer)}. {say.intended_use}: {model.intended_use}",
+        *_replaced(run, images[0].header),
         common.summary(run) + (f": {verdicts}." if verdicts else "."),
+        *([f"{say.no_negative_result}."] if reading.failure else []),
+        *_caveat(run, images),
         *_not_read(run),
     ]
 
 
+def _replaced(run: Run, header: Dataset) -> list[str]:
+    if run.predecessor is None:
+        return []
+    made = common.in_zone_of(header, run.predecessor.created)
+    return [f"{run.words.replaces(f'{made:%Y-%m-%d %H:%M} UTC{made:%z}')}."]
+
+
+def _caveat(run: Run, images: Sequence[Source]) -> list[str]:
+    """How far the sizes can be trusted, where any is given."""
+    by_uid = {image.sop_instance_uid: image.header for image in images}
+    sizes = [size_of(f.region, by_uid[f.region.sop_instance_uid]) for f in run.reading.findings]
+    if not any(sizes):
+        return []
+    caveat = f"; {run.words.at_detector}" if any(size is not None and size.at_detector for size in sizes) else ""
+    return [f"{run.words.sides_of_box}{caveat}."]
+
+
 def _not_read(run: Run) -> list[str]:
     """What the model passed over, or a reader would take its verdict for one on the whole study."""
-    counted = common.passed_over(run)
+    counted = common.not_read(run)
     reasons = "; ".join(f"{reason} ({count})" for reason, count in counted)
-    return [f"Not read: {common.parts(sum(count for _, count in counted))}: {reasons}."] if counted else []
+    return [f"{run.words.not_read(sum(count for _, count in counted), reasons)}."] if counted else []
 
 
 def _library(images: Sequence[Source]) -> ContainerContentItem:
@@ -200,9 +256,11 @@ def _evaluations(run: Run) -> ContainerContentItem:
 
 def _outcome(run: Run) -> CodedConcept:
     """CID 6047. A class left undetermined is an algorithm that did not succeed, never a negative answer."""
+    if run.reading.failure:
+        return _NONE_SUCCEEDED
     classes = run.reading.classes
     found = bool(run.reading.findings) or any(result.presence is Presence.PRESENT for result in classes)
-    if any(result.presence is Presence.UNDETERMINED for result in classes):
+    if run.reading.failed or any(result.presence is Presence.UNDETERMINED for result in classes):
         incomplete = codes.cid6047.NotAllAlgorithmsSucceededWithoutFindings
         return codes.cid6047.NotAllAlgorithmsSucceededWithFindings if found else incomplete
     complete = codes.cid6047.AllAlgorithmsSucceededWithoutFindings
@@ -224,20 +282,36 @@ def _group(run: Run, number: int, finding: Finding, image: Source) -> ContainerC
         manufacturer=model.manufacturer,
     )
     laterality = None if finding.laterality is None else concept(finding.laterality)
+    size = size_of(finding.region, image.header)
+    name = common.finding_name(run, finding)
     content = [
-        *TrackingIdentifier(uid=common.tracking_uid(run.key, number), identifier=f"AI {number + 1}: {finding.name}"),
+        *TrackingIdentifier(uid=common.tracking_uid(run.key, number), identifier=f"AI {number + 1}: {name}"),
         CodeContentItem(codes.DCM.Finding, concept(finding.code), relationship_type="CONTAINS"),
         *([] if finding.site is None else [FindingSite(concept(finding.site), laterality=laterality)]),
         *algorithm,
+        # OHIF takes the box from the first measurement of a group: add_inferred_from hangs it there.
         NumContentItem(_CERTAINTY, percent(finding.score), codes.UCUM.Percent, relationship_type="CONTAINS"),
+        *([] if size is None else _axes(size)),
         CodeContentItem(codes.DCM.GeometricPurposeOfRegion, _BOUNDED_BY, relationship_type="CONTAINS"),
         ImageRegion(
             graphic_type="POLYLINE",
             graphic_data=_outline(finding, image.header),
-            source_image=SourceImageForRegion(image.stand_in.SOPClassUID, image.stand_in.SOPInstanceUID),
+            source_image=SourceImageForRegion(
+                image.stand_in.SOPClassUID,
+                image.stand_in.SOPInstanceUID,
+                [finding.region.frame] if frames_of(image.header) > 1 else None,
+            ),
         ),
     ]
     return _container(codes.DCM.MeasurementGroup, content, template="1410")
+
+
+def _axes(size: Size) -> list[NumContentItem]:
+    """The finding's extent in mm, to the tenth: no box of a model is better."""
+    return [
+        NumContentItem(name, round(length, 1), codes.UCUM.Millimeter, relationship_type="CONTAINS")
+        for name, length in ((_LONG_AXIS, size.long), (_SHORT_AXIS, size.short))
+    ]
 
 
 def _outline(finding: Finding, header: Dataset) -> np.ndarray:

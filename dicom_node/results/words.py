@@ -1,0 +1,319 @@
+"""What results say to people, in each language; codes have none and never change.
+
+English is the language of the models: names of classes, notices and reasons come in it. They are translated where the
+tables below know them and stay English where they do not; nothing is ever left out for want of a translation.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from ai.contract import Code, Presence
+from dicom_node.config import Language
+
+_NAMES: dict[tuple[str, str], dict[Language, str]] = {
+    ("27925004", "SCT"): {"ko": "결절", "ja": "結節"},
+    ("427359005", "SCT"): {"ko": "고립성 폐결절", "ja": "孤立性肺結節"},
+    ("4147007", "SCT"): {"ko": "종괴", "ja": "腫瘤"},
+    ("309529002", "SCT"): {"ko": "폐종괴", "ja": "肺腫瘤"},
+    ("36118008", "SCT"): {"ko": "기흉", "ja": "気胸"},
+    ("154283005", "SCT"): {"ko": "폐결핵", "ja": "肺結核"},
+    ("233604007", "SCT"): {"ko": "폐렴", "ja": "肺炎"},
+    ("95436008", "SCT"): {"ko": "폐경화", "ja": "コンソリデーション"},
+    ("60046008", "SCT"): {"ko": "흉수", "ja": "胸水"},
+    ("8186001", "SCT"): {"ko": "심비대", "ja": "心拡大"},
+    ("46621007", "SCT"): {"ko": "무기폐", "ja": "無気肺"},
+    ("125605004", "SCT"): {"ko": "골절", "ja": "骨折"},
+    ("112121", "DCM"): {"ko": "침윤", "ja": "浸潤影"},
+    ("112001", "DCM"): {"ko": "음영", "ja": "陰影"},
+    ("112033", "DCM"): {"ko": "비정상 음영", "ja": "異常陰影"},
+    ("263654008", "SCT"): {"ko": "비정상", "ja": "異常"},
+    ("17621005", "SCT"): {"ko": "정상", "ja": "正常"},
+    ("39607008", "SCT"): {"ko": "폐", "ja": "肺"},
+    ("7771000", "SCT"): {"ko": "좌측", "ja": "左"},
+    ("24028007", "SCT"): {"ko": "우측", "ja": "右"},
+}
+_NOTICES: dict[str, dict[Language, str]] = {
+    "Demonstration model, trained on no patient": {
+        "ko": "시연용 모델, 환자 영상으로 학습되지 않음",
+        "ja": "デモ用モデル、患者画像による学習なし",
+    },
+}
+# Why something was not read (ai._selection), with what stands in the place of each group.
+_REASONS: tuple[tuple[str, dict[Language, str]], ...] = (
+    (r"it is no image", {"ko": "영상이 아님", "ja": "画像ではない"}),
+    (r"it has no pixels", {"ko": "픽셀 데이터가 없음", "ja": "画素データがない"}),
+    (
+        r"it has (\d+) frames, the model reads single images",
+        {"ko": "프레임이 {0}개이며 모델은 단일 영상만 판독함", "ja": "フレーム数{0}、モデルは単一画像のみを読む"},
+    ),
+    (r"it is no grey image", {"ko": "회색조 영상이 아님", "ja": "グレースケール画像ではない"}),
+    (r"it is a localizer", {"ko": "위치 결정 영상임", "ja": "位置決め画像である"}),
+    (r"it is a derived secondary capture", {"ko": "파생된 2차 캡처 영상임", "ja": "派生した二次取得画像である"}),
+    (
+        r"it is derived and has annotations burned in",
+        {"ko": "주석이 새겨진 파생 영상임", "ja": "注記が焼き込まれた派生画像である"},
+    ),
+    (
+        r"it is for processing, not for presentation",
+        {"ko": "표시용이 아닌 처리용 영상임", "ja": "表示用ではなく処理用の画像である"},
+    ),
+    (r"modality (.+) is not among (.+)", {"ko": "모달리티 {0}: 대상은 {1}", "ja": "モダリティ{0}：対象は{1}"}),
+    (r"body part (.+) is not among (.+)", {"ko": "검사 부위 {0}: 대상은 {1}", "ja": "撮影部位{0}：対象は{1}"}),
+    (r"view (.+) is not among (.+)", {"ko": "촬영 방향 {0}: 대상은 {1}", "ja": "撮影方向{0}：対象は{1}"}),
+    (
+        r"no modality is given, and the model takes (.+)",
+        {"ko": "모달리티 정보가 없음: 대상은 {0}", "ja": "モダリティの記載なし：対象は{0}"},
+    ),
+    (
+        r"no body part is given, and the model takes (.+)",
+        {"ko": "검사 부위 정보가 없음: 대상은 {0}", "ja": "撮影部位の記載なし：対象は{0}"},
+    ),
+    (
+        r"no view is given, and the model takes (.+)",
+        {"ko": "촬영 방향 정보가 없음: 대상은 {0}", "ja": "撮影方向の記載なし：対象は{0}"},
+    ),
+    (r"the same instance is in the study twice", {"ko": "같은 영상이 중복됨", "ja": "同じ画像が重複している"}),
+    (
+        r"the model reads at most (\d+) images? of a study",
+        {"ko": "모델은 검사당 최대 {0}개 영상을 판독함", "ja": "モデルは検査あたり最大{0}画像を読む"},
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """The texts of one language. Where a field holds ``{}`` places, the method of like name fills them."""
+
+    language: Language
+    locale: tuple[str, str]
+    """Language of Content Item as RFC 5646 tag and its meaning (CID 5000), the meaning in English as all meanings."""
+    not_for_diagnosis: str
+    no_findings: str
+    findings_without_region: str
+    incomplete: str
+    incomplete_without_findings: str
+    no_negative_result: str
+    other_reasons: str
+    score: str
+    threshold: str
+    report: str
+    finding: str
+    side: str
+    certainty: str
+    size: str
+    verdict: str
+    intended_use: str
+    sides_of_box: str
+    at_detector: str
+    key_images: str
+    presence: dict[Presence, str]
+    _findings: tuple[str, str]
+    _parts: tuple[str, str]
+    _failed: str
+    _read_at: str
+    _image_of: str
+    _slice: str
+    _frame: str
+    _none_here: str
+    _not_read: str
+    _read_by: str
+    _replaces: str
+    _heat_map: str
+    _montage: str
+    _axes: str
+    _names: dict[tuple[str, str], dict[Language, str]] = field(default_factory=lambda: _NAMES)
+
+    def name(self, code: Code, english: str) -> str:
+        """What a coded concept is called."""
+        return self._names.get((code.value, code.scheme), {}).get(self.language, english)
+
+    def notice(self, english: str) -> str:
+        """A model's notice."""
+        return _NOTICES.get(english, {}).get(self.language, english)
+
+    def reason(self, english: str) -> str:
+        """Why something was not read."""
+        for pattern, translations in _REASONS:
+            if self.language in translations and (found := re.fullmatch(pattern, english)):
+                return translations[self.language].format(*found.groups())
+        return english
+
+    def findings(self, count: int) -> str:
+        """So many findings, as a verdict without a full stop."""
+        return self._findings[count > 1].format(count)
+
+    def parts(self, count: int) -> str:
+        """So many of what a model may pass over: a reading does not tell images from other objects and series."""
+        return self._parts[count > 1].format(count)
+
+    def failed(self, reason: str) -> str:
+        """That nothing could be read, and that this is no negative answer."""
+        return self._failed.format(reason)
+
+    def read_at(self, time: str) -> str:
+        """When the reading was made."""
+        return self._read_at.format(time)
+
+    def image_of(self, number: int, total: int) -> str:
+        """Which of the images read this is."""
+        return self._image_of.format(number, total)
+
+    def slice(self, number: int) -> str:
+        """The instance number of a slice."""
+        return self._slice.format(number)
+
+    def frame(self, number: int) -> str:
+        """The number of a frame."""
+        return self._frame.format(number)
+
+    def none_here(self, study: str) -> str:
+        """That the verdict ``study`` holds for the study, and nothing lies on this image."""
+        return self._none_here.format(study)
+
+    def not_read(self, count: int, reasons: str) -> str:
+        """How much of the study was not read, and why."""
+        return self._not_read.format(self.parts(count), reasons)
+
+    def read_by(self, model: str, version: str, manufacturer: str) -> str:
+        """Which model it was."""
+        return self._read_by.format(model, version, manufacturer)
+
+    def replaces(self, time: str) -> str:
+        """That an earlier report is superseded."""
+        return self._replaces.format(time)
+
+    def heat_map(self, names: str) -> str:
+        """What a heat map shows."""
+        return self._heat_map.format(names)
+
+    def montage(self, shown: int, total: int) -> str:
+        """How many of a series' slices a montage shows."""
+        return self._montage.format(shown, total)
+
+    def axes(self, long: str, short: str) -> str:
+        """The two axes of a finding in mm."""
+        return self._axes.format(long, short)
+
+
+WORDS: dict[Language, Words] = {
+    "en": Words(
+        language="en",
+        locale=("en-US", "English (United States)"),
+        not_for_diagnosis="AI - not for diagnostic use",
+        no_findings="No findings",
+        findings_without_region="Findings without a region",
+        incomplete="incomplete reading: not every class could be determined",
+        incomplete_without_findings="Incomplete reading: no findings in what could be read",
+        no_negative_result="This is not a negative result",
+        other_reasons="other reasons in the report",
+        score="score",
+        threshold="threshold",
+        report="AI report",
+        finding="Finding",
+        side="Side",
+        certainty="Certainty",
+        size="Size",
+        verdict="Verdict",
+        intended_use="Intended use",
+        sides_of_box="Long and short axis are the sides of the box",
+        at_detector="measured at the detector, where the magnification makes things larger than they are",
+        key_images="Images with findings of the AI reading",
+        presence={
+            Presence.PRESENT: "present",
+            Presence.ABSENT: "absent",
+            Presence.UNDETERMINED: "undetermined",
+        },
+        _findings=("{} finding with a region", "{} findings with a region"),
+        _parts=("{} image, other object or series", "{} images, other objects or series"),
+        _failed="AI reading failed: {}",
+        _read_at="Read {}",
+        _image_of="Image {} of {}",
+        _slice="Slice {}",
+        _frame="Frame {}",
+        _none_here="No findings in this image; {} in the study",
+        _not_read="Not read: {}: {}",
+        _read_by="Read by {} version {}, {}",
+        _replaces="Replaces the report of {}",
+        _heat_map="Heat map: where the model saw {}",
+        _montage="Overview: {} of {} images",
+        _axes="{} x {} mm",
+    ),
+    "ko": Words(
+        language="ko",
+        locale=("ko-KR", "Korean (Korea)"),
+        not_for_diagnosis="AI - 진단 목적으로 사용할 수 없음",
+        no_findings="발견된 소견 없음",
+        findings_without_region="위치가 표시되지 않은 소견 있음",
+        incomplete="불완전한 판독: 일부 항목은 판정할 수 없음",
+        incomplete_without_findings="불완전한 판독: 판독된 범위에서 발견된 소견 없음",
+        no_negative_result="음성 결과가 아님",
+        other_reasons="그 밖의 사유는 보고서 참조",
+        score="점수",
+        threshold="기준값",
+        report="AI 판독 보고서",
+        finding="소견",
+        side="좌우",
+        certainty="확실도",
+        size="크기",
+        verdict="판정",
+        intended_use="사용 목적",
+        sides_of_box="장축과 단축은 표시 상자의 변의 길이임",
+        at_detector="검출기면에서 측정한 값으로, 확대되어 실제보다 큼",
+        key_images="AI 판독 소견이 있는 영상",
+        presence={Presence.PRESENT: "있음", Presence.ABSENT: "없음", Presence.UNDETERMINED: "판정 불가"},
+        _findings=("위치가 표시된 소견 {}개", "위치가 표시된 소견 {}개"),
+        _parts=("영상, 기타 객체 또는 시리즈 {}개", "영상, 기타 객체 또는 시리즈 {}개"),
+        _failed="AI 판독 실패: {}",
+        _read_at="판독 시각 {}",
+        _image_of="영상 {} / {}",
+        _slice="단면 {}",
+        _frame="프레임 {}",
+        _none_here="이 영상에는 소견 없음; 검사 전체: {}",
+        _not_read="판독하지 않음: {}: {}",
+        _read_by="판독 모델: {} 버전 {}, {}",
+        _replaces="{}의 보고서를 대체함",
+        _heat_map="히트맵: 모델이 {} 소견을 본 위치",
+        _montage="개요: 전체 {1}개 영상 중 {0}개",
+        _axes="{} x {} mm",
+    ),
+    "ja": Words(
+        language="ja",
+        locale=("ja-JP", "Japanese (Japan)"),
+        not_for_diagnosis="AI - 診断目的には使用できません",
+        no_findings="所見なし",
+        findings_without_region="位置の示されない所見あり",
+        incomplete="不完全な読影：一部の項目は判定できず",
+        incomplete_without_findings="不完全な読影：読影できた範囲に所見なし",
+        no_negative_result="陰性の結果ではありません",
+        other_reasons="その他の理由はレポートを参照",
+        score="スコア",
+        threshold="閾値",
+        report="AI読影レポート",
+        finding="所見",
+        side="左右",
+        certainty="確信度",
+        size="大きさ",
+        verdict="判定",
+        intended_use="使用目的",
+        sides_of_box="長径と短径は枠の辺の長さである",
+        at_detector="検出器面での計測値で、拡大により実際より大きい",
+        key_images="AI読影の所見がある画像",
+        presence={Presence.PRESENT: "あり", Presence.ABSENT: "なし", Presence.UNDETERMINED: "判定不能"},
+        _findings=("位置の示された所見 {}件", "位置の示された所見 {}件"),
+        _parts=("画像・その他のオブジェクト・シリーズ {}件", "画像・その他のオブジェクト・シリーズ {}件"),
+        _failed="AI読影に失敗: {}",
+        _read_at="読影時刻 {}",
+        _image_of="画像 {} / {}",
+        _slice="スライス {}",
+        _frame="フレーム {}",
+        _none_here="この画像に所見なし；検査全体：{}",
+        _not_read="読影していないもの：{}：{}",
+        _read_by="読影モデル：{} バージョン {}、{}",
+        _replaces="{}のレポートを置き換える",
+        _heat_map="ヒートマップ：モデルが{}を見た位置",
+        _montage="一覧：全{1}画像中{0}画像",
+        _axes="{} x {} mm",
+    ),
+}

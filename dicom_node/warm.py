@@ -1,0 +1,207 @@
+"""What the warm process does with a study: choose, read, encode, and leave the result files under ``incoming/``.
+
+Everything that goes in and comes back is picklable and small; pixels, maps and masks never leave the process.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ai import engine
+from ai.contract import Model, ModelIdentity, PassedOver, Reading, ReadingError, Selection, SeriesRef
+from dicom_node.config import Profile
+from dicom_node.log import silence_libraries
+from dicom_node.schema import StoredReport
+from dicom_node.spool import Spool
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Results for the destinations of one profile, and the report that these have already."""
+
+    profile: Profile
+    predecessor: StoredReport | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRequest:
+    """What goes into the warm process; ``known`` are the run keys that this study has already."""
+
+    model: str
+    series: tuple[SeriesRef, ...]
+    site: str
+    created: float
+    wanted: tuple[Wanted, ...]
+    known: frozenset[str]
+    data_dir: str
+
+    @property
+    def settings_digest(self) -> str:
+        """SHA-256 of every setting that changes what a run produces."""
+        digests = sorted(each.profile.digest for each in self.wanted)
+        return hashlib.sha256(json.dumps(digests).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class ResultPart:
+    """A result file that the warm process wrote, still under ``incoming/``; ``profile`` is that profile's digest."""
+
+    role: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    series_instance_uid: str
+    profile: str
+    part: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A bundle that could not be loaded, and why."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReadAnswer:
+    """What comes back: no ``run_key`` where nothing was eligible, no ``reading`` where the run is known already.
+
+    ``created`` (epoch seconds) is the one time in the results.
+    """
+
+    passed_over: tuple[PassedOver, ...]
+    run_key: str | None = None
+    reading: Reading | None = None
+    created: float = 0.0
+    parts: tuple[ResultPart, ...] = ()
+    seconds: tuple[tuple[str, float], ...] = ()
+
+
+def load_models(bundles: Mapping[str, Path]) -> dict[str, Model | Broken]:
+    """Load every bundle, and everything that encoding needs; runs in the warm process."""
+    import ai.bundle  # noqa: PLC0415 - torch and monai stay out of the receiver's process
+    import dicom_node.results  # noqa: PLC0415 - as above: highdicom
+
+    silence_libraries()
+    dicom_node.results.warm_up()
+    return {name: _load(ai.bundle, path) for name, path in bundles.items()}
+
+
+def _load(bundle: Any, path: Path) -> Model | Broken:
+    """A model, or the reason why it cannot be loaded: one damaged bundle must not keep the others from reading."""
+    try:
+        model: Model = bundle.load(path)
+    except bundle.BundleError as error:
+        return Broken(path, str(error))
+    return model
+
+
+def unloadable() -> dict[str, str]:
+    """The models that could not be loaded, with the reason; runs in the warm process."""
+    return {name: model.reason for name, model in engine.state().items() if isinstance(model, Broken)}
+
+
+def loader(bundles: Mapping[str, Path]) -> Callable[[], dict[str, Model | Broken]]:
+    """`load_models` as the picklable function that the warm process starts with."""
+    return partial(load_models, dict(bundles))
+
+
+def read(request: ReadRequest) -> ReadAnswer:
+    """Choose, read and encode; runs in the warm process."""
+    from dicom_node import results  # noqa: PLC0415 - highdicom stays out of the receiver's process
+
+    model: Model | Broken = engine.state()[request.model]
+    if isinstance(model, Broken):
+        raise ReadingError(f"model {request.model} could not be loaded: {model.reason}")
+    selection = model.select(request.series)
+    if not selection.chosen:
+        return ReadAnswer(selection.passed_over)
+    uids = [ref.sop_instance_uid for ref in selection.chosen]
+    key = results.run_key(request.site, model.identity, uids, request.settings_digest)
+    if key in request.known:
+        return ReadAnswer(selection.passed_over, run_key=key)
+    return _encoded(request, key, model.read(selection))
+
+
+def report_failure(request: ReadRequest, reason: str) -> ReadAnswer:
+    """Encode that a study could not be read, and why; runs in the warm process, and needs no pixels and no network.
+
+    No run key in the answer: there is nothing that should have been read.
+    """
+    from dicom_node import results  # noqa: PLC0415 - as in read
+
+    model: Model | Broken = engine.state()[request.model]
+    if isinstance(model, Broken):
+        identity, selection = _of_broken(request, model)
+    else:
+        identity, selection = model.identity, model.select(request.series)
+    if not selection.chosen:
+        return ReadAnswer(selection.passed_over)
+    uids = [ref.sop_instance_uid for ref in selection.chosen]
+    settings = hashlib.sha256(json.dumps(["failed", request.settings_digest, reason]).encode()).hexdigest()
+    key = results.run_key(request.site, identity, uids, settings)
+    if key in request.known:
+        return ReadAnswer(selection.passed_over, run_key=key)
+    failed = Reading(identity, selection.chosen, (), (), selection.passed_over, (), failure=reason)
+    return _encoded(request, key, failed)
+
+
+def _of_broken(request: ReadRequest, broken: Broken) -> tuple[ModelIdentity, Selection]:
+    """What a model that cannot be loaded says of itself and would have read, as far as its files tell."""
+    from ai import bundle  # noqa: PLC0415 - as in load_models
+
+    try:
+        info = bundle.describe(broken.path)
+    except bundle.BundleError:
+        unknown = ModelIdentity(request.model, "unknown", "unknown", "unknown", "unknown", "")
+        return unknown, Selection(tuple(ref for one in request.series for ref in one.instances), ())
+    return info.identity, bundle.select(info.spec.input, request.series)
+
+
+def _encoded(request: ReadRequest, key: str, reading: Reading) -> ReadAnswer:
+    """Write the result files of a reading, for each profile."""
+    from dicom_node import results  # noqa: PLC0415 - as in read
+
+    began = time.perf_counter()
+    created, spool = _moment(request.created), Spool(Path(request.data_dir))
+    images = results.StoredImages()
+    objects = []
+    for wanted in request.wanted:
+        old = wanted.predecessor
+        predecessor = None
+        if old is not None:
+            made = _moment(old.created)
+            predecessor = results.Predecessor(old.sop_class_uid, old.sop_instance_uid, old.series, made)
+        run = results.Run(key, created, request.site, reading, wanted.profile, predecessor)
+        objects += [(wanted.profile.digest, each) for each in results.encode(run, images)]
+    encoded = time.perf_counter()
+    parts = tuple(
+        ResultPart(
+            each.role,
+            each.sop_class_uid,
+            each.sop_instance_uid,
+            each.series_instance_uid,
+            profile,
+            str(spool.write_part(each.content)),
+            len(each.content),
+        )
+        for profile, each in objects
+    )
+    seconds = (*reading.seconds, ("encode", encoded - began), ("write", time.perf_counter() - encoded))
+    # Maps and masks are in the objects now, and would be most of what crosses to the other process.
+    small = dataclasses.replace(reading, heat_maps=(), segmentations=())
+    return ReadAnswer(reading.passed_over, key, small, request.created, parts, seconds)
+
+
+def _moment(epoch: float) -> datetime:
+    return datetime.fromtimestamp(epoch, UTC).astimezone()

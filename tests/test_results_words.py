@@ -1,0 +1,85 @@
+"""Every text that people read exists in every language, and says what the English one says with the same parts."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from ai import _selection
+from ai.contract import Code, Presence
+from dicom_node.config import Language
+from dicom_node.results.words import WORDS, Words
+
+LANGUAGES: tuple[Language, ...] = ("ko", "ja")
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_text_is_translated_with_the_same_places(language: Language) -> None:
+    english, other = WORDS["en"], WORDS[language]
+    assert set(WORDS) == {"en", *LANGUAGES}
+    for field in dataclasses.fields(Words):
+        one, two = getattr(english, field.name), getattr(other, field.name)
+        if field.name in ("_names", "_axes"):
+            continue
+        assert one != two, field.name
+        for a, b in zip(texts(one), texts(two), strict=True):
+            assert len(re.findall(r"\{\d?\}", a)) == len(re.findall(r"\{\d?\}", b)), field.name
+    assert set(other.presence) == set(Presence)
+
+
+def texts(value: object) -> list[str]:
+    if isinstance(value, dict):
+        return [str(v) for v in value.values()]
+    return list(value) if isinstance(value, tuple) else [str(value)]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_reason_for_passing_over_is_translated(language: Language) -> None:
+    """The reasons are taken from the code that gives them, so that a new one is not forgotten here."""
+    source = Path(_selection.__file__).read_text(encoding="utf-8")
+    given = [
+        "it is no image",
+        "it has no pixels",
+        "it has 5 frames, the model reads single images",
+        "it is no grey image",
+        "it is a localizer",
+        "it is a derived secondary capture",
+        "it is derived and has annotations burned in",
+        "it is for processing, not for presentation",
+        "the same instance is in the study twice",
+        "the model reads at most 1 image of a study",
+        "the model reads at most 8 images of a study",
+        *(f"{what} X is not among A, B" for what in ("modality", "body part", "view")),
+        *(f"no {what} is given, and the model takes A, B" for what in ("modality", "body part", "view")),
+    ]
+    for literal in re.findall(r'f?"((?:it|the) [^"]+)"', source):
+        pattern = re.sub(r"\\\{.*?\\\}", ".+", re.escape(literal))
+        assert any(re.fullmatch(pattern, reason.replace("images", "image")) or re.fullmatch(pattern, reason)
+                   for reason in given), literal  # fmt: skip
+    for reason in given:
+        translated = WORDS[language].reason(reason)
+        assert translated != reason
+        assert not re.search(r"[{}]", translated)
+        assert ("A, B" in reason) == ("A, B" in translated)
+        assert set(re.findall(r"\d+", reason)) <= set(re.findall(r"\d+", translated))
+        assert WORDS["en"].reason(reason) == reason
+
+
+def test_the_classes_of_the_shipped_model_have_a_name_in_every_language() -> None:
+    spec = (ROOT / "ai" / "bundles" / "phantom_cxr" / "configs" / "reading.json").read_text(encoding="utf-8")
+    codes = re.findall(r'"value": "(\d+)",\s*"scheme": "(\w+)",\s*"meaning": "([^"]+)"', spec)
+    assert len(codes) >= 4
+    for language in LANGUAGES:
+        for value, scheme, meaning in codes:
+            assert WORDS[language].name(Code(value, scheme, meaning), meaning) != meaning
+
+
+def test_what_has_no_translation_stays_english() -> None:
+    for language in LANGUAGES:
+        assert WORDS[language].name(Code("1", "99X", "Thing"), "Thing") == "Thing"
+        assert WORDS[language].reason("a reason of a model's own") == "a reason of a model's own"
+        assert WORDS[language].notice("Another notice") == "Another notice"
