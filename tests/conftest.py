@@ -128,10 +128,10 @@ def associate(port: int, *contexts: tuple[str, str], calling: str = "TESTER", ca
     return ae.associate("127.0.0.1", port, ae_title=called)
 
 
-def send(port: int, *images: FileDataset, calling: str = "TESTER") -> list[int]:
+def send(port: int, *images: FileDataset, calling: str = "TESTER", called: str = "AINODE") -> list[int]:
     """C-STORE images over one association and give the statuses."""
     contexts = [(image.SOPClassUID, image.file_meta.TransferSyntaxUID) for image in images]
-    association = associate(port, *contexts, calling=calling)
+    association = associate(port, *contexts, calling=calling, called=called)
     assert association.is_established
     try:
         return [int(association.send_c_store(image).Status) for image in images]
