@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import Orthanc, running_orthanc, send, settings_for, wait_until
 from pydicom.dataset import Dataset
-from pydicom.uid import ComprehensiveSRStorage, SecondaryCaptureImageStorage, generate_uid
+from pydicom.uid import generate_uid
 from viewer import Box, Ohif, Placement, viewing
 
 from ai import phantom, phantom_dicom
@@ -65,9 +65,10 @@ def delivered(pacs: Orthanc, tmp_path_factory: pytest.TempPathFactory) -> Delive
         assert found["state"] == "delivered", found["reason"]
     finally:
         node.stop()
-    held = {one.SOPClassUID: one for one in pacs.objects(study).values()}
     (reading,) = found["readings"]
-    return Delivered(image, drawn, reading, held[ComprehensiveSRStorage], held[SecondaryCaptureImageStorage])
+    roles = {one["role"]: one["instance"] for one in reading["results"]}
+    held = pacs.objects(study)
+    return Delivered(image, drawn, reading, held[roles["sr"]], held[roles["sc"]])
 
 
 def walk(item: Dataset) -> Iterator[Dataset]:
@@ -111,13 +112,13 @@ def test_the_report_in_the_pacs_tells_where_the_findings_are(delivered: Delivere
 def test_ohif_draws_each_region_where_the_report_says(ohif: Ohif, delivered: Delivered, tmp_path: Path) -> None:
     image, sr = delivered.image, delivered.sr
     with ohif.study(image.StudyInstanceUID) as study:
-        study.wait_for_image(image.SOPInstanceUID)
+        study.wait_for_image(image)
         frame = study.frame()
         placement = Placement.fitted(frame, image.Rows, image.Columns)
         page = np.asarray(study.screenshot(tmp_path / "image.png").convert("L"))
         assert placement.offset(image.pixel_array, page) <= 1.0
 
-        study.open("SR")
+        study.open(sr)
         study.answer("Yes")  # "Do you want to continue tracking measurements for this study?"
         expected = [placement.box(one) for one in regions(sr)]
         rectangles = study.rectangles(len(expected))
@@ -137,9 +138,9 @@ def test_ohif_shows_the_secondary_capture_in_its_colours(ohif: Ohif, delivered: 
     sc = delivered.sc
     picture = sc.pixel_array
     with ohif.study(sc.StudyInstanceUID) as study:
-        study.wait_for_thumbnail("OT")
-        study.open("OT")
-        study.wait_for_image(sc.SOPInstanceUID)
+        study.wait_for_thumbnail(sc)
+        study.open(sc)
+        study.wait_for_image(sc)
         placement = Placement.fitted(study.frame(), sc.Rows, sc.Columns)
         page = np.asarray(study.screenshot(tmp_path / "picture.png").convert("RGB"))
         assert placement.offset(picture[..., 1], page[..., 1]) <= 1.0

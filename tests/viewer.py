@@ -25,6 +25,7 @@ from conftest import ROOT, tool
 from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Response, sync_playwright
+from pydicom.dataset import Dataset
 
 OHIF = ROOT / ".cache" / "ohif-3.12.10"  # scripts/test names the same folder
 PATIENCE_MS = 120_000  # a machine that is busy with other things draws slowly; nothing here waits longer than it must
@@ -96,7 +97,7 @@ class Placement:
         return cls(frame.left + (width - columns * scale) / 2, frame.top + (height - rows * scale) / 2, scale)
 
     def box(self, region: Box) -> Box:
-        """A region of the image (PS3.3 C.10.5.1.2: the corner of the first pixel is 0, 0) on the page."""
+        """A region of the image (PS3.3 C.18.6.1.1: the corner of the first pixel is 0, 0) on the page."""
         x, y = self.left, self.top
         return Box(
             x + region.left * self.scale,
@@ -140,28 +141,27 @@ class Study:
     errors: list[str] = field(default_factory=list)
     """What the page complained of: console errors, exceptions, and HTTP answers that say no."""
 
-    def series(self, modality: str) -> Locator:
-        """The entries in the list of series, whether they have a thumbnail or not."""
-        entries = self.page.locator('[data-cy^="study-browser-thumbnail"]')
-        label = self.page.locator('[data-cy="series-modality-label"]').get_by_text(modality, exact=True)
-        return entries.filter(has=label)
+    def series(self, one: Dataset) -> Locator:
+        """The entry of an object's series in the list, whether it has a thumbnail or not."""
+        entry = f'[data-cy^="study-browser-thumbnail"][data-series="{one.SeriesNumber}"]'
+        return self.page.locator(entry)
 
-    def open(self, modality: str) -> None:
-        """Open a series in the viewport."""
-        self.series(modality).dblclick()
+    def open(self, one: Dataset) -> None:
+        """Open an object's series in the viewport."""
+        self.series(one).dblclick()
 
-    def wait_for_thumbnail(self, modality: str) -> None:
-        """Wait until the list of series has a picture of this one."""
-        thumbnail = self.series(modality).locator("img")
-        self.page.wait_for_function("one => one.naturalWidth > 0", arg=thumbnail.element_handle())
+    def wait_for_thumbnail(self, one: Dataset) -> None:
+        """Wait until the list has a picture of this object's series."""
+        thumbnail = self.series(one).locator("img")
+        self.page.wait_for_function("img => img.naturalWidth > 0", arg=thumbnail.element_handle())
+
+    def wait_for_image(self, image: Dataset) -> None:
+        """Wait until the viewport has drawn this image."""
+        self.page.wait_for_function(f"uid => ({SHOWN})().includes(uid)", arg=f"/{image.SOPInstanceUID}/")
 
     def answer(self, button: str) -> None:
         """Answer what OHIF asks."""
         self.page.get_by_role("button", name=button, exact=True).click()
-
-    def wait_for_image(self, sop_instance_uid: str) -> None:
-        """Wait until the viewport has drawn this image."""
-        self.page.wait_for_function(f"uid => ({SHOWN})().includes(uid)", arg=f"/{sop_instance_uid}/")
 
     def frame(self) -> Box:
         """The viewport on the page."""
@@ -271,7 +271,7 @@ class _Server(ThreadingHTTPServer):
 
 @contextmanager
 def serving(orthanc_http: int) -> Iterator[str]:
-    """OHIF over an Orthanc that has the DICOMweb plugin."""
+    """Serve OHIF over an Orthanc that has the DICOMweb plugin, from one address."""
     handler = partial(_Handler, directory=str(OHIF), orthanc=f"http://127.0.0.1:{orthanc_http}")
     with _Server(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
