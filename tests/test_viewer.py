@@ -116,7 +116,8 @@ def test_ohif_draws_each_region_where_the_report_says(ohif: Ohif, delivered: Del
         frame = study.frame()
         placement = Placement.fitted(frame, image.Rows, image.Columns)
         page = np.asarray(study.screenshot(tmp_path / "image.png").convert("L"))
-        assert placement.offset(image.pixel_array, page) <= 1.0
+        tolerance = max(1.5, placement.scale)  # in screen pixels, or one pixel of the image where that is larger
+        assert placement.offset(image.pixel_array, page) <= tolerance
 
         study.open(sr)
         study.answer("Yes")  # "Do you want to continue tracking measurements for this study?"
@@ -125,7 +126,7 @@ def test_ohif_draws_each_region_where_the_report_says(ohif: Ohif, delivered: Del
         study.screenshot(tmp_path / "report.png")
         assert study.frame() == frame
         for rectangle, wanted in zip(rectangles, expected, strict=True):
-            assert rectangle.distance(wanted) <= max(1.5, placement.scale), (rectangle, wanted)
+            assert rectangle.distance(wanted) <= tolerance, (rectangle, wanted)
 
         measurements = study.open_measurements()
         for name in names(sr):
@@ -143,7 +144,7 @@ def test_ohif_shows_the_secondary_capture_in_its_colours(ohif: Ohif, delivered: 
         study.wait_for_image(sc)
         placement = Placement.fitted(study.frame(), sc.Rows, sc.Columns)
         page = np.asarray(study.screenshot(tmp_path / "picture.png").convert("RGB"))
-        assert placement.offset(picture[..., 1], page[..., 1]) <= 1.0
+        assert placement.offset(picture[..., 1], page[..., 1]) <= max(1.5, placement.scale)
         wanted = np.stack([placement.laid(picture[..., channel], page.shape) for channel in range(3)], axis=-1)
         coloured = np.ptp(wanted, axis=-1) > 64  # the boxes, their names and the legend
         assert np.median(np.abs(page - wanted)[coloured]) < 8  # most pixels: OHIF's buttons lie over some

@@ -52,19 +52,23 @@ CHROMIUM = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftsha
 # The guided tour lies over everything until it was seen.
 SEEN = "localStorage.setItem('shownTours', JSON.stringify(['basicViewerTour']))"
 
-# What the one viewport shows, once it is drawn: the address of the image, which has its UIDs in it.
-SHOWN = """() => {
-    const [viewport] = (window.cornerstone?.getEnabledElements() ?? []).map(one => one.viewport);
+# The place of the one viewport: OHIF draws thumbnails in viewports as well, which stand elsewhere and come and go.
+GRID = '[data-cy="viewport-grid"]'
+
+# What the viewport shows, once it is drawn: the address of the image, which has its UIDs in it.
+SHOWN = f"""() => {{
+    const viewports = (window.cornerstone?.getEnabledElements() ?? []).map(one => one.viewport);
+    const viewport = viewports.find(one => one.element.closest('{GRID}'));
     return viewport?.viewportStatus === 'rendered' && viewport.getCurrentImageId?.() || '';
-}"""
+}}"""
 
 # SVG rectangles of the layer for annotations, as they stand on the page after every transformation.
-RECTANGLES = """() => [...document.querySelectorAll('svg.svg-layer rect')].map(rect => {
+RECTANGLES = f"""() => [...document.querySelectorAll('{GRID} svg.svg-layer rect')].map(rect => {{
     const box = rect.getBBox(), place = rect.getScreenCTM();
     const [a, b] = [[box.x, box.y], [box.x + box.width, box.y + box.height]]
         .map(([x, y]) => new DOMPoint(x, y).matrixTransform(place));
     return [a.x, a.y, b.x, b.y];
-})"""
+}})"""
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where an image stands on the page if it is fitted into a frame and centred: what a viewer does at first."""
+    """Where an image of square pixels stands if it is fitted into a frame and centred: what a viewer does at first."""
 
     left: float
     top: float
@@ -165,7 +169,7 @@ class Study:
 
     def frame(self) -> Box:
         """The viewport on the page."""
-        box = self.page.locator("canvas.cornerstone-canvas").bounding_box()
+        box = self.page.locator(f"{GRID} canvas.cornerstone-canvas").bounding_box()
         assert box is not None
         return Box(box["x"], box["y"], box["x"] + box["width"], box["y"] + box["height"])
 
