@@ -40,6 +40,7 @@ _MODALITY = "DEMO_MOD"
 _QUIET_SECONDS = 1.0
 _ENDED = {"delivered", "no route", "no eligible series", "failed"}
 _PACS = re.compile(r"(?P<ae>[ -~]{1,16})@(?P<host>[^@\s/]+):(?P<port>\d{1,5})")
+_OUTPUTS = ("sr", "sc", "gsps", "seg", "pdf", "kos")  # everything there is
 _PHANTOMS = ((20260, ("nodule", "pneumothorax")), (20261, ()))
 
 
@@ -289,12 +290,16 @@ def _write(file: Path, folder: Path, number: int, role: str) -> dict[str, str]:
     shutil.copyfile(file, stem.with_suffix(".dcm"))
     written = {"file": str(stem.with_suffix(".dcm"))}
     dataset = pydicom.dcmread(file)
-    if role == "sr":
+    if role in ("sr", "kos"):
         stem.with_suffix(".txt").write_text(report_text(dataset), encoding="utf-8")
         written["text"] = str(stem.with_suffix(".txt"))
-    else:
+    elif role == "sc":
         Image.fromarray(dataset.pixel_array).save(stem.with_suffix(".png"))
         written["picture"] = str(stem.with_suffix(".png"))
+    elif role == "pdf":
+        page = dataset.EncapsulatedDocument[: dataset.EncapsulatedDocumentLength]
+        stem.with_suffix(".pdf").write_bytes(page)
+        written["page"] = str(stem.with_suffix(".pdf"))
     return written
 
 
@@ -347,6 +352,6 @@ def _node_settings(folder: Path, pacs: Target) -> Settings:
         {
             "node": {"ae_title": "AINODE", "port": 0, "data_dir": folder, "quiet_seconds": _QUIET_SECONDS},
             "peers": [{"name": "modality", "ae_title": _MODALITY, "host": "127.0.0.1", "may_store": True}, peer],
-            "routes": [{"name": "demo", "models": ["phantom_cxr"], "outputs": ["sr", "sc"], "to": ["pacs"]}],
+            "routes": [{"name": "demo", "models": ["phantom_cxr"], "outputs": _OUTPUTS, "to": ["pacs"]}],
         }
     )

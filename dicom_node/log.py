@@ -51,7 +51,7 @@ FIELDS: dict[str, str] = {
     "fix": "what IT would have to change",
     "findings": "how many findings",
     "objects": "how many result objects",
-    "role": "kind of result object (sr, sc)",
+    "role": "kind of result object (sr, sc, gsps, seg, pdf, kos)",
     "bytes": "size in bytes",
     "seconds": "wall time in seconds",
     "pid": "process id",
