@@ -6,6 +6,7 @@ attributes, and each kind has a module of its own (:mod:`sr`, :mod:`sc`).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
@@ -25,7 +26,7 @@ from ai.contract import (
     Reading,
     Region,
 )
-from dicom_node.results import common, sc, source, sr
+from dicom_node.results import common, sc, seg, source, sr
 from dicom_node.results.common import ROLES, Predecessor, Run, run_key
 
 __all__ = ["ROLES", "Images", "Predecessor", "ResultObject", "Run", "StoredImages", "encode", "run_key", "warm_up"]
@@ -80,19 +81,32 @@ def encode(run: Run, images: Images | None = None) -> tuple[ResultObject, ...]:
         ValueError: a source is not what the reading says.
     """
     images = images or StoredImages()
-    outputs = run.profile.outputs
-    headers = []
-    for ref in run.reading.sources:
-        headers.append(images.header(ref))
-        source.check_patient(headers)
+    headers = [images.header(ref) for ref in run.reading.sources]
+    source.check_patient(headers)
     run, headers = common.in_the_wanted_characters(run, headers)
-    objects = []
-    if "sr" in outputs:
-        objects.append(_result("sr", 0, sr.build(run, headers)))
-    if "sc" in outputs and not run.reading.failure:
-        for index, (ref, header) in enumerate(zip(run.reading.sources, headers, strict=True)):
-            objects.append(_result("sc", index, sc.build(run, header, images.pixels(ref, 1), index)))
-    return tuple(objects)
+    return tuple(
+        _result(role, index, dataset)
+        for role in ROLES
+        if role in run.profile.outputs
+        for index, dataset in enumerate(_BUILDERS[role](run, headers, images))
+    )
+
+
+def _pictures(run: Run, headers: Sequence[Dataset], images: Images) -> Iterator[Dataset]:
+    if run.reading.failure:
+        return
+    for index, (ref, header) in enumerate(zip(run.reading.sources, headers, strict=True)):
+        yield sc.build(run, header, images.pixels(ref, 1), index)
+
+
+_BUILDERS: dict[str, Callable[[Run, Sequence[Dataset], Images], Iterable[Dataset]]] = {
+    "sr": lambda run, headers, _: [sr.build(run, headers)],
+    "sc": _pictures,
+    "gsps": lambda _run, _headers, _: [],
+    "seg": lambda run, headers, _: seg.build(run, headers),
+    "pdf": lambda _run, _headers, _: [],
+    "kos": lambda _run, _headers, _: [],
+}
 
 
 def warm_up() -> None:

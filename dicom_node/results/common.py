@@ -201,6 +201,11 @@ def tracking_uid(key: str, finding: int) -> str:
     return _uid("tracking", key, finding)
 
 
+def segment_uid(key: str, segmentation: int, segment: int) -> str:
+    """The Tracking UID of a segment by its numbers in the reading (from 0), of a kind of its own: no finding has it."""
+    return _uid("tracking segment", key, segmentation, segment)
+
+
 def device_uid(site: str, model: ModelIdentity) -> str:
     """The Device UID of a model at a site; other weights are another device (IHE AI Results 6.5.3.1)."""
     return _uid("device", site, model.name, model.version, model.digest)
