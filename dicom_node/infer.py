@@ -168,7 +168,7 @@ class Reader:
                 self._record(job, key, answer.reading, answer)
             self._index.queue_sends(job, key, targets, self._clock())
 
-        return Done(run_key=key, effects=effects, then=self._on_sends)
+        return Done("; ".join(answer.notes)[:1000], run_key=key, effects=effects, then=self._on_sends)
 
     def _record(self, job: Job, key: str, reading: Reading, answer: ReadAnswer) -> None:
         # The files go into place before the commit that names them; a crash in between leaves files that the next

@@ -76,7 +76,7 @@ class Broken:
 class ReadAnswer:
     """What comes back: no ``run_key`` where nothing was eligible, no ``reading`` where the run is known already.
 
-    ``created`` (epoch seconds) is the one time in the results.
+    ``created`` (epoch seconds) is the one time in the results. ``notes`` say what could not be made of the reading.
     """
 
     passed_over: tuple[PassedOver, ...]
@@ -85,6 +85,7 @@ class ReadAnswer:
     created: float = 0.0
     parts: tuple[ResultPart, ...] = ()
     seconds: tuple[tuple[str, float], ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def load_models(bundles: Mapping[str, Path]) -> dict[str, Model | Broken]:
@@ -175,15 +176,18 @@ def _encoded(request: ReadRequest, key: str, reading: Reading) -> ReadAnswer:
     began = time.perf_counter()
     created, spool = _moment(request.created), Spool(Path(request.data_dir))
     images = results.StoredImages()
-    objects = []
+    objects: list[tuple[str, Any]] = []
+    notes: list[str] = []
     for wanted in request.wanted:
         old = wanted.predecessor
         predecessor = None
         if old is not None:
-            made = _moment(old.created)
-            predecessor = results.Predecessor(old.sop_class_uid, old.sop_instance_uid, old.series, made)
+            moment = _moment(old.created)
+            predecessor = results.Predecessor(old.sop_class_uid, old.sop_instance_uid, old.series, moment)
         run = results.Run(key, created, request.site, reading, wanted.profile, predecessor)
-        objects += [(wanted.profile.digest, each) for each in results.encode(run, images)]
+        made = results.encode(run, images)
+        objects += [(wanted.profile.digest, each) for each in made]
+        notes += results.left_out(run, made, images)
     encoded = time.perf_counter()
     parts = tuple(
         ResultPart(
@@ -200,7 +204,7 @@ def _encoded(request: ReadRequest, key: str, reading: Reading) -> ReadAnswer:
     seconds = (*reading.seconds, ("encode", encoded - began), ("write", time.perf_counter() - encoded))
     # Maps and masks are in the objects now, and would be most of what crosses to the other process.
     small = dataclasses.replace(reading, heat_maps=(), segmentations=())
-    return ReadAnswer(reading.passed_over, key, small, request.created, parts, seconds)
+    return ReadAnswer(reading.passed_over, key, small, request.created, parts, seconds, tuple(dict.fromkeys(notes)))
 
 
 def _moment(epoch: float) -> datetime:

@@ -40,10 +40,12 @@ from ai.contract import (
     Reading,
     ReadingError,
     Region,
+    Segment,
+    Segmentation,
 )
 from dicom_node import __version__
 from dicom_node.config import Profile
-from dicom_node.results import Run, common, encode, run_key, sc, sr
+from dicom_node.results import Run, common, encode, left_out, run_key, sc, sr
 from dicom_node.results.source import fit
 from dicom_node.results.text import report_text
 from dicom_node.results.words import WORDS
@@ -626,3 +628,23 @@ def test_our_text_fits_the_sources_character_set(charset: str | list[str], text:
     run = run_of(image)
     document = written(sr.build(replace(run, reading=replace(run.reading, model=model)), [image]))
     assert fit(text, image) in [item.get("TextValue") for item in document.ContentSequence]
+
+
+# --- what could not be made -----------------------------------------------------------------------------------------
+
+
+def test_a_segmentation_without_an_object_is_told_with_the_reason() -> None:
+    image = make_image()  # no Frame of Reference UID
+    run = run_of(image)
+    mask = np.zeros((1, 64, 64), bool)
+    mask[0, 5:9, 5:9] = True
+    lungs = Segment("lung", "Lung", LUNG, Code("91723000", "SCT", "Anatomical Structure"), mask)
+    outlined = replace(run.reading, segmentations=(Segmentation("binary", ((run.reading.sources[0], 1),), (lungs,)),))
+    run = replace(run, reading=outlined)
+    objects = encode(run, Held(image))
+    assert "seg" not in {each.role for each in objects}
+    (reason,) = left_out(run, objects, Held(image))
+    assert "FrameOfReferenceUID" in reason or "Frame of Reference" in reason
+    wanted = replace(run, profile=replace(run.profile, outputs=("sr",)))
+    assert left_out(wanted, encode(wanted, Held(image)), Held(image)) == ()
+    assert left_out(run_of(image), (), Held(image)) == ()

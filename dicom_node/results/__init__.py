@@ -1,7 +1,7 @@
 """A reading as DICOM objects: one package for every kind of object that goes back to the hospital.
 
 :func:`encode` is the door. :mod:`common` holds what all objects share, :mod:`source` the copying of the images' own
-attributes, and each kind has a module of its own (:mod:`sr`, :mod:`sc`).
+attributes, :mod:`words` the texts in each language, and each kind of object has a module of its own.
 """
 
 from __future__ import annotations
@@ -29,7 +29,18 @@ from ai.contract import (
 from dicom_node.results import common, sc, seg, source, sr
 from dicom_node.results.common import ROLES, Predecessor, Run, run_key
 
-__all__ = ["ROLES", "Images", "Predecessor", "ResultObject", "Run", "StoredImages", "encode", "run_key", "warm_up"]
+__all__ = [
+    "ROLES",
+    "Images",
+    "Predecessor",
+    "ResultObject",
+    "Run",
+    "StoredImages",
+    "encode",
+    "left_out",
+    "run_key",
+    "warm_up",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +101,15 @@ def encode(run: Run, images: Images | None = None) -> tuple[ResultObject, ...]:
         if role in run.profile.outputs
         for index, dataset in enumerate(_BUILDERS[role](run, headers, images))
     )
+
+
+def left_out(run: Run, objects: Sequence[ResultObject], images: Images | None = None) -> tuple[str, ...]:
+    """Why segmentations of the reading have no object among those that :func:`encode` made, in plain words."""
+    made = sum(each.role == "seg" for each in objects)
+    if "seg" not in run.profile.outputs or made == len(run.reading.segmentations):
+        return ()
+    images = images or StoredImages()
+    return seg.refusals(run, [images.header(ref) for ref in run.reading.sources])
 
 
 def _pictures(run: Run, headers: Sequence[Dataset], images: Images) -> Iterator[Dataset]:
