@@ -177,7 +177,7 @@ class Held:
 def objects_of(header: Dataset, **changes: Any) -> list[Dataset]:
     """The SR and the SC of one source, built and not yet written."""
     run = run_of(header, boxes=BOXES["one"], **changes)
-    return [sr.build(run, [header]), sc.build(run, header, grey(), 0)]
+    return [sr.build(run, [header]), *sc.build(run, [header], Held(header))]
 
 
 def with_raw(dataset: Dataset, **values: bytes) -> Dataset:

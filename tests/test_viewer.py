@@ -66,7 +66,7 @@ def delivered(pacs: Orthanc, tmp_path_factory: pytest.TempPathFactory) -> Delive
     finally:
         node.stop()
     (reading,) = found["readings"]
-    roles = {one["role"]: one["instance"] for one in reading["results"]}
+    roles = {one["role"]: one["instance"] for one in reversed(reading["results"])}  # the first of each
     held = pacs.objects(study)
     return Delivered(image, drawn, reading, held[roles["sr"]], held[roles["sc"]])
 

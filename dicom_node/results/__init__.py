@@ -6,7 +6,7 @@ attributes, :mod:`words` the texts in each language, and each kind of object has
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
@@ -112,16 +112,9 @@ def left_out(run: Run, objects: Sequence[ResultObject], images: Images | None = 
     return seg.refusals(run, [images.header(ref) for ref in run.reading.sources])
 
 
-def _pictures(run: Run, headers: Sequence[Dataset], images: Images) -> Iterator[Dataset]:
-    if run.reading.failure:
-        return
-    for index, (ref, header) in enumerate(zip(run.reading.sources, headers, strict=True)):
-        yield sc.build(run, header, images.pixels(ref, 1), index)
-
-
 _BUILDERS: dict[str, Callable[[Run, Sequence[Dataset], Images], Iterable[Dataset]]] = {
     "sr": lambda run, headers, _: [sr.build(run, headers)],
-    "sc": _pictures,
+    "sc": sc.build,
     "gsps": lambda _run, _headers, _: [],
     "seg": lambda run, headers, _: seg.build(run, headers),
     "pdf": lambda _run, _headers, _: [],

@@ -1,4 +1,4 @@
-"""Drawing findings on a picture: where lines and labels go so that they hide nothing, and the legend below it.
+"""Drawing findings on a picture, so that they can be seen on any matrix and hide nothing of what they mark.
 
 Knows pixels and texts and no DICOM. Everything is deterministic.
 """
@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from dicom_node.results.labels import Place, Rect, place, place_tags
+from dicom_node.results.typeface import drawable, font
 
 Colour = tuple[int, int, int]
 
@@ -27,91 +28,130 @@ COLOURS: tuple[Colour, ...] = (
 )
 """Okabe and Ito's colours, told apart with any kind of colour vision; without their blue and black, dark on black."""
 
-_DARK: Colour = (0, 0, 0)
-_TEXT: Colour = (235, 235, 235)
-_FAINT: Colour = (165, 165, 165)
-_WARNING: Colour = (255, 214, 92)
+DARK: Colour = (0, 0, 0)
 
-_SMALLEST = 11
-"""The smallest type, in pixels, that is still read on a screen."""
-
-_MEASURE = 16
-"""The narrowest column of sentences, in multiples of the type size, that still reads as sentences."""
+SMALLEST = 13
+"""The smallest type, in pixels, at which Korean and Japanese are still read on a screen."""
 
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A finding to mark: edges in pixels of the picture, its label and colour."""
+    """A finding to mark: edges in pixels of the picture, its colour, its label, and the number that can replace it."""
 
     left: float
     top: float
     right: float
     bottom: float
-    label: str
     colour: Colour
+    label: str
+    number: int
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A row of the legend's table; a row without a colour is set faint."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Outline:
+    """A segment to outline: its mask (rows x columns of the picture, bool); a dashed one is another than a solid."""
 
-    cells: tuple[str, ...]
-    colour: Colour | None
-
-
-class Rect(NamedTuple):
-    """Whole pixels, right and bottom exclusive."""
-
-    left: int
-    top: int
-    right: int
-    bottom: int
-
-    def grown(self, by: int) -> Rect:
-        """The rectangle with a margin around it."""
-        return Rect(self.left - by, self.top - by, self.right + by, self.bottom + by)
+    mask: NDArray[np.bool_]
+    colour: Colour
+    dashed: bool = False
 
 
-def draw(
-    pixels: NDArray[np.uint8], boxes: Sequence[Box], headline: Sequence[str], table: Sequence[Row], emphasized: int
-) -> NDArray[np.uint8]:
-    """A grey picture (rows x columns) as an RGB one with boxes and their labels on it and the legend below it.
+def type_size(rows: int, columns: int) -> int:
+    """The size of type, in pixels, that is legible on a picture when it fills a screen."""
+    return max(SMALLEST, round(min(rows, columns) / 46))
 
-    The picture keeps its size and its place at the top left. The legend is as wide as the picture; a picture narrower
-    than the legend needs gets black columns on its right. The first ``emphasized`` sentences of the headline stand out.
-    """
-    rows, columns = pixels.shape
-    size = max(_SMALLEST, round(min(rows, columns) / 46))
-    legend = _legend(headline, table, emphasized=emphasized, size=size, columns=columns)
-    rgb = np.zeros((rows + legend.shape[0], legend.shape[1], 3), np.uint8)
-    rgb[rows:] = legend
-    picture = rgb[:rows, :columns]
-    picture[...] = pixels[:, :, np.newaxis]
-    _Picture(picture, size).mark(boxes)
+
+def line_width(rows: int, columns: int) -> int:
+    """The width of a box's line, in pixels, that is seen when the picture fills a screen."""
+    return max(2, round(min(rows, columns) / 400))
+
+
+def in_colour(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A copy of a picture (rows x columns, or rows x columns x 3) as rows x columns x 3."""
+    rows, columns = pixels.shape[:2]
+    rgb = np.empty((rows, columns, 3), np.uint8)
+    rgb[...] = pixels if pixels.ndim == 3 else pixels[:, :, np.newaxis]
     return rgb
 
 
-class _Picture:
+class Picture:
     """A picture (rows x columns x 3) that findings are drawn on, in place; nothing is drawn beyond its border."""
 
-    def __init__(self, rgb: NDArray[np.uint8], size: int) -> None:
+    def __init__(self, rgb: NDArray[np.uint8], *, line: int | None = None) -> None:
         self.rgb = rgb
         self.rows, self.columns = rgb.shape[:2]
-        self._type = size
-        self._line = max(2, round(min(self.rows, self.columns) / 400))
+        self._line = line or line_width(self.rows, self.columns)
         self._halo = max(1, self._line // 2)
+        self._outlined: list[Rect] = []
 
-    def mark(self, boxes: Sequence[Box]) -> None:
-        """Draw the boxes and then their labels, which keep clear of all boxes and of each other."""
+    def outline(self, outlines: Sequence[Outline]) -> None:
+        """Draw lines around the masks, just outside of them."""
+        for each in outlines:
+            at = _bounds(each.mask)
+            if at is None:
+                continue
+            reach = self._line + self._halo
+            if 10 * (at.right - at.left) * (at.bottom - at.top) < self.rows * self.columns:
+                self._outlined.append(at.grown(reach))  # a lesion; a label may lie on an organ
+            left, top = max(at.left - reach, 0), max(at.top - reach, 0)
+            window = np.s_[top : at.bottom + reach, left : at.right + reach]
+            mask, target = each.mask[window], self.rgb[window]
+            wide = _dilated(mask, self._line)
+            target[_dilated(wide, self._halo) & ~wide] = DARK
+            line = wide & ~mask
+            if each.dashed:
+                y, x = np.nonzero(line)
+                line[y, x] = (x + left + y + top) // (4 * self._line) % 2 == 0
+            target[line] = each.colour
+
+    def mark(self, boxes: Sequence[Box], *, labels: bool = True) -> bool:
+        """Draw the boxes and their labels, which keep clear of all boxes and of each other.
+
+        Where there is no room for that the labels are the boxes' numbers, and True is given: who draws has to say
+        elsewhere what the numbers mean.
+        """
         inner = [self._inside(box) for box in boxes]
         for rect in inner:
-            self._frame(rect.grown(self._line), self._halo, _DARK)
-        for box, rect in zip(boxes, inner, strict=True):
-            self._frame(rect, self._line, box.colour)
-        taken = [rect.grown(self._line + self._halo) for rect in inner]
-        for box, rect in zip(boxes, inner, strict=True):
-            label = _label(box.label, self._type, box.colour)
-            taken.append(self._paste(label, self._beside(label, rect.grown(self._line + self._halo), taken)))
+            self._frame(rect.grown(self._line), self._halo, DARK)
+        for number, (box, rect) in enumerate(zip(boxes, inner, strict=True)):
+            alike = [i for i, other in enumerate(inner) if self._alike(rect, other)]
+            self._frame(rect, self._line, box.colour, alike.index(number), len(alike))
+        if not labels:
+            return False
+        size = type_size(self.rows, self.columns)
+        frames = [rect.grown(self._line + self._halo) for rect in inner]
+        panels = [_panel(box.label, size, box.colour) for box in boxes]
+        sizes = [(panel.shape[1], panel.shape[0]) for panel in panels]
+        places = place(frames, sizes, self.columns, self.rows, self._outlined)
+        numbered = places is None
+        if places is None:
+            panels = [_panel(str(box.number), size, box.colour) for box in boxes]
+            sizes = [(p.shape[1], p.shape[0]) for p in panels]
+            places = place(frames, sizes, self.columns, self.rows) or place_tags(frames, sizes, self.columns, self.rows)
+        self._label(boxes, panels, places)
+        return numbered
+
+    def _label(self, boxes: Sequence[Box], panels: Sequence[NDArray[np.uint8]], places: Sequence[Place]) -> None:
+        for box, at in zip(boxes, places, strict=True):
+            self._leader(at, box.colour)
+        for panel, at in zip(panels, places, strict=True):
+            target = self.rgb[at.rect.top : at.rect.bottom, at.rect.left : at.rect.right]
+            target[...] = panel[: target.shape[0], : target.shape[1]]
+
+    def _leader(self, at: Place, colour: Colour) -> None:
+        """A line half as wide as a box's, straight, between a label and its box."""
+        if at.leader is None:
+            return
+        width = max(1, self._line // 2)
+        (x0, y0), (x1, y1) = at.leader
+        around = Rect(min(x0, x1), min(y0, y1), max(x0, x1) + 1, max(y0, y1) + 1).grown(width + self._halo)
+        left, top = max(around.left, 0), max(around.top, 0)
+        window = np.s_[top : max(around.bottom, 0), left : max(around.right, 0)]
+        image = Image.fromarray(self.rgb[window])
+        pen, way = ImageDraw.Draw(image), (x0 - left, y0 - top, x1 - left, y1 - top)
+        pen.line(way, fill=DARK, width=width + 2 * max(1, self._halo // 2))
+        pen.line(way, fill=colour, width=width)
+        self.rgb[window] = np.asarray(image)
 
     def _inside(self, box: Box) -> Rect:
         """The pixels of a box that its frame leaves free; at the picture's border the frame has to move inwards."""
@@ -123,131 +163,60 @@ class _Picture:
             max(min(math.ceil(box.bottom), self.rows - line), line + 1),
         )
 
-    def _frame(self, inside: Rect, width: int, colour: Colour) -> None:
+    def _alike(self, one: Rect, other: Rect) -> bool:
+        """Whether the frame of one box would hide that of the other."""
+        return max(abs(a - b) for a, b in zip(one, other, strict=True)) < self._line
+
+    def _frame(self, inside: Rect, width: int, colour: Colour, turn: int = 0, turns: int = 1) -> None:
+        """A frame around ``inside``; boxes with the same frame take turns along its lines."""
         left, top, right, bottom = inside.grown(width)
-        self._fill(Rect(left, top, right, inside.top), colour)
-        self._fill(Rect(left, inside.bottom, right, bottom), colour)
-        self._fill(Rect(left, inside.top, inside.left, inside.bottom), colour)
-        self._fill(Rect(inside.right, inside.top, right, inside.bottom), colour)
+        dash = 8 * self._line
+        for rect in (Rect(left, top, right, inside.top), Rect(left, inside.bottom, right, bottom)):
+            for start in _dashes(left, right, dash, turn, turns):
+                self._fill(Rect(start, rect.top, min(start + dash, right) if turns > 1 else right, rect.bottom), colour)
+        for rect in (Rect(left, inside.top, inside.left, inside.bottom), Rect(inside.right, inside.top, right, bottom)):
+            for start in _dashes(inside.top, inside.bottom, dash, turn, turns):
+                end = min(start + dash, inside.bottom) if turns > 1 else inside.bottom
+                self._fill(Rect(rect.left, start, rect.right, end), colour)
 
     def _fill(self, rect: Rect, colour: Colour) -> None:
         self.rgb[max(rect.top, 0) : max(rect.bottom, 0), max(rect.left, 0) : max(rect.right, 0)] = colour
 
-    def _paste(self, panel: NDArray[np.uint8], at: tuple[int, int]) -> Rect:
-        (left, top), (height, width) = at, panel.shape[:2]
-        target = self.rgb[top : top + height, left : left + width]
-        target[...] = panel[: target.shape[0], : target.shape[1]]
-        return Rect(left, top, left + width, top + height)
 
-    def _beside(self, label: NDArray[np.uint8], box: Rect, taken: Sequence[Rect]) -> tuple[int, int]:
-        """Where a label covers nothing, as near to its box as can be."""
-        height, width = label.shape[:2]
-        middle = (box.left + box.right - width) // 2, (box.top + box.bottom - height) // 2
-        near = [
-            *((x, y) for y in (box.top - height, box.bottom) for x in (box.left, box.right - width, middle[0])),
-            *((x, y) for x in (box.right, box.left - width) for y in (box.top, box.bottom - height, middle[1])),
-        ]
-        step = max(1, height // 2)
-        grid_x, grid_y = np.meshgrid(
-            np.arange(0, max(self.columns - width, 0) + 1, step), np.arange(0, max(self.rows - height, 0) + 1, step)
-        )
-        left = np.concatenate([np.array([x for x, _ in near]), grid_x.ravel()])
-        top = np.concatenate([np.array([y for _, y in near]), grid_y.ravel()])
-        left = left.clip(0, max(self.columns - width, 0))
-        top = top.clip(0, max(self.rows - height, 0))
-        distance = np.hypot(left - middle[0], top - middle[1]) + self.rows + self.columns
-        distance[: len(near)] = np.arange(len(near))
-        choice = int(np.lexsort((distance, _overlap(left, top, width, height, taken)))[0])
-        return int(left[choice]), int(top[choice])
+def _dashes(start: int, end: int, dash: int, turn: int, turns: int) -> range:
+    """Where the dashes of one of several frames begin; a line that nobody shares is one dash."""
+    return range(start, start + 1) if turns == 1 else range(start + turn * dash, end, turns * dash)
 
 
-def _overlap(
-    left: NDArray[np.int64], top: NDArray[np.int64], width: int, height: int, taken: Sequence[Rect]
-) -> NDArray[np.int64]:
-    """How many pixels of ``taken`` a rectangle would cover at each of the places."""
-    covered = np.zeros(len(left), dtype=np.int64)
-    for rect in taken:
-        across = np.minimum(left + width, rect.right) - np.maximum(left, rect.left)
-        down = np.minimum(top + height, rect.bottom) - np.maximum(top, rect.top)
-        covered += across.clip(0) * down.clip(0)
-    return covered
-
-
-# --- type -----------------------------------------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=16)
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    font = ImageFont.load_default(size)
-    if not isinstance(font, ImageFont.FreeTypeFont):
-        raise TypeError("Pillow was built without FreeType: it has only a bitmap font of one size")
-    return font
-
-
-def _spaced(text: str, size: int) -> str:
-    """Small type set wider: at 11 pixels the font's space is 2 pixels, and words would run together."""
-    return text.replace(" ", "  ") if size < 16 else text
-
-
-def _line_height(size: int) -> int:
-    return math.ceil(size * 1.3)
-
-
-def _label(text: str, size: int, colour: Colour) -> NDArray[np.uint8]:
-    pad, text = max(2, size // 5), _spaced(text, size)
-    image = Image.new("RGB", (math.ceil(_font(size).getlength(text)) + 2 * pad, _line_height(size) + pad), _DARK)
-    ImageDraw.Draw(image).text((pad, pad // 2), text, fill=colour, font=_font(size))
+def _panel(text: str, size: int, colour: Colour) -> NDArray[np.uint8]:
+    """A label: type on black."""
+    pad, text = max(2, size // 5), drawable(text)
+    width, height = math.ceil(font(size).getlength(text)) + 2 * pad, line_height(size)
+    image = Image.new("RGB", (width, height), DARK)
+    ImageDraw.Draw(image).text((pad, height // 2), text, fill=colour, font=font(size), anchor="lm")
     return np.asarray(image)
 
 
-def _legend(
-    headline: Sequence[str], table: Sequence[Row], *, emphasized: int, size: int, columns: int
-) -> NDArray[np.uint8]:
-    """The legend on black: the sentences, and the table to their right or, where that leaves them too narrow, below."""
-    font, line, gap = _font(size), _line_height(size), 2 * size
-    if table:
-        table = [Row(("", "score", "threshold", ""), None), *table]
-    table = [Row(tuple(_spaced(cell, size) for cell in row.cells), row.colour) for row in table]
-    widths = [math.ceil(max(map(font.getlength, cells))) for cells in zip(*(row.cells for row in table), strict=True)]
-    wide = sum(size + width for width in widths)  # the first column stands behind a swatch, the others behind a space
-    columns = max(columns, max(wide, _MEASURE * size) + gap)
-    measure = columns - gap
-    beside = bool(table) and measure - gap - wide >= _MEASURE * size
-    if beside:
-        measure -= gap + wide
-    lines = [
-        (part, _WARNING if number < emphasized else _TEXT)
-        for number, sentence in enumerate(headline)
-        for part in _wrap(_spaced(sentence, size), font, measure)
-    ]
-    above = 0 if beside else len(lines) * line + (line // 2 if table else 0)
-    height = max(len(lines) * line, above + len(table) * line) + gap
-    image = Image.new("RGB", (columns, height), _DARK)
-    pen = ImageDraw.Draw(image)
-    pen.rectangle((0, 0, columns - 1, max(1, size // 14) - 1), fill=_FAINT)
-    for number, (text, colour) in enumerate(lines):
-        pen.text((size, size + number * line), text, fill=colour, font=font)
-    for number, row in enumerate(table):
-        x, y = columns - size - wide if beside else size, size + above + number * line
-        if row.colour is not None:
-            pen.rectangle((x, y + size // 4, x + size // 2, y + size // 4 + size // 2), fill=row.colour)
-        for cell, width in zip(row.cells, widths, strict=True):
-            pen.text((x + size, y), cell, fill=row.colour or _FAINT, font=font)
-            x += size + width
-    return np.asarray(image)
+def line_height(size: int) -> int:
+    """The distance of two lines of type, in pixels: the font's accents and descenders do not meet."""
+    return math.ceil(size * 1.35)
 
 
-def _wrap(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
-    lines = [""]
-    space = "  " if "  " in text else " "
-    for word in text.split():
-        longer = f"{lines[-1]}{space}{word}".strip()
-        if font.getlength(longer) <= width:
-            lines[-1] = longer
-            continue
-        lines.append("")
-        for character in word:  # a word wider than a line goes on in the next
-            if lines[-1] and font.getlength(lines[-1] + character) > width:
-                lines.append("")
-            lines[-1] += character
-    return [part for part in lines if part]
+def _bounds(mask: NDArray[np.bool_]) -> Rect | None:
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if len(rows) == 0:
+        return None
+    return Rect(int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+
+
+def _dilated(mask: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
+    """The mask with a margin of ``by`` pixels."""
+    wide = mask.copy()
+    for _ in range(by):
+        grown = wide.copy()
+        grown[1:] |= wide[:-1]
+        grown[:-1] |= wide[1:]
+        grown[:, 1:] |= wide[:, :-1]
+        grown[:, :-1] |= wide[:, 1:]
+        wide = grown
+    return wide

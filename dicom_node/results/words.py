@@ -108,6 +108,8 @@ class Words:
     sides_of_box: str
     at_detector: str
     key_images: str
+    light_captions: str
+    no_picture: str
     presence: dict[Presence, str]
     _findings: tuple[str, str]
     _parts: tuple[str, str]
@@ -123,6 +125,8 @@ class Words:
     _heat_map: str
     _montage: str
     _axes: str
+    _more: tuple[str, str]
+    _unreadable: str
     _names: dict[tuple[str, str], dict[Language, str]] = field(default_factory=lambda: _NAMES)
 
     def name(self, code: Code, english: str) -> str:
@@ -196,6 +200,14 @@ class Words:
         """The two axes of a finding in mm."""
         return self._axes.format(long, short)
 
+    def more_findings(self, count: int) -> str:
+        """That so many findings lie on images that have no picture."""
+        return self._more[count > 1].format(count)
+
+    def unreadable(self, count: int, reasons: str) -> str:
+        """How much of what was to be read could not be, and why."""
+        return self._unreadable.format(self.parts(count), reasons)
+
 
 WORDS: dict[Language, Words] = {
     "en": Words(
@@ -220,6 +232,8 @@ WORDS: dict[Language, Words] = {
         sides_of_box="Long and short axis are the sides of the box",
         at_detector="measured at the detector, where the magnification makes things larger than they are",
         key_images="Images with findings of the AI reading",
+        light_captions="Images with a light caption have a picture of their own",
+        no_picture="The image itself cannot be displayed",
         presence={
             Presence.PRESENT: "present",
             Presence.ABSENT: "absent",
@@ -239,6 +253,11 @@ WORDS: dict[Language, Words] = {
         _heat_map="Heat map: where the model saw {}",
         _montage="Overview: {} of {} images",
         _axes="{} x {} mm",
+        _more=(
+            "{} more finding lies on an image that has no picture of its own",
+            "{} more findings lie on images that have no picture of their own",
+        ),
+        _unreadable="{} to be read could not be read: {}",
     ),
     "ko": Words(
         language="ko",
@@ -262,6 +281,8 @@ WORDS: dict[Language, Words] = {
         sides_of_box="장축과 단축은 표시 상자의 변의 길이임",
         at_detector="검출기면에서 측정한 값으로, 확대되어 실제보다 큼",
         key_images="AI 판독 소견이 있는 영상",
+        light_captions="캡션이 밝은 영상은 개별 그림이 있음",
+        no_picture="영상을 표시할 수 없음",
         presence={Presence.PRESENT: "있음", Presence.ABSENT: "없음", Presence.UNDETERMINED: "판정 불가"},
         _findings=("위치가 표시된 소견 {}개", "위치가 표시된 소견 {}개"),
         _parts=("영상, 기타 객체 또는 시리즈 {}개", "영상, 기타 객체 또는 시리즈 {}개"),
@@ -277,6 +298,8 @@ WORDS: dict[Language, Words] = {
         _heat_map="히트맵: 모델이 {} 소견을 본 위치",
         _montage="개요: 전체 {1}개 영상 중 {0}개",
         _axes="{} x {} mm",
+        _more=("개별 그림이 없는 영상에 소견 {}개가 더 있음", "개별 그림이 없는 영상에 소견 {}개가 더 있음"),
+        _unreadable="판독 대상이나 읽을 수 없는 항목: {} ({})",
     ),
     "ja": Words(
         language="ja",
@@ -300,6 +323,8 @@ WORDS: dict[Language, Words] = {
         sides_of_box="長径と短径は枠の辺の長さである",
         at_detector="検出器面での計測値で、拡大により実際より大きい",
         key_images="AI読影の所見がある画像",
+        light_captions="見出しの明るい画像には個別の図がある",
+        no_picture="画像を表示できません",
         presence={Presence.PRESENT: "あり", Presence.ABSENT: "なし", Presence.UNDETERMINED: "判定不能"},
         _findings=("位置の示された所見 {}件", "位置の示された所見 {}件"),
         _parts=("画像・その他のオブジェクト・シリーズ {}件", "画像・その他のオブジェクト・シリーズ {}件"),
@@ -315,5 +340,7 @@ WORDS: dict[Language, Words] = {
         _heat_map="ヒートマップ：モデルが{}を見た位置",
         _montage="一覧：全{1}画像中{0}画像",
         _axes="{} x {} mm",
+        _more=("個別の図のない画像にさらに所見{}件あり", "個別の図のない画像にさらに所見{}件あり"),
+        _unreadable="対象のうち読み取れなかったもの：{}（{}）",
     ),
 }
