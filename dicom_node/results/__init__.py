@@ -26,7 +26,7 @@ from ai.contract import (
     Reading,
     Region,
 )
-from dicom_node.results import common, sc, seg, source, sr
+from dicom_node.results import common, gsps, kos, sc, seg, source, sr
 from dicom_node.results.common import ROLES, Predecessor, Run, run_key
 
 __all__ = [
@@ -115,10 +115,10 @@ def left_out(run: Run, objects: Sequence[ResultObject], images: Images | None = 
 _BUILDERS: dict[str, Callable[[Run, Sequence[Dataset], Images], Iterable[Dataset]]] = {
     "sr": lambda run, headers, _: [sr.build(run, headers)],
     "sc": sc.build,
-    "gsps": lambda _run, _headers, _: [],
+    "gsps": lambda run, headers, _: gsps.build(run, headers),
     "seg": lambda run, headers, _: seg.build(run, headers),
     "pdf": lambda _run, _headers, _: [],
-    "kos": lambda _run, _headers, _: [],
+    "kos": lambda run, headers, _: kos.build(run, headers),
 }
 
 

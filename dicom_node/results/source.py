@@ -30,7 +30,7 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.uid import SecondaryCaptureImageStorage
 from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR, EXPLICIT_VR_LENGTH_32
 
-from ai.contract import InstanceRef, ReadingError
+from ai.contract import Finding, InstanceRef, ReadingError
 
 _NAMESPACE = uuid.UUID("a3f2c7d8-4a51-5c0e-8e7b-0d5f9b7c2e14")
 _TYPOGRAPHY = str.maketrans(
@@ -93,6 +93,21 @@ def check_patient(headers: Sequence[Dataset]) -> None:
             "the study holds images of more than one patient: PatientID or IssuerOfPatientID differ among the images "
             "read, and no result can belong to both"
         )
+
+
+def check_findings(findings: Iterable[Finding], sources: Sequence[Source]) -> None:
+    """Refuse findings that cannot be pointed at.
+
+    Raises:
+        ValueError: a finding lies on no source of the reading, or on a frame that the source does not have.
+    """
+    frames = {source.sop_instance_uid: frames_of(source.header) for source in sources}
+    for finding in findings:
+        uid, frame = finding.region.sop_instance_uid, finding.region.frame
+        if uid not in frames:
+            raise ValueError(f"a finding lies on {uid}, which is no source of the reading")
+        if not 1 <= frame <= frames[uid]:
+            raise ValueError(f"a finding lies on frame {frame} of {uid}, which has {frames[uid]}")
 
 
 def read_source(header: Dataset, ref: InstanceRef) -> Source:
@@ -298,6 +313,16 @@ def in_utf8(header: Dataset, keywords: Iterable[str]) -> Dataset | None:
         return None
     converted[tag_of("SpecificCharacterSet")] = _raw(tag_of("SpecificCharacterSet"), b"ISO_IR 192")
     return converted
+
+
+def certain_text(header: Dataset, keyword: str, value: bytes | None = None) -> str:
+    """The characters of a text attribute, or of ``value`` in its place; empty where they are not certain."""
+    tag = tag_of(keyword)
+    try:
+        text = _utf8(header, tag, _value_bytes(header, tag) if value is None else value).decode("utf-8")
+    except (UnicodeError, LookupError):
+        return ""
+    return text.strip(" \0")
 
 
 def _items_in_utf8(header: Dataset, sequence: BaseTag) -> list[Dataset]:

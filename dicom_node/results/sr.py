@@ -9,7 +9,7 @@ that a person must see is a plain TEXT item. A reading that failed has no class 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from highdicom.sr import (
@@ -40,7 +40,7 @@ from ai.contract import ClassResult, Finding, Presence
 from dicom_node.results import common
 from dicom_node.results.common import Predecessor, Run, concept, percent
 from dicom_node.results.measure import Size, size_of
-from dicom_node.results.source import Source, frames_of, read_sources, text_of, unsigned_of
+from dicom_node.results.source import Source, check_findings, frames_of, read_sources, text_of, unsigned_of
 
 _CERTAINTY = CodedConcept("111012", "DCM", "Certainty of Finding")
 _QUALITATIVE_EVALUATIONS = CodedConcept("C0034375", "UMLS", "Qualitative Evaluations")
@@ -78,7 +78,8 @@ def build(run: Run, sources: Sequence[Dataset]) -> Dataset:
     images = read_sources(run.reading.sources, sources)
     run = common.fitted(run, images[0].header)
     by_uid = {image.sop_instance_uid: image for image in images}
-    _check(run, by_uid)
+    _check(run)
+    check_findings(run.reading.findings, images)
     groups = [
         _group(run, number, finding, by_uid[finding.region.sop_instance_uid])
         for number, finding in enumerate(run.reading.findings)
@@ -101,18 +102,12 @@ def build(run: Run, sources: Sequence[Dataset]) -> Dataset:
     return document
 
 
-def _check(run: Run, by_uid: Mapping[str, Source]) -> None:
+def _check(run: Run) -> None:
     reading = run.reading
     if reading.failure and (reading.findings or reading.classes):
         raise ValueError("a reading that failed as a whole cannot have findings or classes")
     if reading.failed and any(each.presence is Presence.ABSENT for each in reading.classes):
         raise ValueError("a reading that failed in part cannot call a class absent")
-    for finding in reading.findings:
-        uid, frame = finding.region.sop_instance_uid, finding.region.frame
-        if uid not in by_uid:
-            raise ValueError(f"a finding lies on {uid}, which is no source of the reading")
-        if not 1 <= frame <= frames_of(by_uid[uid].header):
-            raise ValueError(f"a finding lies on frame {frame} of {uid}, which has {frames_of(by_uid[uid].header)}")
 
 
 def _predecessor(old: Predecessor, image: Source) -> Dataset:
