@@ -104,6 +104,9 @@ class Words:
     certainty: str
     size: str
     verdict: str
+    patient: str
+    study: str
+    see_report: str
     intended_use: str
     sides_of_box: str
     at_detector: str
@@ -228,6 +231,9 @@ WORDS: dict[Language, Words] = {
         certainty="Certainty",
         size="Size",
         verdict="Verdict",
+        patient="Patient",
+        study="Study",
+        see_report="see the report",
         intended_use="Intended use",
         sides_of_box="Long and short axis are the sides of the box",
         at_detector="measured at the detector, where the magnification makes things larger than they are",
@@ -277,6 +283,9 @@ WORDS: dict[Language, Words] = {
         certainty="확실도",
         size="크기",
         verdict="판정",
+        patient="환자",
+        study="검사",
+        see_report="보고서 참조",
         intended_use="사용 목적",
         sides_of_box="장축과 단축은 표시 상자의 변의 길이임",
         at_detector="검출기면에서 측정한 값으로, 확대되어 실제보다 큼",
@@ -319,6 +328,9 @@ WORDS: dict[Language, Words] = {
         certainty="確信度",
         size="大きさ",
         verdict="判定",
+        patient="患者",
+        study="検査",
+        see_report="レポートを参照",
         intended_use="使用目的",
         sides_of_box="長径と短径は枠の辺の長さである",
         at_detector="検出器面での計測値で、拡大により実際より大きい",
