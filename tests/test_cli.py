@@ -115,9 +115,11 @@ def test_demo(tmp_path: Path) -> None:
     sick, healthy = summary["studies"]
     assert {one["key"] for one in sick["detail"]["readings"][0]["findings"]} == {"nodule", "pneumothorax"}
     assert healthy["detail"]["readings"][0]["findings"] == []
-    for number in (1, 2):
+    for number, roles in ((1, {"sr", "sc", "gsps", "pdf", "kos"}), (2, {"sr", "sc", "pdf"})):
         folder = tmp_path / f"out/study-{number}"
-        assert sorted(file.name for file in folder.iterdir()) == ["1-sr.dcm", "1-sr.txt", "2-sc.dcm", "2-sc.png"]
+        assert {file.stem.split("-")[1] for file in folder.glob("*.dcm")} == roles
+        (page,) = folder.glob("*.pdf")
+        assert page.read_bytes().startswith(b"%PDF-")
         assert "Demonstration model, trained on no patient" in (folder / "1-sr.txt").read_text()
         with Image.open(folder / "2-sc.png") as picture:
             assert picture.mode == "RGB"
