@@ -536,7 +536,8 @@ def test_dcmtk_draws_the_boxes_where_the_model_and_the_picture_have_them(tmp_pat
     ImageDraw.Draw(drawn).rectangle((left, top, right - 1, bottom - 1), fill=255)
     marked = np.argwhere(np.asarray(drawn))
     # The frame of SC lies around the box: what it leaves free is the picture as DCMTK shows it under the state.
-    burned = sc.render(run, shown, 0)[: shape.Rows, : shape.Columns].astype(int)
+    picture = written(next(iter(sc.build(run, [header], Held(header, picture=shown)))))
+    burned = picture.pixel_array[: shape.Rows, : shape.Columns].astype(int)
     inside = (burned.max(axis=2) - burned.min(axis=2) == 0) & (np.abs(burned[..., 0] - shown) == 0)
     (y0, x0), (y1, x1) = marked.min(axis=0), marked.max(axis=0)
     assert inside[y0 + 1 : y1, x0 + 1 : x1].all()

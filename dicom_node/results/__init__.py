@@ -117,22 +117,9 @@ _BUILDERS: dict[str, Callable[[Run, Sequence[Dataset], Images], Iterable[Dataset
     "sc": sc.build,
     "gsps": lambda run, headers, _: gsps.build(run, headers),
     "seg": lambda run, headers, _: seg.build(run, headers),
-    "pdf": lambda run, headers, images: pdf.build(run, headers, _page_picture(run, images)),
+    "pdf": lambda run, headers, images: pdf.build(run, headers, sc.page_picture(run, headers, images)),
     "kos": lambda run, headers, _: kos.build(run, headers),
 }
-
-
-def _page_picture(run: Run, images: Images) -> NDArray[np.uint8] | None:
-    """The picture of the image with the surest finding, else of the first; none of a failed reading."""
-    reading = run.reading
-    if reading.failure:
-        return None
-    best = max(reading.findings, key=lambda finding: finding.score, default=None)
-    uids = [ref.sop_instance_uid for ref in reading.sources]
-    index = uids.index(best.region.sop_instance_uid) if best else 0
-    pixels = images.pixels(reading.sources[index], best.region.frame if best else 1)
-    factor = sc.enlargement(*pixels.shape)
-    return sc.render(run, pixels, index)[: pixels.shape[0] * factor, : pixels.shape[1] * factor]
 
 
 def warm_up() -> None:
