@@ -7,6 +7,7 @@ import logging
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -60,14 +61,35 @@ def run(
 
 
 @app.command()
-def check(config: ConfigOption = _DEFAULT_CONFIG) -> None:
-    """Check the configuration and this machine, one line a point; exit status 1 where a node could not run."""
+def check(
+    config: ConfigOption = _DEFAULT_CONFIG,
+    peer: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="Instead: send a test study to this destination, ask it back, and say what failed."
+        ),
+    ] = "",
+    reject: Annotated[
+        bool, typer.Option("--reject", help="With --peer: have the archive hide the test study at the end (IHE IOCM).")
+    ] = False,
+) -> None:
+    """Check the configuration and this machine, or a PACS (--peer), one line a point; exit status 1 where one fails."""
     from dicom_node import log
-    from dicom_node.check import points
 
     log.silence_libraries()
+    points: Iterator[Any]
+    if peer:
+        from dicom_node import preflight
+
+        points = preflight.points(config, peer, reject=reject)
+    elif reject:
+        raise NodeError("--reject goes with --peer")
+    else:
+        from dicom_node.check import points as machine
+
+        points = machine(config)
     bad = 0
-    for point in points(config):
+    for point in points:
         print(f"{point.verdict:<4}  {point.what}: {point.text}", flush=True)
         bad += point.verdict == "FAIL"
     if bad:

@@ -12,10 +12,8 @@ What an answer means (PS3.4 B.2.3, PS3.7 C.5):
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 
-from pydicom import dcmread
 from pydicom.uid import (
     UID,
     Comprehensive3DSRStorage,
@@ -30,11 +28,12 @@ from pydicom.uid import (
 )
 from pynetdicom import evt
 
+from dicom_node.answers import Verdict, rejection, verdict
 from dicom_node.config import Peer, Settings
 from dicom_node.db import NOT_TAKEN, Index
 from dicom_node.errors import Permanent, Retryable
 from dicom_node.log import logger
-from dicom_node.net import application_entity, no_delay
+from dicom_node.net import application_entity, as_implicit, no_delay
 from dicom_node.schema import Job, StoredResult
 from dicom_node.spool import Spool
 from dicom_node.worker import Done
@@ -52,13 +51,6 @@ RESULT_CLASSES = (
 
 _CONNECT_SECONDS = 10.0
 _ANSWER_SECONDS = 60.0
-_REJECTIONS = {
-    (1, 3): "it does not know our AE title {ours!r}: add it to the PACS",
-    (1, 7): "it does not answer to AE title {theirs!r}: correct ae_title of peer {name}",
-    (1, 2): "it does not support DICOM's application context",
-    (3, 1): "it is congested",
-    (3, 2): "it has reached its limit of associations",
-}
 
 
 class Sender:
@@ -138,9 +130,8 @@ class Sender:
     def _why_not(self, association: Any, connected: bool) -> str:
         if association.is_rejected:
             answer = association.acceptor.primitive
-            text = _REJECTIONS.get((answer.result_source, answer.diagnostic), f"reason {answer.diagnostic}").format(
-                ours=self._settings.node.ae_title, theirs=self._peer.ae_title, name=self._peer.name
-            )
+            ours, theirs, name = self._settings.node.ae_title, self._peer.ae_title, self._peer.name
+            text = rejection(answer.result_source, answer.diagnostic, ours=ours, theirs=theirs, peer=name)
             return f"it rejected the association: {text}"
         if not connected:
             return "no connection: nothing listens there, or a firewall is in between"
@@ -170,7 +161,7 @@ class Sender:
 
     def _send(self, association: Any, result: StoredResult, accepted: set[str]) -> int:
         path = self._spool.path(result.file)
-        what: Any = path if ExplicitVRLittleEndian in accepted else _as_implicit(path)
+        what: Any = path if ExplicitVRLittleEndian in accepted else as_implicit(path)
         try:
             answer = association.send_c_store(what)
         except (RuntimeError, OSError) as error:
@@ -188,20 +179,13 @@ class Sender:
 
 
 def _judge(status: int, peer: Peer) -> None:
-    if status == 0x0000 or status & 0xF000 == 0xB000:
+    meaning = verdict(status)
+    if meaning is Verdict.STORED:
         return
     answer = f"{peer.name} ({peer.ae_title}) answered {status:04X}"
-    if status & 0xFF00 == 0xA900 or status & 0xF000 == 0xC000 or status in {0x0117, 0x0122, 0x0124}:
+    if meaning is Verdict.REFUSED:
         raise Permanent(f"{answer}: it refuses this object")
     raise Retryable(f"{answer}: it cannot take it now")
-
-
-def _as_implicit(path: Path) -> Any:
-    """The same data set for a PACS that takes Implicit VR Little Endian only."""
-    dataset = dcmread(path)
-    dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
-    dataset.set_original_encoding(True, True)
-    return dataset
 
 
 def _on_connected(event: Any, connected: list[bool]) -> None:

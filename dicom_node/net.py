@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 from typing import Any
 
-from pydicom.uid import UID
+from pydicom import dcmread
+from pydicom.uid import UID, ImplicitVRLittleEndian
 from pynetdicom import AE, _config
 from pynetdicom.dimse_primitives import C_STORE
 
@@ -35,6 +37,14 @@ def application_entity(ae_title: str) -> AE:
     ae.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
     ae.implementation_version_name = IMPLEMENTATION_VERSION
     return ae
+
+
+def as_implicit(path: Path) -> Any:
+    """The data set of a file for an AE that takes Implicit VR Little Endian only."""
+    dataset = dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    dataset.set_original_encoding(True, True)
+    return dataset
 
 
 def no_delay(event: Any) -> None:
