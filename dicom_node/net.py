@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pydicom import dcmread
+from pydicom.dataset import Dataset
 from pydicom.uid import UID, ImplicitVRLittleEndian
 from pynetdicom import AE, _config
 from pynetdicom.dimse_primitives import C_STORE
@@ -39,12 +40,24 @@ def application_entity(ae_title: str) -> AE:
     return ae
 
 
-def as_implicit(path: Path) -> Any:
-    """The data set of a file for an AE that takes Implicit VR Little Endian only."""
+def as_implicit(path: Path) -> Dataset:
+    """The data set of an Explicit VR Little Endian file for an AE that takes Implicit VR Little Endian only.
+
+    Values travel as the bytes that they are; only sequences are parsed, because their items hold VRs.
+    """
     dataset = dcmread(path)
     dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
-    dataset.set_original_encoding(True, True)
+    _make_implicit(dataset)
     return dataset
+
+
+def _make_implicit(dataset: Dataset) -> None:
+    for tag in sorted(dataset.keys()):
+        element = dataset.get_item(tag)
+        if element.VR == "SQ":
+            for item in dataset[tag].value:
+                _make_implicit(item)
+    dataset.set_original_encoding(True, True)
 
 
 def no_delay(event: Any) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 from conftest import Pacs, free_port, listens, make_image, settings_for, tool, wait_until
+from pydicom import dcmread
+from pydicom.dataset import Dataset
 from pydicom.uid import (
     ComprehensiveSRStorage,
     GrayscaleSoftcopyPresentationStateStorage,
@@ -27,6 +29,13 @@ from dicom_node.schema import Job, NewInstance, NewReading, NewResult
 from dicom_node.spool import Spool
 
 StartPacs = Callable[..., Pacs]
+
+
+def make_item(**attributes: Any) -> Dataset:
+    item = Dataset()
+    for name, value in attributes.items():
+        setattr(item, name, value)
+    return item
 
 
 class Bench:
@@ -53,6 +62,8 @@ class Bench:
     def result(self, sop_class: str = SecondaryCaptureImageStorage) -> Job:
         uid = generate_uid(None)
         image = make_image(SOPClassUID=sop_class, SOPInstanceUID=uid)
+        image.ContributingEquipmentSequence = [make_item(Manufacturer="x")]
+        image.ContributingEquipmentSequence[0].PurposeOfReferenceCodeSequence = [make_item(CodeValue="109102")]
         path = self.spool.new_part()
         image.save_as(path, enforce_file_format=True)
         name = self.spool.adopt(path, "results", uid)
@@ -66,10 +77,13 @@ class Bench:
         self.senders.append(Sender(settings, settings.peer("pacs"), self.index, self.spool))
         return self.senders[-1]
 
-    def bytes_of(self, job: Job) -> bytes:
+    def path(self, job: Job) -> Path:
         result = self.index.result(job.subject)
         assert result is not None
-        path = self.spool.path(result.file)
+        return self.spool.path(result.file)
+
+    def bytes_of(self, job: Job) -> bytes:
+        path = self.path(job)
         return path.read_bytes()[split_dataset(path)[1] :]
 
 
@@ -227,6 +241,7 @@ def test_a_pacs_that_takes_implicit_vr_only_gets_it(bench: Bench, tmp_path: Path
             (file,) = wait_until(lambda: list(folder.iterdir()), "the object")
         finally:
             dcmtk.terminate()
+    assert dcmread(file) == dcmread(bench.path(job))
     assert split_dataset(file)[0].TransferSyntaxUID == ImplicitVRLittleEndian
     assert split_dataset(file)[0].MediaStorageSOPInstanceUID == job.subject
 
