@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-# Result source and diagnostic of an A-ASSOCIATE-RJ (PS3.8 table 9-21).
+# Result source and diagnostic of an A-ASSOCIATE-RJ (PS3.8 table 9-21): why, and what to do about it.
 _REJECTIONS = {
-    (1, 1): "it gives no reason: often it does not know our AE title {ours!r} or this machine's address",
-    (1, 2): "it does not support DICOM's application context",
-    (1, 3): "it does not know our AE title {ours!r}: add it to the PACS",
-    (1, 7): "it does not answer to AE title {theirs!r}: correct ae_title of peer {peer}",
-    (2, 1): "it gives no reason",
-    (2, 2): "it does not support DICOM's protocol version",
-    (3, 1): "it is congested",
-    (3, 2): "it has reached its limit of associations",
+    (1, 1): ("it gives no reason", "often it does not know our AE title {ours!r} or this machine's address"),
+    (1, 2): ("it does not support DICOM's application context", ""),
+    (1, 3): ("it does not know our AE title {ours!r}", "add it to the PACS"),
+    (1, 7): ("it does not answer to AE title {theirs!r}", "correct ae_title of peer {peer}"),
+    (2, 1): ("its DICOM layer gives no reason", ""),
+    (2, 2): ("it does not support DICOM's protocol version", ""),
+    (3, 1): ("it is congested", ""),
+    (3, 2): ("it has reached its limit of associations", ""),
 }
 # Provider reasons of an A-ABORT (PS3.8 table 9-26).
 _ABORTS = {
@@ -82,10 +82,13 @@ def status_text(status: int) -> str:
     return f"{status:04X}, {known or family}"
 
 
-def rejection(source: int, diagnostic: int, *, ours: str, theirs: str, peer: str) -> str:
-    """Why an association was rejected, by the source and diagnostic of the answer; ``peer`` is its name in the file."""
-    text = _REJECTIONS.get((source, diagnostic), f"reason {diagnostic}")
-    return text.format(ours=ours, theirs=theirs, peer=peer)
+def rejection(source: int, diagnostic: int, *, ours: str, theirs: str, peer: str) -> tuple[str, str]:
+    """Why an association was rejected, by the source and diagnostic of the answer, and what to do (empty: nothing).
+
+    ``ours`` and ``theirs`` are AE titles, ``peer`` is the name in the configuration.
+    """
+    why, fix = _REJECTIONS.get((source, diagnostic), (f"reason {diagnostic}", ""))
+    return why.format(ours=ours, theirs=theirs), fix.format(ours=ours, peer=peer)
 
 
 def abort(source: int, reason: int) -> str:

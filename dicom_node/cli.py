@@ -81,6 +81,7 @@ def check(
     if peer:
         from dicom_node import preflight
 
+        threading.excepthook = lambda _: None  # pynetdicom's threads die of garbage; what that means, the points tell
         points = preflight.points(config, peer, reject=reject)
     elif reject:
         raise NodeError("--reject goes with --peer")

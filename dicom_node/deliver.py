@@ -131,8 +131,8 @@ class Sender:
         if association.is_rejected:
             answer = association.acceptor.primitive
             ours, theirs, name = self._settings.node.ae_title, self._peer.ae_title, self._peer.name
-            text = rejection(answer.result_source, answer.diagnostic, ours=ours, theirs=theirs, peer=name)
-            return f"it rejected the association: {text}"
+            told = rejection(answer.result_source, answer.diagnostic, ours=ours, theirs=theirs, peer=name)
+            return f"it rejected the association: {': '.join(filter(None, told))}"
         if not connected:
             return "no connection: nothing listens there, or a firewall is in between"
         if not association.accepted_contexts and association.rejected_contexts:

@@ -170,7 +170,7 @@ def _answers(send: Any) -> Iterator[tuple[int, Dataset | None]]:
     try:
         for status, identifier in send():
             if "Status" not in status:
-                raise NoAnswerError("it did not answer the query, or the connection was lost")
+                raise NoAnswerError("it did not answer the query, or ended the association at it")
             code = int(status.Status)
             # B000 of a C-GET: some sub-operations failed; what is missing shows below.
             if code not in {0x0000, 0xB000, *_PENDING}:

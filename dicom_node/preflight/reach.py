@@ -160,7 +160,11 @@ class Caller:
         ae.dimse_timeout = ae.network_timeout = self.limits.answer
         for sop_class, syntax in contexts:
             ae.add_requested_context(sop_class, syntax)
-        handlers: list[Any] = [(evt.EVT_CONN_OPEN, self._on_open, [heard]), (evt.EVT_PDU_RECV, _on_pdu, [heard])]
+        handlers: list[Any] = [
+            (evt.EVT_CONN_OPEN, self._on_open, [heard]),
+            (evt.EVT_DATA_RECV, _on_data, [heard]),
+            (evt.EVT_PDU_RECV, _on_pdu, [heard]),
+        ]
         if on_store is not None:
             handlers.append((evt.EVT_C_STORE, on_store))
         watch = threading.Timer(self.left(), _shut, [heard])
@@ -182,6 +186,7 @@ class Caller:
                 raise NoAssociationError("it answered the association request with something malformed") from error
             if not association.is_established:
                 raise self._why_not(association, heard, time.monotonic() - began)
+            _check_syntaxes(association, contexts)
             yield association
         finally:
             try:
@@ -226,23 +231,25 @@ class Caller:
 
     def _rejection(self, source: int, diagnostic: int) -> str:
         theirs = self.peer.ae_title
-        why = rejection(source, diagnostic, ours=self.ours, theirs=theirs, peer=self.peer.name)
+        why, fix = rejection(source, diagnostic, ours=self.ours, theirs=theirs, peer=self.peer.name)
         if (source, diagnostic) == (1, 7):
-            return f"{why} in the configuration to the PACS's own AE title (capitals count)"
-        if (source, diagnostic) in {(1, 1), (1, 3)}:
-            return f"{why}: {self._add_us()}. Capitals count. Or {theirs!r} is not its own AE title"
-        if source == 3:
-            return f"{why}: try again later, or let it allow more associations from {self.ours}"
-        return why
+            fix += " in the configuration to the PACS's own AE title"
+        elif (source, diagnostic) in {(1, 1), (1, 3)}:
+            fix = f"{self._add_us()}. If we stand there, {theirs!r} may not be its own AE title"
+        elif source == 3:
+            fix = f"try again later, or let it allow more associations from {self.ours}"
+        return f"{why}: {fix}" if fix else why
 
     def _add_us(self) -> str:
         """What the PACS's administrator enters."""
         at = f", address {self.own_address}" if self.own_address else ""
-        return f"in the PACS's list of DICOM nodes, add AE title {self.ours}{at}, allowed to store and to query"
+        return (
+            f"in the PACS's list of DICOM nodes, add AE title {self.ours} (capitals count){at}, with the right to store"
+        )
 
     def _what_listens(self) -> str:
         """What else than DICOM is on that port, asked in the two languages that ports are most often mistaken for."""
-        seconds = self.left(_PROBE_SECONDS)
+        seconds = self.left(min(_PROBE_SECONDS, self.limits.connect))
         if not seconds:
             return ""
         greeting = b""
@@ -252,6 +259,9 @@ class Caller:
             greeting = sock.recv(64)
         if greeting.startswith(b"HTTP/"):
             return f"{self.where} is a web server (HTTP), not DICOM: correct port of peer {self.peer.name}"
+        if len(greeting) > 1 and 2 <= greeting[0] <= 7 and not greeting[1]:  # a PDU (PS3.8 9.3), most likely an A-ABORT
+            text = f"{self.where} speaks DICOM, but does not answer our association request"
+            return f"{text}. If it does not know us, {self._add_us()}"
         if self._speaks_tls(seconds):
             return (
                 f"{self.where} speaks TLS (DICOM over TLS, or HTTPS): this node calls without TLS, so use the PACS's "
@@ -276,8 +286,19 @@ class Caller:
         return True
 
 
-def _on_pdu(event: Any, heard: _Heard) -> None:
+def _check_syntaxes(association: Any, proposed: Sequence[tuple[str, str]]) -> None:
+    for context in association.accepted_contexts:
+        if (str(context.abstract_syntax), str(context.transfer_syntax[0])) not in proposed:
+            raise NoAssociationError(
+                "it accepted a transfer syntax that was not proposed: its DICOM software is faulty"
+            )
+
+
+def _on_data(_event: Any, heard: _Heard) -> None:
     heard.anything = True
+
+
+def _on_pdu(event: Any, heard: _Heard) -> None:
     if isinstance(event.pdu, A_ABORT_RQ):
         heard.abort = (event.pdu.source or 0, event.pdu.reason_diagnostic or 0)
 

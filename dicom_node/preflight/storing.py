@@ -42,6 +42,7 @@ class Flight:
         self._now = now
         self._hours = hours
         self._theirs = caller.peer.ae_title
+        self._lost = 0  # objects without an answer in a row
         self._stored: list[Sample] = []
         self._kept: set[str] | None = None  # none: it cannot be asked
         self._altered: set[str] = set()
@@ -76,8 +77,7 @@ class Flight:
         contexts = [(str(sop_class), syntax) for sop_class in classes for syntax in _SYNTAXES]
         waiting = deque(samples)
         negotiated = False
-        lost = 0
-        while waiting and lost < _LOST_IN_A_ROW:
+        while waiting and self._lost < _LOST_IN_A_ROW:
             try:
                 with self._caller.call(contexts) as association:
                     if not negotiated:
@@ -89,9 +89,9 @@ class Flight:
                     while waiting and association.is_established:
                         sample = waiting.popleft()
                         if _syntaxes(association, sample.sop_class):
-                            point = self._store(association, sample)
-                            lost = 0 if association.is_established else lost + 1
-                            yield point
+                            yield self._store(association, sample)
+                            if self._lost:  # pynetdicom may not have noticed yet that the association is gone
+                                break
             except NoAssociationError as error:
                 if error.contexts and not negotiated:
                     for sop_class in classes:
@@ -101,7 +101,9 @@ class Flight:
                 return
         if waiting:
             names = ", ".join(sample.label for sample in waiting)
-            yield Point("FAIL", "C-STORE", f"broken off after {lost} objects without an answer; not sent: {names}")
+            yield Point(
+                "FAIL", "C-STORE", f"broken off after {self._lost} objects without an answer; not sent: {names}"
+            )
 
     def _negotiated(self, sop_class: UID, contexts: Sequence[PresentationContext], samples: Sequence[Sample]) -> Point:
         ours = [context for context in contexts if context.abstract_syntax == sop_class]
@@ -131,17 +133,16 @@ class Flight:
         began = time.perf_counter()
         status = _c_store(association, sample)
         took = time.perf_counter() - began
-        if "Status" not in status:
+        self._lost = 0 if "Status" in status else self._lost + 1
+        if self._lost:
             limit = self._caller.limits.answer
-            how = (
-                f"no answer within {limit:g} s" if took >= limit else "the PACS ended the association without an answer"
-            )
-            return Point(
-                "FAIL",
-                what,
-                f"{how}; the node would try again for {self._hours:g} hours. Its log says more, under SOP Instance "
-                f"UID {sample.sop_instance}",
-            )
+            how = "the PACS ended the association without an answer"
+            fix = f"it does not get on with this object, or does not let {self._caller.ours} store"
+            if took >= limit:
+                how, fix = f"no answer within {limit:g} s", "it may be busy, or hang"
+            again = f"the node would try again for {self._hours:g} hours"
+            where = f"its log says more, under SOP Instance UID {sample.sop_instance}"
+            return Point("FAIL", what, f"{how}: {fix}; {again}; {where}")
         code = int(status.Status)
         text = f"answered {status_text(code)}{comment(status)}"
         meaning = verdict(code)
@@ -155,8 +156,8 @@ class Flight:
             if meaning is Verdict.REFUSED
             else f"the node would try again for {self._hours:g} hours"
         )
-        fix = _FIXES.get(code & 0xFF00 if code & 0xFF00 == 0xA700 else code)
-        fix = fix.format(ours=self._caller.ours) if fix else f"its log says why, under UID {sample.sop_instance}"
+        fix = _FIXES.get(code & 0xFF00 if code & 0xFF00 == 0xA700 else code, "").format(ours=self._caller.ours)
+        fix = fix or f"its log says why, under SOP Instance UID {sample.sop_instance}"
         return Point("FAIL", what, f"{text}; {then}: {fix}")
 
     # --- asking back --------------------------------------------------------------------------------------------------
@@ -310,13 +311,16 @@ class Flight:
 
     def _summary(self, study: TestStudy) -> Point:
         every, took = len(study.samples), len(self._stored)
-        kept = "what it kept is not known" if self._kept is None and took else f"kept {len(self._kept or ())}"
+        text = f"{self._theirs} took {took} of {every} objects"
         changed = len(self._altered)
+        if took:
+            text += ", what it kept is not known" if self._kept is None else f", kept {len(self._kept)}"
+            text += f", changed {changed}" if self._kept is not None or changed else ""
         good = took == every and (self._kept is None or len(self._kept) == took)
         return Point(
             "FAIL" if not good else "warn" if changed or self._kept is None else "ok",
             "in all",
-            f"{self._theirs} took {took} of {every} objects, {kept}, changed {changed}",
+            text,
         )
 
 
