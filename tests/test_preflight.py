@@ -529,27 +529,41 @@ def test_a_class_that_is_refused_is_named(tmp_path: Path, start: Callable[..., A
     image, report, picture = lines(told, "SOP class")
     assert image == (
         "warn Digital X-Ray Image Storage - For Presentation (1.2.840.10008.5.1.4.1.1.1.1) is refused: "
-        "abstract-syntax-not-supported. Not a result: the results are sent without their image"
+        "abstract-syntax-not-supported. It is no result: these are sent without their image"
     )
     assert report == (
-        "FAIL Comprehensive SR Storage (1.2.840.10008.5.1.4.1.1.88.33) is refused: abstract-syntax-not-supported; have "
-        "it switched on in the PACS for AINODE, or leave sr out of outputs for this destination"
+        "warn Comprehensive SR Storage (1.2.840.10008.5.1.4.1.1.88.33) is refused: abstract-syntax-not-supported; the "
+        "node leaves such results out and says so with the study: have it switched on in the PACS for AINODE, or leave "
+        "sr out of outputs for this destination"
     )
     assert picture == (
         "ok Secondary Capture Image Storage (1.2.840.10008.5.1.4.1.1.7) is taken, in Explicit VR Little Endian"
     )
     assert line(told, "kept sc").startswith("ok ")
-    assert line(told, "in all") == "FAIL PACS took 1 of 3 objects, kept 1, changed 0"
+    assert line(told, "in all") == (
+        "warn PACS took 1 of 3 objects (2 are of SOP classes that it refuses), kept 1, changed 0"
+    )
+
+
+def test_a_pacs_that_takes_the_image_and_no_result_fails(tmp_path: Path, start: Callable[..., Archive]) -> None:
+    archive = start(classes=(Verification, DigitalXRayImageStorageForPresentation, *QUERIES))
+    told = flown(configured(tmp_path, archive.port))
+    assert all(
+        text.startswith("FAIL ") and "; no result can be sent: have it" in text for text in lines(told, "SOP class")[1:]
+    )
+    assert line(told, "in all") == (
+        "FAIL PACS took 1 of 3 objects (2 are of SOP classes that it refuses), kept 1, changed 0"
+    )
 
 
 def test_transfer_syntaxes_that_are_refused_are_told_apart(tmp_path: Path, start: Callable[..., Archive]) -> None:
     told = flown(configured(tmp_path, start(syntaxes=(ExplicitVRBigEndian,)).port))
     assert line(told, "C-ECHO") == "warn it takes our call, but does not offer the Verification service"
     assert (
-        "is refused: transfer-syntaxes-not-supported; the PACS must take Explicit VR Little Endian or Implicit VR"
-        in (lines(told, "SOP class")[1])
-    )
-    assert line(told, "in all") == "FAIL PACS took 0 of 3 objects"
+        "is refused: transfer-syntaxes-not-supported; no result can be sent: the PACS must take Explicit VR Little "
+        "Endian or Implicit VR Little Endian for it"
+    ) in lines(told, "SOP class")[1]
+    assert line(told, "in all") == "FAIL PACS took 0 of 3 objects (3 are of SOP classes that it refuses)"
 
 
 def test_implicit_only_is_converted(tmp_path: Path, start: Callable[..., Archive]) -> None:

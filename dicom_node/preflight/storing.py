@@ -42,6 +42,7 @@ class Flight:
         self._now = now
         self._hours = hours
         self._theirs = caller.peer.ae_title
+        self._not_taken: list[Sample] = []  # of SOP classes that it refused
         self._lost = 0  # objects without an answer in a row
         self._stored: list[Sample] = []
         self._kept: set[str] | None = None  # none: it cannot be asked
@@ -75,29 +76,23 @@ class Flight:
         """C-STORE each over as few associations as the PACS allows, a new one wherever one broke."""
         classes = list(dict.fromkeys(sample.sop_class for sample in samples))
         contexts = [(str(sop_class), syntax) for sop_class in classes for syntax in _SYNTAXES]
-        waiting = deque(samples)
-        negotiated = False
-        while waiting and self._lost < _LOST_IN_A_ROW:
+        waiting: deque[Sample] | None = None
+        while waiting is None or (waiting and self._lost < _LOST_IN_A_ROW):
             try:
                 with self._caller.call(contexts) as association:
-                    if not negotiated:
-                        negotiated = True
-                        for sop_class in classes:
-                            yield self._negotiated(
-                                sop_class, [*association.accepted_contexts, *association.rejected_contexts], samples
-                            )
+                    if waiting is None:
+                        answers = [*association.accepted_contexts, *association.rejected_contexts]
+                        yield from self._negotiated(classes, answers, samples)
+                        waiting = deque(sample for sample in samples if sample not in self._not_taken)
                     while waiting and association.is_established:
-                        sample = waiting.popleft()
-                        if _syntaxes(association, sample.sop_class):
-                            yield self._store(association, sample)
-                            if self._lost:  # pynetdicom may not have noticed yet that the association is gone
-                                break
+                        yield self._store(association, waiting.popleft())
+                        if self._lost:  # pynetdicom may not have noticed yet that the association is gone
+                            break
             except NoAssociationError as error:
-                if error.contexts and not negotiated:
-                    for sop_class in classes:
-                        yield self._negotiated(sop_class, error.contexts, samples)
-                else:
+                if not error.contexts or waiting is not None:
                     yield Point("FAIL", "association for storing", str(error))
+                else:
+                    yield from self._negotiated(classes, error.contexts, samples)
                 return
         if waiting:
             names = ", ".join(sample.label for sample in waiting)
@@ -105,28 +100,37 @@ class Flight:
                 "FAIL", "C-STORE", f"broken off after {self._lost} objects without an answer; not sent: {names}"
             )
 
-    def _negotiated(self, sop_class: UID, contexts: Sequence[PresentationContext], samples: Sequence[Sample]) -> Point:
-        ours = [context for context in contexts if context.abstract_syntax == sop_class]
-        accepted = [UID(context.transfer_syntax[0]) for context in ours if context.result == 0]
-        named = f"{sop_class.name} ({sop_class})"
-        if ExplicitVRLittleEndian in accepted:
-            return Point("ok", "SOP class", f"{named} is taken, in {ExplicitVRLittleEndian.name}")
-        if accepted:
-            return Point(
-                "warn", "SOP class", f"{named} is taken in {accepted[0].name} only: the node converts what it sends"
-            )
-        results = sorted({CONTEXT_RESULTS.get(context.result or 0, f"result {context.result}") for context in ours})
-        refused = f"{named} is refused: {', '.join(results) or 'no answer'}"
-        roles = sorted({sample.role for sample in samples if sample.sop_class == sop_class})
-        if roles == ["source"]:
-            return Point("warn", "SOP class", f"{refused}. Not a result: the results are sent without their image")
-        if results == [CONTEXT_RESULTS[4]]:
-            fix = f"the PACS must take {_and(_SYNTAXES)} for it, the second of which every DICOM system must take"
-        else:
-            fix = f"have it switched on in the PACS for {self._caller.ours}"
-        return Point(
-            "FAIL", "SOP class", f"{refused}; {fix}, or leave {', '.join(roles)} out of outputs for this destination"
-        )
+    def _negotiated(
+        self, classes: Sequence[UID], answers: Sequence[PresentationContext], samples: Sequence[Sample]
+    ) -> Iterator[Point]:
+        """What became of each SOP class; the node goes on without one, but not without all of them."""
+        results = {sop_class: [one for one in answers if one.abstract_syntax == sop_class] for sop_class in classes}
+        taken = {sop_class for sop_class in classes if any(one.result == 0 for one in results[sop_class])}
+        self._not_taken = [sample for sample in samples if sample.sop_class not in taken]
+        some = any(sample.sop_class in taken and sample.role != "source" for sample in samples)
+        for sop_class in classes:
+            roles = sorted({sample.role for sample in samples if sample.sop_class == sop_class})
+            named = f"{sop_class.name} ({sop_class})"
+            if sop_class in taken:
+                syntaxes = [one.transfer_syntax[0] for one in results[sop_class] if one.result == 0]
+                if ExplicitVRLittleEndian in syntaxes:
+                    yield Point("ok", "SOP class", f"{named} is taken, in {ExplicitVRLittleEndian.name}")
+                else:
+                    only = f"{named} is taken in {UID(syntaxes[0]).name} only: the node converts what it sends"
+                    yield Point("warn", "SOP class", only)
+                continue
+            why = sorted({CONTEXT_RESULTS.get(one.result or 0, f"result {one.result}") for one in results[sop_class]})
+            refused = f"{named} is refused: {', '.join(why) or 'no answer'}"
+            if roles == ["source"]:
+                yield Point("warn", "SOP class", f"{refused}. It is no result: these are sent without their image")
+                continue
+            if why == [CONTEXT_RESULTS[4]]:
+                fix = f"the PACS must take {_or(_SYNTAXES)} for it, the second of which every DICOM system must take"
+            else:
+                fix = f"have it switched on in the PACS for {self._caller.ours}"
+            fix += f", or leave {', '.join(roles)} out of outputs for this destination"
+            goes_on = "the node leaves such results out and says so with the study" if some else "no result can be sent"
+            yield Point("warn" if some else "FAIL", "SOP class", f"{refused}; {goes_on}: {fix}")
 
     def _store(self, association: Any, sample: Sample) -> Point:
         what = f"C-STORE {sample.label}"
@@ -312,16 +316,16 @@ class Flight:
     def _summary(self, study: TestStudy) -> Point:
         every, took = len(study.samples), len(self._stored)
         text = f"{self._theirs} took {took} of {every} objects"
+        if self._not_taken:
+            text += f" ({len(self._not_taken)} are of SOP classes that it refuses)"
         changed = len(self._altered)
         if took:
             text += ", what it kept is not known" if self._kept is None else f", kept {len(self._kept)}"
             text += f", changed {changed}" if self._kept is not None or changed else ""
-        good = took == every and (self._kept is None or len(self._kept) == took)
-        return Point(
-            "FAIL" if not good else "warn" if changed or self._kept is None else "ok",
-            "in all",
-            text,
-        )
+        good = took == every - len(self._not_taken) and (self._kept is None or len(self._kept) == took)
+        if not good or not any(sample.role != "source" for sample in self._stored):
+            return Point("FAIL", "in all", text)
+        return Point("warn" if changed or self._not_taken or self._kept is None else "ok", "in all", text)
 
 
 def _syntaxes(association: Any, sop_class: UID) -> set[str]:
@@ -342,5 +346,5 @@ def _c_store(association: Any, sample: Sample) -> Any:
         return {}
 
 
-def _and(syntaxes: Sequence[str]) -> str:
+def _or(syntaxes: Sequence[str]) -> str:
     return " or ".join(UID(syntax).name for syntax in syntaxes)

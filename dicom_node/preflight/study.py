@@ -112,6 +112,12 @@ def make(folder: Path, profiles: Sequence[tuple[str, Profile]], now: datetime) -
     image.StudyDescription = "TEST of dicom-node, no patient"
     image.StudyID = "TEST"
     image.ReferringPhysicianName = "TEST^REFERRER"
+    # A place in space, as no radiograph needs one: without it there would be no segmentation to send.
+    image.FrameOfReferenceUID = generate_uid(prefix=None)
+    image.PositionReferenceIndicator = ""
+    image.ImagePositionPatient = [0, 0, 0]
+    image.ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
+    image.SliceThickness = 1
     source = Sample(
         "source",
         "source image",
