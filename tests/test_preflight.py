@@ -23,6 +23,7 @@ from typing import Any
 import pydicom
 import pytest
 from conftest import ROOT, free_port, listens, run_tool, tool, wait_until
+from pydicom.datadict import dictionary_description
 from pydicom.dataset import Dataset
 from pydicom.uid import (
     ComprehensiveSRStorage,
@@ -44,6 +45,7 @@ from ai import phantom
 from dicom_node.check import Point
 from dicom_node.net import configure_pynetdicom
 from dicom_node.preflight import Limits, compare, points
+from dicom_node.preflight.asking import KEYS
 
 _DRAW = cache(phantom.draw)
 QUICK = Limits(connect=2.0, answer=3.0, found=0.5, hidden=0.5, pause=0.05, whole=60.0)
@@ -978,6 +980,12 @@ def test_a_value_that_cannot_be_decoded_is_a_difference() -> None:
     back[tag] = pydicom.dataelem.RawDataElement(tag, "IS", 4, b"one ", 0, False, True)
     (one,) = compare.elements(of(InstanceNumber=1), back)
     assert one.kind == "altered"
+
+
+def test_every_return_key_is_documented() -> None:
+    text = (ROOT / "docs/conformance.md").read_text(encoding="utf-8")
+    for level, keywords in KEYS.items():
+        assert f"| {level} | {', '.join(dictionary_description(keyword) for keyword in keywords)} |" in text
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
