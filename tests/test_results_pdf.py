@@ -211,6 +211,10 @@ def test_it_always_fits_on_one_page(texts: dict[str, str], findings: int, classe
     assert all(later - earlier >= 7 for earlier, later in pairwise(baselines))
     if texts:
         assert "see the report" in page.text
+    # What gives way to the room is a name, never a number.
+    shown = [min(count, 15 if count > 16 else 16) for count in (findings, classes)]
+    assert [page.text.count(" mm"), page.text.count("50.0 %")] == shown
+    assert page.text.count("87.3 %") == sum(shown)
     assert ("+ 285: see the report" in page.text) == (findings == 300)
     # What the notes push away the picture gives, but it stays one.
     (row,) = run_tool("pdfimages", "-list", page.path).stdout.splitlines()[2:]

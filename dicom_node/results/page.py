@@ -46,11 +46,15 @@ Colour = tuple[float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of cells under a heading; ``widths`` are shares of the table's width, and ``faint`` rows stand back."""
+    """Rows of cells under a heading; ``faint`` rows stand back.
+
+    Columns are as wide as what is in them, but for the one of number ``flexible`` (from 0), which gets the rest and is
+    cut where that is too little: a number that is cut reads as another.
+    """
 
     heading: Cells
     rows: tuple[Cells, ...]
-    widths: tuple[float, ...]
+    flexible: int
     faint: frozenset[int] = frozenset()
 
 
@@ -204,7 +208,7 @@ class _Sheet:
         if len(rows) > _ROWS:
             hidden = len(rows) - _ROWS + 1
             rows = [*rows[: _ROWS - 1], (f"+ {hidden}: {self.page.more}",)]
-        edges = [left + width * sum(table.widths[:n]) / sum(table.widths) for n in range(len(table.widths) + 1)]
+        edges = self._edges(table, left, width)
         for number, row in enumerate([table.heading, *rows]):
             colour = _FAINT if number == 0 or number - 1 in faint else _INK
             y = self.y
@@ -214,6 +218,17 @@ class _Sheet:
                 self._line(self._cut(text, _BODY, end - start), _BODY, start, colour)
             if number == 0:
                 self._rule(left, width)
+
+    def _edges(self, table: Table, left: float, width: float) -> list[float]:
+        """The left edge of each column, and the right one of the last."""
+        columns = zip(*(table.heading, *table.rows), strict=True)
+        widths = [max(_width(drawable(text[:_LONGEST]), _BODY) for text in column) + 8 for column in columns]
+        widths[table.flexible] = 0.0
+        # No other column is ever so wide but for texts that nobody meant for it.
+        scale = min(1.0, 0.75 * width / max(sum(widths), 1.0))
+        widths = [each * scale for each in widths]
+        widths[table.flexible] = width - sum(widths)
+        return [left + sum(widths[:number]) for number in range(len(widths) + 1)]
 
     # --- lines ---
 

@@ -126,7 +126,7 @@ def _findings(run: Run, sizes: Mapping[int, Size]) -> Table:
         for number, finding in enumerate(run.reading.findings)
     ]
     heading = ("", say.finding, say.side, say.certainty, *([say.size] if sizes else []))
-    return Table(heading, tuple(rows), (1.2, 8, 3, 4, 5.5) if sizes else (1.2, 8, 3, 4))
+    return Table(heading, tuple(rows), flexible=1)
 
 
 def _classes(run: Run) -> Table:
@@ -141,12 +141,8 @@ def _classes(run: Run) -> Table:
         for each in run.reading.classes
     ]
     faint = frozenset(n for n, each in enumerate(run.reading.classes) if each.presence is Presence.ABSENT)
-    return Table(
-        tuple(_capital(each) for each in ("", say.verdict, say.score, say.threshold)),
-        tuple(rows),
-        (8, 5, 3.5, 4),
-        faint,
-    )
+    heading = tuple(_capital(each) for each in ("", say.verdict, say.score, say.threshold))
+    return Table(heading, tuple(rows), flexible=0, faint=faint)
 
 
 def _notes(run: Run, header: Dataset, sizes: Mapping[int, Size]) -> tuple[str, ...]:
