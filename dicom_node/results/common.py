@@ -331,7 +331,8 @@ def finish(dataset: Dataset, run: Run, sources: Sequence[Source]) -> None:
         manufacturer_model_name=f"{model.name} {model.version}"[:64],
         software_versions=__version__,
         device_serial_number=model.digest[:64],
-        contribution_datetime=at.strftime("%Y%m%d%H%M%S.%f%z"),
+        # Without a zone it is local, as all other times here; dcmpschk 3.6.7 calls +0000 a fault, and nothing else.
+        contribution_datetime=at.strftime("%Y%m%d%H%M%S.%f%z").removesuffix("+0000"),
         contribution_description="AI reading of the source images",
     )
     equipment.DeviceUID = device_uid(run.site, model)
