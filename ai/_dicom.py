@@ -13,9 +13,11 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Literal
 
 import pydicom
 from pydicom import uid
@@ -84,6 +86,81 @@ def guarded() -> Iterator[None]:
 
 def open_dataset(path: Path, keywords: list[str], *, pixels: bool) -> tuple[Dataset, bool, uid.UID]:
     """The elements of a Part 10 file, whether it has pixels, and its transfer syntax."""
+    syntax = _syntax(path)
+    with path.open("rb") as file:
+        dataset = _read(file, keywords, pixels=pixels)
+        if pixels:
+            return dataset, True, syntax
+        if syntax == uid.DeflatedExplicitVRLittleEndian:  # pydicom reads out of a buffer that it keeps
+            whole = pydicom.dcmread(path, specific_tags=["PixelData"])
+            return dataset, "PixelData" in whole, syntax
+        # pydicom stops in front of the element, whose group and element stand in the byte order of the file.
+        tag = file.read(4)
+        if not syntax.is_little_endian:
+            tag = tag[1::-1] + tag[:1:-1]
+        return dataset, tag[:2] == b"\xe0\x7f" and tag[2:] in _PIXELS, syntax
+
+
+@dataclass(frozen=True, slots=True)
+class PixelValue:
+    """Where the value of Pixel Data (7FE0,0010) lies; ``length`` is None where its end is marked by a delimiter.
+
+    ``size`` is that of the whole file.
+    """
+
+    file: BinaryIO
+    start: int
+    length: int | None
+    size: int
+    vr: str
+
+
+@contextmanager
+def open_pixels(path: Path, keywords: list[str]) -> Iterator[tuple[Dataset, uid.UID, PixelValue]]:
+    """The elements of a Part 10 file, its transfer syntax, and its pixels, which are not read.
+
+    Raises:
+        ReadingError: it has no integer pixels.
+    """
+    syntax = _syntax(path)
+    with path.open("rb") as file:
+        dataset = _read(file, keywords, pixels=False)
+        if syntax == uid.DeflatedExplicitVRLittleEndian:
+            element = pydicom.dcmread(path, specific_tags=["PixelData"]).get_item("PixelData")
+            value = getattr(element, "value", None)
+            if not isinstance(value, bytes):
+                raise ReadingError("the file has no PixelData")
+            yield dataset, syntax, PixelValue(BytesIO(value), 0, len(value), len(value), "OW")
+            return
+        yield dataset, syntax, _pixel_value(file, dataset, path.stat().st_size)
+
+
+def _pixel_value(file: BinaryIO, dataset: Dataset, size: int) -> PixelValue:
+    """What stands in the header of the element that pydicom has stopped at."""
+    start = file.tell()
+    order: Literal["little", "big"] = "little" if dataset.original_encoding[1] else "big"
+    head = file.read(12)
+    group, element = (int.from_bytes(head[at : at + 2], order) for at in (0, 2))
+    if group == 0x7FE0 and element in (0x0008, 0x0009):
+        raise ReadingError("the pixels are floating point; integer PixelData was expected")
+    if (group, element) != (0x7FE0, 0x0010):
+        raise ReadingError("the file has no PixelData")
+    # Some compressed files have implicit VRs, which their transfer syntax forbids.
+    explicit = head[4:6] in (b"OB", b"OW", b"UN")
+    length = int.from_bytes(head[8:12] if explicit else head[4:8], order)
+    if length == 0:
+        raise ReadingError("PixelData is empty")
+    return PixelValue(
+        file,
+        start + (12 if explicit else 8),
+        None if length == 0xFFFFFFFF else length,
+        size,
+        head[4:6].decode("ascii") if explicit else "OW",
+    )
+
+
+def _syntax(path: Path) -> uid.UID:
+    """The transfer syntax of a Part 10 file that is not too large."""
     size = path.stat().st_size
     if size > _MAX_FILE:
         raise ReadingError(f"the file has {size} bytes, at most {_MAX_FILE} are read")
@@ -96,20 +173,14 @@ def open_dataset(path: Path, keywords: list[str], *, pixels: bool) -> tuple[Data
         raise ReadingError("the file meta information names no transfer syntax")
     if syntax == uid.DeflatedExplicitVRLittleEndian:
         _check_inflated(path, meta)
-    with path.open("rb") as file:
-        dataset = pydicom.dcmread(file, stop_before_pixels=not pixels, specific_tags=list(keywords))
-        if len(dataset) == 0:  # what pydicom leaves of a file that ends inside of its pixels, or of nothing
-            raise ReadingError("the data set is empty or cut off")
-        if pixels:
-            return dataset, True, syntax
-        if syntax == uid.DeflatedExplicitVRLittleEndian:  # pydicom reads out of a buffer that it keeps
-            whole = pydicom.dcmread(path, specific_tags=["PixelData"])
-            return dataset, "PixelData" in whole, syntax
-        # pydicom stops in front of the element, whose group and element stand in the byte order of the file.
-        tag = file.read(4)
-        if not syntax.is_little_endian:
-            tag = tag[1::-1] + tag[:1:-1]
-        return dataset, tag[:2] == b"\xe0\x7f" and tag[2:] in _PIXELS, syntax
+    return syntax
+
+
+def _read(file: BinaryIO, keywords: list[str], *, pixels: bool) -> Dataset:
+    dataset = pydicom.dcmread(file, stop_before_pixels=not pixels, specific_tags=list(keywords))
+    if len(dataset) == 0:  # what pydicom leaves of a file that ends inside of its pixels, or of nothing
+        raise ReadingError("the data set is empty or cut off")
+    return dataset
 
 
 def _check_inflated(path: Path, meta: Dataset) -> None:

@@ -1,4 +1,4 @@
-"""The stored words of one single-frame grey image, checked against what was declared before anything is decoded.
+"""The stored words of one frame, checked against what was declared before anything is decoded.
 
 PS3.5 section 8 and Annex A: native data in either byte order, RLE, JPEG, JPEG-LS, JPEG 2000. A few bytes of a
 compressed image may declare gigapixels, so the size in the code stream must be that of the header.
@@ -41,7 +41,7 @@ _JPEG_2000 = {uid.JPEG2000Lossless, uid.JPEG2000, uid.HTJ2KLossless, uid.HTJ2KLo
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """The Image Pixel attributes (PS3.3 C.7.6.3) of a single-frame grey image, checked."""
+    """The Image Pixel attributes (PS3.3 C.7.6.3) of one frame, checked."""
 
     rows: int
     columns: int
@@ -50,6 +50,8 @@ class Form:
     high_bit: int
     signed: bool
     photometric: str
+    samples: int = 1
+    planar: bool = False
 
 
 def is_lossy(syntax: uid.UID) -> bool:
@@ -66,11 +68,52 @@ def words(data: bytes, vr: str, form: Form, syntax: uid.UID) -> Words:
     if not syntax.is_transfer_syntax:
         raise ReadingError("the transfer syntax is not one of the standard")
     if not syntax.is_encapsulated:
-        return _native(data, vr, form, little=bool(syntax.is_little_endian))
+        flat = native(data, vr, form, form.rows * form.columns, little=bool(syntax.is_little_endian))
+        return flat.reshape(form.rows, form.columns)
     if syntax not in _JPEG | _JPEG_2000 | {uid.RLELossless}:
         raise ReadingError(f"the transfer syntax {syntax} holds no single grey image that can be decoded")
+    return _compressed(data, form, syntax)[0]
+
+
+def compressed(data: bytes, form: Form, syntax: uid.UID) -> tuple[Words, str]:
+    """Decoded words, rows x columns or rows x columns x samples, and the Photometric Interpretation that they have.
+
+    ``data`` is the value of Pixel Data (7FE0,0010) with a single frame. A decoder may have changed the colour space
+    (JPEG 2000), and a code stream may say another one than the header.
+
+    Raises:
+        ReadingError: the data are of another size than declared, damaged, or of no known syntax.
+    """
+    if syntax not in _JPEG | _JPEG_2000 | {uid.RLELossless}:
+        raise ReadingError(f"the transfer syntax {syntax} holds no image that can be decoded")
+    return _compressed(data, form, syntax)
+
+
+def native(data: bytes, vr: str, form: Form, values: int, *, little: bool) -> Words:
+    """So many uncompressed values of one frame, one after another.
+
+    Raises:
+        ReadingError: the data are too short or too long.
+    """
+    expected = -(-values * form.bits_allocated // 8)
+    if len(data) < expected:
+        raise ReadingError(f"PixelData is truncated: it holds {len(data)} bytes, {expected} were expected")
+    if len(data) >= 2 * expected + 2:  # less is padding, which some devices add
+        raise ReadingError(f"PixelData holds {len(data)} bytes, {expected} were expected for one frame")
+    if form.bits_allocated == 1:
+        packed = np.frombuffer(data, dtype=np.uint8, count=expected)
+        return np.unpackbits(packed, count=values, bitorder="little")
+    if form.bits_allocated == 8 and not little and vr == "OW":
+        # 8-bit pixels lie in 16-bit words of the transfer's byte order (PS3.5 Annex A.3 and 8.1.1).
+        even = data[: expected + expected % 2].ljust(expected + expected % 2, b"\0")
+        return np.frombuffer(even, dtype=np.uint16).byteswap().view(np.uint8)[:values]
+    dtype = np.dtype(f"{'<' if little else '>'}u{form.bits_allocated // 8}")
+    return np.frombuffer(data, dtype=dtype, count=values).astype(dtype.newbyteorder("="), copy=False)
+
+
+def _compressed(data: bytes, form: Form, syntax: uid.UID) -> tuple[Words, str]:
     try:
-        return _compressed(data, form, syntax)
+        return _decompressed(data, form, syntax)
     except ReadingError:
         raise
     except Exception as error:  # each codec has its own; their messages are not ours to repeat
@@ -80,35 +123,15 @@ def words(data: bytes, vr: str, form: Form, syntax: uid.UID) -> Words:
         ) from None
 
 
-def _native(data: bytes, vr: str, form: Form, *, little: bool) -> Words:
-    pixels = form.rows * form.columns
-    expected = -(-pixels * form.bits_allocated // 8)
-    if len(data) < expected:
-        raise ReadingError(f"PixelData is truncated: it holds {len(data)} bytes, {expected} were expected")
-    if len(data) >= 2 * expected + 2:  # less is padding, which some devices add
-        raise ReadingError(f"PixelData holds {len(data)} bytes, {expected} were expected for one frame")
-    if form.bits_allocated == 1:
-        packed = np.frombuffer(data, dtype=np.uint8, count=expected)
-        return np.unpackbits(packed, count=pixels, bitorder="little").reshape(form.rows, form.columns)
-    if form.bits_allocated == 8 and not little and vr == "OW":
-        # 8-bit pixels lie in 16-bit words of the transfer's byte order (PS3.5 Annex A.3 and 8.1.1).
-        even = data[: expected + expected % 2].ljust(expected + expected % 2, b"\0")
-        swapped = np.frombuffer(even, dtype=np.uint16).byteswap().view(np.uint8)
-        return swapped[:pixels].reshape(form.rows, form.columns)
-    dtype = np.dtype(f"{'<' if little else '>'}u{form.bits_allocated // 8}")
-    flat = np.frombuffer(data, dtype=dtype, count=pixels).reshape(form.rows, form.columns)
-    return flat.astype(dtype.newbyteorder("="), copy=False)
-
-
-def _compressed(data: bytes, form: Form, syntax: uid.UID) -> Words:
+def _decompressed(data: bytes, form: Form, syntax: uid.UID) -> tuple[Words, str]:
     if form.bits_allocated == 1:
         raise ReadingError("BitsAllocated is 1 in a compressed image; 8, 16 or 32 was expected")
     frame = get_frame(data, 0, number_of_frames=1)
     bits = form.bits_stored
     if syntax == uid.RLELossless:
         # A run of RLE expands 64-fold at most, and good data are at worst 1/128 longer than plain data (PS3.5 G.3).
-        plain = form.rows * form.columns * form.bits_allocated // 8
-        if len(frame) > plain + plain // 64 + 4 * form.rows + 1024:
+        plain = form.rows * form.columns * form.samples * form.bits_allocated // 8
+        if len(frame) > plain + plain // 64 + 4 * form.rows * form.samples + 1024:
             raise ReadingError(f"an RLE frame of {len(frame)} bytes is longer than its {plain} bytes of pixels")
     else:
         if syntax in _JPEG and form.bits_allocated > 16:  # GDCM would end the process
@@ -116,33 +139,38 @@ def _compressed(data: bytes, form: Form, syntax: uid.UID) -> Words:
         stream = jpeg_stream(frame) if syntax in _JPEG else jpeg_2000_stream(frame)
         _check_stream(stream, form)
         if syntax == uid.JPEGExtended12Bit and stream.bits > 8:
-            return _extended_12_bit(frame, form)
+            if form.samples != 1:
+                raise ReadingError(f"the compressed image has {stream.bits} bits a colour, 8 were expected")
+            return _extended_12_bit(frame, form), form.photometric
         bits = stream.bits
-    decoded = _decode(data, form, syntax, bits)
-    if decoded.shape != (form.rows, form.columns):
-        raise ReadingError(f"the decoder gave an array of {decoded.shape}, not {form.rows} x {form.columns}")
-    return decoded.view(np.dtype(f"u{decoded.dtype.itemsize}"))
+    decoded, photometric = _decode(data, form, syntax, bits)
+    shape = (form.rows, form.columns) if form.samples == 1 else (form.rows, form.columns, form.samples)
+    if decoded.shape != shape:
+        raise ReadingError(f"the decoder gave an array of {decoded.shape}, not {' x '.join(map(str, shape))}")
+    return decoded.view(np.dtype(f"u{decoded.dtype.itemsize}")), photometric
 
 
-def _decode(data: bytes, form: Form, syntax: uid.UID, bits: int) -> NDArray[Any]:
+def _decode(data: bytes, form: Form, syntax: uid.UID, bits: int) -> tuple[NDArray[Any], str]:
     """Have pydicom's plug-ins decode; ``bits`` is the precision of the code stream: given another, GDCM aborts."""
     options: dict[str, Any] = {
         "correct_unused_bits": False,  # the look-up of `ai._voi` does it
         "rows": form.rows,
         "columns": form.columns,
         "number_of_frames": 1,
-        "samples_per_pixel": 1,
+        "samples_per_pixel": form.samples,
         "photometric_interpretation": form.photometric,
         "bits_allocated": form.bits_allocated,
         "bits_stored": bits,
         "pixel_representation": int(form.signed),
         "pixel_keyword": "PixelData",
     }
+    if form.samples > 1:
+        options["planar_configuration"] = int(form.planar)
     decoder = get_decoder(syntax)
     if not decoder.is_available:
         raise ReadingError(f"no decoder is installed for the transfer syntax {syntax}")
-    decoded, _ = decoder.as_array(data, index=0, raw=True, **options)
-    return np.asarray(decoded)
+    decoded, properties = decoder.as_array(data, index=0, raw=True, **options)
+    return np.asarray(decoded), str(properties["photometric_interpretation"])
 
 
 def _extended_12_bit(frame: bytes, form: Form) -> NDArray[np.uint16]:
@@ -187,8 +215,9 @@ def _check_stream(stream: Stream, form: Form) -> None:
             f"the compressed image is {stream.rows} x {stream.columns}, "
             f"but Rows x Columns say {form.rows} x {form.columns}"
         )
-    if stream.components != 1:
-        raise ReadingError(f"the compressed image has {stream.components} components, 1 was expected")
+    if stream.components != form.samples:
+        expected = "1 was" if form.samples == 1 else f"{form.samples} were"
+        raise ReadingError(f"the compressed image has {stream.components} components, {expected} expected")
     if stream.bits > form.bits_allocated:
         raise ReadingError(
             f"the compressed image has {stream.bits} bits a pixel, but BitsAllocated is {form.bits_allocated}"

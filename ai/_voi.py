@@ -27,6 +27,14 @@ _SAMPLE = 1_000_000
 _CHUNK_ROWS = 16
 
 
+class BlankError(ReadingError):
+    """An image that shows one ``grey`` (0 is black) throughout: nothing to read, but something to look at."""
+
+    def __init__(self, message: str, grey: float = 0.0) -> None:
+        super().__init__(message)
+        self.grey = grey
+
+
 class VoiFunction(StrEnum):
     """VOI LUT Function (0028,1056), PS3.3 C.11.2.1.2 and C.11.2.1.3."""
 
@@ -154,7 +162,7 @@ def render(words: Words, grey: Grey) -> NDArray[np.float32]:
     without a VOI stage gets a window from its own percentiles.
 
     Raises:
-        ReadingError: the image shows nothing: it is all padding, or one grey.
+        BlankError: the image shows nothing: it is all padding, or one grey.
     """
     sample = _sample(words)
     if grey.depth.allocated > 16:
@@ -186,7 +194,7 @@ def _to_screen(
     stored = grey.depth.values(words)
     padding = grey.is_padding(words, stored)
     if words_are_image and padding.all():
-        raise ReadingError("every pixel is padding, an image was expected")
+        raise BlankError("every pixel is padding, an image was expected")
     values = grey.modality_values(stored)
     voi = grey.voi if grey.voi is not None else _automatic(*weigh(~padding, values))
     shown = voi(values)
@@ -206,10 +214,10 @@ def _automatic(values: Reals, counts: Integers | None) -> Window:
     """A window from the percentiles of the values, each of which stands ``counts`` times.
 
     Raises:
-        ReadingError: there is nothing between the darkest and the brightest value.
+        BlankError: there is nothing between the darkest and the brightest value.
     """
     if values.size == 0:
-        raise ReadingError("every pixel is padding, an image was expected")
+        raise BlankError("every pixel is padding, an image was expected")
     order = np.argsort(values, kind="stable", axis=None)
     ranked = values.ravel()[order]
     below = np.cumsum(counts[order]) if counts is not None else np.arange(1, ranked.size + 1)
@@ -217,14 +225,22 @@ def _automatic(values: Reals, counts: Integers | None) -> Window:
     if low == high:  # a few bright pixels on an even ground
         low, high = ranked[0], ranked[-1]
     if low == high:
-        raise ReadingError("every pixel has the same value, an image was expected")
+        raise BlankError("every pixel has the same value, an image was expected")
     width = float(high) - float(low)
     if not isfinite(width):
         raise ReadingError("the pixel values span more than can be shown")
     return Window(float(low) + width / 2.0, width, VoiFunction.LINEAR_EXACT)
 
 
+def as_bytes(display: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Greys from 0 to 1 as bytes."""
+    return np.asarray(np.rint(display * np.float32(255.0)), dtype=np.uint8)
+
+
 def _finish(display: NDArray[np.float32]) -> NDArray[np.float32]:
     if display.min() == display.max():
-        raise ReadingError("every pixel comes out as the same grey: the image is blank or its window misses its values")
+        raise BlankError(
+            "every pixel comes out as the same grey: the image is blank or its window misses its values",
+            float(display.flat[0]),
+        )
     return display

@@ -79,7 +79,7 @@ class StoredImages:
         """A frame of a stored instance."""
         from ai import images  # noqa: PLC0415 (what reads pixels is heavy, and only an encoder needs it)
 
-        return images.display_uint8(images.load_radiograph(ref.path))
+        return images.load_display(ref.path, frame)
 
 
 def encode(run: Run, images: Images | None = None) -> tuple[ResultObject, ...]:
