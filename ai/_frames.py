@@ -127,17 +127,23 @@ def _native(value: PixelValue, form: _pixels.Form, frame: int, frames: int, *, l
         value.file.seek(value.start)
         return value.file.read(min(value.length, 2 * expected + 2))
     first, skip = divmod((frame - 1) * bits, 8)
-    swapped = form.bits_allocated == 8 and not little and value.vr == "OW" and first % 2
-    value.file.seek(value.start + first - swapped)
-    data = value.file.read(swapped + -(-(skip + bits) // 8) + swapped)
+    last = first + -(-(skip + bits) // 8)
+    swapped = form.bits_allocated == 8 and not little and value.vr == "OW"
+    if swapped:  # 8-bit pixels lie in 16-bit words, in whose middle a frame may begin and end
+        first, last, skip = first - first % 2, last + last % 2, first % 2
+    value.file.seek(value.start + first)
+    data = value.file.read(last - first)
+    if swapped:
+        plain = _byteswapped(data)[skip : skip + values]
+        return _byteswapped(plain)
     if skip:  # frames of single bits follow each other without a gap (PS3.5 8.1.1)
         alone = np.unpackbits(np.frombuffer(data, dtype=np.uint8), bitorder="little")[skip : skip + bits]
         return np.packbits(alone, bitorder="little").tobytes()
-    if swapped:  # the frame begins in the middle of a 16-bit word
-        plain = np.frombuffer(data.ljust(len(data) + len(data) % 2, b"\0"), dtype=np.uint16).byteswap().tobytes()
-        alone = np.frombuffer(plain[1:].ljust(len(plain), b"\0"), dtype=np.uint16)
-        return alone.byteswap().tobytes()[: values + values % 2]
     return data
+
+
+def _byteswapped(data: bytes) -> bytes:
+    return np.frombuffer(data.ljust(len(data) + len(data) % 2, b"\0"), dtype=np.uint16).byteswap().tobytes()
 
 
 def _encapsulated(value: PixelValue, dataset: Dataset, frame: int, frames: int) -> bytes:
