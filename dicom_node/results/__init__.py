@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -69,17 +70,31 @@ class Images(Protocol):
 
 
 class StoredImages:
-    """The files of a reading's sources."""
+    """The files of a reading's sources; each header, and the last few pictures, are read once for all objects."""
+
+    def __init__(self) -> None:
+        self._header = lru_cache(maxsize=None)(self._read_header)
+        self._pixels = lru_cache(maxsize=4)(self._read_pixels)
 
     def header(self, ref: InstanceRef) -> Dataset:
-        """The header of a stored instance."""
-        return pydicom.dcmread(ref.path, stop_before_pixels=True, force=True)
+        """The header of a stored instance; builders only read it."""
+        return self._header(ref)
 
     def pixels(self, ref: InstanceRef, frame: int) -> NDArray[np.uint8]:
-        """A frame of a stored instance."""
+        """A frame of a stored instance; it cannot be written to."""
+        return self._pixels(ref, frame)
+
+    @staticmethod
+    def _read_header(ref: InstanceRef) -> Dataset:
+        return pydicom.dcmread(ref.path, stop_before_pixels=True, force=True)
+
+    @staticmethod
+    def _read_pixels(ref: InstanceRef, frame: int) -> NDArray[np.uint8]:
         from ai import images  # noqa: PLC0415 (what reads pixels is heavy, and only an encoder needs it)
 
-        return images.load_display(ref.path, frame)
+        pixels = images.load_display(ref.path, frame)
+        pixels.flags.writeable = False
+        return pixels
 
 
 def encode(run: Run, images: Images | None = None) -> tuple[ResultObject, ...]:
