@@ -14,6 +14,7 @@ import numpy as np
 import pydicom
 import pytest
 from conftest import DATA, make_image, run_tool, tool
+from highdicom.color import CIELabColor
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -34,6 +35,7 @@ from test_results_common import (
 
 from ai.contract import Code, InstanceRef, ReadingError, Segment, Segmentation
 from dicom_node.results import Run, common, encode, seg
+from dicom_node.results.overlay import Palette
 
 Mask = NDArray[Any]
 
@@ -834,3 +836,16 @@ def test_three_hundred_slices_take_a_second(kind: str) -> None:
     content = common.to_bytes(seg.build(run, headers)[0])
     assert time.process_time() - start < 4  # 1 to 1.5 seconds where nothing else runs
     assert len(content) < count * 512 * 512 / (8 if kind == "binary" else 1) + 500_000
+
+
+def test_a_segment_has_the_colour_that_the_pictures_give_it() -> None:
+    headers = series(count=3)
+    masks = [segment(blob(3), key=key) for key in ("lung", "nodule", "other")]  # nodule is a class of the model, too
+    run = run_with(headers, masks)
+    (dataset,) = (written(each) for each in seg.build(run, headers))
+    palette = Palette(run.reading)
+    colours = [palette.segment(each)[0] for each in run.reading.segmentations[0].segments]
+    assert len(set(colours)) == 3
+    assert colours[1] == palette.classes["nodule"]
+    for colour, item in zip(colours, dataset.SegmentSequence, strict=True):
+        assert list(item.RecommendedDisplayCIELabValue) == list(CIELabColor.from_rgb(*colour).value)

@@ -8,12 +8,28 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from ai.contract import ClassResult, Finding, HeatMap, Presence, Segment
+from ai.contract import ClassResult, Finding, HeatMap, Presence, Reading, Segment
 from dicom_node.results import common
 from dicom_node.results.common import Run, percent
 from dicom_node.results.drawing import COLOURS, Box, Colour, Outline
 from dicom_node.results.heat import Heat
 from dicom_node.results.slices import Frame, Stack
+
+
+class Palette:
+    """The colours of a reading's classes and segments, the same in every object that shows them."""
+
+    def __init__(self, reading: Reading) -> None:
+        self.classes = _colours(reading.classes)
+        segments = [each for one in reading.segmentations for each in one.segments]
+        self._turns = {id(each): turn for turn, each in enumerate(segments, start=len(self.classes))}
+
+    def segment(self, segment: Segment) -> tuple[Colour, int]:
+        """The colour of one of the reading's segments, its class's where it has one; how often it was had before."""
+        if segment.key in self.classes:
+            return self.classes[segment.key], 0
+        turn = self._turns[id(segment)]
+        return COLOURS[turn % len(COLOURS)], turn // len(COLOURS)
 
 
 class Overlay:
@@ -22,11 +38,10 @@ class Overlay:
     def __init__(self, run: Run, headers: Sequence[Dataset]) -> None:
         self.run, self.stack = run, Stack(headers)
         reading = run.reading
-        self.colours = _colours(reading.classes)
+        self._palette = Palette(reading)
+        self.colours = self._palette.classes
         keys = [finding.key for finding in reading.findings]
         self._by_number = len(set(keys)) < len(keys)
-        segments = [each for one in reading.segmentations for each in one.segments]
-        self._turns = {id(each): turn for turn, each in enumerate(segments, start=len(self.colours))}
 
     def is_on(self, frame: Frame, sop_instance_uid: str, number: int) -> bool:
         """Whether what refers to this instance and frame number lies on a frame."""
@@ -77,11 +92,9 @@ class Overlay:
                     yield segment, mask
 
     def stroke(self, segment: Segment) -> tuple[Colour, bool]:
-        """The colour of a segment, its class's where it has one, and whether its line is dashed."""
-        turn = self._turns[id(segment)]
-        if segment.key in self.colours:
-            return self.colours[segment.key], False
-        return COLOURS[turn % len(COLOURS)], turn >= len(COLOURS)
+        """The colour of a segment, and whether its line is dashed: another segment has the same colour."""
+        colour, before = self._palette.segment(segment)
+        return colour, before > 0
 
     def outlines(self, frame: Frame, rows: int, columns: int) -> list[Outline]:
         """The segments on a frame, for a picture of so many rows and columns of it."""

@@ -32,7 +32,7 @@ from pydicom.valuerep import format_number_as_ds
 from ai import contract
 from dicom_node.results import common
 from dicom_node.results.common import Run, concept
-from dicom_node.results.drawing import COLOURS
+from dicom_node.results.overlay import Palette
 from dicom_node.results.planes import Decimals, NoPlaneError, Plane, Planes, one_grid, ordered
 from dicom_node.results.source import Source, copy_attributes, copy_optional, numbers_of, read_sources, text_of
 
@@ -332,6 +332,7 @@ def _descriptions(run: Run, drawn: _Drawn) -> list[SegmentDescription]:
     )
     segmentation = run.reading.segmentations[drawn.number]  # fitted to the source's character set
     segments = [segmentation.segments[index] for index in drawn.segments]
+    palette = Palette(run.reading)
     descriptions = []
     for number, (segment, label) in enumerate(zip(segments, _labels(run, segments), strict=True)):
         index = drawn.segments[number]
@@ -345,7 +346,7 @@ def _descriptions(run: Run, drawn: _Drawn) -> list[SegmentDescription]:
             tracking_uid=common.segment_uid(run.key, drawn.number, index),
             tracking_id=f"AI segment {drawn.number + 1}.{index + 1}: {segment.name}",
             anatomic_regions=None if segment.site is None else [concept(segment.site)],
-            display_color=_colour(index),
+            display_color=_colour(palette, segment),
         )
         description.SegmentDescription = ". ".join([f"{model.name} {model.version}", *run.warnings])[:1024]
         if segment.laterality is not None:
@@ -376,7 +377,8 @@ def _labels(run: Run, segments: Sequence[contract.Segment]) -> list[str]:
     return labels
 
 
-def _colour(index: int) -> CIELabColor:
-    """A colour told apart with any kind of colour vision; from the seventh on the same ones, darker."""
-    shade = (1.0, 0.7, 0.45)[index // len(COLOURS) % 3]
-    return CIELabColor.from_rgb(*(shade * part for part in COLOURS[index % len(COLOURS)]))
+def _colour(palette: Palette, segment: contract.Segment) -> CIELabColor:
+    """The colour that the segment has in the pictures; darker where another segment has it, too."""
+    colour, before = palette.segment(segment)
+    shade = (1.0, 0.7, 0.45)[before % 3]
+    return CIELabColor.from_rgb(*(shade * part for part in colour))
