@@ -38,6 +38,7 @@ _GROUPS = {
     "PixelValueTransformationSequence": ("RescaleIntercept", "RescaleSlope"),
     "FrameVOILUTSequence": ("WindowCenter", "WindowWidth", "VOILUTFunction"),
 }
+_VOI = ("VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction")
 _ITEM, _DELIMITER = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 
 
@@ -45,9 +46,10 @@ def load_display(path: str | Path, frame: int = 1) -> NDArray[np.uint8]:
     """A frame (from 1) as a radiologist's viewer shows it: rows x columns of grey, or x 3 (RGB) where it has colours.
 
     255 is white. Grey goes through the stages of PS3.3 C.11 with the frame's own rescale and window (its functional
-    groups, C.7.6.16) or the image's; where there is no window, one comes from the frame's percentiles. What
-    :func:`load_radiograph` shows is the same here; a blank image, which it refuses, is drawn blank. Colours have no
-    window: YBR becomes RGB (C.7.6.3.1.2), palettes are looked up (C.7.9), and more than 8 bits are scaled down.
+    groups, C.7.6.16) or the image's; where there is no window, or none that can be read, one comes from the frame's
+    percentiles. What :func:`load_radiograph` shows is the same here; a blank image, which it refuses, is drawn blank.
+    Colours have no window: YBR becomes RGB (C.7.6.3.1.2), palettes are looked up (C.7.9), and more than 8 bits are
+    scaled down.
 
     Raises:
         ReadingError: the file cannot be parsed or decoded, has no such frame, or contradicts itself.
@@ -83,7 +85,14 @@ def load_display(path: str | Path, frame: int = 1) -> NDArray[np.uint8]:
 
 def _grey(words: Words, dataset: Dataset, form: _pixels.Form, syntax: uid.UID) -> NDArray[np.uint8]:
     try:
-        return as_bytes(render(words, grey_of(dataset, form, syntax)))
+        pipeline = grey_of(dataset, form, syntax)
+    except ReadingError:  # a window that is none is no reason to show nothing; any other stage fails once more
+        for keyword in _VOI:
+            if keyword in dataset:
+                del dataset[keyword]
+        pipeline = grey_of(dataset, form, syntax)
+    try:
+        return as_bytes(render(words, pipeline))
     except BlankError as blank:
         # There is nothing to read in it, but results are drawn on it, the one that says so among them.
         return as_bytes(np.full(words.shape, blank.grey, dtype=np.float32))

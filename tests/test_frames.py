@@ -262,6 +262,25 @@ def test_shared_windows_hold_for_every_frame(tmp_path: Path) -> None:
     assert [load_display(path, number).tolist() for number in (1, 2)] == [[[0, 128, 255]]] * 2
 
 
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"WindowCenter": 5, "WindowWidth": -5},
+        {"WindowCenter": 5, "WindowWidth": 9, "VOILUTFunction": "SINE"},
+        {"VOILUTSequence": [lut(0, [0, 9], 99)], "WindowCenter": 5, "WindowWidth": 9},
+    ],
+)
+def test_a_window_that_is_none_gives_way_to_one_from_the_pixels(tmp_path: Path, broken: dict[str, Any]) -> None:
+    words = np.arange(100, dtype=np.uint8).reshape(10, 10)
+    expected = load_display(write(tmp_path / "a.dcm", words))
+    assert (load_display(write(tmp_path / "b.dcm", words, **broken)) == expected).all()
+    path = write(tmp_path / "c.dcm", words, WindowCenter="7531", WindowWidth=9)
+    path.write_bytes(path.read_bytes().replace(b"7531", b"AUTO"))
+    assert (load_display(path) == expected).all()
+    with pytest.raises(ReadingError, match="RescaleSlope is 0"):
+        load_display(write(tmp_path / "d.dcm", words, RescaleSlope=0, **broken))
+
+
 @pytest.mark.parametrize(("photometric", "grey"), [("MONOCHROME2", 255), ("MONOCHROME1", 0)])
 def test_a_blank_image_is_drawn_blank(tmp_path: Path, photometric: str, grey: int) -> None:
     even = np.full((4, 4), 9, dtype=np.uint8)
