@@ -65,6 +65,7 @@ _REPEATED = {
             "SpecificCharacterSet",
             "SeriesInstanceUID",
             "FrameOfReferenceUID",
+            "Laterality",
         )
     },
     "ReferencedSOPInstanceUID": "SOPInstanceUID",
@@ -133,7 +134,16 @@ def _dciodvfy(path: Path, source: frozenset[Complaint], verdict: Verdict) -> Non
         if level == "Warning":
             verdict.warnings.append(f"{keyword}: {re.sub('<[^>]*>', '<>', text)}")
         else:
-            verdict.take("dciodvfy", f"{keyword}: {text}", (_REPEATED.get(keyword, ""), text) in source)
+            verdict.take("dciodvfy", f"{keyword}: {text}", _is_inherited(keyword, text, source))
+
+
+def _is_inherited(keyword: str, text: str, source: frozenset[Complaint]) -> bool:
+    """Whether the source draws the same complaint, or one about the very same value, for what has to be repeated."""
+    theirs = _REPEATED.get(keyword)
+    if (theirs, text) in source:
+        return True
+    value = re.search(r"= <(.*?)>", text, re.DOTALL)
+    return value is not None and any(theirs == bad and value[0] in said for bad, said in source)
 
 
 _Done = subprocess.CompletedProcess[str]
