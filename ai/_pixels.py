@@ -36,6 +36,8 @@ _JPEG = {
     uid.JPEGLSLossless,
     uid.JPEGLSNearLossless,
 }
+_JPEG_DCT = {uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit}
+_JPEG_LOSSLESS = {uid.JPEGLossless, uid.JPEGLosslessSV1}
 _JPEG_2000 = {uid.JPEG2000Lossless, uid.JPEG2000, uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K}
 
 
@@ -142,6 +144,8 @@ def _decompressed(data: bytes, form: Form, syntax: uid.UID) -> tuple[Words, str]
             if form.samples != 1:
                 raise ReadingError(f"the compressed image has {stream.bits} bits a colour, 8 were expected")
             return _extended_12_bit(frame, form), form.photometric
+        if syntax in _JPEG_LOSSLESS and form.samples != 1:
+            _check_headers(frame, form)
         bits = stream.bits
     decoded, photometric = _decode(data, form, syntax, bits)
     shape = (form.rows, form.columns) if form.samples == 1 else (form.rows, form.columns, form.samples)
@@ -169,7 +173,11 @@ def _decode(data: bytes, form: Form, syntax: uid.UID, bits: int) -> tuple[NDArra
     decoder = get_decoder(syntax)
     if not decoder.is_available:
         raise ReadingError(f"no decoder is installed for the transfer syntax {syntax}")
-    decoded, properties = decoder.as_array(data, index=0, raw=True, **options)
+    # GDCM ends the process on damaged headers of colour JPEGs, and Pillow reads all of them but the lossless ones.
+    by_pillow = form.samples > 1 and syntax in _JPEG_DCT
+    decoded, properties = decoder.as_array(
+        data, index=0, raw=True, decoding_plugin="pillow" if by_pillow else "", **options
+    )
     return np.asarray(decoded), str(properties["photometric_interpretation"])
 
 
@@ -242,6 +250,33 @@ def jpeg_stream(frame: bytes) -> Stream:
             else:
                 at += 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
     raise ReadingError("PixelData holds no JPEG image where its transfer syntax says so")
+
+
+def _check_headers(frame: bytes, form: Form) -> None:
+    """Refuse a colour JPEG of whose headers anything is not as ISO 10918-1 B.2 has it, down to its scan.
+
+    Raises:
+        ReadingError: something is not.
+    """
+    at, frames = 2, 0
+    while at + 4 <= len(frame) and frame[at] == 0xFF:
+        marker, length = frame[at + 1], int.from_bytes(frame[at + 2 : at + 4], "big")
+        body = frame[at + 4 : at + 2 + length]
+        if marker == 0xFF:  # fill byte
+            at += 1
+            continue
+        if marker == 0xDA and frames == 1 and body[:1] in (b"\x01", bytes([form.samples])):
+            return
+        if length < 2 or not 0xC0 <= marker <= 0xFE or 0xD0 <= marker <= 0xDA:
+            break
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            frames += 1
+            if marker != 0xC3 or len(body) != 6 + 3 * form.samples:
+                break
+        if marker == 0xEE and body[:5] == b"Adobe" and body[11:12] not in (b"\0", b"\1"):
+            break
+        at += 2 + length
+    raise ReadingError("PixelData is damaged: the headers of its JPEG image are none of a colour image without loss")
 
 
 def jpeg_2000_stream(frame: bytes) -> Stream:

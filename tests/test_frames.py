@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import shutil
@@ -572,6 +573,22 @@ def test_compressed_frames_that_are_cut_off_or_damaged_are_refused(tmp_path: Pat
     write(path, words, meta_syntax=syntax, NumberOfFrames=3, PixelData=data)
     with pytest.raises(ReadingError, match="has 2 fragments and no offset table that tells its 3 frames apart"):
         load_display(path, 2)
+
+
+@needs_real_images
+@pytest.mark.parametrize("name", ["SC_rgb_jpeg_gdcm.dcm", "SC_rgb_dcmtk_+eb+cr.dcm", "SC_rgb_dcmtk_+eb+cy+np.dcm"])
+def test_a_damaged_header_of_a_colour_jpeg_does_not_end_the_process(tmp_path: Path, name: str) -> None:
+    # GDCM aborts, without an exception, where it cannot make out the colour space.
+    whole = (DATA / "dicom" / "pydicom" / "test_files" / name).read_bytes()
+    start = whole.index(b"\xff\xd8\xff")
+    path, shown = tmp_path / "a.dcm", 0
+    for at in range(start + 2, whole.index(b"\xff\xda", start) + 14):
+        for byte in (whole[at] ^ 1, 0xFF):
+            path.write_bytes(whole[:at] + bytes([byte]) + whole[at + 1 :])
+            with contextlib.suppress(ReadingError):
+                load_display(path)
+                shown += 1
+    assert shown > 10
 
 
 def small_files() -> dict[str, Callable[[Path], Path]]:
