@@ -161,6 +161,27 @@ def test_only_what_is_said_is_allowed() -> None:
     assert all(len(each.reason) > 20 for each in ALLOWED)
 
 
+@pytest.mark.parametrize(
+    ("message", "allowed"),
+    [
+        ("PatientName PN [김^희중=金^喜中=김^희중] does not conform to {all}*", True),
+        ("PatientName PN [김^희중=金=김=김] does not conform to {all}*", False),
+        ("PatientName PN [NOBODY^N] does not conform to {all}*", False),
+        ("UnformattedTextValue ST [결절 87.3 %\r\n2] does not conform to all", True),
+        ("UnformattedTextValue ST [결절\x07] does not conform to all", False),
+        ("ContentDescription LO [결절\n] does not conform to all", False),
+        ("ContributionDateTime DT [20260301233015.123456+0000] does not conform to [0-9]{8}", True),
+        ("ContributionDateTime DT [20261301233015.123456+0000] does not conform to [0-9]{8}", False),
+        ("ContributionDateTime DT [20260301233015.123456-0400] does not conform to [0-9]{8}", False),
+        ("StudyDate DA [18000101] does not conform to [0-9]{8}", False),
+    ],
+)
+def test_what_dcmpschk_does_not_know_is_allowed_where_it_is_right(message: str, allowed: bool) -> None:
+    verdict = Verdict()
+    verdict.take("dcmpschk", message, inherited=False)
+    assert (len(verdict.allowed), len(verdict.faults)) == ((1, 0) if allowed else (0, 1))
+
+
 @needs_programs
 def test_complaints_name_the_attribute_and_the_value(studies: list[Study]) -> None:
     source = Path(next(study for study in studies if study.name == "bad-age-and-sex").refs[0].path)
