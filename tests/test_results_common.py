@@ -45,8 +45,8 @@ from ai.contract import (
 )
 from dicom_node import __version__
 from dicom_node.config import Profile
-from dicom_node.results import Run, common, encode, left_out, run_key, sc, sr
-from dicom_node.results.source import fit
+from dicom_node.results import ROLES, Run, common, encode, left_out, run_key, sc, sr
+from dicom_node.results.source import fit, within
 from dicom_node.results.text import report_text
 from dicom_node.results.words import WORDS
 
@@ -648,3 +648,64 @@ def test_a_segmentation_without_an_object_is_told_with_the_reason() -> None:
     wanted = replace(run, profile=replace(run.profile, outputs=("sr",)))
     assert left_out(wanted, encode(wanted, Held(image)), Held(image)) == ()
     assert left_out(run_of(image), (), Held(image)) == ()
+
+
+# --- what other programs choke on -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "limit", "kept"),
+    [
+        ("abc", 64, "abc"),
+        ("a" * 65, 64, "a" * 64),
+        ("결절" * 20, 64, "결절" * 10 + "결"),
+        ("é" * 10, 5, "éé"),
+        ("", 3, ""),
+    ],
+)
+def test_texts_are_cut_by_bytes_and_never_inside_a_character(text: str, limit: int, kept: str) -> None:
+    assert within(text, limit) == kept
+    assert len(within(text, limit).encode("utf-8")) <= limit
+
+
+def test_long_names_in_korean_fit_their_attributes_in_bytes() -> None:
+    image = make_image()
+    model = replace(MODEL, name="결" * 64, manufacturer="절" * 64)
+    run = run_of(image, boxes=BOXES["one"], profile={"outputs": tuple(ROLES)})
+    run = replace(run, reading=replace(run.reading, model=model))
+    for made in encode(run, Held(image)):
+        result = pydicom.dcmread(BytesIO(made.content))
+        for keyword in ("Manufacturer", "ManufacturerModelName", "SeriesDescription", "ContentDescription"):
+            assert len(str(result.get(keyword, "")).encode("utf-8")) <= 64, (made.role, keyword)
+
+
+def test_optional_attributes_with_too_many_values_are_left_out() -> None:
+    image = with_raw(make_image(), BodyPartExamined=b"CHEST\\HAND ", PatientOrientation=b"L\\F\\H ")
+    for built in objects_of(image):
+        result = written(built)
+        assert not result.get("BodyPartExamined")
+        assert not result.get("PatientOrientation")
+    good = with_raw(make_image(), PatientOrientation=b"L\\F ")
+    assert list(written(objects_of(good)[1]).PatientOrientation) == ["L", "F"]
+
+
+def test_a_damaged_item_of_a_sequence_is_left_out() -> None:
+    image = make_image()
+    image.IssuerOfAccessionNumberSequence = [Dataset()]
+    for built in objects_of(image):
+        assert not written(built).get("IssuerOfAccessionNumberSequence")
+
+
+def test_a_finding_is_known_by_one_name_and_uid_in_every_object() -> None:
+    image = make_image()
+    wanted = {"language": "ko", "outputs": ("sr", "gsps")}
+    report, marks = (
+        pydicom.dcmread(BytesIO(made.content))
+        for made in encode(run_of(image, boxes=BOXES["overlapping"], profile=wanted), Held(image))
+    )
+    drawn = marks.GraphicAnnotationSequence[0].GraphicObjectSequence
+    text = report_text(report)
+    for graphic in drawn:
+        assert f"Tracking Identifier: {graphic.TrackingID}" in text
+        assert f"Tracking Unique Identifier: {graphic.TrackingUID}" in text
+    assert len(drawn) == 3

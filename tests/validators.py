@@ -227,7 +227,9 @@ def _dcmpschk(path: Path) -> list[str]:
             said.append(" ".join(block))
         else:
             said += [line for line in block if re.search(r"error", line) and "one or more errors" not in line]
-    if not said and "Test failed" in done.stdout + done.stderr:
+    # It fails a test over what it calls a warning itself: a birth date before 1850.
+    dubious = any(line.startswith("Warning: Dubious date") for block in blocks for line in block)
+    if not said and not dubious and "Test failed" in done.stdout + done.stderr:
         said.append("Test failed")
     return said
 

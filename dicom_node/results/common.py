@@ -46,6 +46,7 @@ from dicom_node.results.source import (
     own_charset,
     tag_of,
     text_of,
+    within,
 )
 from dicom_node.results.words import WORDS, Words
 
@@ -239,7 +240,7 @@ def fitted(run: Run, header: Dataset) -> Run:
 
 def concept(code: Code) -> CodedConcept:
     """A code as highdicom takes it (its meaning is VR LO: 64 characters)."""
-    return CodedConcept(code.value, code.scheme[:16], code.meaning[:64])
+    return CodedConcept(code.value, within(code.scheme, 16), within(code.meaning, 64))
 
 
 def percent(score: float) -> float:
@@ -250,6 +251,11 @@ def percent(score: float) -> float:
 def finding_name(run: Run, finding: Finding | ClassResult | Segment) -> str:
     """What a class is called in the run's language."""
     return run.words.name(finding.code, finding.name)
+
+
+def tracking_id(run: Run, number: int) -> str:
+    """What a person knows the ``number``-th finding (from 0) by, the same in every object that shows it."""
+    return f"AI {number + 1}: {finding_name(run, run.reading.findings[number])}"
 
 
 def summary(run: Run) -> str:
@@ -305,11 +311,11 @@ def identity(run: Run, source: Source, role: str, index: int) -> dict[str, Any]:
         "series_number": run.profile.series_number_base + kind.offset,
         "sop_instance_uid": derived_uid(run.objects_key, role, index),
         "instance_number": index + 1,
-        "manufacturer": model.manufacturer[:64],
-        "manufacturer_model_name": f"{model.name} {model.version}"[:64],
+        "manufacturer": within(model.manufacturer, 64),
+        "manufacturer_model_name": within(f"{model.name} {model.version}", 64),
         "software_versions": __version__,
-        "device_serial_number": model.digest[:64],
-        "series_description": f"{kind.description}{research}: {model.name}"[:64],
+        "device_serial_number": within(model.digest, 64),
+        "series_description": within(f"{kind.description}{research}: {model.name}", 64),
         "series_date": at.date(),
         "series_time": at.time(),
         "content_date": at.date(),
@@ -326,11 +332,11 @@ def finish(dataset: Dataset, run: Run, sources: Sequence[Source]) -> None:
     dataset.InstanceCreationDate, dataset.InstanceCreationTime = at.strftime("%Y%m%d"), at.strftime("%H%M%S.%f")
     # highdicom names itself as the equipment, with the clock's time and without the Device UID that AIR wants.
     equipment = ContributingEquipment(
-        manufacturer=model.manufacturer[:64],
+        manufacturer=within(model.manufacturer, 64),
         purpose_of_reference=codes.DCM.ProcessingEquipment,
-        manufacturer_model_name=f"{model.name} {model.version}"[:64],
+        manufacturer_model_name=within(f"{model.name} {model.version}", 64),
         software_versions=__version__,
-        device_serial_number=model.digest[:64],
+        device_serial_number=within(model.digest, 64),
         # Without a zone it is local, as all other times here; dcmpschk 3.6.7 calls +0000 a fault, and nothing else.
         contribution_datetime=at.strftime("%Y%m%d%H%M%S.%f%z").removesuffix("+0000"),
         contribution_description="AI reading of the source images",

@@ -36,6 +36,7 @@ from dicom_node.results.source import (
     tag_of,
     text_of,
     unsigned_of,
+    within,
 )
 
 LAYER = "AI_RESULT"
@@ -131,7 +132,7 @@ def _state(run: Run, index: int, frames: Sequence[_Frame]) -> Dataset:
         **{name: value for name, value in shared.items() if name not in ("content_date", "content_time")},
     )
     state.ContentLabel = LAYER
-    state.ContentDescription = f"{'. '.join(run.warnings[:1])} - {run.reading.model.name}".strip(" -")[:64]
+    state.ContentDescription = within(f"{'. '.join(run.warnings[:1])} - {run.reading.model.name}".strip(" -"), 64)
     state.PresentationCreationDate, state.PresentationCreationTime = at.strftime("%Y%m%d"), at.strftime("%H%M%S.%f")
     state.ContentCreatorName = ""
     state.ReferencedSeriesSequence = _relationship(frames)
@@ -240,15 +241,16 @@ def _matrix(frame: _Frame) -> tuple[int, int, tuple[str, ...], tuple[int, int]]:
 
 def _annotation(run: Run, frame: _Frame) -> Dataset:
     """A frame's boxes, with their names and scores beside them, and the warnings."""
-    boxes = [_clipped(finding, frame) for _, finding in frame.findings]
+    findings = [(number, run.reading.findings[number]) for number, _ in frame.findings]  # those of the fitted run
+    boxes = [_clipped(finding, frame) for _, finding in findings]
     size = max(1.0, min(frame.rows, frame.columns) / _LINES)
     taken = [
         (left - size / 4, top - size / 4, right + size / 4, bottom + size / 4) for left, top, right, bottom in boxes
     ]
     graphics, texts = [], []
-    for (number, finding), (left, top, right, bottom) in zip(frame.findings, boxes, strict=True):
+    for (number, finding), (left, top, right, bottom) in zip(findings, boxes, strict=True):
         tracking = {
-            "tracking_id": f"AI {number + 1}: {finding.name}",
+            "tracking_id": common.tracking_id(run, number),
             "tracking_uid": common.tracking_uid(run.key, number),
         }
         outline = np.array([(left, top), (right, top), (right, bottom), (left, bottom), (left, top)])

@@ -23,7 +23,7 @@ from dicom_node.results import common
 from dicom_node.results.common import Run, percent
 from dicom_node.results.measure import Size, size_of
 from dicom_node.results.page import Page, Table, printable, render
-from dicom_node.results.source import Source, certain_text, check_findings, read_sources, text_of
+from dicom_node.results.source import Source, certain_text, check_findings, read_sources, text_of, within
 
 
 def build(run: Run, headers: Sequence[Dataset], picture: NDArray[np.uint8] | None) -> list[Dataset]:
@@ -68,7 +68,7 @@ def _document(run: Run, images: Sequence[Source], content: bytes) -> Dataset:
     document.AcquisitionDateTime = at.strftime("%Y%m%d%H%M%S.%f%z")
     document.BurnedInAnnotation = "YES"  # the page names the patient and the date
     document.SourceInstanceSequence = [_reference(image) for image in images]
-    document.DocumentTitle = f"{run.words.report}: {run.reading.model.name}"[:1024]
+    document.DocumentTitle = within(f"{run.words.report}: {run.reading.model.name}", 1024)
     document.ConceptNameCodeSequence = [CodedConcept.from_code(codes.DCM.ImagingMeasurementReport)]
     document.VerificationFlag = "UNVERIFIED"
     document.MIMETypeOfEncapsulatedDocument = "application/pdf"

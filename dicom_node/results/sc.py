@@ -24,7 +24,15 @@ from dicom_node.results import common
 from dicom_node.results.common import Run
 from dicom_node.results.scene import Scene, Shot, pixel_aspect
 from dicom_node.results.slices import Frame, frame_count
-from dicom_node.results.source import Source, copy_attributes, copy_laterality, copy_optional, read_sources, text_of
+from dicom_node.results.source import (
+    Source,
+    copy_attributes,
+    copy_laterality,
+    copy_optional,
+    read_sources,
+    text_of,
+    within,
+)
 
 if TYPE_CHECKING:
     from dicom_node.results import Images
@@ -84,7 +92,7 @@ def _capture(run: Run, sources: Sequence[Source], shot: Shot, index: int) -> Dat
     ]
     model = run.reading.model
     words = f"{shot.how}. Model: {model.name} {model.version}. {'. '.join(run.warnings)}"
-    picture.DerivationDescription = words.strip()[:1024]
+    picture.DerivationDescription = within(words.strip(), 1024)
     common.finish(picture, run, used)
     copy_optional(first.header, picture, ["BodyPartExamined"])
     copy_laterality(first.header, picture)

@@ -34,7 +34,7 @@ from dicom_node.results import common
 from dicom_node.results.common import Run, concept
 from dicom_node.results.overlay import Palette
 from dicom_node.results.planes import Decimals, NoPlaneError, Plane, Planes, one_grid, ordered
-from dicom_node.results.source import Source, copy_attributes, copy_optional, numbers_of, read_sources, text_of
+from dicom_node.results.source import Source, copy_attributes, copy_optional, numbers_of, read_sources, text_of, within
 
 _MAXIMUM = 255
 """Maximum Fractional Value: what a probability of 1 is stored as."""
@@ -156,7 +156,9 @@ def _object(run: Run, drawn: _Drawn, index: int) -> Dataset:
         fractional_type="PROBABILITY",
         max_fractional_value=_MAXIMUM,
         content_label="AI_SEG",
-        content_description=(run.words.not_for_diagnosis if run.research else f"{model.name} {model.version}")[:64],
+        content_description=within(
+            run.words.not_for_diagnosis if run.research else f"{model.name} {model.version}", 64
+        ),
         **common.identity(run, planes[0].source, "seg", index),
     )
     result.ContentCreatorName = None  # type 2: the device has no name of a person
@@ -324,10 +326,10 @@ def _descriptions(run: Run, drawn: _Drawn) -> list[SegmentDescription]:
     """What each segment is, by whom it was drawn, and how it is to be followed and shown (PS3.3 C.8.20.4)."""
     model = run.reading.model
     algorithm = AlgorithmIdentificationSequence(
-        name=model.name[:64],
-        version=model.version[:64],
+        name=within(model.name, 64),
+        version=within(model.version, 64),
         family=_ARTIFICIAL_INTELLIGENCE,
-        source=model.manufacturer[:64],
+        source=within(model.manufacturer, 64),
         parameters={"weights SHA-256": model.digest},
     )
     segmentation = run.reading.segmentations[drawn.number]  # fitted to the source's character set
@@ -348,7 +350,7 @@ def _descriptions(run: Run, drawn: _Drawn) -> list[SegmentDescription]:
             anatomic_regions=None if segment.site is None else [concept(segment.site)],
             display_color=_colour(palette, segment),
         )
-        description.SegmentDescription = ". ".join([f"{model.name} {model.version}", *run.warnings])[:1024]
+        description.SegmentDescription = within(". ".join([f"{model.name} {model.version}", *run.warnings]), 1024)
         if segment.laterality is not None:
             side = [concept(segment.laterality)]
             if segment.site is not None:
@@ -373,7 +375,7 @@ def _labels(run: Run, segments: Sequence[contract.Segment]) -> list[str]:
     labels = []
     for name in names:
         seen[name] += 1
-        labels.append(f"{name[:58]} {seen[name]}" if total[name] > 1 else name[:64])
+        labels.append(f"{within(name, 58)} {seen[name]}" if total[name] > 1 else within(name, 64))
     return labels
 
 

@@ -21,7 +21,7 @@ from pydicom.charset import (
     handled_encodings,
     python_encoding,
 )
-from pydicom.datadict import dictionary_has_tag, dictionary_VR, tag_for_keyword
+from pydicom.datadict import dictionary_has_tag, dictionary_VM, dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
@@ -208,7 +208,7 @@ def _sequence_items(dataset: Dataset, tag: BaseTag) -> list[Dataset]:
 def _item_bytes(item: Dataset, charset: list[str]) -> bytes:
     tags = [tag for tag in sorted(item.keys()) if dictionary_has_tag(tag) and dictionary_VR(tag) in _TEXT_VRS]
     body = b"".join(element_bytes(_raw(tag, _value_bytes(item, tag, charset)), [""]) for tag in tags)
-    return b"\xfe\xff\x00\xe0" + len(body).to_bytes(4, "little") + body
+    return b"\xfe\xff\x00\xe0" + len(body).to_bytes(4, "little") + body if body else b""  # an empty one says nothing
 
 
 def _raw(tag: BaseTag, value: bytes) -> RawDataElement:
@@ -223,15 +223,24 @@ def _raw(tag: BaseTag, value: bytes) -> RawDataElement:
 def copy_attributes(source: Dataset, target: Dataset, keywords: Iterable[str]) -> None:
     """Copy what the source has of ``keywords`` (text or sequences of text), byte for byte, without decoding it."""
     for tag in map(tag_of, keywords):
-        if tag in source:
-            is_sequence = dictionary_VR(tag) == "SQ"
-            target[tag] = _raw(tag, _sequence_bytes(source, tag) if is_sequence else _value_bytes(source, tag))
+        if tag not in source:
+            continue
+        is_sequence = dictionary_VR(tag) == "SQ"
+        value = _sequence_bytes(source, tag) if is_sequence else _value_bytes(source, tag)
+        if value or not is_sequence:  # none of the sequences copied here may stand without an item
+            target[tag] = _raw(tag, value)
 
 
 def copy_optional(source: Dataset, target: Dataset, keywords: Iterable[str]) -> None:
     """Copy what is well-formed of optional attributes (AS or CS), and leave out what would only spoil the object."""
-    good = (word for word in keywords if _WELL_FORMED[dictionary_VR(tag_of(word))].fullmatch(text_of(source, word)))
-    copy_attributes(source, target, good)
+    copy_attributes(source, target, (word for word in keywords if _is_well_formed(source, word)))
+
+
+def _is_well_formed(source: Dataset, keyword: str) -> bool:
+    tag, text = tag_of(keyword), text_of(source, keyword)
+    many = dictionary_VM(tag)
+    right_many = not text or many == "1-n" or str(text.count("\\") + 1) == many
+    return right_many and _WELL_FORMED[dictionary_VR(tag)].fullmatch(text) is not None
 
 
 def copy_laterality(source: Dataset, target: Dataset) -> None:
@@ -282,6 +291,14 @@ def fit(text: str, header: Dataset) -> str:
     except UnicodeEncodeError:
         return "".join(_ascii(c) for c in text.translate(_TYPOGRAPHY))
     return text
+
+
+def within(text: str, limit: int) -> str:
+    """The beginning of a text that takes up at most ``limit`` bytes in UTF-8, and so in any character set.
+
+    The standard counts characters (PS3.5 6.2), but programs that read DICOM count bytes.
+    """
+    return text.encode("utf-8")[:limit].decode("utf-8", errors="ignore")
 
 
 def _ascii(character: str) -> str:

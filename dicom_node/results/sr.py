@@ -278,9 +278,8 @@ def _group(run: Run, number: int, finding: Finding, image: Source) -> ContainerC
     )
     laterality = None if finding.laterality is None else concept(finding.laterality)
     size = size_of(finding.region, image.header)
-    name = common.finding_name(run, finding)
     content = [
-        *TrackingIdentifier(uid=common.tracking_uid(run.key, number), identifier=f"AI {number + 1}: {name}"),
+        *TrackingIdentifier(uid=common.tracking_uid(run.key, number), identifier=common.tracking_id(run, number)),
         CodeContentItem(codes.DCM.Finding, concept(finding.code), relationship_type="CONTAINS"),
         *([] if finding.site is None else [FindingSite(concept(finding.site), laterality=laterality)]),
         *algorithm,
