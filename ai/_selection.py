@@ -49,8 +49,8 @@ def select(spec: InputSpec, series: Sequence[SeriesRef]) -> Selection:
     eligible.sort(key=lambda entry: entry[0])
     chosen = tuple(instance for _, instance in eligible)
     surplus = f"the model reads at most {spec.max_images} image{'s' if spec.max_images > 1 else ''} of a study"
-    passed += [PassedOver(instance.sop_instance_uid, surplus) for instance in chosen[spec.max_images :]]
-    return Selection(chosen[: spec.max_images], tuple(passed))
+    left = tuple(PassedOver(instance.sop_instance_uid, surplus) for instance in chosen[spec.max_images :])
+    return Selection(chosen[: spec.max_images], tuple(passed), left)
 
 
 def _judge(spec: InputSpec, series: SeriesRef, instance: InstanceRef) -> tuple[_Order, str]:

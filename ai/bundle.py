@@ -136,6 +136,7 @@ class BundleModel:
         if len(failed) == len(selection.chosen):
             raise ReadingError(f"instance {failed[0].uid}: {failed[0].reason}")
         unseen = {each.uid for each in failed}
+        failed += selection.surplus
         return Reading(
             model=self.identity,
             sources=tuple(ref for ref in selection.chosen if ref.sop_instance_uid not in unseen),

@@ -176,10 +176,14 @@ class PassedOver:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What a model will read of a study, in reading order, and what it passes over."""
+    """What a model will read of a study, in reading order, and what it passes over.
+
+    ``surplus`` is what it should read and cannot, for there is too much of it: then no class is absent.
+    """
 
     chosen: tuple[InstanceRef, ...]
     passed_over: tuple[PassedOver, ...]
+    surplus: tuple[PassedOver, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -432,7 +432,7 @@ def test_the_index_knows_the_body_part_that_a_header_leaves_out(tmp_path: Path) 
     }
 
 
-def test_images_are_read_in_order_and_the_surplus_is_passed_over(model: BundleModel, tmp_path: Path) -> None:
+def test_images_are_read_in_order_and_none_is_absent_beyond_the_most(model: BundleModel, tmp_path: Path) -> None:
     numbers = [("1.2.3.10", 2, 1), ("1.2.3.9", 1, 10), ("1.2.3.8", 1, 9), ("1.2.3.7", 1, None), ("1.2.3.6", 3, 1)]
     images = {
         uid: write_image(tmp_path, uid, SeriesNumber=series_number, InstanceNumber=number)
@@ -440,7 +440,12 @@ def test_images_are_read_in_order_and_the_surplus_is_passed_over(model: BundleMo
     }
     selection = model.select([series(*(images[uid] for uid, _, _ in numbers))])
     assert [one.sop_instance_uid for one in selection.chosen] == ["1.2.3.8", "1.2.3.9", "1.2.3.7"]
-    assert reasons(selection) == dict.fromkeys(["1.2.3.10", "1.2.3.6"], "the model reads at most 3 images of a study")
+    told = [(passed.uid, passed.reason) for passed in selection.surplus]
+    assert told == [(uid, "the model reads at most 3 images of a study") for uid in ("1.2.3.10", "1.2.3.6")]
+    assert selection.passed_over == ()
+    reading = model.read(selection)
+    assert reading.failed == selection.surplus
+    assert {each.presence for each in reading.classes} == {Presence.UNDETERMINED}
 
 
 def test_the_same_instance_twice_is_read_once(model: BundleModel, tmp_path: Path) -> None:

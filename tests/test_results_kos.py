@@ -96,8 +96,8 @@ def test_evidence_is_what_is_selected_by_series() -> None:
     ("language", "description"),
     [
         ("en", "Images with findings of the AI reading. AI - not for diagnostic use. "),
-        ("ko", "AI 판독 소견이 있는 영상. AI - 진단 목적으로 사용할 수 없음. "),
-        ("ja", "AI読影の所見がある画像. AI - 診断目的には使用できません. "),
+        ("ko", "AI 분석 소견이 있는 영상. AI - 진단 목적으로 사용할 수 없음. "),
+        ("ja", "AI解析の所見がある画像. AI - 診断目的には使用できません. "),
     ],
 )
 def test_it_says_what_it_is_and_who_selected(language: str, description: str) -> None:

@@ -84,7 +84,7 @@ def squeezed(text: str) -> str:
             "en",
             "AI - not for diagnostic use|Demonstration model, trained on no patient|AI report: phantom_cxr 1.2.0"
             "|Patient: NOBODY TEST, ID TEST-1|Study: 2026-01-01, Chest|2 findings with a region"
-            "|1 Nodule 87.3 % 2.0 x 1.0 mm|2 Pleural effusion Left 61.0 % 6.0 x 3.0 mm"
+            "|1 Nodule 87.3 % 1.3 x 0.6 mm|2 Pleural effusion Left 61.0 % 3.8 x 1.9 mm"
             "|Pneumothorax absent 12.3 % 50.0 %"
             "|Not read: 3 images, other objects or series: view LL is not among PA, AP (2); it is no image (1)"
             "|Read by phantom_cxr version 1.2.0, dicom-node project (SHA-256 0123456789abcdef)"
@@ -94,22 +94,22 @@ def squeezed(text: str) -> str:
         ),
         (
             "ko",
-            "AI - 진단 목적으로 사용할 수 없음|시연용 모델, 환자 영상으로 학습되지 않음|AI 판독 보고서|환자: "
-            "|검사: 2026-01-01|위치가 표시된 소견 2개|2 흉수 좌측 61.0 %|기흉 없음|판독하지 않음"
-            "|판독 시각 2026-03-02",
+            "AI - 진단 목적으로 사용할 수 없음|시연용 모델, 환자 영상으로 학습되지 않음|AI 분석 보고서|환자: "
+            "|검사: 2026-01-01|위치가 표시된 소견 2개|2 흉수 좌측 61.0 %|기흉 없음|분석하지 않음"
+            "|분석 시각 2026-03-02",
         ),
         (
             "ja",
-            "AI - 診断目的には使用できません|デモ用モデル、患者画像による学習なし|AI読影レポート|患者: "
-            "|検査: 2026-01-01|位置の示された所見 2件|2 胸水 左 61.0 %|気胸 なし|読影していないもの"
-            "|読影時刻 2026-03-02",
+            "AI - 診断目的には使用できません|デモ用モデル、患者画像による学習なし|AI解析レポート|患者: "
+            "|検査: 2026-01-01|位置の示された所見 2件|2 胸水 左 61.0 %|気胸 なし|解析していないもの"
+            "|解析時刻 2026-03-02",
         ),
     ],
 )
 def test_its_words_can_be_read_and_searched(language: str, texts: str, tmp_path: Path) -> None:
     image = make_image(TimezoneOffsetFromUTC="+0900", PatientName="NOBODY^TEST", ImagerPixelSpacing=["0.2", "0.1"])
     boxes = {"nodule": (0.1, 0.1, 0.2, 0.2), "effusion": (0.6, 0.6, 0.9, 0.9)}
-    run = run_of(image, boxes=boxes, passed_over=NOT_READ, profile={"language": language})
+    run = run_of(image, boxes=boxes, rows=64, columns=64, passed_over=NOT_READ, profile={"language": language})
     earlier = common.Predecessor("1.2", "1.3", "1.4", CREATED - timedelta(days=1))
     page = sheet(tmp_path, replace(run, predecessor=earlier), image, picture())
     for text in texts.split("|"):

@@ -355,7 +355,8 @@ def test_the_page_has_the_best_slice() -> None:
     images = Slices(*headers)
     page = sc.page_picture(run, headers, images)
     assert page is not None
-    assert page.shape == (512, 512, 3)
+    assert page.shape[1:] == (512, 3)
+    assert page.shape[0] > 512  # below it stands which slice it is
     assert [int(headers[place].InstanceNumber) for place, _ in images.asked] == [20]
     without = sc.page_picture(run_with(headers), headers, Slices(*headers))
     assert without is not None
@@ -441,8 +442,8 @@ def test_no_class_present_makes_no_heat_map() -> None:
 def test_a_heat_map_is_never_normalised() -> None:
     image, black = make_image(), np.zeros((800, 800), np.uint8)
     run = run_of(image, boxes=BOXES["one"], rows=800, columns=800)
-    weak = shots(hot(run, values=np.full((4, 4), heat.LOWEST - 0.01, np.float32)), image, black)[1]
-    assert not weak.rgb[400:700, 50:400].any()
+    # One that would not be seen makes no picture: it would look as if there were nothing.
+    assert len(shots(hot(run, values=np.full((4, 4), heat.LOWEST - 0.01, np.float32)), image, black)) == 1
     half = shots(hot(run, values=np.full((4, 4), 0.6, np.float32)), image, black)[1].rgb[600, 200]
     full = shots(hot(run, values=np.full((4, 4), 1.0, np.float32)), image, black)[1].rgb[600, 200]
     assert half.any()

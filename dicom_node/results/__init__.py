@@ -6,6 +6,7 @@ attributes, :mod:`words` the texts in each language, and each kind of object has
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,6 +26,7 @@ from ai.contract import (
     ModelIdentity,
     Presence,
     Reading,
+    ReadingError,
     Region,
 )
 from dicom_node.results import common, gsps, kos, pdf, sc, seg, source, sr
@@ -86,7 +88,10 @@ class StoredImages:
 
     @staticmethod
     def _read_header(ref: InstanceRef) -> Dataset:
-        return pydicom.dcmread(ref.path, stop_before_pixels=True, force=True)
+        try:
+            return pydicom.dcmread(ref.path, stop_before_pixels=True, force=True)
+        except Exception as error:  # pydicom raises nearly anything on a damaged file, and its messages quote the file
+            raise ReadingError(f"the header of instance {ref.sop_instance_uid} cannot be parsed") from error
 
     @staticmethod
     def _read_pixels(ref: InstanceRef, frame: int) -> NDArray[np.uint8]:
@@ -104,9 +109,11 @@ def encode(run: Run, images: Images | None = None) -> tuple[ResultObject, ...]:
 
     Raises:
         ReadingError: the sources are not all of one patient.
-        ValueError: a source is not what the reading says.
+        ValueError: a source is not what the reading says, or the reading contradicts itself.
     """
     images = images or StoredImages()
+    common.check(run.reading)
+    run = _identified(run, images)
     headers = [images.header(ref) for ref in run.reading.sources]
     source.check_patient(headers)
     run, headers = common.in_the_wanted_characters(run, headers)
@@ -116,6 +123,32 @@ def encode(run: Run, images: Images | None = None) -> tuple[ResultObject, ...]:
         if role in run.profile.outputs
         for index, dataset in enumerate(_BUILDERS[role](run, headers, images))
     )
+
+
+def _identified(run: Run, images: Images) -> Run:
+    """The run; of a reading that failed only with the sources whose headers say whose they are: a file that nobody can
+    parse may be why it failed, and must not keep the others from saying so.
+
+    Raises:
+        ReadingError: there is none.
+    """
+    reading = run.reading
+    if not reading.failure:
+        return run
+
+    def known(ref: InstanceRef) -> bool:
+        try:
+            header = images.header(ref)
+        except Exception:  # pydicom raises nearly anything on a damaged file
+            return False
+        return source.text_of(header, "SOPInstanceUID") == ref.sop_instance_uid and bool(
+            source.text_of(header, "StudyInstanceUID")
+        )
+
+    sources = tuple(filter(known, reading.sources))
+    if not sources:
+        raise ReadingError("no image has a header that can be read, so that a report would belong to nobody")
+    return dataclasses.replace(run, reading=dataclasses.replace(reading, sources=sources))
 
 
 def left_out(run: Run, objects: Sequence[ResultObject], images: Images | None = None) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -37,7 +36,8 @@ class Captions:
         say, here = self._say, self._overlay.findings(frame)
         total = len(self._stack) if self._stack.is_stack else len(self._reading.sources)
         verdict = common.summary(self._run)
-        if self._reading.findings and not here:
+        marked = here or self._overlay.heated(frame) or any(True for _ in self._overlay.segments(frame))
+        if self._reading.findings and not marked and not common.unplaced(self._reading):
             verdict = say.none_here(verdict)
         about = []
         if total > 1:
@@ -92,9 +92,8 @@ class Captions:
 
     def _legend(self, about: Sequence[str], rows: Sequence[Row], *, shown: bool = True, heated: bool = False) -> Legend:
         missing = [] if shown else [Sentence(self._say.no_picture, emphasized=True)]
-        passed_over = dataclasses.replace(self._run, reading=dataclasses.replace(self._reading, failed=()))
         sentences = [*self._warnings(), *self._incomplete(), *missing, *self._identity()]
-        sentences += map(Sentence, [*about, *_not_read(passed_over)])
+        sentences += map(Sentence, [*about, *_not_read(self._run)])
         heading = ("", self._say.score, self._say.threshold, "")
         return Legend(tuple(sentences), heading, tuple(rows), heat.scale() if heated else None)
 
@@ -111,13 +110,7 @@ class Captions:
 
     def _incomplete(self) -> list[Sentence]:
         """That images which should have been read could not be."""
-        if not self._reading.failed:
-            return []
-        failed = dataclasses.replace(self._run, reading=dataclasses.replace(self._reading, passed_over=()))
-        lines = [self._say.unreadable(len(self._reading.failed), _reasons(failed))]
-        if not self._reading.findings:
-            lines.append(self._say.no_negative_result)
-        return [Sentence(line, emphasized=True) for line in lines]
+        return [Sentence(line, emphasized=True) for line in common.cautions(self._run)]
 
     def _table(self) -> list[Row]:
         """The verdict on every class of the model over all images read."""
@@ -125,7 +118,7 @@ class Captions:
             Row(
                 (
                     common.finding_name(self._run, each),
-                    f"{percent(each.score):.1f} %",
+                    f"{common.shown_score(each):.1f} %",
                     f"{percent(each.threshold):.1f} %",
                     self._say.presence[each.presence],
                 ),

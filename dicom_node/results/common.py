@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import re
 import uuid
 from collections import Counter
@@ -248,14 +249,14 @@ def percent(score: float) -> float:
     return round(100.0 * score, 1)
 
 
+def tracking_id(run: Run, finding: int) -> str:
+    """The Tracking ID of a run's ``finding``-th finding, the same in every object that shows it."""
+    return f"AI {finding + 1}: {finding_name(run, run.reading.findings[finding])}"
+
+
 def finding_name(run: Run, finding: Finding | ClassResult | Segment) -> str:
     """What a class is called in the run's language."""
     return run.words.name(finding.code, finding.name)
-
-
-def tracking_id(run: Run, number: int) -> str:
-    """What a person knows the ``number``-th finding (from 0) by, the same in every object that shows it."""
-    return f"AI {number + 1}: {finding_name(run, run.reading.findings[number])}"
 
 
 def summary(run: Run) -> str:
@@ -263,21 +264,62 @@ def summary(run: Run) -> str:
     reading, say = run.reading, run.words
     if reading.failure:
         return say.failed(say.reason(reading.failure))
-    incomplete = bool(reading.failed) or any(each.presence is Presence.UNDETERMINED for each in reading.classes)
-    if reading.findings:
-        verdict = say.findings(len(reading.findings))
-    elif any(result.presence is Presence.PRESENT for result in reading.classes):
-        verdict = say.findings_without_region
-    else:
-        return say.incomplete_without_findings if incomplete else say.no_findings
-    return f"{verdict}; {say.incomplete}" if incomplete else verdict
+    verdicts = [say.findings(len(reading.findings))] if reading.findings else []
+    if unplaced(reading):
+        without = say.findings_without_region
+        verdicts.append(without[:1].lower() + without[1:] if verdicts else without)
+    if not verdicts:
+        return say.incomplete_without_findings if is_incomplete(reading) else say.no_findings
+    return "; ".join([*verdicts, *([say.incomplete] if is_incomplete(reading) else [])])
+
+
+def is_incomplete(reading: Reading) -> bool:
+    """Whether a reading leaves open what it should have answered."""
+    return bool(reading.failed) or any(each.presence is Presence.UNDETERMINED for each in reading.classes)
+
+
+def unplaced(reading: Reading) -> list[ClassResult]:
+    """The classes that are present without a finding that says where."""
+    placed = {finding.key for finding in reading.findings}
+    return [each for each in reading.classes if each.presence is Presence.PRESENT and each.key not in placed]
+
+
+def cautions(run: Run) -> list[str]:
+    """What keeps a reading that failed, or failed in part, from being taken for a negative one."""
+    reading, say = run.reading, run.words
+    if not reading.failure and not is_incomplete(reading):
+        return []
+    lines = []
+    if reading.failed:
+        counted = Counter(say.reason(each.reason) for each in reading.failed).most_common()
+        lines.append(say.unreadable(len(reading.failed), "; ".join(reason for reason, _ in counted)))
+    nothing = not reading.findings and not unplaced(reading)
+    return [*lines, say.no_negative_result] if nothing else lines
 
 
 def not_read(run: Run) -> list[tuple[str, int]]:
-    """Why parts of the study were not read, and how many each time: what failed first, then the most frequent."""
-    failed = Counter(run.words.reason(each.reason) for each in run.reading.failed).most_common()
-    passed = Counter(run.words.reason(each.reason) for each in run.reading.passed_over).most_common()
-    return failed + passed
+    """Why parts of the study were passed over, and how many each time: the most frequent reason first."""
+    return Counter(run.words.reason(each.reason) for each in run.reading.passed_over).most_common()
+
+
+def shown_score(result: ClassResult) -> float:
+    """A class's score in percent; cut instead of rounded where rounding would lift an absent class to its threshold."""
+    rounded = percent(result.score)
+    if result.presence is not Presence.PRESENT and rounded >= percent(result.threshold):
+        return math.floor(1000.0 * result.score + 1e-6) / 10.0
+    return rounded
+
+
+def check(reading: Reading) -> None:
+    """Refuse a reading that says two things at once.
+
+    Raises:
+        ValueError: it failed and has an answer all the same, or failed in part and calls a class absent.
+    """
+    if reading.failure and (reading.findings or reading.classes):
+        raise ValueError("a reading that failed as a whole cannot have findings or classes")
+    if reading.failed and any(each.presence is Presence.ABSENT for each in reading.classes):
+        raise ValueError("a reading that failed in part cannot call a class absent")
 
 
 # --- the object -----------------------------------------------------------------------------------------------------

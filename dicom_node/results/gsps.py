@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from typing import TypeVar
 
 import numpy as np
@@ -48,6 +49,9 @@ _LINES = 36
 
 _TEXT_HEIGHT = 1.4
 """The height of a line of text in multiples of the type size."""
+
+_AT_ONCE = 256
+"""So many places for a text are looked at together."""
 
 _Value = TypeVar("_Value", bound=Hashable)
 
@@ -262,7 +266,7 @@ def _annotation(run: Run, frame: _Frame) -> Dataset:
         anchor = (min(max(place[0], left), right), top if place[3] <= top + size else bottom)
         texts.append(TextObject(label, "PIXEL", bounding_box=place, anchor_point=anchor, **tracking))
     whole = (0.0, 0.0, float(frame.columns), float(frame.rows))
-    for warning in run.warnings:
+    for warning in (*run.warnings, *([run.words.incomplete] if common.is_incomplete(run.reading) else [])):
         place = _inside(warning, size, whole, taken)
         taken.append(place)
         texts.append(TextObject(warning, "PIXEL", bounding_box=place))
@@ -319,20 +323,20 @@ def _least(
 ) -> Box:
     """The first of the places, moved into the image, with the least overlap."""
     best: tuple[float, Box] | None = None
-    for x, y in places:
-        left, top = max(min(x, image[0] - extent[0]), 0.0), max(min(y, image[1] - extent[1]), 0.0)
-        place = (left, top, left + extent[0], top + extent[1])
-        covered = sum(_overlap(place, other) for other in taken)
-        if best is None or covered < best[0]:
-            best = covered, place
-        if not covered:
+    others, size = np.array(taken, dtype=np.float64).reshape(-1, 4), np.array(extent)
+    found = iter(places)
+    while some := list(islice(found, _AT_ONCE)):
+        start = np.clip(np.array(some), 0.0, np.maximum(np.array(image) - size, 0.0))
+        end = start + size
+        across = np.minimum(end[:, None, 0], others[:, 2]) - np.maximum(start[:, None, 0], others[:, 0])
+        down = np.minimum(end[:, None, 1], others[:, 3]) - np.maximum(start[:, None, 1], others[:, 1])
+        covered = (across.clip(0.0) * down.clip(0.0)).sum(axis=1)
+        at = int(covered.argmin())
+        if best is None or covered[at] < best[0]:
+            (left, top), (right, bottom) = start[at].tolist(), end[at].tolist()
+            best = float(covered[at]), (left, top, right, bottom)
+        if not best[0]:
             break
     if best is None:
         raise ValueError("a text needs at least one place to be put")
     return best[1]
-
-
-def _overlap(one: Box, other: Box) -> float:
-    across = min(one[2], other[2]) - max(one[0], other[0])
-    down = min(one[3], other[3]) - max(one[1], other[1])
-    return max(across, 0.0) * max(down, 0.0)

@@ -13,6 +13,9 @@ from dicom_node.results.legend import Scale
 LOWEST = 0.25
 """Below this value nothing is laid over the picture, so that the anatomy stays visible."""
 
+VISIBLE = 0.3
+"""A heat map whose every value is below this shows nothing that can be seen."""
+
 _FULL, _OPAQUE = 0.5, 0.45
 """From this value on the colour covers the picture by this share."""
 

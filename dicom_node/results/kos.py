@@ -11,7 +11,7 @@ from highdicom.ko import KeyObjectSelection, KeyObjectSelectionDocument
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
-from ai.contract import Presence, Reading
+from ai.contract import Reading
 from dicom_node.results import common, sr
 from dicom_node.results.common import Run
 from dicom_node.results.source import check_findings, frames_of, read_sources
@@ -41,11 +41,12 @@ def build(run: Run, headers: Sequence[Dataset]) -> list[Dataset]:
         reference.SOPClassUID, reference.SOPInstanceUID = image.stand_in.SOPClassUID, image.stand_in.SOPInstanceUID
         reference.Rows = reference.Columns = 1  # highdicom takes for an image what has both
         objects.append(reference)
+    incomplete = [run.words.incomplete] if common.is_incomplete(run.reading) else []
     content = KeyObjectSelection(
         document_title=codes.DCM.OfInterest,
         referenced_objects=objects,
         observer_device_context=sr._observer(run),
-        description=". ".join([run.words.key_images, *run.warnings]),
+        description=". ".join([run.words.key_images, *incomplete, *run.warnings]),
     )
     shared = common.identity(run, images[0], "kos", 0)
     document: Dataset = KeyObjectSelectionDocument(
@@ -75,8 +76,28 @@ def selection(reading: Reading) -> dict[str, list[int]]:
         frames = selected.setdefault(finding.region.sop_instance_uid, [])
         if finding.region.frame not in frames:
             frames.append(finding.region.frame)
-    placed = {finding.key for finding in reading.findings}
-    if any(each.presence is Presence.PRESENT and each.key not in placed for each in reading.classes):
-        for ref in reading.sources:
-            selected.setdefault(ref.sop_instance_uid, [])
+    for result in common.unplaced(reading):
+        places = _places(reading, result.key)
+        for uid, frame in places:
+            frames = selected.setdefault(uid, [])
+            if frame not in frames:
+                frames.append(frame)
+        if not places:
+            for ref in reading.sources:
+                selected.setdefault(ref.sop_instance_uid, [])
     return selected
+
+
+def _places(reading: Reading, key: str) -> list[tuple[str, int]]:
+    """Where outlines and heat maps show a class that no finding places."""
+    return [
+        *(
+            (ref.sop_instance_uid, frame)
+            for one in reading.segmentations
+            for segment in one.segments
+            if segment.key == key
+            for (ref, frame), mask in zip(one.frames, segment.mask, strict=True)
+            if (mask >= 0.5).any()
+        ),
+        *((each.sop_instance_uid, each.frame) for each in reading.heat_maps if each.key == key),
+    ]

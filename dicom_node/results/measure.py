@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from pydicom.dataset import Dataset
 
 from ai.contract import Region
-from dicom_node.results.source import numbers_of, text_of
+from dicom_node.results.source import numbers_of, text_of, unsigned_of
 
 _PROJECTIONS = frozenset(["CR", "DX", "MG", "RF", "XA", "IO", "PX", "RG", "DR"])
 
@@ -33,7 +34,10 @@ def size_of(region: Region, header: Dataset) -> Size | None:
     spacing, at_detector = _spacing(header)
     if spacing is None:
         return None
-    height, width = (region.bottom - region.top) * spacing[0], (region.right - region.left) * spacing[1]
+    rows, columns = unsigned_of(header, "Rows") or math.inf, unsigned_of(header, "Columns") or math.inf
+    down = min(region.bottom, rows) - max(region.top, 0.0)  # as the box is drawn
+    across = min(region.right, columns) - max(region.left, 0.0)
+    height, width = down * spacing[0], across * spacing[1]
     if not (0 < height < 10_000 and 0 < width < 10_000):  # ten metres: the spacing is no spacing
         return None
     return Size(max(height, width), min(height, width), at_detector)
@@ -42,7 +46,8 @@ def size_of(region: Region, header: Dataset) -> Size | None:
 def _spacing(header: Dataset) -> tuple[tuple[float, float] | None, bool]:
     """The spacing between rows and between columns in mm, and whether it is the detector's."""
     spacing, imager = _pair(header, "PixelSpacing"), _pair(header, "ImagerPixelSpacing")
-    if text_of(header, "Modality") not in _PROJECTIONS:
+    # A spacing that is the detector's is that of a projection, whatever modality the image claims to be.
+    if text_of(header, "Modality") not in _PROJECTIONS and (imager is None or imager != spacing):
         return spacing or _shared_spacing(header), False
     if spacing is None:
         return imager, True

@@ -12,7 +12,7 @@ from ai.contract import ClassResult, Finding, HeatMap, Presence, Reading, Segmen
 from dicom_node.results import common
 from dicom_node.results.common import Run, percent
 from dicom_node.results.drawing import COLOURS, Box, Colour, Outline
-from dicom_node.results.heat import Heat
+from dicom_node.results.heat import VISIBLE, Heat
 from dicom_node.results.slices import Frame, Stack
 
 
@@ -123,7 +123,9 @@ class Overlay:
         return [
             each
             for each in self.run.reading.heat_maps
-            if each.key in present and self.is_on(frame, each.sop_instance_uid, each.frame)
+            if each.key in present
+            and self.is_on(frame, each.sop_instance_uid, each.frame)
+            and (each.values >= VISIBLE).any()  # a picture without a colour would look like a negative one
         ]
 
 

@@ -95,8 +95,9 @@ def _page(run: Run, images: Sequence[Source], picture: NDArray[np.uint8] | None)
     found = [size_of(each.region, by_uid[each.region.sop_instance_uid]) for each in reading.findings]
     sizes = {number: size for number, size in enumerate(found) if size is not None}
     verdict = [common.summary(run)]
-    if reading.failure:
-        verdict.append(say.no_negative_result)
+    verdict += common.cautions(run)
+    if picture is None and not reading.failure:
+        verdict.append(say.no_picture)
     return Page(
         language=say.locale[0],
         created=common.local_time(run, images[0].header),
@@ -109,7 +110,7 @@ def _page(run: Run, images: Sequence[Source], picture: NDArray[np.uint8] | None)
         tables=() if reading.failure else (_findings(run, sizes), _classes(run)),
         notes=_notes(run, images[0].header, sizes),
         more=say.see_report,
-        alarming=bool(reading.failure),
+        alarming=bool(reading.failure) or common.is_incomplete(reading),
     )
 
 
@@ -135,7 +136,7 @@ def _classes(run: Run) -> Table:
         (
             common.finding_name(run, each),
             say.presence[each.presence],
-            f"{percent(each.score):.1f} %",
+            f"{common.shown_score(each):.1f} %",
             f"{percent(each.threshold):.1f} %",
         )
         for each in run.reading.classes

@@ -43,6 +43,9 @@ _LONGEST = 4096
 _CELL, _FEW = 384, 4
 """The side of a montage's cells, in pixels; with so few cells they are as large as the smallest picture."""
 
+_MOST_ROWS = 65535
+"""Rows (0028,0010) holds no larger number."""
+
 _CARD = 1024
 """The side of a card without an image, in pixels."""
 
@@ -107,7 +110,14 @@ class Scene:
         if self._stack.is_stack and not keys:
             return self._grid(montage_frames(self._stack, []), {})
         frame = keys[0] if keys else Frame(0, 1)
-        return self._marked(frame, self._pixels(frame))[0]
+        pixels = self._pixels(frame)
+        if pixels is None:
+            return None
+        rgb = _in_shape(self._marked(frame, pixels)[0], self._headers[frame.source])
+        if len(self._stack) == 1:
+            return rgb
+        size = type_size(*rgb.shape[:2])
+        return np.concatenate([rgb, _strip(self._captions.name(frame), rgb.shape[1], size, light=False)])
 
     # --- a frame ----------------------------------------------------------------------------------------------------
 
@@ -228,10 +238,26 @@ def _above(picture: Pixels, legend: Legend) -> Pixels:
     rows, columns = picture.shape[:2]
     size = type_size(rows, columns)
     layout = lay_out(legend, size, columns)
+    if rows + layout.rows > _MOST_ROWS:  # no room below: then beside
+        layout = lay_out(legend, size, _CARD)
+        rgb = np.zeros((max(rows, layout.rows), columns + layout.columns, 3), np.uint8)
+        rgb[:rows, :columns] = picture
+        rgb[: layout.rows, columns:] = paint(layout, legend, size)
+        return rgb
     rgb = np.zeros((rows + layout.rows, layout.columns, 3), np.uint8)
     rgb[:rows, :columns] = picture
     rgb[rows:] = paint(layout, legend, size)
     return rgb
+
+
+def _in_shape(rgb: Pixels, header: Dataset) -> Pixels:
+    """A picture in its true shape, for what knows no pixel aspect ratio; the longer side of its pixels is stretched."""
+    tall, wide = pixel_aspect(header) or (1, 1)
+    rows, columns = rgb.shape[:2]
+    stretched = (columns, round(rows * tall / wide)) if tall > wide else (round(columns * wide / tall), rows)
+    if stretched == (columns, rows) or max(stretched) > _MOST_ROWS:
+        return rgb
+    return np.asarray(Image.fromarray(rgb).resize(stretched, Image.Resampling.BILINEAR))
 
 
 def _strip(text: str, width: int, size: int, *, light: bool) -> Pixels:

@@ -99,7 +99,8 @@ def check_findings(findings: Iterable[Finding], sources: Sequence[Source]) -> No
     """Refuse findings that cannot be pointed at.
 
     Raises:
-        ValueError: a finding lies on no source of the reading, or on a frame that the source does not have.
+        ValueError: a finding lies on no source of the reading, on a frame that the source does not have, or nowhere on
+            the image.
     """
     frames = {source.sop_instance_uid: frames_of(source.header) for source in sources}
     for finding in findings:
@@ -108,6 +109,10 @@ def check_findings(findings: Iterable[Finding], sources: Sequence[Source]) -> No
             raise ValueError(f"a finding lies on {uid}, which is no source of the reading")
         if not 1 <= frame <= frames[uid]:
             raise ValueError(f"a finding lies on frame {frame} of {uid}, which has {frames[uid]}")
+        box = finding.region
+        # Written so that no comparison with a number that is none (NaN) passes.
+        if not (box.left < box.right and box.top < box.bottom and box.right > 0 and box.bottom > 0):
+            raise ValueError(f"a finding lies nowhere on {uid}: its box has no part of the image")
 
 
 def read_source(header: Dataset, ref: InstanceRef) -> Source:

@@ -45,6 +45,7 @@ from dicom_node.results.source import Source, check_findings, frames_of, read_so
 _CERTAINTY = CodedConcept("111012", "DCM", "Certainty of Finding")
 _QUALITATIVE_EVALUATIONS = CodedConcept("C0034375", "UMLS", "Qualitative Evaluations")
 _BOUNDED_BY = CodedConcept("75958009", "SCT", "Bounded by")
+_LATERALITY = CodedConcept("272741003", "SCT", "Laterality")
 _LONG_AXIS = CodedConcept("103339001", "SCT", "Long Axis")
 _SHORT_AXIS = CodedConcept("103340004", "SCT", "Short Axis")
 _PRESENCE = {
@@ -78,7 +79,7 @@ def build(run: Run, sources: Sequence[Dataset]) -> Dataset:
     images = read_sources(run.reading.sources, sources)
     run = common.fitted(run, images[0].header)
     by_uid = {image.sop_instance_uid: image for image in images}
-    _check(run)
+    common.check(run.reading)
     check_findings(run.reading.findings, images)
     groups = [
         _group(run, number, finding, by_uid[finding.region.sop_instance_uid])
@@ -100,14 +101,6 @@ def build(run: Run, sources: Sequence[Dataset]) -> Dataset:
         document.PredecessorDocumentsSequence = [_predecessor(run.predecessor, images[0])]
     common.finish(document, run, images)
     return document
-
-
-def _check(run: Run) -> None:
-    reading = run.reading
-    if reading.failure and (reading.findings or reading.classes):
-        raise ValueError("a reading that failed as a whole cannot have findings or classes")
-    if reading.failed and any(each.presence is Presence.ABSENT for each in reading.classes):
-        raise ValueError("a reading that failed in part cannot call a class absent")
 
 
 def _predecessor(old: Predecessor, image: Source) -> Dataset:
@@ -179,7 +172,7 @@ def _sentences(run: Run, images: Sequence[Source]) -> list[str]:
     model = reading.model
     verdicts = ", ".join(
         f"{common.finding_name(run, each)} {say.presence[each.presence]} "
-        f"({percent(each.score):g} %, {say.threshold} {percent(each.threshold):g} %)"
+        f"({common.shown_score(each):g} %, {say.threshold} {percent(each.threshold):g} %)"
         for each in reading.classes
     )
     return [
@@ -187,7 +180,7 @@ def _sentences(run: Run, images: Sequence[Source]) -> list[str]:
         f"{say.read_by(model.name, model.version, model.manufacturer)}. {say.intended_use}: {model.intended_use}",
         *_replaced(run, images[0].header),
         common.summary(run) + (f": {verdicts}." if verdicts else "."),
-        *([f"{say.no_negative_result}."] if reading.failure else []),
+        *(f"{each}." for each in common.cautions(run)),
         *_caveat(run, images),
         *_not_read(run),
     ]
@@ -282,6 +275,12 @@ def _group(run: Run, number: int, finding: Finding, image: Source) -> ContainerC
         *TrackingIdentifier(uid=common.tracking_uid(run.key, number), identifier=common.tracking_id(run, number)),
         CodeContentItem(codes.DCM.Finding, concept(finding.code), relationship_type="CONTAINS"),
         *([] if finding.site is None else [FindingSite(concept(finding.site), laterality=laterality)]),
+        # Without a site there is nothing for the side to modify, but it must not be lost.
+        *(
+            [CodeContentItem(_LATERALITY, laterality, relationship_type="CONTAINS")]
+            if finding.site is None and laterality is not None
+            else []
+        ),
         *algorithm,
         # OHIF takes the box from the first measurement of a group: add_inferred_from hangs it there.
         NumContentItem(_CERTAINTY, percent(finding.score), codes.UCUM.Percent, relationship_type="CONTAINS"),
