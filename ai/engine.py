@@ -133,7 +133,12 @@ class WarmProcess(Executor):
             raise WarmProcessError("the reading process is shutting down")
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=_main, args=(theirs, self._load), name="warm-process", daemon=True)
-        process.start()
+        try:
+            process.start()
+        except OSError as error:  # no memory, no process left: it may go well later
+            ours.close()
+            theirs.close()
+            raise WarmProcessError(f"the reading process could not be started: {error.strerror}") from error
         theirs.close()
         self._process, self._pipe = process, ours
         kind, value = self._receive(ours, _LOAD_SECONDS, "loading the models")

@@ -16,7 +16,7 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -102,6 +102,10 @@ class Profile:
     character_set: Literal["source", "utf-8"] = "source"
     sr_class: Literal["comprehensive", "comprehensive3d"] = "comprehensive"
 
+    def __post_init__(self) -> None:
+        # The order in a file says nothing: two that differ in it alone are one profile, with one set of UIDs.
+        object.__setattr__(self, "outputs", tuple(each for each in get_args(Output) if each in self.outputs))
+
     @property
     def digest(self) -> str:
         """SHA-256 (hex) of the settings; the order of ``outputs`` does not matter."""
@@ -109,10 +113,17 @@ class Profile:
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
+def _with_words(value: tuple[Output, ...]) -> tuple[Output, ...]:
+    """A failure and a negative answer lead to no mark, segment or key image: something must tell them apart."""
+    if not {"sr", "sc", "pdf"} & set(value):
+        raise ValueError("expected sr, sc or pdf among them: the others exist only where something was found")
+    return value
+
+
 class _Wishes(_Strict):
     """What a route or a destination may say of the results; what neither says has the default of :class:`Profile`."""
 
-    outputs: Annotated[tuple[Output, ...], Field(min_length=1)] | None = None
+    outputs: Annotated[tuple[Output, ...], Field(min_length=1), AfterValidator(_with_words)] | None = None
     language: Language | None = None
     content_qualification: Literal["RESEARCH", "PRODUCT", "SERVICE"] | None = None
     series_number_base: Annotated[int, Field(strict=True, ge=1, le=2147483000)] | None = None

@@ -57,8 +57,10 @@ _STATE = """
     told AS (
         SELECT study,
             sum(kind = 'read' AND state IN ('queued', 'running')) AS reading,
+            sum(kind = 'read' AND state = 'failed') AS unread,
             sum(kind = 'send' AND state IN ('queued', 'running')) AS sending,
             sum(kind = 'send') AS sends,
+            sum(kind = 'read' AND run_key IS NOT NULL) AS runs,
             sum(state = 'failed') AS failed,
             max(CASE WHEN kind = 'read' THEN finished END) AS read,
             max(CASE WHEN kind = 'send' THEN finished END) AS delivered,
@@ -74,9 +76,10 @@ _STATE = """
             WHEN l.completed IS NULL THEN 'receiving'
             WHEN told.study IS NULL THEN 'no route'
             WHEN told.reading THEN 'reading'
+            WHEN told.unread THEN 'failed'
             WHEN told.sending THEN 'delivering'
             WHEN told.failed THEN 'failed'
-            WHEN NOT told.sends THEN 'no eligible series'
+            WHEN NOT told.sends AND NOT told.runs THEN 'no eligible series'
             ELSE 'delivered'
         END AS state
     FROM listed l LEFT JOIN told ON told.study = l.study ORDER BY l.last_received DESC
@@ -294,7 +297,10 @@ class Index:
         """Queue again what a node that is gone was doing; only for the one node that holds the folder's lock."""
         with self.transaction():
             return self._run(
-                "UPDATE jobs SET state = 'queued', due = ?, lease_until = NULL, token = NULL WHERE state = 'running'",
+                """UPDATE jobs SET state = iif(reason LIKE ?, 'done', 'queued'), due = ?, lease_until = NULL,
+                    token = NULL
+                WHERE state = 'running'""",
+                f"{_CALLED_OFF}%",
                 now,
             ).rowcount
 
@@ -376,17 +382,24 @@ class Index:
     def _settle(
         self, job: Job, state: str, reason: str, *, due: float, finished: float | None, run_key: str | None = None
     ) -> bool:
-        changed = self._run(
-            """UPDATE jobs SET state = ?, due = ?, finished = ?, reason = ?, run_key = coalesce(?, run_key),
+        values = {
+            "id": job.id,
+            "token": job.token,
+            "state": state,
+            "due": due,
+            "finished": finished,
+            "reason": reason,
+            "run_key": run_key,
+            "called_off": f"{_CALLED_OFF}%",
+        }
+        # What was called off while it was being sent, and did not arrive, is not sent again.
+        changed = self._db.conn.execute(
+            """UPDATE jobs SET state = iif(off, 'done', :state), due = :due, finished = iif(off, :due, :finished),
+                reason = iif(off, jobs.reason, :reason), run_key = coalesce(:run_key, run_key),
                 lease_until = NULL, token = NULL
-            WHERE id = ? AND token = ? AND state = 'running'""",
-            state,
-            due,
-            finished,
-            reason,
-            run_key,
-            job.id,
-            job.token,
+            FROM (SELECT id AS job, :state != 'done' AND reason LIKE :called_off AS off FROM jobs WHERE id = :id)
+            WHERE id = job AND token = :token AND state = 'running'""",
+            values,
         ).rowcount
         return changed == 1
 
@@ -400,7 +413,8 @@ class Index:
         """
         with self.transaction():
             return self._run(
-                """UPDATE jobs SET state = 'queued', attempts = 0, due = ?, created = ?, finished = NULL, reason = ''
+                """UPDATE jobs SET state = 'queued', attempts = 0, due = ?, created = ?, finished = NULL, reason = '',
+                    run_key = iif(kind = 'read', NULL, run_key)
                 WHERE (state = 'failed' OR (state = 'done' AND reason LIKE ?)) AND (? IS NULL OR study = ?)""",
                 now,
                 now,
@@ -411,14 +425,24 @@ class Index:
 
     # -- reading and results
 
-    def run_keys(self, study: str) -> frozenset[str]:
-        """The keys of every reading of a study."""
-        return frozenset(row[0] for row in self._rows("SELECT run_key FROM readings WHERE study = ?", study))
+    def known_runs(self, study: str) -> dict[str, frozenset[str]]:
+        """The key of every run of a study, with the profiles (digests) that it has results for."""
+        known: dict[str, set[str]] = {}
+        for row in self._rows(
+            """SELECT g.run_key, r.profile FROM readings g LEFT JOIN results r ON r.run_key = g.run_key
+            WHERE g.study = ?""",
+            study,
+        ):
+            known.setdefault(row[0], set()).add(row[1] or "")
+        return {key: frozenset(profiles) for key, profiles in known.items()}
 
     def add_reading(self, reading: NewReading, results: Sequence[NewResult]) -> None:
-        """Record a reading with its result files; inside `transaction`, together with `finish`."""
+        """Record a reading with its result files; inside `transaction`, together with `finish`.
+
+        A reading that is known already gets the files of another profile.
+        """
         self._run(
-            "INSERT INTO readings VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO readings VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (run_key) DO NOTHING",
             reading.run_key,
             reading.study,
             reading.model,
@@ -456,7 +480,10 @@ class Index:
             ):
                 queued += self._run(
                     """INSERT INTO jobs (kind, subject, study, revision, route, target, run_key, state, due, created)
-                    VALUES ('send', ?, ?, ?, ?, ?, ?, 'queued', ?, ?) ON CONFLICT DO NOTHING""",
+                    VALUES ('send', ?, ?, ?, ?, ?, ?, 'queued', ?, ?)
+                    ON CONFLICT (kind, subject, target) DO UPDATE SET state = 'queued', attempts = 0, reason = '',
+                        revision = excluded.revision, due = excluded.due, created = excluded.created, finished = NULL
+                    WHERE jobs.state = 'done' AND jobs.reason LIKE ?""",
                     row[0],
                     job.study,
                     job.revision,
@@ -465,6 +492,7 @@ class Index:
                     run_key,
                     now,
                     now,
+                    f"{_CALLED_OFF}%",
                 ).rowcount
         return queued
 
@@ -496,22 +524,41 @@ class Index:
         )
         return StoredReport(*rows[0]) if rows else None
 
-    def supersede(self, job: Job, run_key: str, now: float) -> int:
+    def supersede(self, job: Job, run_key: str, destinations: Sequence[tuple[str, str]], now: float) -> int:
         """Call off what older readings of the study by the same model still have to send; inside `transaction`.
 
-        A report on fewer images, or on a reading that failed, must not arrive after the one on all of them.
+        A report on fewer images, or on a reading that failed, must not arrive after the one on all of them; nor one of
+        this reading that was made by settings which a destination (name, digest of profile) no longer has. What is
+        being sent now may arrive; if it does not, it is not tried again.
         """
+        whole = self._call_off(job, now, "run_key != ?", run_key)
+        return whole + sum(
+            self._call_off(
+                job,
+                now,
+                """run_key = ? AND target = ? AND subject IN
+                    (SELECT sop_instance_uid FROM results WHERE run_key = ? AND profile NOT IN (?, ''))""",
+                run_key,
+                name,
+                run_key,
+                profile,
+            )
+            for name, profile in destinations
+        )
+
+    def _call_off(self, job: Job, now: float, condition: str, *values: str) -> int:
         return self._run(
-            """UPDATE jobs SET state = 'done', finished = ?, reason = ?
-            WHERE kind = 'send' AND study = ? AND state IN ('queued', 'failed') AND revision <= ? AND run_key != ?
-                AND run_key IN (SELECT run_key FROM readings WHERE study = ? AND model = ?)""",
+            f"""UPDATE jobs SET state = iif(state = 'running', 'running', 'done'), finished = ?, reason = ?
+            WHERE kind = 'send' AND study = ? AND (state != 'done' OR reason LIKE ?) AND revision <= ?
+                AND run_key IN (SELECT run_key FROM readings WHERE study = ? AND model = ?) AND {condition}""",  # noqa: S608 - our own words
             now,
             f"{_CALLED_OFF} revision {job.revision}",
             job.study,
+            f"{NOT_TAKEN}%",
             job.revision,
-            run_key,
             job.study,
             job.target,
+            *values,
         ).rowcount
 
     def revision(self, study: str) -> int:

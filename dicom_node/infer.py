@@ -91,6 +91,9 @@ class Reader:
             return Done()  # the study is read anew, and that reading's report is the one that counts
         # The moment is that of the failure: a reading revived later must not look older than this report.
         request = self._request(job, route, self._clock())
+        # A failure replaces nothing: what an earlier reading found still stands.
+        wanted = tuple(dataclasses.replace(each, predecessor=None) for each in request.wanted)
+        request = dataclasses.replace(request, wanted=wanted)
         answer = self._executor.submit(report_failure, request, reason).result()
         return Done() if answer.run_key is None else self._recorded(job, route, answer, answer.run_key)
 
@@ -119,7 +122,7 @@ class Reader:
             site=self._site,
             created=created,
             wanted=self._wanted(job, route),
-            known=self._index.run_keys(job.study),
+            known=self._index.known_runs(job.study),
             data_dir=str(self._spool.root),
         )
 
@@ -142,9 +145,10 @@ class Reader:
         if answer.reading is None:
             log.info("study.read_before", reason="the same images were read by the same model before")
         recorded = self._recorded(job, route, answer, answer.run_key)
+        targets = self._targets(route)
 
         def effects() -> None:
-            self._index.supersede(job, answer.run_key or "", self._clock())
+            self._index.supersede(job, answer.run_key or "", targets, self._clock())
             recorded.effects()
 
         def then() -> None:
@@ -159,9 +163,13 @@ class Reader:
 
         return dataclasses.replace(recorded, effects=effects, then=then)
 
+    def _targets(self, route: Route) -> list[tuple[str, str]]:
+        """The destinations of a route, each with the digest of its profile."""
+        return [(name, self._settings.profile(route, name).digest) for name in route.to]
+
     def _recorded(self, job: Job, route: Route, answer: ReadAnswer, key: str) -> Done:
         """The reading and its files are recorded, and each file is queued for the destinations it was made for."""
-        targets = [(name, self._settings.profile(route, name).digest) for name in route.to]
+        targets = self._targets(route)
 
         def effects() -> None:
             if answer.reading is not None:

@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ai import engine
-from ai.contract import Model, ModelIdentity, PassedOver, Reading, ReadingError, Selection, SeriesRef
+from ai.contract import InstanceRef, Model, ModelIdentity, PassedOver, Reading, ReadingError, Selection, SeriesRef
 from dicom_node.config import Profile
 from dicom_node.log import silence_libraries
 from dicom_node.schema import StoredReport
@@ -34,21 +34,20 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class ReadRequest:
-    """What goes into the warm process; ``known`` are the run keys that this study has already."""
+    """What goes into the warm process; ``known`` are this study's runs, each with the profiles it has results for."""
 
     model: str
     series: tuple[SeriesRef, ...]
     site: str
     created: float
     wanted: tuple[Wanted, ...]
-    known: frozenset[str]
+    known: Mapping[str, frozenset[str]]
     data_dir: str
 
-    @property
-    def settings_digest(self) -> str:
-        """SHA-256 of every setting that changes what a run produces."""
-        digests = sorted(each.profile.digest for each in self.wanted)
-        return hashlib.sha256(json.dumps(digests).encode()).hexdigest()
+    def missing(self, run_key: str) -> tuple[Wanted, ...]:
+        """What a run has no results for yet: a destination that was added takes nothing from the others."""
+        there = self.known.get(run_key, frozenset())
+        return tuple(each for each in self.wanted if each.profile.digest not in there)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +127,14 @@ def read(request: ReadRequest) -> ReadAnswer:
     if not selection.chosen:
         return ReadAnswer(selection.passed_over)
     uids = [ref.sop_instance_uid for ref in selection.chosen]
-    key = results.run_key(request.site, model.identity, uids, request.settings_digest)
-    if key in request.known:
+    key = results.run_key(request.site, model.identity, uids, "")
+    if not request.missing(key):
         return ReadAnswer(selection.passed_over, run_key=key)
-    return _encoded(request, key, model.read(selection))
+    reading = model.read(selection)
+    if reading.failed:  # under another key: once the images can be read, the question is open again
+        unread = [[each.uid, each.reason] for each in reading.failed]
+        key = results.run_key(request.site, model.identity, uids, _digest("incomplete", unread))
+    return _encoded(request, key, reading)
 
 
 def report_failure(request: ReadRequest, reason: str) -> ReadAnswer:
@@ -146,15 +149,26 @@ def report_failure(request: ReadRequest, reason: str) -> ReadAnswer:
         identity, selection = _of_broken(request, model)
     else:
         identity, selection = model.identity, model.select(request.series)
-    if not selection.chosen:
+    sources = tuple(ref for ref in selection.chosen if _is_of(ref, request.series))
+    if not sources:  # a report needs the patient and the study of an image
         return ReadAnswer(selection.passed_over)
-    uids = [ref.sop_instance_uid for ref in selection.chosen]
-    settings = hashlib.sha256(json.dumps(["failed", request.settings_digest, reason]).encode()).hexdigest()
-    key = results.run_key(request.site, identity, uids, settings)
-    if key in request.known:
-        return ReadAnswer(selection.passed_over, run_key=key)
-    failed = Reading(identity, selection.chosen, (), (), selection.passed_over, (), failure=reason)
+    uids = [ref.sop_instance_uid for ref in sources]
+    key = results.run_key(request.site, identity, uids, _digest("failed", reason))
+    passed = (*selection.passed_over, *selection.surplus)
+    failed = Reading(identity, sources, (), (), passed, (), failure=reason)
     return _encoded(request, key, failed)
+
+
+def _is_of(ref: InstanceRef, series: Sequence[SeriesRef]) -> bool:
+    """Whether a file still says which instance of which study it is; a damaged one must not name another patient."""
+    from dicom_node import results  # noqa: PLC0415 - as in read
+
+    studies = {one.study_instance_uid for one in series if ref in one.instances}
+    try:
+        header = results.StoredImages().header(ref)
+        return str(header.SOPInstanceUID) == ref.sop_instance_uid and str(header.StudyInstanceUID) in studies
+    except Exception:  # whatever a parser raises on a damaged file
+        return False
 
 
 def _of_broken(request: ReadRequest, broken: Broken) -> tuple[ModelIdentity, Selection]:
@@ -170,15 +184,17 @@ def _of_broken(request: ReadRequest, broken: Broken) -> tuple[ModelIdentity, Sel
 
 
 def _encoded(request: ReadRequest, key: str, reading: Reading) -> ReadAnswer:
-    """Write the result files of a reading, for each profile."""
+    """Write the result files of a reading, for each profile that has none of this run yet."""
     from dicom_node import results  # noqa: PLC0415 - as in read
 
+    if not request.missing(key):
+        return ReadAnswer(reading.passed_over, run_key=key)
     began = time.perf_counter()
     created, spool = _moment(request.created), Spool(Path(request.data_dir))
     images = results.StoredImages()
     objects: list[tuple[str, Any]] = []
     notes: list[str] = []
-    for wanted in request.wanted:
+    for wanted in request.missing(key):
         old = wanted.predecessor
         predecessor = None
         if old is not None:
@@ -205,6 +221,10 @@ def _encoded(request: ReadRequest, key: str, reading: Reading) -> ReadAnswer:
     # Maps and masks are in the objects now, and would be most of what crosses to the other process.
     small = dataclasses.replace(reading, heat_maps=(), segmentations=())
     return ReadAnswer(reading.passed_over, key, small, request.created, parts, seconds, tuple(dict.fromkeys(notes)))
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _moment(epoch: float) -> datetime:

@@ -188,13 +188,17 @@ class Worker:
 
     def _fail(self, job: Job, reason: str) -> None:
         logger().error("job.failed", reason=reason, fix="after mending it: dicom-node retry")
-        done = Done()
         try:
             done = self._on_failure(job, reason)
-        except Exception as error:  # that it failed is known all the same
+            with self._index.transaction():
+                if self._index.fail(job, self._clock(), reason, run_key=done.run_key):
+                    done.effects()
+        except Exception as error:
+            if self._stopping.is_set():  # cut off by the node's own end: told after the next start
+                self._index.give_back(job, self._clock())
+                return
             told = str(error) if isinstance(error, NodeError) else where(error)
             logger().error("failure.untold", reason=f"no report says so: {told}")
-        with self._index.transaction():
-            if self._index.fail(job, self._clock(), reason, run_key=done.run_key):
-                done.effects()
-        done.then()
+            self._index.fail(job, self._clock(), reason)  # that it failed is known all the same
+        else:
+            done.then()

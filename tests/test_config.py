@@ -73,6 +73,7 @@ def test_every_setting_of_a_profile_changes_its_digest_and_the_order_of_outputs_
     assert others.keys() == {field.name for field in dataclasses.fields(Profile)}
     digests = {Profile().digest, *(Profile(**{key: value}).digest for key, value in others.items())}
     assert len(digests) == 1 + len(others)
+    assert Profile(outputs=("sr", "sc")) == Profile(outputs=("sc", "sr"))
     assert Profile(outputs=("sr", "sc")).digest == Profile(outputs=("sc", "sr")).digest
 
 
@@ -101,6 +102,10 @@ def test_a_relative_data_dir_counts_from_the_file(tmp_path: Path) -> None:
         (('to = ["pacs"]', ""), ["routes[0].to", "missing"]),
         (('models = ["phantom_cxr"]', 'models = ["phantom_cxr", "phantom_cxr"]'), ["'chest'", "models", "once"]),
         (('name = "chest"', 'name = "chest"\noutputs = ["x"]'), ["routes[0].outputs[0]", "'x'", "'sr', 'sc', 'gsps'"]),
+        (
+            ('name = "chest"', 'name = "chest"\noutputs = ["gsps", "kos"]'),
+            ["routes[0].outputs", "expected sr, sc or pdf"],
+        ),
         (('name = "chest"', 'name = "chest"\noutputs = ["sr", "sr"]'), ["'chest'", "outputs", "'sr'", "once"]),
         (("port = 104", 'port = 104\noutputs = ["sr", "sr"]'), ["'pacs'", "outputs", "'sr'", "once"]),
         (("port = 104", 'port = 104\nlanguage = "de"'), ["peers[0].language", "'de'", "'en', 'ko' or 'ja'"]),

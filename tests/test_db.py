@@ -252,7 +252,7 @@ def test_the_report_of_a_failure_is_sent_and_the_study_stays_failed(index: Index
         assert index.fail(job, 40.0, "the model broke", run_key="f")
         index.add_reading(NewReading("f", "1.1", "m", "1", "d", 1.0, "{}"), [row])
         index.queue_sends(job, "f", [("pacs", "p")], 40.0)
-    assert state(index) == "delivering"
+    assert state(index) == "failed"  # also while its report is on its way
     send = claimed(index, "send", 50.0)
     with index.transaction():
         index.finish(send, 51.0)
@@ -275,9 +275,59 @@ def test_the_report_of_a_failure_is_called_off_once_the_study_is_read(index: Ind
         index.add_reading(
             NewReading("k", "1.1", "m", "1", "d", 1.0, "{}"), [NewResult("9.2", "1.2", "9", 0, "sr", "r/2", 5, "p")]
         )
-        assert index.supersede(again, "k", 43.0) == 1
+        assert index.supersede(again, "k", [("pacs", "p")], 43.0) == 1
         index.queue_sends(again, "k", [("pacs", "p")], 43.0)
     assert claimed(index, "send", 50.0).subject == "9.2"
+
+
+def test_what_is_called_off_while_it_is_sent_is_not_sent_again(index: Index) -> None:
+    receive(index, "1.2.1")
+    completed(index, ("r", "m"))
+    read(index, claimed(index), "k1", "9.1", "9.2", "9.3")
+    arriving, failing, running = (claimed(index, "send", 41.0) for _ in range(3))
+    receive(index, "1.2.2", now=50.0)
+    completed(index, ("r", "m"))
+    job = claimed(index, now=60.0)
+    with index.transaction():
+        index.finish(job, 61.0, run_key="k2")
+        index.add_reading(NewReading("k2", "1.1", "m", "1", "d", 1.0, "{}"), [])
+        assert index.supersede(job, "k2", [("pacs", "p")], 61.0) == 3
+    with index.transaction():
+        assert index.finish(arriving, 62.0)
+    assert index.retry_later(failing, 62.0, "time-out")
+    index.requeue_running(63.0)  # the node ended while it sent the third
+    told = {j["subject"]: (j["state"], j["reason"]) for j in index.jobs_of("1.1") if j["kind"] == "send"}
+    off = ("done", "not sent: superseded by revision 2")
+    assert told == {arriving.subject: ("done", ""), failing.subject: off, running.subject: off}
+
+
+def test_results_of_settings_that_a_destination_no_longer_has_are_called_off(index: Index) -> None:
+    receive(index, "1.2.1")
+    completed(index, ("r", "m"))
+    read(index, claimed(index), "k", "9.1")
+    receive(index, "1.2.2", now=50.0)
+    completed(index, ("r", "m"))
+    job = claimed(index, now=60.0)
+    with index.transaction():
+        index.finish(job, 61.0, run_key="k")
+        row = NewResult("9.2", "1.2", "9", 0, "sr", "r/2", 5, "q")
+        index.add_reading(NewReading("k", "1.1", "m", "1", "d", 1.0, "{}"), [row])
+        assert index.supersede(job, "k", [("pacs", "q")], 61.0) == 1
+        assert index.queue_sends(job, "k", [("pacs", "q")], 61.0) == 1
+    assert index.known_runs("1.1") == {"k": frozenset({"p", "q"})}
+    assert claimed(index, "send", 62.0).subject == "9.2"
+    # The settings are put back: what was called off is wanted again, and the other no longer.
+    with index.transaction():
+        assert index.supersede(job, "k", [("pacs", "p")], 63.0) == 1
+        assert index.queue_sends(job, "k", [("pacs", "p")], 63.0) == 1
+    assert claimed(index, "send", 64.0).subject == "9.1"
+
+
+def test_a_study_that_was_read_but_led_to_nothing_was_eligible(index: Index) -> None:
+    receive(index, "1.2.1")
+    completed(index, ("r", "m"))
+    read(index, claimed(index), "k")
+    assert state(index) == "delivered"
 
 
 def test_an_index_from_before_there_were_profiles_is_upgraded(tmp_path: Path) -> None:
@@ -320,7 +370,7 @@ def test_an_older_report_is_not_sent_after_a_newer_one(index: Index) -> None:
         index.add_reading(
             NewReading("k2", "1.1", "m", "1", "d", 1.0, "{}"), [NewResult("9.3", "1.2", "9", 0, "sr", "r/3", 5, "p")]
         )
-        assert index.supersede(job, "k2", 61.0) == 2
+        assert index.supersede(job, "k2", [("pacs", "p")], 61.0) == 2
         index.queue_sends(job, "k2", [("pacs", "p")], 61.0)
     assert index.revive(None, 70.0) == 0
     assert claimed(index, "send", 71.0).subject == "9.3"

@@ -175,12 +175,14 @@ def test_an_image_that_cannot_be_read_fails_with_the_reason_and_is_never_negativ
     assert "111245" in str(report)  # no algorithm succeeded
     assert "Absent" not in str(report)
     assert "This is not a negative result." in report_text(report)
-    assert pacs.uids() == [result["instance"] for result in reading["results"]]
+    wanted = [result["instance"] for result in reading["results"]]
+    wait_until(lambda: pacs.uids() == wanted, "the report of the failure")
     # Tried again with the same end: the report is there, and nothing is sent twice.
     assert node.index is not None
     assert node.index.revive(image.StudyInstanceUID, time.time()) == 1
-    wait_until(lambda: detail(node, image.StudyInstanceUID)["state"] == "failed", "the second failure")
-    assert pacs.uids() == [result["instance"] for result in reading["results"]]
+    wait_until(lambda: detail(node, image.StudyInstanceUID)["jobs"][0]["state"] == "failed", "the second failure")
+    assert detail(node, image.StudyInstanceUID)["state"] == "failed"
+    assert pacs.uids() == wanted
 
 
 def test_the_report_of_a_failure_can_be_switched_off(
@@ -242,6 +244,51 @@ def test_each_destination_gets_results_made_for_it(
     assert len(results) == 3
 
 
+def test_a_destination_that_is_added_takes_nothing_from_the_others(
+    start_node: StartNode, start_pacs: StartPacs, tmp_path: Path, healthy: Any
+) -> None:
+    first, second = start_pacs(ae_title="FIRST"), start_pacs(ae_title="SECOND")
+    peers = [
+        {"name": name, "ae_title": name.upper(), "host": "127.0.0.1", "port": pacs.port, "destination": True, **more}
+        for name, pacs, more in (
+            ("first", first, {"outputs": ["sr", "sc"]}),
+            ("second", second, {"outputs": ["sc", "sr"], "language": "ko"}),
+        )
+    ]
+
+    def settings(*to: str) -> Any:
+        route = {"name": "all", "models": ["phantom_cxr"], "to": list(to)}
+        return settings_for(tmp_path / "node", peers=[dict(peer) for peer in peers], routes=[route])
+
+    node = start_node(settings("first"))
+    send(node.port, healthy)
+    study = healthy.StudyInstanceUID
+    assert ended(node, study)["state"] == "delivered"
+    sent = first.uids()
+    node.stop()
+    node = start_node(settings("first", "second"))
+    send(node.port, make_image(StudyInstanceUID=study, Modality="SR", SOPClassUID=ComprehensiveSRStorage))
+    wait_until(lambda: detail(node, study)["revision"] == 2, "the second revision")
+    assert ended(node, study)["state"] == "delivered"
+    assert first.uids() == sent
+    assert len(second.uids()) == len(sent) == 2
+    assert not set(second.uids()) & set(sent)
+
+
+def test_a_file_that_was_damaged_here_leads_to_no_report_on_nobody(
+    start_node: StartNode, start_pacs: StartPacs, tmp_path: Path, healthy: Any
+) -> None:
+    pacs = start_pacs()
+    settings = settings_for(tmp_path / "node", pacs_port=pacs.port, node={"quiet_seconds": 1.0})
+    node = start_node(settings)
+    send(node.port, healthy)
+    kept = node.received(healthy.SOPInstanceUID)
+    assert kept is not None
+    kept[0].write_bytes(b"no DICOM" * 1000)
+    found = ended(node, healthy.StudyInstanceUID)
+    assert (found["state"], found["readings"], pacs.uids()) == ("failed", [], [])
+
+
 def test_a_model_that_cannot_be_loaded_is_reported_and_a_later_reading_replaces_the_report(
     start_node: StartNode, start_pacs: StartPacs, tmp_path: Path, healthy: Any
 ) -> None:
@@ -257,6 +304,8 @@ def test_a_model_that_cannot_be_loaded_is_reported_and_a_later_reading_replaces_
     found = ended(node, study)
     assert found["state"] == "failed"
     assert "could not be loaded" in found["reason"]
+    wait_until(pacs.uids, "the report of the failure")
+    wait_until(lambda: all(one["state"] == "done" for one in detail(node, study)["deliveries"]), "all of it")
     failed = pydicom.dcmread(node.result_file(pacs.uids()[0]))
     assert "AI reading failed: model phantom_cxr could not be loaded" in report_text(failed)
     node.stop()

@@ -188,4 +188,28 @@ def test_what_is_done_for_a_failure_is_written_with_it(index: Index) -> None:
         assert (job(index)["state"], job(index)["reason"]) == ("failed", "no")
         assert index.studies_with_state("1")[0]["routes"] == ["told"]
     assert told == [(1, "no")]
-    assert job(index)["run_key"] == "f"
+
+
+def test_a_failure_that_cannot_be_recorded_with_its_report_is_recorded_without(index: Index) -> None:
+    def broken() -> None:
+        raise RuntimeError("the disk broke")
+
+    failing = Worker(
+        index, "read", raising(Permanent("no")), patience=Patience(3, None), lease_seconds=60.0, clock=Clock(),
+        on_failure=lambda _job, _reason: Done(run_key="f", effects=broken),
+    )  # fmt: skip
+    assert failing.work_once()
+    assert (job(index)["state"], job(index)["reason"], job(index)["run_key"]) == ("failed", "no", None)
+
+
+def test_a_failure_that_is_being_told_while_the_node_stops_is_told_after_the_next_start(index: Index) -> None:
+    def cut_off(_job: Job, _reason: str) -> Done:
+        failing.ask_to_stop()
+        raise RuntimeError("the reading process is shutting down")
+
+    failing = Worker(
+        index, "read", raising(Permanent("no")), patience=Patience(3, None), lease_seconds=60.0, clock=Clock(),
+        on_failure=cut_off,
+    )  # fmt: skip
+    assert failing.work_once()
+    assert (job(index)["state"], job(index)["attempts"]) == ("queued", 0)
