@@ -65,7 +65,7 @@ _STATE = """
             max(CASE WHEN kind = 'read' THEN finished END) AS read,
             max(CASE WHEN kind = 'send' THEN finished END) AS delivered,
             max(CASE WHEN state = 'failed' THEN reason END) AS failure,
-            max(CASE WHEN state != 'done' OR (kind = 'read' AND run_key IS NULL) THEN reason END) AS reason,
+            max(CASE WHEN state != 'done' OR kind = 'read' THEN reason END) AS reason,
             json_group_array(DISTINCT reason) FILTER (WHERE state = 'done' AND reason LIKE :not_taken) AS not_taken
         FROM work GROUP BY study
     )

@@ -147,6 +147,7 @@ def report_failure(request: ReadRequest, reason: str) -> ReadAnswer:
     model: Model | Broken = engine.state()[request.model]
     if isinstance(model, Broken):
         identity, selection = _of_broken(request, model)
+        reason = f"model {request.model} could not be loaded"  # the rest names files of this machine: for IT alone
     else:
         identity, selection = model.identity, model.select(request.series)
     sources = tuple(ref for ref in selection.chosen if _is_of(ref, request.series))
@@ -194,6 +195,9 @@ def _encoded(request: ReadRequest, key: str, reading: Reading) -> ReadAnswer:
     images = results.StoredImages()
     objects: list[tuple[str, Any]] = []
     notes: list[str] = []
+    if reading.failed:
+        reasons = "; ".join(dict.fromkeys(each.reason for each in reading.failed))
+        notes.append(f"incomplete: {len(reading.failed)} of the images could not be read: {reasons}")
     for wanted in request.missing(key):
         old = wanted.predecessor
         predecessor = None

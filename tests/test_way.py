@@ -207,6 +207,7 @@ def test_one_image_that_cannot_be_read_leaves_an_incomplete_reading(
     send(node.port, healthy, broken)
     found = ended(node, study)
     assert found["state"] == "delivered"
+    assert found["reason"].startswith("incomplete: 1 of the images could not be read: PixelData is truncated")
     (reading,) = found["readings"]
     assert [one["uid"] for one in reading["failed"]] == [broken.SOPInstanceUID]
     assert {one["presence"] for one in reading["classes"]} == {"undetermined"}
@@ -307,7 +308,7 @@ def test_a_model_that_cannot_be_loaded_is_reported_and_a_later_reading_replaces_
     wait_until(pacs.uids, "the report of the failure")
     wait_until(lambda: all(one["state"] == "done" for one in detail(node, study)["deliveries"]), "all of it")
     failed = pydicom.dcmread(node.result_file(pacs.uids()[0]))
-    assert "AI reading failed: model phantom_cxr could not be loaded" in report_text(failed)
+    assert "AI reading failed: model phantom_cxr could not be loaded.\n" in report_text(failed)
     node.stop()
     weights.write_bytes(good)
     node = start_node(settings, bundles=bundles)
