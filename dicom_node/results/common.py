@@ -366,6 +366,13 @@ def identity(run: Run, source: Source, role: str, index: int) -> dict[str, Any]:
     }
 
 
+def of_nobody(source: Source) -> dict[str, Any]:
+    """The patient and study that highdicom's base class wants, all empty: `finish` puts the source's own there."""
+    patient = ["patient_id", "patient_name", "patient_birth_date", "patient_sex"]
+    study = ["study_id", "accession_number", "study_date", "study_time"]
+    return {"study_instance_uid": source.stand_in.StudyInstanceUID, **dict.fromkeys([*patient, *study], "")}
+
+
 def finish(dataset: Dataset, run: Run, sources: Sequence[Source]) -> None:
     """Make a highdicom object ours, in place: time, equipment, references, patient and study (of the first source)."""
     header, model = sources[0].header, run.reading.model

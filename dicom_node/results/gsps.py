@@ -115,23 +115,15 @@ def _frames(run: Run, images: Sequence[Source]) -> list[_Frame]:
 
 def _state(run: Run, index: int, frames: Sequence[_Frame]) -> Dataset:
     sources = list({frame.source.sop_instance_uid: frame.source for frame in frames}.values())
-    first, stand_in = sources[0], sources[0].stand_in
+    first = sources[0]
     run = common.fitted(run, first.header)
     shared = common.identity(run, first, "gsps", index)
     at = common.local_time(run, first.header)
     state: Dataset = SOPClass(
-        study_instance_uid=stand_in.StudyInstanceUID,
         sop_class_uid=GrayscaleSoftcopyPresentationStateStorage,
         modality="PR",
         transfer_syntax_uid=ExplicitVRLittleEndian,
-        patient_id=stand_in.PatientID,
-        patient_name=stand_in.PatientName,
-        patient_birth_date=stand_in.PatientBirthDate,
-        patient_sex=stand_in.PatientSex,
-        study_id=stand_in.StudyID,
-        accession_number=stand_in.AccessionNumber,
-        study_date=stand_in.StudyDate,
-        study_time=stand_in.StudyTime,
+        **common.of_nobody(first),
         # A state has a creation date in the place of a content date.
         **{name: value for name, value in shared.items() if name not in ("content_date", "content_time")},
     )

@@ -45,7 +45,7 @@ def build(run: Run, headers: Sequence[Dataset]) -> list[Dataset]:
     content = KeyObjectSelection(
         document_title=codes.DCM.OfInterest,
         referenced_objects=objects,
-        observer_device_context=sr._observer(run),
+        observer_device_context=sr.observer(run),
         description=". ".join([run.words.key_images, *incomplete, *run.warnings]),
     )
     shared = common.identity(run, images[0], "kos", 0)

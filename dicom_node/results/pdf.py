@@ -47,21 +47,13 @@ def build(run: Run, headers: Sequence[Dataset], picture: NDArray[np.uint8] | Non
 
 def _document(run: Run, images: Sequence[Source], content: bytes) -> Dataset:
     """The module of PS3.3 C.24.2 around the page; highdicom has no class for it."""
-    first, stand_in = images[0], images[0].stand_in
+    first = images[0]
     at = common.local_time(run, first.header)
     document: Dataset = SOPClass(
-        study_instance_uid=stand_in.StudyInstanceUID,
         sop_class_uid=EncapsulatedPDFStorage,
         modality="DOC",
         transfer_syntax_uid=ExplicitVRLittleEndian,
-        patient_id=stand_in.PatientID,
-        patient_name=stand_in.PatientName,
-        patient_birth_date=stand_in.PatientBirthDate,
-        patient_sex=stand_in.PatientSex,
-        study_id=stand_in.StudyID,
-        accession_number=stand_in.AccessionNumber,
-        study_date=stand_in.StudyDate,
-        study_time=stand_in.StudyTime,
+        **common.of_nobody(first),
         **common.identity(run, first, "pdf", 0),
     )
     document.ConversionType = "WSD"

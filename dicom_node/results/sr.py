@@ -120,7 +120,7 @@ def _root(run: Run, images: Sequence[Source], groups: Sequence[ContentItem]) -> 
     procedure = _procedure(images[0].header)
     content = [
         *LanguageOfContentItemAndDescendants(CodedConcept(run.words.locale[0], "RFC5646", run.words.locale[1])),
-        *_observer(run),
+        *observer(run),
         CodeContentItem(codes.DCM.ProcedureReported, procedure, relationship_type="HAS CONCEPT MOD"),
         *(TextContentItem(codes.DCM.Comment, each, relationship_type="CONTAINS") for each in _sentences(run, images)),
         _library(images),
@@ -152,7 +152,8 @@ def _procedure(header: Dataset) -> CodedConcept:
     return _PROCEDURES.get(modality, _OTHER_PROCEDURE)
 
 
-def _observer(run: Run) -> ObserverContext:
+def observer(run: Run) -> ObserverContext:
+    """The model as the device that observed (PS3.16 TID 1002)."""
     model = run.reading.model
     return ObserverContext(
         observer_type=codes.DCM.Device,
