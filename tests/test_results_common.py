@@ -658,14 +658,14 @@ def test_a_segmentation_without_an_object_is_told_with_the_reason() -> None:
     [
         ("abc", 64, "abc"),
         ("a" * 65, 64, "a" * 64),
-        ("결절" * 20, 64, "결절" * 10 + "결"),
+        ("결절" * 20, 64, "결절" * 8),
         ("é" * 10, 5, "éé"),
         ("", 3, ""),
     ],
 )
 def test_texts_are_cut_by_bytes_and_never_inside_a_character(text: str, limit: int, kept: str) -> None:
     assert within(text, limit) == kept
-    assert len(within(text, limit).encode("utf-8")) <= limit
+    assert max(len(within(text, limit).encode(encoding)) for encoding in ("utf-8", "gb18030")) <= limit
 
 
 def test_long_names_in_korean_fit_their_attributes_in_bytes() -> None:

@@ -299,11 +299,17 @@ def fit(text: str, header: Dataset) -> str:
 
 
 def within(text: str, limit: int) -> str:
-    """The beginning of a text that takes up at most ``limit`` bytes in UTF-8, and so in any character set.
+    """The beginning of a text that takes up at most ``limit`` bytes in any character set.
 
-    The standard counts characters (PS3.5 6.2), but programs that read DICOM count bytes.
+    The standard counts characters (PS3.5 6.2), but programs that read DICOM count bytes: three for a Korean syllable
+    in UTF-8, and four in GB18030.
     """
-    return text.encode("utf-8")[:limit].decode("utf-8", errors="ignore")
+    taken = 0
+    for place, character in enumerate(text):
+        taken += max(len(character.encode(encoding, errors="replace")) for encoding in ("utf-8", "gb18030"))
+        if taken > limit:
+            return text[:place]
+    return text
 
 
 def _ascii(character: str) -> str:
