@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -34,6 +35,12 @@ ORTHANC_PLUGINS = Path("/usr/share/orthanc/plugins")
 DATA = Path(os.environ.get("DICOM_NODE_REAL_DATA", ROOT.parent / "shared" / "data"))
 
 
+def pytest_configure() -> None:
+    """In a virtual environment that is switched on, pip's echoscu and gdcminfo would stand before the real ones."""
+    own = Path(sys.prefix) / "bin"
+    os.environ["PATH"] = os.pathsep.join(each for each in os.get_exec_path() if Path(each) != own)
+
+
 @pytest.fixture(autouse=True)
 def _quiet_libraries() -> None:
     """As in a running node: libraries' warnings quote data sets and are not shown."""
@@ -59,6 +66,21 @@ def run_tool(name: str, *args: object, check: bool = True) -> subprocess.Complet
     return subprocess.run(
         [tool(name), *map(str, args)], check=check, capture_output=True, text=True, timeout=120, errors="replace"
     )
+
+
+def sr_validator_errors(path: Path) -> list[str]:
+    """What DicomSRValidator calls an error in a report or a key object selection."""
+    # JDK 17 caps XPath operators below what the validator needs.
+    java = "-Djdk.xml.xpathTotalOpLimit=0 -Djdk.xml.xpathExprOpLimit=0 -Djdk.xml.xpathExprGrpLimit=0"
+    done = subprocess.run(
+        [tool("DicomSRValidator"), path],
+        env={"PATH": "/usr/bin:/bin", "JAVA_TOOL_OPTIONS": java},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    return [line for line in (done.stdout + done.stderr).splitlines() if "Error" in line]
 
 
 def wait_until(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
