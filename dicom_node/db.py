@@ -294,7 +294,10 @@ class Index:
     # -- working
 
     def requeue_running(self, now: float) -> int:
-        """Queue again what a node that is gone was doing; only for the one node that holds the folder's lock."""
+        """Queue again what a node that is gone was doing; only for the one node that holds the folder's lock.
+
+        What was called off while it was being sent ends instead, as in :meth:`_settle`.
+        """
         with self.transaction():
             return self._run(
                 """UPDATE jobs SET state = iif(reason LIKE ?, 'done', 'queued'), due = ?, lease_until = NULL,

@@ -33,7 +33,7 @@ from dicom_node.config import Peer, Settings
 from dicom_node.db import NOT_TAKEN, Index
 from dicom_node.errors import Permanent, Retryable
 from dicom_node.log import logger
-from dicom_node.net import application_entity, as_implicit, no_delay
+from dicom_node.net import accepted_syntaxes, application_entity, as_implicit, no_delay
 from dicom_node.schema import Job, StoredResult
 from dicom_node.spool import Spool
 from dicom_node.worker import Done
@@ -75,7 +75,7 @@ class Sender:
             raise Permanent("the result's file is gone from the data folder")
         began = time.perf_counter()
         association = self._open()
-        syntaxes = self._accepted(association, result.sop_class_uid)
+        syntaxes = accepted_syntaxes(association, result.sop_class_uid)
         if not syntaxes:
             return self._not_taken(association, job, result)
         status = self._send(association, result, syntaxes)
@@ -139,20 +139,11 @@ class Sender:
             return "it accepts none of our SOP classes"
         return "it took the connection but did not answer the association request"
 
-    @staticmethod
-    def _accepted(association: Any, sop_class: str) -> set[str]:
-        """The transfer syntaxes in which the PACS takes a SOP class."""
-        return {
-            str(context.transfer_syntax[0])
-            for context in association.accepted_contexts
-            if context.abstract_syntax == sop_class
-        }
-
     def _not_taken(self, association: Any, job: Job, result: StoredResult) -> Done:
         """Go on without an object of a class that the PACS refused at negotiation, if it takes another of the run."""
         reason = f"{self._named()} does not take {UID(result.sop_class_uid).name}"
         wanted = self._index.classes_sent(job.run_key or "", self._peer.name)
-        if not any(self._accepted(association, sop_class) for sop_class in wanted):
+        if not any(accepted_syntaxes(association, sop_class) for sop_class in wanted):
             raise Permanent(reason)
         logger().warning(
             "result.not_taken", instance=result.sop_instance_uid, role=result.role, peer=self._peer.name, reason=reason

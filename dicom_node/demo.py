@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, get_args
 
 import pydicom
 from PIL import Image
@@ -30,7 +30,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from dicom_node import log, views
-from dicom_node.config import Settings
+from dicom_node.config import Output, Settings
 from dicom_node.errors import NodeError
 from dicom_node.node import Node
 from dicom_node.push import Pushed, Target, dicom_files, push
@@ -40,7 +40,6 @@ _MODALITY = "DEMO_MOD"
 _QUIET_SECONDS = 1.0
 _ENDED = {"delivered", "no route", "no eligible series", "failed"}
 _PACS = re.compile(r"(?P<ae>[ -~]{1,16})@(?P<host>[^@\s/]+):(?P<port>\d{1,5})")
-_OUTPUTS = ("sr", "sc", "gsps", "seg", "pdf", "kos")  # everything there is
 _PHANTOMS = ((20260, ("nodule", "pneumothorax")), (20261, ()))
 
 
@@ -352,6 +351,6 @@ def _node_settings(folder: Path, pacs: Target) -> Settings:
         {
             "node": {"ae_title": "AINODE", "port": 0, "data_dir": folder, "quiet_seconds": _QUIET_SECONDS},
             "peers": [{"name": "modality", "ae_title": _MODALITY, "host": "127.0.0.1", "may_store": True}, peer],
-            "routes": [{"name": "demo", "models": ["phantom_cxr"], "outputs": _OUTPUTS, "to": ["pacs"]}],
+            "routes": [{"name": "demo", "models": ["phantom_cxr"], "outputs": get_args(Output), "to": ["pacs"]}],
         }
     )

@@ -63,8 +63,8 @@ class Reader:
         revision = self._index.revision(job.study)
         if revision > job.revision:
             return Done(reason=f"not read: superseded by revision {revision}")
-        route = next((r for r in self._settings.routes if r.name == job.route), None)
-        if route is None or job.target not in self._settings.models():
+        route = self._route(job)
+        if route is None:
             raise Permanent(
                 f"route {job.route!r} with model {job.target!r} is no longer in the configuration; "
                 "push the study again, or put it back and retry"
@@ -84,8 +84,8 @@ class Reader:
         Raises:
             ReadingError, WarmProcessError: no report can be made; that the job failed is known all the same.
         """
-        route = next((r for r in self._settings.routes if r.name == job.route), None)
-        if route is None or not route.report_failures or job.target not in self._settings.models():
+        route = self._route(job)
+        if route is None or not route.report_failures:
             return Done()
         if self._index.revision(job.study) > job.revision:
             return Done()  # the study is read anew, and that reading's report is the one that counts
@@ -95,7 +95,14 @@ class Reader:
         wanted = tuple(dataclasses.replace(each, predecessor=None) for each in request.wanted)
         request = dataclasses.replace(request, wanted=wanted)
         answer = self._executor.submit(report_failure, request, reason).result()
-        return Done() if answer.run_key is None else self._recorded(job, route, answer, answer.run_key)
+        if answer.run_key is None:
+            return Done()
+        return self._recorded(job, route, answer, answer.run_key, supersedes=False)
+
+    def _route(self, job: Job) -> Route | None:
+        """The route and model of a job, none where either has left the configuration."""
+        there = job.target in self._settings.models()
+        return next((route for route in self._settings.routes if there and route.name == job.route), None)
 
     def _request(self, job: Job, route: Route, created: float) -> ReadRequest:
         instances = self._index.instances_of(job.study)
@@ -118,6 +125,7 @@ class Reader:
         )
         return ReadRequest(
             model=job.target,
+            study=job.study,
             series=series,
             site=self._site,
             created=created,
@@ -144,12 +152,7 @@ class Reader:
             return Done(reason=reasons[:1000])
         if answer.reading is None:
             log.info("study.read_before", reason="the same images were read by the same model before")
-        recorded = self._recorded(job, route, answer, answer.run_key)
-        targets = self._targets(route)
-
-        def effects() -> None:
-            self._index.supersede(job, answer.run_key or "", targets, self._clock())
-            recorded.effects()
+        recorded = self._recorded(job, route, answer, answer.run_key, supersedes=True)
 
         def then() -> None:
             if answer.reading is not None:
@@ -161,19 +164,20 @@ class Reader:
                 )
             recorded.then()
 
-        return dataclasses.replace(recorded, effects=effects, then=then)
+        return dataclasses.replace(recorded, then=then)
 
-    def _targets(self, route: Route) -> list[tuple[str, str]]:
-        """The destinations of a route, each with the digest of its profile."""
-        return [(name, self._settings.profile(route, name).digest) for name in route.to]
+    def _recorded(self, job: Job, route: Route, answer: ReadAnswer, key: str, *, supersedes: bool) -> Done:
+        """The reading and its files are recorded, and each file is queued for the destinations it was made for.
 
-    def _recorded(self, job: Job, route: Route, answer: ReadAnswer, key: str) -> Done:
-        """The reading and its files are recorded, and each file is queued for the destinations it was made for."""
-        targets = self._targets(route)
+        One that ``supersedes`` calls off what older readings still have to send; a failure does not.
+        """
+        targets = [(name, self._settings.profile(route, name).digest) for name in route.to]
 
         def effects() -> None:
             if answer.reading is not None:
                 self._record(job, key, answer.reading, answer)
+            if supersedes:
+                self._index.supersede(job, key, targets, self._clock())
             self._index.queue_sends(job, key, targets, self._clock())
 
         return Done("; ".join(answer.notes)[:1000], run_key=key, effects=effects, then=self._on_sends)

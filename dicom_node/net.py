@@ -40,6 +40,15 @@ def application_entity(ae_title: str) -> AE:
     return ae
 
 
+def accepted_syntaxes(association: Any, sop_class: str) -> set[str]:
+    """The transfer syntaxes in which the other side takes a SOP class."""
+    return {
+        str(context.transfer_syntax[0])
+        for context in association.accepted_contexts
+        if context.abstract_syntax == sop_class
+    }
+
+
 def as_implicit(path: Path) -> Dataset:
     """The data set of an Explicit VR Little Endian file for an AE that takes Implicit VR Little Endian only.
 

@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ai import engine
-from ai.contract import InstanceRef, Model, ModelIdentity, PassedOver, Reading, ReadingError, Selection, SeriesRef
+from ai.contract import Model, ModelIdentity, PassedOver, Reading, ReadingError, Selection, SeriesRef
 from dicom_node.config import Profile
 from dicom_node.log import silence_libraries
 from dicom_node.schema import StoredReport
@@ -37,6 +37,7 @@ class ReadRequest:
     """What goes into the warm process; ``known`` are this study's runs, each with the profiles it has results for."""
 
     model: str
+    study: str
     series: tuple[SeriesRef, ...]
     site: str
     created: float
@@ -134,13 +135,13 @@ def read(request: ReadRequest) -> ReadAnswer:
     if reading.failed:  # under another key: once the images can be read, the question is open again
         unread = [[each.uid, each.reason] for each in reading.failed]
         key = results.run_key(request.site, model.identity, uids, _digest("incomplete", unread))
-    return _encoded(request, key, reading)
+    return _encoded(request, key, reading, results.StoredImages())
 
 
 def report_failure(request: ReadRequest, reason: str) -> ReadAnswer:
     """Encode that a study could not be read, and why; runs in the warm process, and needs no pixels and no network.
 
-    No run key in the answer: there is nothing that should have been read.
+    No run key in the answer: there is nothing that should have been read, or nothing that says whose it is.
     """
     from dicom_node import results  # noqa: PLC0415 - as in read
 
@@ -150,26 +151,15 @@ def report_failure(request: ReadRequest, reason: str) -> ReadAnswer:
         reason = f"model {request.model} could not be loaded"  # the rest names files of this machine: for IT alone
     else:
         identity, selection = model.identity, model.select(request.series)
-    sources = tuple(ref for ref in selection.chosen if _is_of(ref, request.series))
+    images = results.StoredImages()
+    sources = results.identified(selection.chosen, request.study, images)
     if not sources:  # a report needs the patient and the study of an image
         return ReadAnswer(selection.passed_over)
     uids = [ref.sop_instance_uid for ref in sources]
     key = results.run_key(request.site, identity, uids, _digest("failed", reason))
     passed = (*selection.passed_over, *selection.surplus)
     failed = Reading(identity, sources, (), (), passed, (), failure=reason)
-    return _encoded(request, key, failed)
-
-
-def _is_of(ref: InstanceRef, series: Sequence[SeriesRef]) -> bool:
-    """Whether a file still says which instance of which study it is; a damaged one must not name another patient."""
-    from dicom_node import results  # noqa: PLC0415 - as in read
-
-    studies = {one.study_instance_uid for one in series if ref in one.instances}
-    try:
-        header = results.StoredImages().header(ref)
-        return str(header.SOPInstanceUID) == ref.sop_instance_uid and str(header.StudyInstanceUID) in studies
-    except Exception:  # whatever a parser raises on a damaged file
-        return False
+    return _encoded(request, key, failed, images)
 
 
 def _of_broken(request: ReadRequest, broken: Broken) -> tuple[ModelIdentity, Selection]:
@@ -184,7 +174,7 @@ def _of_broken(request: ReadRequest, broken: Broken) -> tuple[ModelIdentity, Sel
     return info.identity, bundle.select(info.spec.input, request.series)
 
 
-def _encoded(request: ReadRequest, key: str, reading: Reading) -> ReadAnswer:
+def _encoded(request: ReadRequest, key: str, reading: Reading, images: Any) -> ReadAnswer:
     """Write the result files of a reading, for each profile that has none of this run yet."""
     from dicom_node import results  # noqa: PLC0415 - as in read
 
@@ -192,7 +182,6 @@ def _encoded(request: ReadRequest, key: str, reading: Reading) -> ReadAnswer:
         return ReadAnswer(reading.passed_over, run_key=key)
     began = time.perf_counter()
     created, spool = _moment(request.created), Spool(Path(request.data_dir))
-    images = results.StoredImages()
     objects: list[tuple[str, Any]] = []
     notes: list[str] = []
     if reading.failed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from typing import Any
@@ -189,11 +189,6 @@ def comment(status: Dataset) -> str:
     except Exception:  # it may be anything
         return ""
     return (f"; it says {said!r}" if said else "") + (f"; offending elements: {printable(tags, 128)}" if tags else "")
-
-
-def missing(expected: Collection[str], found: Collection[str]) -> list[str]:
-    """What was expected and is not there, in order."""
-    return [uid for uid in expected if uid not in found]
 
 
 def _uid(identifier: Dataset, keyword: str) -> str:

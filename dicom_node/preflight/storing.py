@@ -15,7 +15,7 @@ from pynetdicom.presentation import PresentationContext
 from dicom_node.answers import CONTEXT_RESULTS, Verdict, status_text, verdict
 from dicom_node.check import Point
 from dicom_node.config import Profile
-from dicom_node.net import as_implicit
+from dicom_node.net import accepted_syntaxes, as_implicit
 from dicom_node.preflight import compare
 from dicom_node.preflight.asking import KEYS, REQUIRED, Finder, comment, finder, get_study
 from dicom_node.preflight.reach import Caller, NoAnswerError, NoAssociationError
@@ -328,18 +328,9 @@ class Flight:
         return Point("warn" if changed or self._not_taken or self._kept is None else "ok", "in all", text)
 
 
-def _syntaxes(association: Any, sop_class: UID) -> set[str]:
-    """The transfer syntaxes in which a class may be sent."""
-    return {
-        str(context.transfer_syntax[0])
-        for context in association.accepted_contexts
-        if context.abstract_syntax == sop_class
-    }
-
-
 def _c_store(association: Any, sample: Sample) -> Any:
     """The status data set of a C-STORE, sent as the node sends it; empty where there was no answer."""
-    explicit = str(ExplicitVRLittleEndian) in _syntaxes(association, sample.sop_class)
+    explicit = str(ExplicitVRLittleEndian) in accepted_syntaxes(association, sample.sop_class)
     try:
         return association.send_c_store(sample.path if explicit else as_implicit(sample.path))
     except (RuntimeError, OSError):  # the association is gone

@@ -6,7 +6,6 @@ attributes, :mod:`words` the texts in each language, and each kind of object has
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -40,6 +39,7 @@ __all__ = [
     "Run",
     "StoredImages",
     "encode",
+    "identified",
     "left_out",
     "run_key",
     "warm_up",
@@ -108,14 +108,15 @@ def encode(run: Run, images: Images | None = None) -> tuple[ResultObject, ...]:
     The same run gives the same bytes.
 
     Raises:
-        ReadingError: the sources are not all of one patient.
+        ReadingError: a header cannot be parsed, or the sources are not all of one patient.
         ValueError: a source is not what the reading says, or the reading contradicts itself.
     """
     images = images or StoredImages()
     common.check(run.reading)
-    run = _identified(run, images)
     headers = [images.header(ref) for ref in run.reading.sources]
     source.check_patient(headers)
+    if run.reading.failure and not all(source.text_of(header, "StudyInstanceUID") for header in headers):
+        raise ReadingError("an image does not say of which study it is, so that the report would belong to nobody")
     run, headers = common.in_the_wanted_characters(run, headers)
     return tuple(
         _result(role, index, dataset)
@@ -125,30 +126,21 @@ def encode(run: Run, images: Images | None = None) -> tuple[ResultObject, ...]:
     )
 
 
-def _identified(run: Run, images: Images) -> Run:
-    """The run; of a reading that failed only with the sources whose headers say whose they are: a file that nobody can
-    parse may be why it failed, and must not keep the others from saying so.
+def identified(refs: Iterable[InstanceRef], study: str, images: Images) -> tuple[InstanceRef, ...]:
+    """Those whose headers still say which instance of ``study`` they are; a damaged file must not name another patient.
 
-    Raises:
-        ReadingError: there is none.
+    For a reading that failed: a file that nobody can parse may be why, and must not keep the others from saying so.
     """
-    reading = run.reading
-    if not reading.failure:
-        return run
 
     def known(ref: InstanceRef) -> bool:
         try:
             header = images.header(ref)
-        except Exception:  # pydicom raises nearly anything on a damaged file
+        except ReadingError:
             return False
-        return source.text_of(header, "SOPInstanceUID") == ref.sop_instance_uid and bool(
-            source.text_of(header, "StudyInstanceUID")
-        )
+        found = tuple(source.text_of(header, keyword) for keyword in ("SOPInstanceUID", "StudyInstanceUID"))
+        return found == (ref.sop_instance_uid, study)
 
-    sources = tuple(filter(known, reading.sources))
-    if not sources:
-        raise ReadingError("no image has a header that can be read, so that a report would belong to nobody")
-    return dataclasses.replace(run, reading=dataclasses.replace(reading, sources=sources))
+    return tuple(filter(known, refs))
 
 
 def left_out(run: Run, objects: Sequence[ResultObject], images: Images | None = None) -> tuple[str, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 
 from pydicom.dataset import Dataset
 
@@ -103,9 +102,9 @@ class Captions:
     def _identity(self) -> list[Sentence]:
         """Which model it was, when, and what it replaces."""
         run, model, say = self._run, self._reading.model, self._say
-        lines = [f"{model.name} {model.version}", say.read_at(_time(run.created))]
+        lines = [f"{model.name} {model.version}", say.read_at(common.shown_time(run.created))]
         if run.predecessor is not None:
-            lines.append(say.replaces(_time(run.predecessor.created.astimezone(run.created.tzinfo))))
+            lines.append(say.replaces(common.shown_time(run.predecessor.created.astimezone(run.created.tzinfo))))
         return [Sentence(line) for line in lines]
 
     def _incomplete(self) -> list[Sentence]:
@@ -136,10 +135,6 @@ class Captions:
             for segment in drawn.values()
             if segment.key not in named
         ]
-
-
-def _time(at: datetime) -> str:
-    return f"{at:%Y-%m-%d %H:%M} UTC{at:%z}"
 
 
 def _not_read(run: Run) -> list[str]:

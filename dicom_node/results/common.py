@@ -175,13 +175,15 @@ def in_the_wanted_characters(run: Run, headers: Sequence[Dataset]) -> tuple[Run,
 # --- identity -------------------------------------------------------------------------------------------------------
 
 
-def run_key(site: str, model: ModelIdentity, source_uids: Iterable[str], settings_digest: str) -> str:
+def run_key(site: str, model: ModelIdentity, source_uids: Iterable[str], circumstances: str) -> str:
     """The identity of a run as 64 hex digits (SHA-256): the same question to the same model has the same key.
 
-    The order of ``source_uids`` does not matter. The encoding is a JSON array, so that no two inputs run together.
+    The order of ``source_uids`` does not matter. ``circumstances`` tell a reading that failed, in part or as a whole,
+    from the one that was to be; they are empty for that one. Settings are no part of the question: see
+    :attr:`Run.objects_key`. The encoding is a JSON array, so that no two inputs run together.
     """
     return _digest(
-        "run", ENCODER_VERSION, site, sorted(set(source_uids)), model.name, model.version, model.digest, settings_digest
+        "run", ENCODER_VERSION, site, sorted(set(source_uids)), model.name, model.version, model.digest, circumstances
     )
 
 
@@ -302,6 +304,13 @@ def not_read(run: Run) -> list[tuple[str, int]]:
     return Counter(run.words.reason(each.reason) for each in run.reading.passed_over).most_common()
 
 
+def not_read_sentence(run: Run) -> str:
+    """What was passed over, with every reason and without a full stop; empty where nothing was."""
+    counted = not_read(run)
+    reasons = "; ".join(f"{reason} ({count})" for reason, count in counted)
+    return run.words.not_read(sum(count for _, count in counted), reasons) if counted else ""
+
+
 def shown_score(result: ClassResult) -> float:
     """A class's score in percent; cut instead of rounded where rounding would lift an absent class to its threshold."""
     rounded = percent(result.score)
@@ -323,6 +332,11 @@ def check(reading: Reading) -> None:
 
 
 # --- the object -----------------------------------------------------------------------------------------------------
+
+
+def shown_time(at: datetime) -> str:
+    """A time as every object says it."""
+    return f"{at:%Y-%m-%d %H:%M} UTC{at:%z}"
 
 
 def local_time(run: Run, header: Dataset) -> datetime:
@@ -463,13 +477,6 @@ def mend_secondary_capture(dataset: Dataset, run: Run, source: Source) -> None:
     dataset["PixelData"].VR = "OB"  # it leaves OB or OW open; 8 bits allocated are bytes (PS3.5 A.2)
     # It demands an orientation: the source's, and empty (type 2C) where the source does not know it.
     dataset.PatientOrientation = None
-    reference = Dataset()
-    reference.ReferencedSOPClassUID = source.stand_in.SOPClassUID
-    reference.ReferencedSOPInstanceUID = source.stand_in.SOPInstanceUID
-    reference.PurposeOfReferenceCodeSequence = [
-        CodedConcept.from_code(codes.DCM.SourceImageForImageProcessingOperation)
-    ]
-    dataset.SourceImageSequence = [reference]
 
 
 def add_inferred_from(measurement: Dataset, region: Dataset) -> None:

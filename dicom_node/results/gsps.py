@@ -33,6 +33,7 @@ from dicom_node.results.source import (
     copy_optional,
     frames_of,
     numbers_of,
+    on_image,
     read_sources,
     tag_of,
     text_of,
@@ -238,7 +239,7 @@ def _matrix(frame: _Frame) -> tuple[int, int, tuple[str, ...], tuple[int, int]]:
 def _annotation(run: Run, frame: _Frame) -> Dataset:
     """A frame's boxes, with their names and scores beside them, and the warnings."""
     findings = [(number, run.reading.findings[number]) for number, _ in frame.findings]  # those of the fitted run
-    boxes = [_clipped(finding, frame) for _, finding in findings]
+    boxes = [on_image(finding.region, frame.source.header) for _, finding in findings]
     size = max(1.0, min(frame.rows, frame.columns) / _LINES)
     taken = [
         (left - size / 4, top - size / 4, right + size / 4, bottom + size / 4) for left, top, right, bottom in boxes
@@ -269,14 +270,6 @@ def _annotation(run: Run, frame: _Frame) -> Dataset:
     item.GraphicObjectSequence = graphics
     item.TextObjectSequence = texts
     return item
-
-
-def _clipped(finding: Finding, frame: _Frame) -> Box:
-    """A finding's box, which ends at the image's border as in the report."""
-    box = finding.region
-    left, right = (min(max(edge, 0.0), float(frame.columns)) for edge in (box.left, box.right))
-    top, bottom = (min(max(edge, 0.0), float(frame.rows)) for edge in (box.top, box.bottom))
-    return left, top, right, bottom
 
 
 def _extent(text: str, size: float, frame_size: tuple[float, float]) -> tuple[float, float]:

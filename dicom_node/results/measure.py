@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pydicom.dataset import Dataset
 
 from ai.contract import Region
-from dicom_node.results.source import numbers_of, text_of, unsigned_of
+from dicom_node.results.source import numbers_of, on_image, text_of
+from dicom_node.results.words import Words
 
 _PROJECTIONS = frozenset(["CR", "DX", "MG", "RF", "XA", "IO", "PX", "RG", "DR"])
 
@@ -34,13 +35,17 @@ def size_of(region: Region, header: Dataset) -> Size | None:
     spacing, at_detector = _spacing(header)
     if spacing is None:
         return None
-    rows, columns = unsigned_of(header, "Rows") or math.inf, unsigned_of(header, "Columns") or math.inf
-    down = min(region.bottom, rows) - max(region.top, 0.0)  # as the box is drawn
-    across = min(region.right, columns) - max(region.left, 0.0)
-    height, width = down * spacing[0], across * spacing[1]
+    left, top, right, bottom = on_image(region, header)
+    height, width = (bottom - top) * spacing[0], (right - left) * spacing[1]
     if not (0 < height < 10_000 and 0 < width < 10_000):  # ten metres: the spacing is no spacing
         return None
     return Size(max(height, width), min(height, width), at_detector)
+
+
+def caveat(sizes: Iterable[Size], words: Words) -> str:
+    """How far sizes can be trusted, without a full stop."""
+    at_detector = any(size.at_detector for size in sizes)
+    return words.sides_of_box + (f"; {words.at_detector}" if at_detector else "")
 
 
 def _spacing(header: Dataset) -> tuple[tuple[float, float] | None, bool]:

@@ -21,7 +21,7 @@ from pydicom.uid import EncapsulatedPDFStorage, ExplicitVRLittleEndian
 from ai.contract import Presence
 from dicom_node.results import common
 from dicom_node.results.common import Run, percent
-from dicom_node.results.measure import Size, size_of
+from dicom_node.results.measure import Size, caveat, size_of
 from dicom_node.results.page import Page, Table, printable, render
 from dicom_node.results.source import Source, certain_text, check_findings, read_sources, text_of, within
 
@@ -140,19 +140,15 @@ def _classes(run: Run) -> Table:
 
 def _notes(run: Run, header: Dataset, sizes: Mapping[int, Size]) -> tuple[str, ...]:
     model, say = run.reading.model, run.words
-    at = common.local_time(run, header)
-    counted = common.not_read(run)
-    reasons = "; ".join(f"{reason} ({count})" for reason, count in counted)
+    at, passed_over = common.local_time(run, header), common.not_read_sentence(run)
     replaced = run.predecessor and common.in_zone_of(header, run.predecessor.created)
-    seen = any(size.at_detector for size in sizes.values())
-    caveat = say.sides_of_box + (f"; {say.at_detector}" if seen else "")
     return (
-        *([say.not_read(sum(count for _, count in counted), reasons)] if counted else []),
-        *([f"{say.size}: {caveat}"] if sizes else []),
+        *([passed_over] if passed_over else []),
+        *([f"{say.size}: {caveat(sizes.values(), say)}"] if sizes else []),
         f"{say.read_by(model.name, model.version, model.manufacturer)} (SHA-256 {model.digest[:16]})",
-        say.read_at(f"{at:%Y-%m-%d %H:%M} UTC{at:%z}"),
+        say.read_at(common.shown_time(at)),
         f"{say.intended_use}: {model.intended_use}",
-        *([say.replaces(f"{replaced:%Y-%m-%d %H:%M} UTC{replaced:%z}")] if replaced else []),
+        *([say.replaces(common.shown_time(replaced))] if replaced else []),
     )
 
 

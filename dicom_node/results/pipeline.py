@@ -20,7 +20,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 from pydicom.valuerep import format_number_as_ds
 
-from dicom_node.results.source import certain_text, element_bytes, tag_of, text_of, unsigned_of
+from dicom_node.results.source import certain_text, element_bytes, sequence_items, tag_of, text_of, unsigned_of
 
 Element = tuple[BaseTag, str, bytes]
 """Tag, value representation and the value's bytes in little endian, of even length."""
@@ -108,17 +108,9 @@ def macros(header: Dataset, frame: int, keyword: str) -> Iterator[Dataset]:
 
 
 def _item(dataset: Dataset, keyword: str, index: int = 0) -> Dataset | None:
-    """An item of a sequence, none where there is none or pydicom cannot make any out."""
-    tag = tag_of(keyword)
-    if tag not in dataset:
-        return None
-    alone = Dataset()  # so that pydicom parses the items without a look at the source's character set
-    alone[tag] = dataset.get_item(tag)
-    try:
-        items = alone[tag].value
-        return items[index] if 0 <= index < len(items) else None
-    except Exception:  # pydicom raises nearly anything on bytes that are no sequence
-        return None
+    """An item of a sequence, none where there is none."""
+    items = sequence_items(dataset, tag_of(keyword))
+    return items[index] if 0 <= index < len(items) else None
 
 
 def _raw(tag: BaseTag, vr: str, value: bytes) -> RawDataElement:

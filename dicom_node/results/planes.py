@@ -16,7 +16,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.valuerep import format_number_as_ds
 
-from dicom_node.results.source import Source, tag_of, text_of, unsigned_of
+from dicom_node.results.source import Source, frames_of, sequence_items, tag_of, text_of, unsigned_of
 
 _DECIMAL = re.compile(r" *[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)? *")
 _UID = re.compile(r"[!-\[\]-~]{1,64}")  # well-formed or not: whatever can stand in a UI value and be compared
@@ -100,7 +100,7 @@ class Planes:
         header = source.header
         shared, per_frame = self._functional_groups(source)
         many = bool(shared or per_frame)
-        count = max(len(per_frame), 1) if many else _frames(header)
+        count = max(len(per_frame), 1) if many else frames_of(header)
         if not 1 <= number <= count:
             raise ValueError(f"a segmentation lies on frame {number} of a source that has frames 1 to {count}")
         if not many and count > 1:
@@ -119,7 +119,7 @@ class Planes:
             """The data set that holds an attribute: the image itself, or the frame's functional group."""
             if not many:
                 return header
-            items = (item for group in groups for item in _items(group, sequence)[:1])
+            items = (item for group in groups for item in sequence_items(group, tag_of(sequence))[:1])
             return next((item for item in items if text_of(item, keyword)), Dataset())
 
         measures = find("PixelMeasuresSequence", "PixelSpacing")
@@ -141,8 +141,8 @@ class Planes:
         uid = source.sop_instance_uid
         if uid not in self._groups:
             self._groups[uid] = (
-                _items(source.header, "SharedFunctionalGroupsSequence"),
-                _items(source.header, "PerFrameFunctionalGroupsSequence"),
+                sequence_items(source.header, tag_of("SharedFunctionalGroupsSequence")),
+                sequence_items(source.header, tag_of("PerFrameFunctionalGroupsSequence")),
             )
         return self._groups[uid]
 
@@ -175,24 +175,6 @@ def normal(plane: Plane) -> NDArray[np.float64]:
     cosines = np.array(plane.orientation.numbers)
     across = np.cross(cosines[:3], cosines[3:])
     return np.asarray(across / np.linalg.norm(across))
-
-
-def _frames(header: Dataset) -> int:
-    text = text_of(header, "NumberOfFrames")
-    return max(int(text), 1) if re.fullmatch("[0-9]{1,9}", text) else 1
-
-
-def _items(dataset: Dataset, keyword: str) -> list[Dataset]:
-    """The items of a sequence; none where pydicom cannot make any out."""
-    tag = tag_of(keyword)
-    if tag not in dataset:
-        return []
-    alone = Dataset()  # so that the source stays as it is, and its character set out of this
-    alone[tag] = dataset.get_item(tag)
-    try:
-        return [item for item in alone[tag].value if isinstance(item, Dataset)]
-    except Exception:  # pydicom raises nearly anything on bytes that are no sequence
-        return []
 
 
 def _decimals(dataset: Dataset, keyword: str, count: int) -> Decimals:

@@ -23,12 +23,13 @@ from pydicom.sr.codedict import codes
 from dicom_node.results import common
 from dicom_node.results.common import Run
 from dicom_node.results.scene import Scene, Shot, pixel_aspect
-from dicom_node.results.slices import Frame, frame_count
+from dicom_node.results.slices import Frame
 from dicom_node.results.source import (
     Source,
     copy_attributes,
     copy_laterality,
     copy_optional,
+    frames_of,
     read_sources,
     text_of,
     within,
@@ -117,7 +118,7 @@ def _reference(source: Source, frames: Sequence[Frame]) -> Dataset:
     item = Dataset()
     item.ReferencedSOPClassUID = source.stand_in.SOPClassUID
     item.ReferencedSOPInstanceUID = source.stand_in.SOPInstanceUID
-    if frames and frame_count(source.header) > 1:
+    if frames and frames_of(source.header) > 1:
         item.ReferencedFrameNumber = [frame.number for frame in frames]
     item.PurposeOfReferenceCodeSequence = [CodedConcept.from_code(codes.DCM.SourceImageForImageProcessingOperation)]
     return item

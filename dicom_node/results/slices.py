@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from ai.contract import Presence, Reading
-from dicom_node.results.source import numbers_of, text_of
+from dicom_node.results.source import frames_of, numbers_of, text_of
 
 KEY_SLICES = 8
 """At most so many frames of a series get a picture of their own."""
@@ -44,7 +44,7 @@ class Stack:
 
     def __init__(self, headers: Sequence[Dataset]) -> None:
         self._order = _ordered(headers)
-        self.counts = [frame_count(header) for header in headers]
+        self.counts = [min(frames_of(header), _MOST_FRAMES) for header in headers]
         self._ends = list(accumulate(self.counts[source] for source in self._order))
         self._starts = {source: end - self.counts[source] for source, end in zip(self._order, self._ends, strict=True)}
         self.has_slices = text_of(headers[0], "Modality") in _CROSS_SECTIONAL
@@ -106,12 +106,6 @@ def _positions(headers: Sequence[Dataset]) -> NDArray[np.float64] | None:
     if (np.array(normals) @ normals[0] < 0.99).any():
         return None  # planes that cross have no order along a normal
     return np.round(np.array(places) @ normals[0], 4)
-
-
-def frame_count(header: Dataset) -> int:
-    """How many frames a header claims, 1 where it does not say."""
-    claimed = numbers_of(header, "NumberOfFrames")
-    return int(min(max(claimed[0], 1), _MOST_FRAMES)) if len(claimed) == 1 else 1
 
 
 def key_frames(reading: Reading, stack: Stack) -> list[Frame]:

@@ -7,6 +7,7 @@ travel as the bytes that the modality wrote, and what we must know of a source o
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 import uuid
@@ -30,7 +31,7 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.uid import SecondaryCaptureImageStorage
 from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR, EXPLICIT_VR_LENGTH_32
 
-from ai.contract import Finding, InstanceRef, ReadingError
+from ai.contract import Finding, InstanceRef, ReadingError, Region
 
 _NAMESPACE = uuid.UUID("a3f2c7d8-4a51-5c0e-8e7b-0d5f9b7c2e14")
 _TYPOGRAPHY = str.maketrans(
@@ -115,6 +116,14 @@ def check_findings(findings: Iterable[Finding], sources: Sequence[Source]) -> No
             raise ValueError(f"a finding lies nowhere on {uid}: its box has no part of the image")
 
 
+def on_image(region: Region, header: Dataset) -> tuple[float, float, float, float]:
+    """A region's left, top, right and bottom edge as every object has them: they end at the image's border."""
+    columns, rows = (unsigned_of(header, side) or math.inf for side in ("Columns", "Rows"))
+    left, right = (min(max(edge, 0.0), columns) for edge in (region.left, region.right))
+    top, bottom = (min(max(edge, 0.0), rows) for edge in (region.top, region.bottom))
+    return left, top, right, bottom
+
+
 def read_source(header: Dataset, ref: InstanceRef) -> Source:
     """One source; ``ref`` answers where the header lacks its own identity.
 
@@ -195,10 +204,13 @@ def _value_bytes(dataset: Dataset, tag: BaseTag, charset: list[str] | None = Non
 def _sequence_bytes(dataset: Dataset, tag: BaseTag) -> bytes:
     """The items of a sequence of texts in explicit VR little endian; none where pydicom cannot make any out."""
     charset = _charset_terms(dataset)
-    return b"".join(_item_bytes(item, charset) for item in _sequence_items(dataset, tag))
+    return b"".join(_item_bytes(item, charset) for item in sequence_items(dataset, tag))
 
 
-def _sequence_items(dataset: Dataset, tag: BaseTag) -> list[Dataset]:
+def sequence_items(dataset: Dataset, tag: BaseTag) -> list[Dataset]:
+    """The items of a sequence; none where pydicom cannot make any out. The data set stays as it is."""
+    if tag not in dataset:
+        return []
     alone = Dataset()  # so that pydicom parses the items without a look at the source's own character set
     alone[tag] = dataset.get_item(tag)
     try:
@@ -355,7 +367,7 @@ def certain_text(header: Dataset, keyword: str, value: bytes | None = None) -> s
 
 def _items_in_utf8(header: Dataset, sequence: BaseTag) -> list[Dataset]:
     items = []
-    for item in _sequence_items(header, sequence):
+    for item in sequence_items(header, sequence):
         converted = Dataset()
         for tag in sorted(item.keys()):
             if dictionary_has_tag(tag) and dictionary_VR(tag) in _TEXT_VRS:

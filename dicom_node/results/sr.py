@@ -8,7 +8,6 @@ that a person must see is a plain TEXT item. A reading that failed has no class 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -39,8 +38,8 @@ from pydicom.sr.coding import Code as PydicomCode
 from ai.contract import ClassResult, Finding, Presence
 from dicom_node.results import common
 from dicom_node.results.common import Predecessor, Run, concept, percent
-from dicom_node.results.measure import Size, size_of
-from dicom_node.results.source import Source, check_findings, frames_of, read_sources, text_of, unsigned_of
+from dicom_node.results.measure import Size, caveat, size_of
+from dicom_node.results.source import Source, check_findings, frames_of, on_image, read_sources, text_of, unsigned_of
 
 _CERTAINTY = CodedConcept("111012", "DCM", "Certainty of Finding")
 _QUALITATIVE_EVALUATIONS = CodedConcept("C0034375", "UMLS", "Qualitative Evaluations")
@@ -190,25 +189,22 @@ def _sentences(run: Run, images: Sequence[Source]) -> list[str]:
 def _replaced(run: Run, header: Dataset) -> list[str]:
     if run.predecessor is None:
         return []
-    made = common.in_zone_of(header, run.predecessor.created)
-    return [f"{run.words.replaces(f'{made:%Y-%m-%d %H:%M} UTC{made:%z}')}."]
+    made = common.shown_time(common.in_zone_of(header, run.predecessor.created))
+    return [f"{run.words.replaces(made)}."]
 
 
 def _caveat(run: Run, images: Sequence[Source]) -> list[str]:
     """How far the sizes can be trusted, where any is given."""
     by_uid = {image.sop_instance_uid: image.header for image in images}
-    sizes = [size_of(f.region, by_uid[f.region.sop_instance_uid]) for f in run.reading.findings]
-    if not any(sizes):
-        return []
-    caveat = f"; {run.words.at_detector}" if any(size is not None and size.at_detector for size in sizes) else ""
-    return [f"{run.words.sides_of_box}{caveat}."]
+    found = (size_of(each.region, by_uid[each.region.sop_instance_uid]) for each in run.reading.findings)
+    sizes = [size for size in found if size is not None]
+    return [f"{caveat(sizes, run.words)}."] if sizes else []
 
 
 def _not_read(run: Run) -> list[str]:
     """What the model passed over, or a reader would take its verdict for one on the whole study."""
-    counted = common.not_read(run)
-    reasons = "; ".join(f"{reason} ({count})" for reason, count in counted)
-    return [f"{run.words.not_read(sum(count for _, count in counted), reasons)}."] if counted else []
+    sentence = common.not_read_sentence(run)
+    return [f"{sentence}."] if sentence else []
 
 
 def _library(images: Sequence[Source]) -> ContainerContentItem:
@@ -249,7 +245,7 @@ def _outcome(run: Run) -> CodedConcept:
         return _NONE_SUCCEEDED
     classes = run.reading.classes
     found = bool(run.reading.findings) or any(result.presence is Presence.PRESENT for result in classes)
-    if run.reading.failed or any(result.presence is Presence.UNDETERMINED for result in classes):
+    if common.is_incomplete(run.reading):
         incomplete = codes.cid6047.NotAllAlgorithmsSucceededWithoutFindings
         return codes.cid6047.NotAllAlgorithmsSucceededWithFindings if found else incomplete
     complete = codes.cid6047.AllAlgorithmsSucceededWithoutFindings
@@ -313,10 +309,7 @@ def _outline(finding: Finding, header: Dataset) -> np.ndarray:
 
     A box that reaches beyond the image ends at its border: graphic data must lie on the image.
     """
-    box = finding.region
-    columns, rows = unsigned_of(header, "Columns") or math.inf, unsigned_of(header, "Rows") or math.inf
-    left, right = (min(max(edge, 0.0), columns) for edge in (box.left, box.right))
-    top, bottom = (min(max(edge, 0.0), rows) for edge in (box.top, box.bottom))
+    left, top, right, bottom = on_image(finding.region, header)
     return np.array([(left, top), (right, top), (right, bottom), (left, bottom), (left, top)])
 
 

@@ -7,7 +7,7 @@ tables below know them and stay English where they do not; nothing is ever left 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ai.contract import Code, Presence
 from dicom_node.config import Language
@@ -130,11 +130,10 @@ class Words:
     _axes: str
     _more: tuple[str, str]
     _unreadable: str
-    _names: dict[tuple[str, str], dict[Language, str]] = field(default_factory=lambda: _NAMES)
 
     def name(self, code: Code, english: str) -> str:
         """What a coded concept is called."""
-        return self._names.get((code.value, code.scheme), {}).get(self.language, english)
+        return _NAMES.get((code.value, code.scheme), {}).get(self.language, english)
 
     def notice(self, english: str) -> str:
         """A model's notice."""
