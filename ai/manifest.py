@@ -33,23 +33,101 @@ class CodeSpec(_Strict):
         return Code(self.value, self.scheme, self.meaning)
 
 
+class Range(_Strict):
+    """Numbers from ``min`` to ``max``, both included; a side that is not given is open."""
+
+    min: float | None = None
+    max: float | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Range:
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min {self.min:g} is greater than max {self.max:g}")
+        return self
+
+    def holds(self, value: float) -> bool:
+        """Whether a number lies in it."""
+        return (self.min is None or value >= self.min) and (self.max is None or value <= self.max)
+
+
 class InputSpec(_Strict):
     """Which images the model takes; ``""`` in a list admits an attribute that is absent or empty. Case-blind.
 
-    ``view`` is ViewPosition (0018,5101). At most ``max_images`` images of a study are read.
+    ``kind`` "image": single-frame radiographs, each read by itself, at most ``max_images`` of a study; ``view`` is
+    ViewPosition (0018,5101). ``kind`` "volume": one stack of parallel slices, the best of the study; everything from
+    ``orientation`` on is for volumes. ``description``, ``not_description`` and ``kernel`` are patterns (``*``, ``?``)
+    on SeriesDescription (0008,103E) and ConvolutionKernel (0018,1210).
+
+    ``values`` is what preprocessing gets: "display" greys from 0 to 1 as on screen (bone is white), "bytes" the same
+    from 0 to 255 as in a PNG file, "modality" the values after the modality transformation (Hounsfield units for CT).
+    Absent, it is "display" for images and "modality" for volumes.
+
+    ``orientation`` lists what is taken, empty for any; ``slices`` counts them; ``thickness_mm`` is SliceThickness
+    (0018,0050), ``spacing_mm`` the distance between slices and ``pixel_mm`` Pixel Spacing; ``contrast`` goes by
+    ContrastBolusAgent (0018,0010). ``prefer`` says which of several is best: each rule decides where those before it
+    leave a tie; "kernel" is the order of the patterns in ``kernel``.
     """
 
+    kind: Literal["image", "volume"] = "image"
     modality: tuple[str, ...]
-    body_part: tuple[str, ...]
-    view: tuple[str, ...]
+    body_part: tuple[str, ...] = ("",)
+    view: tuple[str, ...] = ("",)
     max_images: Annotated[int, Field(ge=1, le=64)] = 8
+    values: Literal["display", "bytes", "modality"] | None = None
+    description: Annotated[tuple[str, ...], Field(min_length=1)] = ("*",)
+    not_description: tuple[str, ...] = ()
+    orientation: tuple[Literal["axial", "coronal", "sagittal"], ...] = ()
+    slices: Range = Range(min=2)
+    thickness_mm: Range = Range()
+    spacing_mm: Range = Range()
+    pixel_mm: Range = Range()
+    kernel: Annotated[tuple[str, ...], Field(min_length=1)] = ("*",)
+    contrast: Literal["any", "with", "without"] = "any"
+    prefer: tuple[Literal["kernel", "thin", "thick", "many", "latest"], ...] = ("kernel", "thin", "many")
+
+    @property
+    def gets(self) -> Literal["display", "bytes", "modality"]:
+        """What preprocessing gets: ``values``, or what is usual for the kind."""
+        return self.values or ("display" if self.kind == "image" else "modality")
+
+
+class CamSpec(_Strict):
+    """Where a classifier's class activation map is taken.
+
+    ``layer`` is the module (dotted, as in ``named_modules()``) whose output is the last feature map; ``classifier`` is
+    the linear layer behind the global mean of it (Zhou et al. 2016). Without, gradients weight the map (Selvaraju et
+    al. 2017).
+    """
+
+    layer: Annotated[str, Field(min_length=1)]
+    classifier: Annotated[str, Field(min_length=1)] | None = None
+
+
+class DetectionSpec(_Strict):
+    """How a detector's ``pred``, a dict for each image, is laid out.
+
+    ``boxes``, ``labels`` and ``scores`` are its keys; ``mode`` is MONAI's name of the box mode, absent for corners.
+    ``space`` "image" counts pixels of the network's input, "world" is mm in the affine's (right, anterior, superior).
+    """
+
+    boxes: str = "box"
+    labels: str = "label"
+    scores: str = "label_scores"
+    mode: Literal["xyxy", "xyzxyz", "ccwh", "cccwhd", "xyxyzz", "xywh", "xyzwhd"] | None = None
+    space: Literal["image", "world"] = "image"
 
 
 class Output(_Strict):
-    """One output channel of the network: its meaning and its operating point.
+    """One thing that the network can say: its meaning and its operating point.
 
-    ``threshold`` is on the score (probability) of a region or of the image; ``map_threshold`` tells which cells of the
-    probability map belong to a region; a region smaller than ``min_area`` cells (of the network's grid) is dropped.
+    ``channel`` is its channel of the output, or its value where the output holds labels (a label map, a detector's
+    labels). ``threshold`` is on the score (probability) of a region, a box or the image; ``map_threshold`` tells
+    which cells of a probability or activation map belong to a region; a region smaller than ``min_area`` cells (of the
+    network's grid) is dropped, a segment smaller than ``min_volume_ml`` is not there.
+
+    ``finding`` false is for anatomy: it is outlined and not reported as something found. ``category`` is the segment's
+    (CID 7150); absent, an abnormality for findings and an anatomical structure else. ``undetermined`` says why the
+    class is never called present or absent: the model's score for it is not to be relied on.
     """
 
     key: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
@@ -57,21 +135,35 @@ class Output(_Strict):
     channel: Annotated[int, Field(ge=0)]
     code: CodeSpec
     site: CodeSpec | None = None
+    category: CodeSpec | None = None
     threshold: Probability
-    map_threshold: Probability
+    map_threshold: Probability = 0.5
     min_area: Annotated[int, Field(ge=1)] = 1
+    min_volume_ml: Annotated[float, Field(ge=0.0)] = 0.0
+    finding: bool = True
+    undetermined: Annotated[str, Field(max_length=256)] = ""
 
 
 class ReadingSpec(_Strict):
-    """The whole of ``reading.json``."""
+    """The whole of ``reading.json``.
+
+    ``task`` says what ``pred`` is after postprocessing: "regions" probability maps (channels, rows, columns) of one
+    image; "classification" probabilities (classes,) of one image or volume, and an activation map where ``cam`` stands;
+    "detection" boxes with scores; "segmentation" the same over the image or volume as probabilities (``prediction``
+    "channels") or as one map of labels. ``activation`` is for a ``pred`` that postprocessing leaves as logits.
+    """
 
     format: Literal[1]
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
-    task: Literal["regions"]
+    task: Literal["regions", "classification", "detection", "segmentation"]
     manufacturer: Annotated[str, Field(min_length=1, max_length=64)]
     intended_use: Text
     notice: Annotated[str, Field(max_length=128)] = ""
     input: InputSpec
+    activation: Literal["sigmoid", "softmax"] | None = None
+    prediction: Literal["channels", "labels"] = "channels"
+    cam: CamSpec | None = None
+    detection: DetectionSpec = DetectionSpec()
     outputs: Annotated[tuple[Output, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -80,6 +172,12 @@ class ReadingSpec(_Strict):
             values = [getattr(output, what) for output in self.outputs]
             if len(set(values)) != len(values):
                 raise ValueError(f"outputs: each {what} may stand once, got {values}")
+        if self.prediction == "labels" and self.task != "segmentation":
+            raise ValueError("prediction: only a segmentation is a map of labels")
+        if self.task == "regions" and self.input.kind == "volume":
+            raise ValueError("task: regions are found in single images; input.kind is volume")
+        if self.cam is not None and self.task != "classification":
+            raise ValueError("cam: only a classification has activation maps")
         return self
 
 
