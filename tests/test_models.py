@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import Pacs, make_image, send, settings_for, wait_until
 
 import ai.pins
@@ -36,6 +37,15 @@ from dicom_node.spool import Spool
 from dicom_node.warm import Broken, load_models
 
 PHANTOM = bundle.shipped()["phantom_cxr"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Many small operations: threads would wait for each other longer than they work, where other work is going on."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def write_bundle(folder: Path, name: str = "local_cxr", version: str = "1.0.0") -> Path:
