@@ -208,10 +208,16 @@ class Reading:
     segmentations: tuple[Segmentation, ...] = ()
     failed: tuple[PassedOver, ...] = ()
     failure: str = ""
+    device: str = ""
+    remarks: tuple[str, ...] = ()
 
 
 class ReadingError(Exception):
     """A model cannot read what it was given; the message says what and why, without patient data."""
+
+
+class BusyError(Exception):
+    """A model cannot read now, and may well later; the message says what is missing, without patient data."""
 
 
 class Model(Protocol):
