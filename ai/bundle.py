@@ -19,6 +19,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,11 +55,22 @@ from ai.contract import (
 )
 from ai.images import Radiograph, laterality, load_radiograph
 from ai.manifest import Output
+from ai.shelf import Title
 
 if TYPE_CHECKING:
     from ai.tasks import Box
 
-__all__ = ["BundleError", "BundleInfo", "BundleModel", "bundle_digest", "describe", "load", "select", "shipped"]
+__all__ = [
+    "BundleError",
+    "BundleInfo",
+    "BundleModel",
+    "bundle_digest",
+    "describe",
+    "load",
+    "select",
+    "shipped",
+    "title",
+]
 
 
 def load(path: Path, *, device: str = "cpu", threads: int | None = None) -> BundleModel:
@@ -88,6 +100,21 @@ def load(path: Path, *, device: str = "cpu", threads: int | None = None) -> Bund
     return model
 
 
+def title(path: Path, *, threads: int | None = None) -> Title:
+    """A bundle as a shelf knows it before it is loaded.
+
+    Raises:
+        BundleError: see `describe`.
+    """
+    info = describe(path)
+    return Title(
+        identity=info.identity,
+        select=partial(select, info.spec.input),
+        bytes=sum(file.stat().st_size for file in (path / "models").iterdir() if file.is_file()),
+        load=lambda device: load(path, device=device, threads=threads),
+    )
+
+
 class BundleModel:
     """A loaded bundle; `ai.contract.Model`. Made by `load`."""
 
@@ -103,6 +130,15 @@ class BundleModel:
     def identity(self) -> ModelIdentity:
         """Name, version and digest of what is loaded."""
         return self.info.identity
+
+    def to(self, device: str) -> None:
+        """Move the weights to a device of torch.
+
+        Raises:
+            BundleError: torch cannot use it.
+        """
+        self._device = _device(device)
+        self._network.to(self._device)
 
     def select(self, series: Sequence[SeriesRef]) -> Selection:
         """Choose what to read by headers alone; see `ai._selection.select`."""

@@ -93,7 +93,11 @@ class Presence(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ClassResult:
-    """The verdict on one output class: its highest score over all images read, against its operating threshold."""
+    """The verdict on one output class: its highest score over all images read, against its operating threshold.
+
+    ``not_assessed`` says why a model that knows the class gives no verdict on it, whatever it reads: its presence is
+    then undetermined although nothing went wrong, and its score is not to be shown.
+    """
 
     key: str
     name: str
@@ -101,6 +105,7 @@ class ClassResult:
     score: float
     threshold: float
     presence: Presence
+    not_assessed: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -208,10 +213,16 @@ class Reading:
     segmentations: tuple[Segmentation, ...] = ()
     failed: tuple[PassedOver, ...] = ()
     failure: str = ""
+    device: str = ""
+    remarks: tuple[str, ...] = ()
 
 
 class ReadingError(Exception):
     """A model cannot read what it was given; the message says what and why, without patient data."""
+
+
+class BusyError(Exception):
+    """A model cannot read now, and may well later; the message says what is missing, without patient data."""
 
 
 class Model(Protocol):

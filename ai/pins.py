@@ -18,6 +18,10 @@ from ai._bundle_files import BundleError, file_digests, shipped
 _FILE: Final = Path(__file__).parent / "bundles" / "pins.json"
 
 
+class TamperedError(BundleError):
+    """The files of a bundle are not those that were trusted."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pinned:
     """A bundle and what its files must be; picklable, so that the warm process can look for itself.
@@ -41,7 +45,7 @@ class Pinned:
             BundleError: the bundle is not there, a file cannot be read, or the pins cannot be used.
         """
         if self.fault:
-            raise BundleError(self.fault)
+            raise TamperedError(self.fault)
         if self.files is None:
             return []
         found = file_digests(self.path)
@@ -62,14 +66,19 @@ class Pinned:
         """Refuse a bundle that is not what was pinned.
 
         Raises:
-            BundleError: it names the first file, and how many more there are, and what to do.
+            TamperedError: it names the first file, and how many more there are, and what to do.
         """
         # A module that the bundle brings must not leave its compiled form there: it would be a file too many.
         sys.dont_write_bytecode = True
-        faults = self.faults()
+        try:
+            faults = self.faults()
+        except BundleError as error:
+            raise TamperedError(str(error)) from None
         if faults:
             more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-            raise BundleError(f"{faults[0]}{more}; the model is not loaded{'; ' + self.remedy if self.remedy else ''}")
+            raise TamperedError(
+                f"{faults[0]}{more}; the model is not loaded{'; ' + self.remedy if self.remedy else ''}"
+            )
 
 
 def shipped_pins() -> dict[str, Pinned]:

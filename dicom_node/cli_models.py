@@ -5,27 +5,23 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dicom_node.errors import ModelError
-from dicom_node.options import DEFAULT_CONFIG, ConfigOption
+from dicom_node.cli_add import add
+from dicom_node.cli_import import import_weights
+from dicom_node.options import DEFAULT_CONFIG, RESTART, ConfigOption
 
 if TYPE_CHECKING:
-    from ai import published
-    from ai.contract import Code
     from dicom_node.config import Settings
-    from dicom_node.model_adding import Added, Candidate
-    from dicom_node.model_sources import Progress
     from dicom_node.models import Entry, Models
 
 app = typer.Typer(no_args_is_help=True, help="The models that the node reads with: list, add, verify, roll back.")
+app.command()(add)
+app.command("import")(import_weights)
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask: what the model runs is trusted.")]
-_RESTART = "A running node goes on as it is; it takes effect at its next start: restart the node."
 
 
 @app.command("list")
@@ -52,215 +48,6 @@ def list_(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) ->
     if not console.is_terminal:
         console.width = 220
     console.print(table)
-
-
-@app.command()
-def add(
-    source: Annotated[str, typer.Argument(help="The bundle: a directory, a zip file, or the https address of one.")],
-    *,
-    reading: Annotated[
-        Path | None, typer.Option(help="The reading.json for a bundle that has none, or in place of its own.")
-    ] = None,
-    sha256: Annotated[str, typer.Option(metavar="HEX", help="What the SHA-256 of the zip file must be.")] = "",
-    replace_shipped: Annotated[
-        bool, typer.Option("--replace-shipped", help="Let it take the name of a model that ships with the node.")
-    ] = False,
-    yes: YesOption = False,
-    config: ConfigOption = DEFAULT_CONFIG,
-) -> None:
-    """Install a MONAI bundle: check it, show what it runs, ask, try it, keep it. A node may run meanwhile."""
-    from dicom_node.model_sources import is_address
-
-    if sha256 and (len(sha256) != 64 or set(sha256.lower()) - set("0123456789abcdef")):
-        raise ModelError(f"--sha256 {sha256!r}: 64 hexadecimal digits were expected")
-    if is_address(source) and not sha256 and not yes:
-        raise ModelError(
-            "a download needs --sha256 HEX, the SHA-256 that its author names, so that it is the file that was meant; "
-            "--yes installs whatever comes"
-        )
-    install(config, source, yes=yes, reading=reading, sha256=sha256, replace_shipped=replace_shipped)
-
-
-def install(config: Path, source: str, *, yes: bool, **wishes: Any) -> None:
-    """Add a model and say so; see `dicom_node.model_adding.add` for the wishes."""
-    from dicom_node import log
-    from dicom_node.model_adding import add as add_to
-
-    log.silence_libraries()
-    settings, store = _store(config)
-
-    def confirm(candidate: Candidate) -> bool:
-        _tell_candidate(candidate)
-        if yes:
-            return True
-        if not sys.stdin.isatty():
-            raise ModelError("nobody can be asked here: if what it runs (above) is trusted, say --yes")
-        return typer.confirm("Install it?", default=False)
-
-    with _progress() as progress:
-        added = add_to(store, source, confirm=confirm, progress=progress, **wishes)
-    _tell_added(settings, added)
-
-
-def _tell_candidate(candidate: Candidate) -> None:
-    from ai.bundle_code import printable
-
-    info, mib = candidate.info, candidate.bytes / 1024**2
-    identity = info.identity
-    origin = f"{identity.name} {identity.version} by {identity.manufacturer}"
-    print(printable(f"{origin}, {candidate.files} files, {mib:.1f} MiB"))
-    print(printable(f"intended use: {identity.intended_use}"))
-    for name in candidate.source.left_out[:20]:
-        print(f"left out: {printable(name)}")
-    print(
-        "\nA model is a program: its configuration can run any Python, with the rights of the node's user.\n"
-        "Install only what comes from somebody whom you trust as you trust the author of any other program."
-    )
-    if candidate.code:
-        print("Beside MONAI's own parts, this one runs:")
-    else:
-        print("This one's configuration names MONAI's own parts only.")
-    for line in candidate.code:
-        print(f"  {line if len(line) <= 400 else f'{line[:400]} ... and {len(line) - 400} characters more'}")
-    print(flush=True)
-
-
-def _tell_added(settings: Settings, added: Added) -> None:
-    from dicom_node.models import routes_of
-
-    entry = added.entry
-    what = f"model {entry.name} {entry.version}, files {entry.digest[:12]}"
-    if not added.new:
-        again = added.was is not None and added.was.digest != entry.digest
-        print(f"{what}: is installed already{', and is the current version again' if again else '; nothing to do'}")
-        if again:
-            print(_RESTART)
-        return
-    print(f"{what}: installed in {entry.path.parent}")
-    if added.was is not None:
-        back = "remove" if added.was.shipped else "rollback"
-        print(f"it takes the place of {added.was.version}, {added.was.digest[:12]}")
-        print(f"to go back: dicom-node models {back} {entry.name}")
-    routes = routes_of(settings, entry.name)
-    if routes:
-        print(f"routes that read with it: {', '.join(routes)}. {_RESTART}")
-    else:
-        print(f'no route names it yet: put models = ["{entry.name}"] into a route, then dicom-node check, then restart')
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """A bar for a download, where somebody looks."""
-    if not sys.stderr.isatty():
-        yield lambda _done, _whole: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("download"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = None
-
-        def tell(done: int, whole: int | None) -> None:
-            nonlocal task
-            if task is None:
-                task = bar.add_task("download", total=whole)
-            bar.update(task, completed=done)
-            if done == whole:
-                bar.stop()  # the question that comes next needs the line
-
-        yield tell
-
-
-@app.command("import")
-def import_(
-    network: Annotated[str, typer.Argument(help="The kind of network: densenet121.")],
-    file: Annotated[Path, typer.Argument(help="Its weights: a state dict that torch.save wrote.")],
-    *,
-    classes: Annotated[
-        str,
-        typer.Option(
-            metavar="A,B,...", help="Each output's name in order (- for none); nih14 or xrv18 for those lists."
-        ),
-    ],
-    normalise: Annotated[
-        str, typer.Option(help="How an image becomes the input: chexnet, torchxrayvision or none (docs/models.md).")
-    ],
-    name: Annotated[str, typer.Option(help="The model's name; without it, that of the file.")] = "",
-    channels: Annotated[int | None, typer.Option(help="1 or 3; checked against the weights.")] = None,
-    size: Annotated[int, typer.Option(min=32, max=4096, help="Pixels along each side of the input.")] = 224,
-    thresholds: Annotated[
-        str, typer.Option(metavar="N,N,...", help="Each class's operating point in order, or one for all.")
-    ] = "0.5",
-    codes: Annotated[
-        Path | None, typer.Option(help="JSON: class -> {value, scheme, meaning}, for classes that have no code here.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Write the bundle into this folder, to look at it or change it.")
-    ] = None,
-    add_it: Annotated[bool, typer.Option("--add", help="Install it at once.")] = False,
-    yes: YesOption = False,
-    config: ConfigOption = DEFAULT_CONFIG,
-) -> None:
-    """Make a bundle out of published weights of a DenseNet-121 that classifies chest radiographs."""
-    import tempfile
-
-    from ai import published
-    from ai._chest_codes import NIH14, XRV18, key_of
-    from ai.bundle import BundleError
-
-    if network != "densenet121":
-        raise ModelError(
-            f"{network!r}: densenet121 was expected; other networks come as a bundle (dicom-node models add)"
-        )
-    if (out is None) != add_it:
-        raise ModelError("say where to: --out FOLDER to look at the bundle first, or --add to install it at once")
-    if normalise not in ("chexnet", "torchxrayvision", "none"):
-        raise ModelError(f"--normalise {normalise!r}: chexnet, torchxrayvision or none was expected")
-    names = {"nih14": NIH14, "xrv18": XRV18}.get(classes.lower(), tuple(each.strip() for each in classes.split(",")))
-    said = published.Said(
-        name or key_of(file.stem),
-        names,
-        cast("published.Normalise", normalise),
-        channels,
-        _codes(codes),
-        _thresholds(thresholds, len(names)),
-        size,
-    )
-    try:
-        if out is not None:
-            published.import_densenet121(file, out, said)
-            print(f"{out}: written; look at configs/reading.json in it, then: dicom-node models add {out}")
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            made = published.import_densenet121(file, Path(folder) / said.name, said)
-            install(config, str(made), yes=yes)
-    except BundleError as error:
-        raise ModelError(str(error)) from error
-
-
-def _thresholds(text: str, classes: int) -> list[float] | None:
-    if text == "0.5":
-        return None  # as nobody chose it
-    try:
-        values = [float(each) for each in text.split(",")]
-    except ValueError:
-        raise ModelError(f"--thresholds {text!r}: numbers with commas between them were expected") from None
-    return values * classes if len(values) == 1 else values
-
-
-def _codes(file: Path | None) -> dict[str, Code]:
-    from ai.manifest import CodeSpec
-
-    if file is None:
-        return {}
-    try:
-        content = json.loads(file.read_bytes())
-        return {str(name): CodeSpec.model_validate(code).code() for name, code in content.items()}
-    except OSError as error:
-        raise ModelError(f"{file}: cannot be read: {error.strerror}") from error
-    except (ValueError, AttributeError) as error:
-        raise ModelError(f"{file}: a JSON object of class -> {{value, scheme, meaning}} was expected") from error
 
 
 @app.command()
@@ -337,7 +124,7 @@ def rollback(
     _, store = _store(config)
     was, is_now = store.rollback(name)
     print(f"model {name}: {is_now.version}, {is_now.digest[:12]} is current; it was {was.version}, {was.digest[:12]}")
-    print(_RESTART)
+    print(RESTART)
 
 
 def _store(config: Path) -> tuple[Settings, Models]:

@@ -1,4 +1,4 @@
-"""Options that the rooms of the command line share."""
+"""Options and sentences that the rooms of the command line share."""
 
 from __future__ import annotations
 
@@ -9,3 +9,5 @@ import typer
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The configuration file.")]
 DEFAULT_CONFIG = Path("config/node.toml")
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask: what the model runs is trusted.")]
+RESTART = "A running node goes on as it is; it takes effect at its next start: restart the node."

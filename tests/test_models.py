@@ -26,7 +26,7 @@ from ai import bundle
 from ai._metadata import metadata_faults
 from ai.bundle_code import code_in
 from ai.contract import ReadingError
-from ai.pins import Pinned, shipped_pins
+from ai.pins import Pinned, TamperedError, shipped_pins
 from dicom_node import views
 from dicom_node.errors import ConfigError, ModelError
 from dicom_node.model_adding import Candidate, add, load_once, try_out
@@ -544,13 +544,19 @@ def test_a_model_whose_files_are_not_what_they_were_is_refused(
 def test_the_warm_process_does_not_load_what_was_changed_and_loads_the_others(store: Models, source: Path) -> None:
     entry = install(store, source, trial=untried).entry
     tampered(entry.path / "docs/README.md", b"something else")
-    models = load_models({"local_cxr": entry.pinned(), "phantom_cxr": shipped_pins()["phantom_cxr"]})
-    assert isinstance(models["phantom_cxr"], bundle.BundleModel)
-    broken = models["local_cxr"]
+    other = install(store, write_bundle(source.parent / "other", name="other_cxr"), trial=untried).entry
+    pins = {"local_cxr": entry.pinned(), "other_cxr": other.pinned(), "phantom_cxr": shipped_pins()["phantom_cxr"]}
+    loaded = load_models(pins, "cpu")
+    assert set(loaded.shelf.places()) == {"other_cxr", "phantom_cxr"}
+    broken = loaded.models["local_cxr"]
     assert isinstance(broken, Broken)
     assert broken.path is None  # it is not even asked what it would have read
     assert "docs/README.md: was changed" in broken.reason
     assert "dicom-node models verify local_cxr" in broken.reason
+    # One that left the device is compared once more when it is loaded again.
+    tampered(other.path / "models/model.pt", b"other weights")
+    with pytest.raises(TamperedError, match=r"models/model\.pt: was changed"):
+        loaded.shelf._copies["other_cxr"].title.load("cpu")
 
 
 def test_what_ships_is_pinned_as_it_lies_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -173,6 +173,8 @@ def _sentences(run: Run, images: Sequence[Source]) -> list[str]:
     verdicts = ", ".join(
         f"{common.finding_name(run, each)} {say.presence[each.presence]} "
         f"({common.shown_score(each):g} %, {say.threshold} {percent(each.threshold):g} %)"
+        if not each.not_assessed
+        else f"{common.finding_name(run, each)} {say.not_assessed_class}"
         for each in reading.classes
     )
     return [
@@ -240,7 +242,10 @@ def _evaluations(run: Run) -> ContainerContentItem:
 
 
 def _outcome(run: Run) -> CodedConcept:
-    """CID 6047. A class left undetermined is an algorithm that did not succeed, never a negative answer."""
+    """CID 6047. A class left undetermined is an algorithm that did not succeed, never a negative answer.
+
+    A class that the model does not assess is none of its algorithms.
+    """
     if run.reading.failure:
         return _NONE_SUCCEEDED
     classes = run.reading.classes

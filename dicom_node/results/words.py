@@ -7,6 +7,7 @@ tables below know them and stay English where they do not; nothing is ever left 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ai.contract import Code, Presence
@@ -114,6 +115,7 @@ class Words:
     light_captions: str
     no_picture: str
     presence: dict[Presence, str]
+    not_assessed_class: str
     _findings: tuple[str, str]
     _parts: tuple[str, str]
     _failed: str
@@ -130,6 +132,7 @@ class Words:
     _axes: str
     _more: tuple[str, str]
     _unreadable: str
+    _not_assessed: str
 
     def name(self, code: Code, english: str) -> str:
         """What a coded concept is called."""
@@ -210,6 +213,10 @@ class Words:
         """How much of what was to be read could not be, and why."""
         return self._unreadable.format(self.parts(count), reasons)
 
+    def not_assessed(self, names: Sequence[str]) -> str:
+        """Which classes the model knows and gives no verdict on."""
+        return self._not_assessed.format(("、" if self.language == "ja" else ", ").join(names))
+
 
 WORDS: dict[Language, Words] = {
     "en": Words(
@@ -244,6 +251,7 @@ WORDS: dict[Language, Words] = {
             Presence.ABSENT: "absent",
             Presence.UNDETERMINED: "undetermined",
         },
+        not_assessed_class="not assessed",
         _findings=("{} finding with a region", "{} findings with a region"),
         _parts=("{} image, other object or series", "{} images, other objects or series"),
         _failed="AI reading failed: {}",
@@ -263,6 +271,7 @@ WORDS: dict[Language, Words] = {
             "{} more findings lie on images that have no picture of their own",
         ),
         _unreadable="{} to be read could not be read: {}",
+        _not_assessed="Not assessed by this model: {}",
     ),
     "ko": Words(
         language="ko",
@@ -292,6 +301,7 @@ WORDS: dict[Language, Words] = {
         light_captions="캡션이 밝은 영상은 개별 그림이 있음",
         no_picture="영상을 표시할 수 없음",
         presence={Presence.PRESENT: "있음", Presence.ABSENT: "없음", Presence.UNDETERMINED: "판정 불가"},
+        not_assessed_class="평가하지 않음",
         _findings=("위치가 표시된 소견 {}개", "위치가 표시된 소견 {}개"),
         _parts=("영상, 기타 객체 또는 시리즈 {}개", "영상, 기타 객체 또는 시리즈 {}개"),
         _failed="AI 분석 실패: {}",
@@ -308,6 +318,7 @@ WORDS: dict[Language, Words] = {
         _axes="{} x {} mm",
         _more=("개별 그림이 없는 영상에 소견 {}개가 더 있음", "개별 그림이 없는 영상에 소견 {}개가 더 있음"),
         _unreadable="분석 대상이지만 읽지 못한 항목: {} ({})",
+        _not_assessed="이 모델이 평가하지 않는 항목: {}",
     ),
     "ja": Words(
         language="ja",
@@ -337,6 +348,7 @@ WORDS: dict[Language, Words] = {
         light_captions="見出しの明るい画像には個別の図がある",
         no_picture="画像を表示できません",
         presence={Presence.PRESENT: "あり", Presence.ABSENT: "なし", Presence.UNDETERMINED: "判定不能"},
+        not_assessed_class="評価対象外",
         _findings=("位置の示された所見 {}件", "位置の示された所見 {}件"),
         _parts=("画像・その他のオブジェクト・シリーズ {}件", "画像・その他のオブジェクト・シリーズ {}件"),
         _failed="AI解析に失敗: {}",
@@ -353,5 +365,6 @@ WORDS: dict[Language, Words] = {
         _axes="{} x {} mm",
         _more=("個別の図のない画像にさらに所見{}件あり", "個別の図のない画像にさらに所見{}件あり"),
         _unreadable="対象のうち読み取れなかったもの：{}（{}）",
+        _not_assessed="このモデルが評価しない項目：{}",
     ),
 }
