@@ -60,13 +60,18 @@ def install(config: Path, source: str, *, yes: bool, **wishes: Any) -> None:
         _tell_candidate(candidate)
         if yes:
             return True
-        if not sys.stdin.isatty():
+        if not _asks():
             raise ModelError("nobody can be asked here: if what it runs (above) is trusted, say --yes")
         return typer.confirm("Install it?", default=False)
 
     with _progress() as progress:
         added = add_to(store, source, confirm=confirm, progress=progress, **wishes)
     _tell_added(settings, added)
+
+
+def _asks() -> bool:
+    """Whether somebody is there to answer."""
+    return sys.stdin.isatty()
 
 
 def _tell_candidate(candidate: Candidate) -> None:
