@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 import shutil
 import socket
 import tempfile
@@ -30,7 +29,7 @@ from pynetdicom.sop_class import Verification
 from ai import bundle, devices
 from dicom_node.config import Peer, Settings, is_loopback, load
 from dicom_node.errors import ConfigError, ModelError
-from dicom_node.models import Models
+from dicom_node.models import Models, user_name
 from dicom_node.net import application_entity
 from dicom_node.spool import Spool
 
@@ -82,7 +81,7 @@ def points(config: Path) -> Iterator[Point]:
 
 def _folder(folder: Path) -> Point:
     """Whether the node can keep its state there; a missing folder is not made, since it would be this user's."""
-    me = _user(os.geteuid())
+    me = user_name(os.geteuid())
     owner = me
     try:
         there = folder
@@ -91,7 +90,7 @@ def _folder(folder: Path) -> Point:
         if not there.is_dir():
             return Point("FAIL", "data_dir", f"{folder}: cannot be written: {there} is no folder")
         if there == folder:
-            owner = _user(folder.stat().st_uid)
+            owner = user_name(folder.stat().st_uid)
             with tempfile.NamedTemporaryFile(dir=folder) as probe:
                 probe.write(b"probe")
                 probe.flush()
@@ -110,13 +109,6 @@ def _folder(folder: Path) -> Point:
     if owner != me:
         text += f"; it belongs to {owner}, but this check runs as {me}: check as the user that the node runs as"
     return Point("warn" if free < _LOW_SPACE or owner != me else "ok", "data_dir", text)
-
-
-def _user(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"user {uid}"
 
 
 def _port(settings: Settings, *, running: bool) -> Point:

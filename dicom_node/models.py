@@ -209,15 +209,14 @@ class Models:
         """Hold the store for one change; gives a fresh folder in it that is removed at the end, if it is still there.
 
         Raises:
-            ModelError: it cannot be written, or another command changes it now.
+            ModelError: it cannot be written, belongs to another user, or another command changes it now.
         """
+        self._check_owner()
         try:
             self.root.mkdir(parents=True, exist_ok=True, mode=0o750)
             lock = (self.root / ".lock").open("a")
         except OSError as error:
-            raise ModelError(
-                f"{self.root}: cannot be written: {error.strerror}; run this as the user that the node runs as"
-            ) from error
+            raise ModelError(f"{self.root}: cannot be written: {error.strerror}") from error
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -235,6 +234,19 @@ class Models:
                 with suppress(OSError):
                     if part.exists():
                         remove_tree(part)
+
+    def _check_owner(self) -> None:
+        """What root would write here the node's user could not read, and that user's links would lead root astray."""
+        try:
+            owner = self.data_dir.stat().st_uid
+        except OSError:
+            return  # it is not there yet: whoever makes it owns it
+        if owner != os.geteuid():
+            name, me = user_name(owner), user_name(os.geteuid())
+            raise ModelError(
+                f"data_dir {self.data_dir} belongs to {name}, but this runs as {me}: run it as the user that the node "
+                f"runs as (sudo -u {name} dicom-node models ...)"
+            )
 
     def adopt(self, part: Path, record: Record) -> None:
         """Make a prepared folder (``bundle/`` in it) a version of its model, and the current one; inside `changing`."""
@@ -329,11 +341,14 @@ class Models:
     # --- the running node ---------------------------------------------------------------------------------------
 
     def note_loaded(self, bundles: Mapping[str, Pinned]) -> None:
-        """Write down which installed versions the starting node reads with, so that none is removed under it."""
+        """Write down which installed versions the starting node reads with, so that none is removed under it.
+
+        A disk that cannot be written is no reason for a node not to start.
+        """
         loaded = {name: each.path.parent.name for name, each in bundles.items() if self.root in each.path.parents}
         if loaded or (self.root / _RUNNING).exists():
-            self.root.mkdir(exist_ok=True, mode=0o750)
-            write_json(self.root / _RUNNING, loaded)
+            with suppress(OSError):
+                write_json(self.root / _RUNNING, loaded)
 
     def loaded(self) -> dict[str, str]:
         """Model -> digest, as the node that started last wrote it down."""
@@ -368,12 +383,17 @@ def routes_of(settings: Settings, name: str) -> list[str]:
 
 def whoever() -> str:
     """The user that runs this command, for the record."""
-    try:
-        user = pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        user = f"user {os.getuid()}"
+    user = user_name(os.geteuid())
     by = os.environ.get("SUDO_USER", "")
     return f"{user} (sudo by {by})" if by and by.isprintable() and by != user else user
+
+
+def user_name(uid: int) -> str:
+    """The name of a user of this machine, or its number where it has none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"
 
 
 def _read_record(folder: Path) -> tuple[Record | None, str]:

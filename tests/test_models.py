@@ -490,6 +490,17 @@ add(Models(Path({str(store.data_dir)!r})), {str(PHANTOM)!r}, confirm=lambda c: T
     assert not list(store.root.glob(".part-*"))
 
 
+def test_another_user_than_the_nodes_changes_nothing(
+    store: Models, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.data_dir.mkdir()
+    owner = store.data_dir.stat().st_uid
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 4_000_000)
+    with pytest.raises(ModelError, match=rf"but this runs as user {owner + 4_000_000}: .*sudo -u "):
+        install(store, source)
+    assert not store.root.exists()
+
+
 def test_a_damaged_history_lets_no_version_read_until_one_is_added_again(store: Models, three: dict[str, Path]) -> None:
     (store.root / "local_cxr/history.json").write_text("{")
     assert versions(store)[0] == ("unknown", "current")
