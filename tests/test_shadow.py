@@ -343,6 +343,17 @@ def test_a_candidate_reads_what_the_route_takes_and_nothing_of_it_is_sent(
     assert "candidate" not in before
     assert "model       candidate" in after
     assert "in shadow, not sent" in after
+    compared = json.loads(dicom_node("models", "compare", "phantom_cxr", "candidate", "--json", "--config", config))
+    assert (compared["studies"], compared["a"]["in_shadow"], compared["b"]["in_shadow"]) == (2, 0, 2)
+    classes = {one["key"]: one for one in compared["classes"]}
+    assert set(classes) == {"nodule", "tuberculosis", "pneumothorax", "pneumonia"}
+    assert classes["pneumonia"]["agreement"] == 1.0
+    assert (classes["nodule"]["only_a"], classes["nodule"]["both_absent"]) == (1, 1)
+    assert classes["nodule"]["difference"]["largest_absolute"] == pytest.approx(0.0, abs=0.05)
+    assert [(one["study"], one["class"]) for one in compared["differ"]] == [(study, "nodule")]
+    table = dicom_node("models", "compare", "phantom_cxr", "candidate", "--config", config)
+    assert "studies     2 of which both read the same images" in table
+    assert study in table
 
 
 def of_model(node: Node, image: Any) -> list[dict[str, Any]]:
