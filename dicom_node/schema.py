@@ -144,7 +144,7 @@ _M003 = (
     "CREATE INDEX jobs_to_claim ON jobs (kind, target, state, due)",
     "CREATE INDEX jobs_by_study ON jobs (study, revision, kind)",
     "CREATE INDEX jobs_by_run ON jobs (run_key, kind)",
-    "CREATE INDEX jobs_open ON jobs (kind) WHERE state IN ('queued', 'running')",
+    "CREATE INDEX jobs_open ON jobs (kind, state) WHERE state IN ('queued', 'running')",
     "ALTER TABLE readings ADD COLUMN shadow INTEGER NOT NULL DEFAULT 0",
     "CREATE INDEX readings_by_model ON readings (model, study)",
 )
