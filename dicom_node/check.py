@@ -157,7 +157,7 @@ def _models(settings: Settings) -> Iterator[Point]:
             if name in reading:
                 yield Point("FAIL", f"model {name}", str(error))
             else:
-                yield Point("warn", f"model {name}", f"{error}; nothing is read by it, in shadow as it is")
+                yield Point("warn", f"model {name}", f"{error}; it reads in shadow alone, so the node runs without it")
             continue
         took = time.perf_counter() - began
         notice = f"; {identity.notice}" if identity.notice else ""

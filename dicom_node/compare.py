@@ -111,7 +111,7 @@ class _Side:
         self.readings += 1
         self.in_shadow += one.shadow
         self.files[one.digest] = self.files.get(one.digest, 0) + 1
-        for each in row["reading"]["classes"]:
+        for each in _assessed(row["reading"]):
             self.outputs[each["key"]] = Output(each["name"], (each["code"]["value"], each["code"]["scheme"]))
         self.by_study.setdefault(one.study, {})[one.sources] = one  # they come oldest first: the newest counts
 
@@ -274,9 +274,14 @@ def _read(row: Mapping[str, Any]) -> Read:
         sum(seconds for step, seconds in reading["seconds"].items() if step not in _STEPS_OF_RESULTS),
         {
             each["key"]: Verdict(each["presence"], each["score"], surest.get(each["key"], (0.0, None))[1])
-            for each in reading["classes"]
+            for each in _assessed(reading)
         },
     )
+
+
+def _assessed(reading: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The classes that a reading has a verdict on; the score of any other means nothing."""
+    return [each for each in reading["classes"] if not each.get("not_assessed")]
 
 
 def _pair(a: Mapping[frozenset[str], Read], b: Mapping[frozenset[str], Read]) -> tuple[Read, Read] | None:

@@ -45,6 +45,7 @@ def said(
     digest: str = "d1",
     shadow: bool = False,
     failure: str = "",
+    not_assessed: str = "",
 ) -> None:
     """Record that a model gave one class of one study a score, on one image."""
     image = image or f"{study}.1"
@@ -57,7 +58,7 @@ def said(
         "sources": [image],
         "classes": [
             {"key": key, "name": name, "code": code, "score": score, "threshold": threshold,
-             "presence": presence or ("present" if score >= threshold else "absent")},
+             "not_assessed": not_assessed, "presence": presence or ("present" if score >= threshold else "absent")},
         ],
         "findings": [{"key": key, "score": score, "region": {"sop_instance_uid": image, "frame": 1, **region}}]
         if box else [],
@@ -248,6 +249,13 @@ def test_classes_without_a_partner_are_told(index: Index) -> None:
     found = compare(index, "a", "b").summary
     assert (one_class(found)["key"], one_class(found)["key_b"]) == ("ptx", "pneumothorax")
     assert (found["only_a"], found["only_b"]) == ([], ["mass"])
+
+
+def test_a_class_that_a_model_does_not_assess_is_not_compared(index: Index) -> None:
+    said(index, "a", "1.1", 0.9)
+    said(index, "b", "1.1", 0.0, presence="undetermined", not_assessed="no threshold")
+    found = compare(index, "a", "b").summary
+    assert (found["studies"], found["classes"], found["only_a"]) == (1, [], ["nodule"])
 
 
 def test_what_nobody_has_read_is_told(index: Index) -> None:
