@@ -137,6 +137,7 @@ def _devices(wanted: str) -> Iterator[Point]:
 
 def _models(settings: Settings) -> Iterator[Point]:
     store = Models(settings.node.data_dir)
+    reading = settings.reading_models()
     for name in settings.models():
         began = time.perf_counter()
         try:
@@ -144,14 +145,19 @@ def _models(settings: Settings) -> Iterator[Point]:
             pinned.check()
             identity = bundle.load(pinned.path).identity
         except (ModelError, bundle.BundleError) as error:
-            yield Point("FAIL", f"model {name}", str(error))
+            if name in reading or isinstance(error, ModelError):
+                yield Point("FAIL", f"model {name}", str(error))
+            else:
+                yield Point("warn", f"model {name}", f"{error}; it reads in shadow alone, so the node runs without it")
             continue
         took = time.perf_counter() - began
         notice = f"; {identity.notice}" if identity.notice else ""
+        shadow = ", ".join(route.name for route in settings.routes if name in route.shadow)
         yield Point(
             "ok",
             f"model {name}",
-            f"version {identity.version}, files {identity.digest[:12]}, loads in {took:.1f} s{notice}",
+            f"version {identity.version}, files {identity.digest[:12]}, loads in {took:.1f} s{notice}"
+            + (f"; in shadow of route {shadow}: recorded, not sent" if shadow else ""),
         )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dicom_node.cli_add import add
+from dicom_node.cli_compare import compare
 from dicom_node.cli_import import import_weights
 from dicom_node.options import DEFAULT_CONFIG, RESTART, ConfigOption
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="The models that the node reads with: list, add, verify, roll back.")
 app.command()(add)
 app.command("import")(import_weights)
+app.command()(compare)
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

@@ -377,8 +377,9 @@ def find(settings: Settings) -> dict[str, Pinned]:
 
 
 def routes_of(settings: Settings, name: str) -> list[str]:
-    """The routes of the configuration that read with a model."""
-    return [route.name for route in settings.routes if name in route.models]
+    """The routes of the configuration that read with a model, those that have it in shadow too."""
+    reading = [route.name for route in settings.routes if name in route.models]
+    return reading + [f"{route.name} (shadow)" for route in settings.routes if name in route.shadow]
 
 
 def whoever() -> str:

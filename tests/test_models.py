@@ -445,6 +445,11 @@ def test_a_version_is_removed_unless_a_route_or_the_running_node_needs_it(
     routes = [{"name": "chest", "models": ["local_cxr"], "to": ["pacs"]}]
     routed = settings_for(store.data_dir, pacs_port=104, routes=routes)
     free = settings_for(store.data_dir)
+    in_shadow = settings_for(
+        store.data_dir, pacs_port=104, routes=[{**routes[0], "models": ["phantom_cxr"], "shadow": ["local_cxr"]}]
+    )
+    with pytest.raises(ModelError, match=r"route chest \(shadow\) of the configuration needs it"):
+        store.remove(in_shadow, "local_cxr", running=False)
     three_, two, one = (e.digest for e in store.entries("local_cxr"))
     with pytest.raises(ModelError, match="route chest of the configuration needs it"):
         store.remove(routed, "local_cxr", running=False)

@@ -6,12 +6,12 @@ tables below know them and stay English where they do not; nothing is ever left 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ai.contract import Code, Presence
 from dicom_node.config import Language
+from dicom_node.results import reasons
 
 _NAMES: dict[tuple[str, str], dict[Language, str]] = {
     ("27925004", "SCT"): {"ko": "결절", "ja": "結節"},
@@ -41,46 +41,6 @@ _NOTICES: dict[str, dict[Language, str]] = {
         "ja": "デモ用モデル、患者画像による学習なし",
     },
 }
-# Why something was not read (ai._selection), with what stands in the place of each group.
-_REASONS: tuple[tuple[str, dict[Language, str]], ...] = (
-    (r"it is no image", {"ko": "영상이 아님", "ja": "画像ではない"}),
-    (r"it has no pixels", {"ko": "픽셀 데이터가 없음", "ja": "画素データがない"}),
-    (
-        r"it has (\d+) frames, the model reads single images",
-        {"ko": "프레임이 {0}개이며 모델은 단일 영상만 분석함", "ja": "フレーム数{0}、モデルは単一画像のみを読む"},
-    ),
-    (r"it is no grey image", {"ko": "회색조 영상이 아님", "ja": "グレースケール画像ではない"}),
-    (r"it is a localizer", {"ko": "위치 결정 영상임", "ja": "位置決め画像である"}),
-    (r"it is a derived secondary capture", {"ko": "파생된 2차 캡처 영상임", "ja": "派生した二次取得画像である"}),
-    (
-        r"it is derived and has annotations burned in",
-        {"ko": "주석이 새겨진 파생 영상임", "ja": "注記が焼き込まれた派生画像である"},
-    ),
-    (
-        r"it is for processing, not for presentation",
-        {"ko": "표시용이 아닌 처리용 영상임", "ja": "表示用ではなく処理用の画像である"},
-    ),
-    (r"modality (.+) is not among (.+)", {"ko": "모달리티 {0}: 대상은 {1}", "ja": "モダリティ{0}：対象は{1}"}),
-    (r"body part (.+) is not among (.+)", {"ko": "검사 부위 {0}: 대상은 {1}", "ja": "撮影部位{0}：対象は{1}"}),
-    (r"view (.+) is not among (.+)", {"ko": "촬영 방향 {0}: 대상은 {1}", "ja": "撮影方向{0}：対象は{1}"}),
-    (
-        r"no modality is given, and the model takes (.+)",
-        {"ko": "모달리티 정보가 없음: 대상은 {0}", "ja": "モダリティの記載なし：対象は{0}"},
-    ),
-    (
-        r"no body part is given, and the model takes (.+)",
-        {"ko": "검사 부위 정보가 없음: 대상은 {0}", "ja": "撮影部位の記載なし：対象は{0}"},
-    ),
-    (
-        r"no view is given, and the model takes (.+)",
-        {"ko": "촬영 방향 정보가 없음: 대상은 {0}", "ja": "撮影方向の記載なし：対象は{0}"},
-    ),
-    (r"the same instance is in the study twice", {"ko": "같은 영상이 중복됨", "ja": "同じ画像が重複している"}),
-    (
-        r"the model reads at most (\d+) images? of a study",
-        {"ko": "모델은 검사당 최대 {0}개 영상을 분석함", "ja": "モデルは検査あたり最大{0}画像を読む"},
-    ),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,10 +104,7 @@ class Words:
 
     def reason(self, english: str) -> str:
         """Why something was not read."""
-        for pattern, translations in _REASONS:
-            if self.language in translations and (found := re.fullmatch(pattern, english)):
-                return translations[self.language].format(*found.groups())
-        return english
+        return reasons.translated(english, self.language)
 
     def findings(self, count: int) -> str:
         """So many findings, as a verdict without a full stop."""
