@@ -78,7 +78,7 @@ def import_weights(
             return
         with tempfile.TemporaryDirectory() as folder:
             made = published.import_densenet121(file, Path(folder) / said.name, said)
-            install(config, str(made), yes=yes)
+            install(config, str(made), yes=yes, origin=f"imported from {file.absolute()}")
     except BundleError as error:
         raise ModelError(str(error)) from error
 

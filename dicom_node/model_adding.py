@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -90,6 +90,7 @@ def add(
     reading: Path | None = None,
     sha256: str = "",
     replace_shipped: bool = False,
+    origin: str = "",
     limits: Limits | None = None,
     progress: Progress = lambda _done, _whole: None,
     trial: Callable[[Path], dict[str, str]] = try_out,
@@ -104,6 +105,7 @@ def add(
         reading: a reading.json that takes the place of the bundle's own.
         sha256: what the zip file's SHA-256 (hex) must be.
         replace_shipped: whether it may take the name of a model that ships.
+        origin: where it really came from, where ``source`` was only made of that.
         limits: how much may come.
         progress: told how far a download is.
         trial: loads the bundle and gives what it saw.
@@ -115,6 +117,8 @@ def add(
     with store.changing() as part:
         folder = part / "bundle"
         brought = bring(source, folder, sha256=sha256, limits=limits or Limits(), progress=progress)
+        if origin:
+            brought = replace(brought, place=origin)
         try:
             return _add(
                 store,

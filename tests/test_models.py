@@ -158,7 +158,8 @@ def test_a_reading_json_may_be_given_beside_the_bundle(store: Models, source: Pa
     with pytest.raises(ModelError, match=r"configs/reading\.json is missing.*--reading FILE"):
         install(store, source)
     assert untouched(store)
-    added = install(store, source, reading=reading, trial=untried)
+    added = install(store, source, reading=reading, trial=untried, origin="imported from weights.pth")
+    assert added.entry.record.place == "imported from weights.pth"
     assert added.entry.record.reading == str(reading)
     assert json.loads((added.entry.path / "configs/reading.json").read_bytes()) == json.loads(reading.read_bytes())
 
