@@ -16,7 +16,11 @@ from ai._bundle_files import METADATA, BundleError, BundleInfo
 from ai._cam import Maps, activation_maps
 from ai._grid import Affine, cells
 from ai._zoo import Parts
+from ai.contract import InstanceRef
 from ai.manifest import Output
+from ai.volume import Volume
+
+_SIDE = 64  # voxels of a made-up volume: what networks halve again and again comes out even
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,6 +83,14 @@ class Forward:
     def volume(self, image: Any, *, checked: bool = False) -> Passed:
         """A pass of one volume: a MetaTensor (columns, rows, slices) as `ai.volume.to_meta_tensor` makes it."""
         return self._run(image if self._parts.loads else image.unsqueeze(0), np.eye(4), checked=checked)
+
+    def made_up(self) -> Volume:
+        """A small volume of nothing, with the spacing that the bundle wants, to run it with."""
+        ramp = np.linspace(0.0, 1.0, _SIDE**3, dtype=np.float32).reshape(_SIDE, _SIDE, _SIDE)
+        low, high = {"modality": (-1000.0, 1000.0), "bytes": (0.0, 255.0)}.get(self._info.spec.input.gets, (0.0, 1.0))
+        frames = tuple((InstanceRef("", "", ""), frame + 1) for frame in range(_SIDE))
+        affine = np.diag([*self._parts.spacing, 1.0])
+        return Volume(np.float32(low) + ramp * np.float32(high - low), affine, frames, "")
 
     def _run(self, image: Any, space: Affine, *, checked: bool) -> Passed:
         """``space`` maps where the image's affine leads to the space of what was given."""
@@ -219,6 +231,16 @@ def of_class(info: BundleInfo, values: NDArray[np.float32]) -> Callable[[Output]
     if info.spec.prediction == "channels":
         checked = probabilities(info, values)
         return lambda output: checked[output.channel]
+    labels = labels_of(info, values)
+    return lambda output: (labels == output.channel).astype(np.float32)
+
+
+def labels_of(info: BundleInfo, values: NDArray[np.float32]) -> NDArray[np.int32]:
+    """A segmentation's map of labels, without a channel axis.
+
+    Raises:
+        BundleError: the output is none.
+    """
     axes = len(info.input_shape)
     if values.ndim == axes + 1 and values.shape[0] == 1:
         values = values[0]
@@ -227,10 +249,9 @@ def of_class(info: BundleInfo, values: NDArray[np.float32]) -> Callable[[Output]
             f"{info.config}: pred is an array of {values.shape}; one map of labels was expected, "
             "as prediction in reading.json says"
         )
-    labels = np.rint(values)
     if not np.isfinite(values).all():
         raise BundleError(f"{info.path}: the output is not finite; the weights may be damaged")
-    return lambda output: (labels == output.channel).astype(np.float32)
+    return np.rint(values).astype(np.int32)
 
 
 def _numbers(affine: Any) -> Affine:

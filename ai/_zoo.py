@@ -33,7 +33,8 @@ class Parts:
     """What runs. ``key`` is the name of the image in the transforms' dictionaries.
 
     ``loads`` is true where preprocessing begins as if with a file: then it gets the axes that MONAI's readers give
-    (columns first) and no channel axis.
+    (columns first) and no channel axis. ``repeats`` is true where it makes several channels of one itself, and
+    ``spacing`` is the one (mm) that it brings volumes to, 1 where it does not.
     """
 
     network: Any
@@ -44,6 +45,7 @@ class Parts:
     key: str
     loads: bool
     repeats: bool
+    spacing: tuple[float, ...]
 
     def to(self, device: Any) -> None:
         """Move what has weights."""
@@ -87,6 +89,7 @@ def build(info: BundleInfo, device: Any) -> Parts:
         key=_key([str(key) for one in given for key in one.keys], info.input_key),
         loads=bool(given),
         repeats=any(type(one).__name__.startswith("RepeatChannel") for one in _each(preprocessing)),
+        spacing=next((one for one in map(_spacing, _each(preprocessing)) if one), (1.0, 1.0, 1.0)),
     )
 
 
@@ -209,6 +212,13 @@ def _each(transform: Any) -> Iterator[Any]:
     yield transform
     for one in getattr(transform, "transforms", ()) or ():
         yield from _each(one)
+
+
+def _spacing(transform: Any) -> tuple[float, ...] | None:
+    wanted = getattr(getattr(transform, "spacing_transform", None), "pixdim", None)
+    if wanted is None or len(wanted) != 3:
+        return None
+    return tuple(float(side) if side and side > 0 else 1.0 for side in wanted)
 
 
 def _settle(transform: Any, *, scores: bool = False) -> Any:

@@ -48,6 +48,7 @@ from ai.contract import (
 )
 from ai.images import Radiograph, laterality, load_radiograph
 from ai.manifest import Output
+from ai.volume import load_volume, to_meta_tensor
 
 if TYPE_CHECKING:
     from ai._forward import Passed
@@ -121,6 +122,8 @@ class BundleModel:
         """
         if not selection.chosen:
             raise ReadingError("no image was chosen, so there is nothing to read")
+        if self.info.spec.input.kind == "volume":
+            return self._read_volume(selection)
         seconds = {"decode": 0.0, "network": 0.0, "findings": 0.0}
         findings: list[Finding] = []
         heat_maps: list[HeatMap] = []
@@ -145,9 +148,7 @@ class BundleModel:
             model=self.identity,
             sources=tuple(ref for ref in selection.chosen if ref.sop_instance_uid not in unseen),
             findings=tuple(findings),
-            classes=tuple(
-                _verdict(*pair, complete=not failed) for pair in zip(self.info.spec.outputs, best, strict=True)
-            ),
+            classes=self._classes(best, complete=not failed),
             passed_over=selection.passed_over,
             seconds=tuple(seconds.items()),
             heat_maps=tuple(heat_maps),
@@ -179,11 +180,17 @@ class BundleModel:
             BundleError: a step fails, or gives something else than the bundle declares.
         """
         from ai._answer import answer  # noqa: PLC0415  (see load)
+        from ai._answer_volume import answer_volume  # noqa: PLC0415  (see load)
 
-        ramp = np.linspace(0.0, 1.0, 480 * 400, dtype=np.float32).reshape(480, 400)
         try:
-            passed = self._forward.image(ramp, checked=True)
-            answer(self.info, passed, 480, 400)
+            if self.info.spec.input.kind == "volume":
+                volume = self._forward.made_up()
+                passed = self._forward.volume(to_meta_tensor(volume), checked=True)
+                answer_volume(self.info, passed, volume)
+            else:
+                ramp = np.linspace(0.0, 1.0, 480 * 400, dtype=np.float32).reshape(480, 400)
+                passed = self._forward.image(ramp, checked=True)
+                answer(self.info, passed, 480, 400)
         except BundleError:
             raise
         except Exception as error:
@@ -194,6 +201,37 @@ class BundleModel:
                 f"{self.info.path / METADATA}: network_data_format says {declared} output channels, "
                 f"but the bundle gives {given}"
             )
+
+    def _read_volume(self, selection: Selection) -> Reading:
+        from ai._answer_volume import answer_volume  # noqa: PLC0415  (see load)
+
+        started = time.perf_counter()
+        volume = load_volume(selection.chosen, self.info.spec.input.gets)
+        decoded = time.perf_counter()
+        try:
+            passed = self._forward.volume(to_meta_tensor(volume))
+            mapped = time.perf_counter()
+            found = answer_volume(self.info, passed, volume)
+        except BundleError as error:
+            raise ReadingError(str(error)) from None
+        held = {instance.sop_instance_uid for instance, _ in volume.frames}
+        steps = {"decode": decoded - started, "network": mapped - decoded, "findings": time.perf_counter() - mapped}
+        return Reading(
+            model=self.identity,
+            sources=tuple(ref for ref in selection.chosen if ref.sop_instance_uid in held),
+            findings=found.findings,
+            classes=self._classes(found.scores, complete=not selection.surplus),
+            passed_over=selection.passed_over,
+            seconds=tuple(steps.items()),
+            segmentations=found.segmentations,
+            failed=selection.surplus,
+        )
+
+    def _classes(self, scores: Sequence[float], *, complete: bool) -> tuple[ClassResult, ...]:
+        return tuple(
+            _verdict(output, score, complete=complete)
+            for output, score in zip(self.info.spec.outputs, scores, strict=True)
+        )
 
     def _pass(self, display: NDArray[np.float32]) -> Passed:
         try:
@@ -212,6 +250,8 @@ class BundleModel:
     def _read_one(
         self, instance: InstanceRef, seconds: dict[str, float]
     ) -> tuple[list[Finding], list[HeatMap], list[Segmentation], tuple[float, ...]]:
+        from ai._answer_volume import segment  # noqa: PLC0415  (see load)
+
         started = time.perf_counter()
         image = load_radiograph(instance.path)
         if image.sop_instance_uid != instance.sop_instance_uid:
@@ -222,10 +262,13 @@ class BundleModel:
         found = self._answer(passed, image.rows, image.columns)
         findings = [self._finding(image, box) for box in found.boxes]
         heat = [replace(one, sop_instance_uid=instance.sop_instance_uid) for one in found.heat_maps]
+        outputs = {output.key: output for output in self.info.spec.outputs}
+        segments = tuple(segment(outputs[key], mask[None]) for key, mask in found.masks)
+        outlined = [Segmentation("binary", ((instance, 1),), segments)] if segments else []
         seconds["decode"] += decoded - started
         seconds["network"] += mapped - decoded
         seconds["findings"] += time.perf_counter() - mapped
-        return findings, heat, [], found.scores
+        return findings, heat, outlined, found.scores
 
     def _finding(self, image: Radiograph, box: MarkedBox) -> Finding:
         output = next(output for output in self.info.spec.outputs if output.key == box.key)

@@ -15,7 +15,9 @@ from scipy import ndimage  # type: ignore[import-untyped]
 
 from ai.manifest import Output
 
-_TOP = 0.9  # the quantile of a region's cells that is its score
+SHARE = 0.9
+"""The quantile of a region's cells that is its score: the peak, but not a single cell's accident."""
+
 _MANY = 32  # cells, about a small nodule: they rank images on which no box stands
 _GAP = 2  # cells: regions of one class that stand no further apart are one
 _FINE = 64  # cells: an activation map is made at least so fine before its regions are cut out
@@ -84,7 +86,7 @@ def _of_class(probability: NDArray[np.float32], output: Output) -> list[Box]:
         if cells.size < output.min_area:
             continue
         rows, columns = place
-        score = float(np.quantile(cells, _TOP))
+        score = float(np.quantile(cells, SHARE))
         boxes.append(
             Box(output.channel, score, float(columns.start), float(rows.start), float(columns.stop), float(rows.stop))
         )
