@@ -70,13 +70,14 @@ class Forward:
         colours = self._info.input_channels == 3 and not self._parts.repeats
         if colours:
             plain = plain[..., None].expand(-1, -1, 3)
-        image = MetaTensor(plain.contiguous(), affine=torch.eye(4, dtype=torch.float64))
-        image.meta |= {
+        meta = {
+            "affine": torch.eye(4, dtype=torch.float64),
             "original_affine": torch.eye(4, dtype=torch.float64),
             "spatial_shape": np.asarray(plain.shape[:2]),
             "original_channel_dim": -1 if colours else "no_channel",
             "filename_or_obj": "image",
         }
+        image = MetaTensor(plain.contiguous(), meta=meta)  # with its metadata at once: they tell how many axes it has
         swapped = np.eye(4)[[1, 0, 2, 3]]
         return self._run(image, swapped, checked=checked)
 

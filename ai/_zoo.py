@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -25,6 +26,12 @@ from ai._bundle_files import METADATA, BundleError, BundleInfo, read_config, sho
 _GIVEN = "ai._zoo_transforms.Given"
 _UNWRITTEN = "ai._zoo_transforms.Unwritten"
 _IMPORT = re.compile(r"^\$\s*(?:import|from)\s+([A-Za-z_]\w*)")
+# What MONAI had before 1.0 and has no more; these arguments said what it knows by itself today.
+_RENAMED: dict[str, tuple[str, dict[str, Any]]] = {
+    "AddChanneld": ("EnsureChannelFirstd", {"channel_dim": "no_channel"}),
+    "AsChannelFirstd": ("EnsureChannelFirstd", {"channel_dim": -1}),
+}
+_GONE = ("meta_keys", "meta_key_postfix", "img_size")
 _INNER = ("state_dict", "model", "model_state_dict", "network")  # where trainers put the weights in a checkpoint
 
 
@@ -68,7 +75,7 @@ def build(info: BundleInfo, device: Any) -> Parts:
             for number in _required(config):
                 parser.get_parsed_content(number, instantiate=True)
         except Exception as error:  # a config is code and can fail in any way
-            raise BundleError(f"{info.config}: {number} cannot be run: {short(error)}{missing}") from error
+            raise BundleError(f"{info.config}: {number} cannot be run: {_whole(error)}{missing}") from error
         found = {
             name: _part(info, parser, name, missing)
             for name in ("preprocessing", "inferer", "postprocessing", "detector")
@@ -76,6 +83,7 @@ def build(info: BundleInfo, device: Any) -> Parts:
         }
     preprocessing = _settle(found["preprocessing"])
     postprocessing = _settle(found.get("postprocessing", _as_it_is), scores=info.spec.task == "classification")
+    _check_places(info, preprocessing, postprocessing)
     given = [one for one in _each(preprocessing) if type(one).__name__ == "Given"]
     detector = found.get("detector", getattr(found.get("inferer"), "detector", None))
     if detector is not None and hasattr(detector, "eval"):
@@ -91,6 +99,17 @@ def build(info: BundleInfo, device: Any) -> Parts:
         repeats=any(type(one).__name__.startswith("RepeatChannel") for one in _each(preprocessing)),
         spacing=next((one for one in map(_spacing, _each(preprocessing)) if one), (1.0, 1.0, 1.0)),
     )
+
+
+def _check_places(info: BundleInfo, preprocessing: Any, postprocessing: Any) -> None:
+    """Refuse what moves the image and does not tell the affine: what is found would be shown elsewhere."""
+    places = info.spec.task != "classification" or info.spec.cam is not None
+    back = any(type(one).__name__.startswith("Invert") for one in _each(postprocessing))
+    if places and not back and any(type(one).__name__.startswith("Transpose") for one in _each(preprocessing)):
+        raise BundleError(
+            f"{info.config}: preprocessing has Transposed, which does not tell the affine what it does; what is found "
+            "would be shown at another place (Rotate90d, Flipd and Orientationd tell it)"
+        )
 
 
 def _as_it_is(item: Any) -> Any:
@@ -184,7 +203,24 @@ def _without_files(node: Any) -> Any:
         elif name.startswith(("Save", "Write")):
             kept = ("keys", "_disabled_", "_requires_", "_desc_")
             copy = {key: value for key, value in copy.items() if key in kept} | {"_target_": _UNWRITTEN}
+        else:
+            copy = _of_today(copy, name)
     return copy
+
+
+def _of_today(component: dict[str, Any], name: str) -> dict[str, Any]:
+    """A component as this MONAI takes it, written for an older one that had other names and arguments."""
+    from monai import transforms  # noqa: PLC0415  (see the module)
+    from monai.networks import nets  # noqa: PLC0415  (see the module)
+
+    if name in _RENAMED and not hasattr(transforms, name):
+        name, fixed = _RENAMED[name]
+        component = component | {"_target_": name} | {key: component.get(key, value) for key, value in fixed.items()}
+    found = getattr(transforms, name, None) or getattr(nets, name, None)
+    if found is None or not any(key in component for key in _GONE):
+        return component
+    taken = inspect.signature(found).parameters
+    return {key: value for key, value in component.items() if key not in _GONE or key in taken}
 
 
 def _required(config: Mapping[str, Any]) -> list[str]:
@@ -201,10 +237,18 @@ def _part(info: BundleInfo, parser: Any, name: str, missing: str) -> Any:
     try:
         part = parser.get_parsed_content(name, instantiate=True)
     except Exception as error:  # a config is code and can fail in any way
-        raise BundleError(f"{info.config}: {name} cannot be built: {short(error)}{missing}") from error
+        raise BundleError(f"{info.config}: {name} cannot be built: {_whole(error)}{missing}") from error
     if not callable(part):
         raise BundleError(f"{info.config}: {name} is a {type(part).__name__}; something to call was expected")
     return part
+
+
+def _whole(error: Exception) -> str:
+    """What went wrong and, where MONAI says only that something did, why."""
+    root: BaseException = error
+    while root.__cause__ is not None:
+        root = root.__cause__
+    return short(error) if root is error else f"{short(error)} <- {short(root)}"
 
 
 def _each(transform: Any) -> Iterator[Any]:
