@@ -272,6 +272,7 @@ def _settle(transform: Any, *, scores: bool = False) -> Any:
     world are taken in the affine's own directions, whatever reader the bundle had in mind. With ``scores`` the values
     stay as they are and do not become 0 and 1: the operating point is that of ``reading.json``.
     """
+    from ai._fast import quick  # noqa: PLC0415  (see the module)
     from ai._zoo_transforms import Given, Unwritten  # noqa: PLC0415  (see the module)
 
     name = type(transform).__name__
@@ -279,6 +280,7 @@ def _settle(transform: Any, *, scores: bool = False) -> Any:
         return Given(transform.keys, ensure_channel_first=bool(transform._loader.ensure_channel_first))
     if name.startswith(("Save", "Write")) or (scores and name in ("AsDiscreted", "AsDiscreteD", "AsDiscreteDict")):
         return Unwritten(getattr(transform, "keys", "pred"))
+    quick(transform)
     if getattr(transform, "affine_lps_to_ras", False):
         transform.affine_lps_to_ras = False
     if getattr(transform, "transforms", None):

@@ -310,3 +310,28 @@ def test_two_bundles_may_both_have_scripts(tmp_path: Path) -> None:
     load(bundles.detection_3d(tmp_path / "two"), threads=1)
     assert not any(name.split(".")[0] == "scripts" for name in sys.modules)
     assert not list(tmp_path.rglob("__pycache__"))
+
+
+# --- speed that changes nothing -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(700, 517), (60, 900), (90, 40)])
+@pytest.mark.parametrize("size", [{"spatial_size": 128, "size_mode": "longest"}, {"spatial_size": (96, 64)}])
+def test_resizing_quickly_gives_what_monai_gives(shape: tuple[int, int], size: dict[str, Any]) -> None:
+    import torch  # noqa: PLC0415
+    from monai.data import MetaTensor  # noqa: PLC0415
+    from monai.transforms import Resized  # noqa: PLC0415
+
+    from ai._fast import QuickResize, quick  # noqa: PLC0415
+
+    picture = torch.from_numpy(np.random.default_rng(1).random((1, *shape), dtype=np.float32))
+    plainly = Resized("image", mode="bilinear", anti_aliasing=True, **size)
+    quickly = Resized("image", mode="bilinear", anti_aliasing=True, **size)
+    quick(quickly)
+    assert type(quickly.resizer) is QuickResize
+    one, two = (each({"image": MetaTensor(picture, affine=torch.eye(4))})["image"] for each in (plainly, quickly))
+    assert one.shape == two.shape
+    assert torch.equal(one.affine, two.affine)
+    assert float((one - two).abs().max()) < 1e-4
+    back_one, back_two = (each.inverse({"image": image})["image"] for each, image in ((plainly, one), (quickly, two)))
+    assert back_one.shape == back_two.shape == (1, *shape)
