@@ -293,6 +293,8 @@ def _verdict(output: Output, score: float, *, complete: bool) -> ClassResult:
         score=score,
         threshold=output.threshold,
         presence=Presence.UNDETERMINED if output.undetermined else presence,
+        finding=output.finding,
+        reason=output.undetermined,
     )
 
 

@@ -93,7 +93,11 @@ class Presence(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ClassResult:
-    """The verdict on one output class: its highest score over all images read, against its operating threshold."""
+    """The verdict on one output class: its highest score over all images read, against its operating threshold.
+
+    ``finding`` is false for anatomy, which is outlined and nothing to report. ``reason`` is why the model leaves this
+    class undetermined in every reading; where it is empty, an undetermined class is one that this reading left open.
+    """
 
     key: str
     name: str
@@ -101,6 +105,8 @@ class ClassResult:
     score: float
     threshold: float
     presence: Presence
+    finding: bool = True
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

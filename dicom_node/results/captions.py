@@ -117,8 +117,7 @@ class Captions:
             Row(
                 (
                     common.finding_name(self._run, each),
-                    f"{common.shown_score(each):.1f} %",
-                    f"{percent(each.threshold):.1f} %",
+                    *common.shown_scores(each),
                     self._say.presence[each.presence],
                 ),
                 self._overlay.colours[each.key] if each.presence is not Presence.ABSENT else None,

@@ -270,20 +270,28 @@ def summary(run: Run) -> str:
     if unplaced(reading):
         without = say.findings_without_region
         verdicts.append(without[:1].lower() + without[1:] if verdicts else without)
+    if not verdicts and reading.classes and not any(each.finding for each in reading.classes):
+        # It looks for no findings, so it has none to miss.
+        verdicts.append(say.outlined(sum(each.presence is Presence.PRESENT for each in reading.classes)))
     if not verdicts:
         return say.incomplete_without_findings if is_incomplete(reading) else say.no_findings
     return "; ".join([*verdicts, *([say.incomplete] if is_incomplete(reading) else [])])
 
 
 def is_incomplete(reading: Reading) -> bool:
-    """Whether a reading leaves open what it should have answered."""
-    return bool(reading.failed) or any(each.presence is Presence.UNDETERMINED for each in reading.classes)
+    """Whether a reading leaves open what it should have answered; what its model never answers is not among it."""
+    left = [each for each in reading.classes if each.presence is Presence.UNDETERMINED]
+    return bool(reading.failed) or any(not each.reason for each in left) or 0 < len(left) == len(reading.classes)
 
 
 def unplaced(reading: Reading) -> list[ClassResult]:
-    """The classes that are present without a finding that says where."""
+    """The classes that are present without a finding that says where; anatomy is no finding."""
     placed = {finding.key for finding in reading.findings}
-    return [each for each in reading.classes if each.presence is Presence.PRESENT and each.key not in placed]
+    return [
+        each
+        for each in reading.classes
+        if each.presence is Presence.PRESENT and each.finding and each.key not in placed
+    ]
 
 
 def cautions(run: Run) -> list[str]:
@@ -309,6 +317,13 @@ def not_read_sentence(run: Run) -> str:
     counted = not_read(run)
     reasons = "; ".join(f"{reason} ({count})" for reason, count in counted)
     return run.words.not_read(sum(count for _, count in counted), reasons) if counted else ""
+
+
+def shown_scores(result: ClassResult) -> tuple[str, str]:
+    """A class's score and threshold with their unit; none where the model's score is not to be relied on."""
+    if result.reason:
+        return "-", "-"
+    return f"{shown_score(result):.1f} %", f"{percent(result.threshold):.1f} %"
 
 
 def shown_score(result: ClassResult) -> float:

@@ -128,8 +128,7 @@ def _classes(run: Run) -> Table:
         (
             common.finding_name(run, each),
             say.presence[each.presence],
-            f"{common.shown_score(each):.1f} %",
-            f"{percent(each.threshold):.1f} %",
+            *common.shown_scores(each),
         )
         for each in run.reading.classes
     ]

@@ -171,8 +171,7 @@ def _sentences(run: Run, images: Sequence[Source]) -> list[str]:
     reading, say = run.reading, run.words
     model = reading.model
     verdicts = ", ".join(
-        f"{common.finding_name(run, each)} {say.presence[each.presence]} "
-        f"({common.shown_score(each):g} %, {say.threshold} {percent(each.threshold):g} %)"
+        f"{common.finding_name(run, each)} {say.presence[each.presence]} ({_why(run, each)})"
         for each in reading.classes
     )
     return [
@@ -184,6 +183,13 @@ def _sentences(run: Run, images: Sequence[Source]) -> list[str]:
         *_caveat(run, images),
         *_not_read(run),
     ]
+
+
+def _why(run: Run, result: ClassResult) -> str:
+    """What a verdict rests on: the score, or why the model's score is not to be relied on."""
+    if result.reason:
+        return result.reason.rstrip(".")
+    return f"{common.shown_score(result):g} %, {run.words.threshold} {percent(result.threshold):g} %"
 
 
 def _replaced(run: Run, header: Dataset) -> list[str]:
@@ -243,8 +249,7 @@ def _outcome(run: Run) -> CodedConcept:
     """CID 6047. A class left undetermined is an algorithm that did not succeed, never a negative answer."""
     if run.reading.failure:
         return _NONE_SUCCEEDED
-    classes = run.reading.classes
-    found = bool(run.reading.findings) or any(result.presence is Presence.PRESENT for result in classes)
+    found = bool(run.reading.findings) or bool(common.unplaced(run.reading))
     if common.is_incomplete(run.reading):
         incomplete = codes.cid6047.NotAllAlgorithmsSucceededWithoutFindings
         return codes.cid6047.NotAllAlgorithmsSucceededWithFindings if found else incomplete
