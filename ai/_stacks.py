@@ -23,7 +23,7 @@ _PARALLEL = 1e-4
 _SAME_SIZE = 1e-6
 _SAME_PLACE = 0.01
 """Closer than this (mm) along the normal is the same place."""
-_EVEN, _LEAST_EVEN = 0.05, 0.06
+_EVEN, _LEAST_EVEN = 0.05, 0.11
 """A slice may lie beside its place in an even row by this share of the distance between slices, or by so many mm."""
 _MANY = 64
 """More planes than these that are not parallel are no stacks that came together, and are not compared."""
@@ -65,8 +65,10 @@ class Stack:
 
     @property
     def spacing(self) -> float:
-        """The distance between slices in mm, along the normal; 0 for a single one."""
-        return 0.0 if len(self.slices) == 1 else float(self.step @ self.normal)
+        """The distance between slices in mm, along the normal, where none is missing; 0 for a single one."""
+        if len(self.slices) == 1:
+            return 0.0
+        return _usual(_along(self)) if self.flaw is Flaw.MISSING else float(self.step @ self.normal)
 
     @property
     def orientation(self) -> Literal["axial", "coronal", "sagittal"]:
@@ -207,7 +209,7 @@ def _judged(stack: Stack) -> Stack:
         return stack
     along = _along(stack)
     apart = np.diff(along)
-    usual = float(np.sort(apart)[(len(apart) - 1) // 2])
+    usual = _usual(along)
     even = np.linspace(along[0], along[-1], len(along))
     if np.abs(along - even).max() > max(_EVEN * usual, _LEAST_EVEN):
         steps = apart / usual
@@ -229,6 +231,12 @@ def _judged(stack: Stack) -> Stack:
     if np.linalg.norm(aside, axis=1).max() > 0.5 * min(stack.slices[0].spacing):
         return replace(stack, flaw=Flaw.UNEVEN, reason="its slices are shifted against one another")
     return stack
+
+
+def _usual(along: Reals) -> float:
+    """The lower median of the distances: of two, one of which is a gap, the other."""
+    apart = np.sort(np.diff(along))
+    return float(apart[(len(apart) - 1) // 2])
 
 
 def _begin(stack: Stack) -> str:

@@ -23,6 +23,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,7 @@ from ai.contract import (
 )
 from ai.images import Radiograph, laterality, load_radiograph
 from ai.manifest import Output
+from ai.shelf import Title
 from ai.volume import load_volume, to_meta_tensor
 
 if TYPE_CHECKING:
@@ -55,7 +57,17 @@ if TYPE_CHECKING:
     from ai._zoo import Parts
     from ai.answers import ImageAnswer, MarkedBox
 
-__all__ = ["BundleError", "BundleInfo", "BundleModel", "bundle_digest", "describe", "load", "select", "shipped"]
+__all__ = [
+    "BundleError",
+    "BundleInfo",
+    "BundleModel",
+    "bundle_digest",
+    "describe",
+    "load",
+    "select",
+    "shipped",
+    "title",
+]
 
 
 def load(path: Path, *, device: str = "cpu", threads: int | None = None) -> BundleModel:
@@ -85,6 +97,21 @@ def load(path: Path, *, device: str = "cpu", threads: int | None = None) -> Bund
     return model
 
 
+def title(path: Path, *, threads: int | None = None) -> Title:
+    """A bundle as a shelf knows it before it is loaded.
+
+    Raises:
+        BundleError: see `describe`.
+    """
+    info = describe(path)
+    return Title(
+        identity=info.identity,
+        select=partial(select, info.spec.input),
+        bytes=sum(file.stat().st_size for file in (path / "models").iterdir() if file.is_file()),
+        load=lambda device: load(path, device=device, threads=threads),
+    )
+
+
 class BundleModel:
     """A loaded bundle; `ai.contract.Model`. Made by `load`."""
 
@@ -100,7 +127,7 @@ class BundleModel:
         return self.info.identity
 
     def to(self, device: str) -> None:
-        """Move the weights to another device.
+        """Move the weights to a device of torch.
 
         Raises:
             BundleError: torch cannot use it.
@@ -293,8 +320,8 @@ def _verdict(output: Output, score: float, *, complete: bool) -> ClassResult:
         score=score,
         threshold=output.threshold,
         presence=Presence.UNDETERMINED if output.undetermined else presence,
+        not_assessed=output.undetermined,
         finding=output.finding,
-        reason=output.undetermined,
     )
 
 

@@ -95,8 +95,9 @@ class Presence(StrEnum):
 class ClassResult:
     """The verdict on one output class: its highest score over all images read, against its operating threshold.
 
-    ``finding`` is false for anatomy, which is outlined and nothing to report. ``reason`` is why the model leaves this
-    class undetermined in every reading; where it is empty, an undetermined class is one that this reading left open.
+    ``not_assessed`` says why a model that knows the class gives no verdict on it, whatever it reads: its presence is
+    then undetermined although nothing went wrong, and its score is not to be shown. ``finding`` is false for anatomy,
+    which is outlined and nothing to report.
     """
 
     key: str
@@ -105,8 +106,8 @@ class ClassResult:
     score: float
     threshold: float
     presence: Presence
+    not_assessed: str = ""
     finding: bool = True
-    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -214,10 +215,16 @@ class Reading:
     segmentations: tuple[Segmentation, ...] = ()
     failed: tuple[PassedOver, ...] = ()
     failure: str = ""
+    device: str = ""
+    remarks: tuple[str, ...] = ()
 
 
 class ReadingError(Exception):
     """A model cannot read what it was given; the message says what and why, without patient data."""
+
+
+class BusyError(Exception):
+    """A model cannot read now, and may well later; the message says what is missing, without patient data."""
 
 
 class Model(Protocol):

@@ -17,7 +17,7 @@ from concurrent.futures import Executor, Future
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
-from ai.contract import ReadingError
+from ai.contract import BusyError, ReadingError
 from ai.errors import where
 
 R = TypeVar("R")
@@ -161,6 +161,8 @@ class WarmProcess(Executor):
             return value
         if kind == "reading error":
             raise ReadingError(value)
+        if kind == "busy":
+            raise WarmProcessError(value)
         raise WarmProcessError(f"an unexpected error while reading: {value}")
 
     def _receive(self, pipe: Connection, seconds: float, doing: str) -> tuple[str, Any]:
@@ -219,6 +221,8 @@ def _main(pipe: Connection, load: Callable[[], Any]) -> None:
             answer = ("done", fn(*args))
         except ReadingError as error:
             answer = ("reading error", str(error))
+        except BusyError as error:
+            answer = ("busy", str(error))
         except Exception as error:
             answer = ("error", where(error))
         pipe.send(answer)

@@ -51,7 +51,9 @@ class Range(_Strict):
 
 
 class InputSpec(_Strict):
-    """Which images the model takes; ``""`` in a list admits an attribute that is absent or empty. Case-blind.
+    """Which images the model takes. Case-blind.
+
+    ``""`` in a list admits an attribute that is absent or empty; a list that names nothing else admits everything.
 
     ``kind`` "image": single-frame radiographs, each read by itself, at most ``max_images`` of a study; ``view`` is
     ViewPosition (0018,5101). ``kind`` "volume": one stack of parallel slices, the best of the study; everything from

@@ -64,6 +64,9 @@ class Volume:
 def load_volume(chosen: Sequence[InstanceRef], values: Values = "modality") -> Volume:
     """Read the slices of one stack, in any order.
 
+    A slice may lie beside its place in an even row by 5 % of the distance between slices, or by 0.11 mm, for devices
+    round positions; the affine then goes from the first slice to the last.
+
     Args:
         chosen: images of one series, of a frame each or of many. Exact copies of a slice are left out.
         values: "modality" is what the modality transformation of each slice gives (Hounsfield units for CT), padding
@@ -168,6 +171,46 @@ def _copied(mask: NDArray[Any], whole: NDArray[np.int64], shape: tuple[int, int,
 
 def _resampled(mask: NDArray[Any], to_mask: NDArray[np.float64], shape: tuple[int, int, int]) -> NDArray[Any]:
     """The nearest value, or for floats the one between, frame by frame."""
+    turn = to_mask[:3, :3]
+    order = np.abs(turn).argmax(axis=0)
+    rest = turn.copy()
+    rest[order, range(3)] = 0.0
+    if len({*order.tolist()}) == 3 and (np.abs(rest) @ np.array(shape)).max() <= _ON_GRID:
+        scale = [float(turn[at, axis]) for axis, at in enumerate(order)]
+        offset = [float(to_mask[at, 3]) for at in order]
+        return _by_axes(mask.transpose(order), scale, offset, shape)
+    return _by_points(mask, to_mask, shape)
+
+
+def _by_axes(
+    mask: NDArray[Any], scale: Sequence[float], offset: Sequence[float], shape: tuple[int, int, int]
+) -> NDArray[Any]:
+    """Resampling where the axes of both grids are parallel and in the same order: one axis after the other."""
+    out = np.zeros(shape[::-1], dtype=mask.dtype)
+    at = [offset[axis] + scale[axis] * np.arange(shape[axis]) for axis in range(3)]
+    inside = [np.flatnonzero((each >= -0.5) & (each < size - 0.5)) for each, size in zip(at, mask.shape, strict=True)]
+    if not all(len(each) for each in inside):
+        return out
+    at = [np.clip(each[some], 0, size - 1) for each, some, size in zip(at, inside, mask.shape, strict=True)]
+    columns, rows = (slice(int(each[0]), int(each[-1]) + 1) for each in inside[:2])
+    planes = np.ascontiguousarray(mask.transpose(2, 1, 0))
+    if mask.dtype.kind != "f":
+        nearest = [np.floor(each + 0.5).astype(np.intp) for each in at]
+        for frame, k in zip(inside[2], nearest[2], strict=True):
+            out[frame, rows, columns] = planes[k][nearest[1]][:, nearest[0]]
+        return out
+    low = [np.floor(each).astype(np.intp) for each in at]
+    high = [np.minimum(each + 1, size - 1) for each, size in zip(low, mask.shape, strict=True)]
+    part = [(each - below).astype(np.float32) for each, below in zip(at, low, strict=True)]
+    for n, frame in enumerate(inside[2]):
+        plane = planes[low[2][n]] * (1 - part[2][n]) + planes[high[2][n]] * part[2][n]
+        plane = plane[low[1]] * (1 - part[1])[:, None] + plane[high[1]] * part[1][:, None]
+        out[frame, rows, columns] = plane[:, low[0]] * (1 - part[0]) + plane[:, high[0]] * part[0]
+    return out
+
+
+def _by_points(mask: NDArray[Any], to_mask: NDArray[np.float64], shape: tuple[int, int, int]) -> NDArray[Any]:
+    """Resampling between grids that are turned against each other."""
     from scipy import ndimage  # type: ignore[import-untyped]  # noqa: PLC0415  (half a second, and only here)
 
     columns, rows, frames = shape

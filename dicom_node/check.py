@@ -27,7 +27,7 @@ from pydicom.uid import (
 )
 from pynetdicom.sop_class import Verification
 
-from ai import bundle
+from ai import bundle, devices
 from dicom_node.config import Peer, Settings, is_loopback, load
 from dicom_node.errors import ConfigError
 from dicom_node.net import application_entity
@@ -72,6 +72,7 @@ def points(config: Path) -> Iterator[Point]:
         yield Point("warn", "callers", "accept_unknown_callers = true: anybody on the network may store here")
     yield _folder(settings.node.data_dir)
     yield _port(settings, running=Spool(settings.node.data_dir).in_use())
+    yield from _devices(settings.node.device)
     yield from _models(settings)
     yield from _plugins()
     for peer in settings.destinations():
@@ -130,6 +131,15 @@ def _port(settings: Settings, *, running: bool) -> Point:
             return Point("ok", "port", f"{where}: a node is running on this data folder")
         return Point("FAIL", "port", f"cannot listen on {where}: {error.strerror or error}")
     return Point("ok", "port", f"{where} is free")
+
+
+def _devices(wanted: str) -> Iterator[Point]:
+    there, complaint = devices.devices(wanted)
+    if complaint:
+        yield Point("warn", "device", complaint)
+    for device in there:
+        free = device.free()
+        yield Point("ok", "device", f"{device.name}: {'unknown' if free is None else f'{free / 1024**3:.1f} GiB'} free")
 
 
 def _models(settings: Settings) -> Iterator[Point]:

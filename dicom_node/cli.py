@@ -243,7 +243,10 @@ def _print_study(one: dict[str, Any]) -> None:
             show(f"  failed    {escape(reading['failure'])}")
         for one_failed in reading["failed"]:
             show(f"  not read  {one_failed['uid']}: {escape(one_failed['reason'])}")
-        show("            " + ", ".join(f"{name} {value:.3f} s" for name, value in reading["seconds"].items()))
+        steps = [f"{name} {value:.3f} s" for name, value in reading["seconds"].items()]
+        show("            " + ", ".join([*steps, *filter(None, [reading["device"]])]))
+        for remark in reading["remarks"]:
+            show(f"            {escape(remark)}")
         for verdict in reading["classes"]:
             show(
                 f"  {verdict['presence']:<10}{escape(verdict['name'])}  {verdict['score']:.0%} "

@@ -145,6 +145,7 @@ class NodeSettings(_Strict):
     quiet_seconds: Seconds = 5.0
     accept_unknown_callers: Flag = False
     read_timeout_seconds: Annotated[Seconds, Field(ge=1)] = 120.0
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]{1,2})?)$")] = "auto"
     deliver_for_hours: Annotated[float, Field(strict=True, gt=0, le=8760, allow_inf_nan=False)] = 72.0
 
 

@@ -41,6 +41,7 @@ FIELDS: dict[str, str] = {
     "routes": "names of the routes that take the study",
     "model": "name of the model",
     "version": "version of the model or of the node",
+    "device": "where a model runs: cpu, cuda:0",
     "job": "number of the job",
     "jobs": "how many jobs",
     "kind": "read or send",

@@ -20,7 +20,7 @@ from dicom_node.receive import Receiver
 from dicom_node.spool import Spool
 from dicom_node.store import Store
 from dicom_node.studies import Completer
-from dicom_node.warm import loader, unloadable
+from dicom_node.warm import Loads, loader, loads
 from dicom_node.worker import Patience, Worker
 
 _SEND_LEASE_SECONDS = 3600.0  # one worker serves a destination, so a lease only matters where that worker is gone
@@ -129,7 +129,9 @@ class Node:
         self._receiver.start()  # first of all: a modality that pushes now is served now
         if settings.routes:
             timeout = settings.node.read_timeout_seconds
-            self._process = WarmProcess(loader(self._bundles), timeout=timeout, on_load=self._tell_load)
+            self._process = WarmProcess(
+                loader(self._bundles, settings.node.device), timeout=timeout, on_load=self._tell_load
+            )
             site = f"{settings.node.ae_title}/{index.node_id()}"
             reader = Reader(settings, index, self._spool, self._process, site, on_sends=self._wake_senders, clock=clock)
             lease = settings.node.read_timeout_seconds + 600.0  # the process may have to load its models first
@@ -183,16 +185,20 @@ class Node:
         if reason:
             logger().error("models.failed", reason=reason, fix="dicom-node check says more; studies wait or fail")
         elif self._process is not None:
-            self._process.submit(unloadable).add_done_callback(self._tell_models)
+            self._process.submit(loads).add_done_callback(self._tell_models)
 
-    def _tell_models(self, done: Future[dict[str, str]]) -> None:
+    def _tell_models(self, done: Future[Loads]) -> None:
         if done.exception() is not None:
             return  # the process died at once; it is loaded again, and told again
-        failed = done.result()
-        for name, reason in failed.items():
+        went = done.result()
+        if went.complaint:
+            logger().warning("device.missing", reason=went.complaint)
+        for name, reason in went.failed.items():
             logger().error("models.failed", model=name, reason=reason, fix="mend the bundle and restart the node")
-        for name in self._bundles.keys() - failed.keys():
-            logger().info("models.loaded", model=name, pid=self.reading_pid)
+        for name, reason in went.waiting.items():
+            logger().warning("models.waiting", model=name, reason=reason, fix="it is loaded when a study needs it")
+        for name, device in went.loaded.items():
+            logger().info("models.loaded", model=name, device=device, pid=self.reading_pid)
 
     def _wake_readers(self) -> None:
         for worker in self._readers:

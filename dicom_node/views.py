@@ -108,6 +108,8 @@ def _reading(row: dict[str, Any]) -> dict[str, Any]:
         "notice": reading["model"]["notice"],
         "run_key": row["run_key"],
         "created": _time(row["created"]),
+        "device": reading.get("device", ""),  # readings of older nodes do not say
+        "remarks": reading.get("remarks", []),
         "sources": reading["sources"],
         "seconds": {name: round(value, 4) for name, value in reading["seconds"].items()},
         "classes": [

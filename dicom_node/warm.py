@@ -16,8 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ai import engine
-from ai.contract import Model, ModelIdentity, PassedOver, Reading, ReadingError, Selection, SeriesRef
+from ai import bundle, engine
+from ai.contract import BusyError, Model, ModelIdentity, PassedOver, Reading, ReadingError, Selection, SeriesRef
+from ai.devices import devices
+from ai.shelf import Shelf, Title, out_of_memory
 from dicom_node.config import Profile
 from dicom_node.log import silence_libraries
 from dicom_node.schema import StoredReport
@@ -88,40 +90,82 @@ class ReadAnswer:
     notes: tuple[str, ...] = ()
 
 
-def load_models(bundles: Mapping[str, Path]) -> dict[str, Model | Broken]:
-    """Load every bundle, and everything that encoding needs; runs in the warm process."""
-    import ai.bundle  # noqa: PLC0415 - torch and monai stay out of the receiver's process
-    import dicom_node.results  # noqa: PLC0415 - as above: highdicom
+@dataclass(frozen=True, slots=True)
+class Warm:
+    """What the warm process keeps: the models, and what is to be told of each."""
+
+    models: dict[str, Model | Broken]
+    paths: Mapping[str, Path]
+    shelf: Shelf
+    complaint: str
+    waiting: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Loads:
+    """How loading went: ``failed`` and ``waiting`` models with the reason, the ``loaded`` ones with their device.
+
+    A model that waits has no room beside the others and is loaded when a study needs it. ``complaint`` is about the
+    device that the configuration asks for.
+    """
+
+    loaded: Mapping[str, str]
+    waiting: Mapping[str, str]
+    failed: Mapping[str, str]
+    complaint: str
+
+
+def load_models(bundles: Mapping[str, Path], device: str) -> Warm:
+    """Load every bundle that there is room for, and everything that encoding needs; runs in the warm process."""
+    import dicom_node.results  # noqa: PLC0415 - highdicom, torch and monai stay out of the receiver's process
 
     silence_libraries()
     dicom_node.results.warm_up()
-    return {name: _load(ai.bundle, path) for name, path in bundles.items()}
+    there, complaint = devices(device)
+    titles: dict[str, Title] = {}
+    models: dict[str, Model | Broken] = {}
+    for name, path in bundles.items():
+        try:
+            titles[name] = bundle.title(path)
+        except bundle.BundleError as error:
+            models[name] = Broken(path, str(error))
+    shelf = Shelf(titles, there, out_of_memory())
+    waiting: dict[str, str] = {}
+    for name in titles:  # one damaged bundle must not keep the others from reading
+        try:
+            shelf.warm(name)
+            models[name] = shelf[name]
+        except BusyError as error:
+            models[name] = shelf[name]
+            waiting[name] = str(error)
+        except bundle.BundleError as error:
+            models[name] = Broken(bundles[name], str(error))
+    return Warm(models, bundles, shelf, complaint, waiting)
 
 
-def _load(bundle: Any, path: Path) -> Model | Broken:
-    """A model, or the reason why it cannot be loaded: one damaged bundle must not keep the others from reading."""
-    try:
-        model: Model = bundle.load(path)
-    except bundle.BundleError as error:
-        return Broken(path, str(error))
-    return model
+def loads() -> Loads:
+    """How loading went; runs in the warm process."""
+    warm: Warm = engine.state()
+    failed = {name: model.reason for name, model in warm.models.items() if isinstance(model, Broken)}
+    return Loads(warm.shelf.places(), warm.waiting, failed, warm.complaint)
 
 
-def unloadable() -> dict[str, str]:
-    """The models that could not be loaded, with the reason; runs in the warm process."""
-    return {name: model.reason for name, model in engine.state().items() if isinstance(model, Broken)}
-
-
-def loader(bundles: Mapping[str, Path]) -> Callable[[], dict[str, Model | Broken]]:
+def loader(bundles: Mapping[str, Path], device: str) -> Callable[[], Warm]:
     """`load_models` as the picklable function that the warm process starts with."""
-    return partial(load_models, dict(bundles))
+    return partial(load_models, dict(bundles), device)
+
+
+def _model(name: str) -> Model | Broken:
+    """A model of this warm process."""
+    warm: Warm = engine.state()
+    return warm.models[name]
 
 
 def read(request: ReadRequest) -> ReadAnswer:
     """Choose, read and encode; runs in the warm process."""
     from dicom_node import results  # noqa: PLC0415 - highdicom stays out of the receiver's process
 
-    model: Model | Broken = engine.state()[request.model]
+    model = _model(request.model)
     if isinstance(model, Broken):
         raise ReadingError(f"model {request.model} could not be loaded: {model.reason}")
     selection = model.select(request.series)
@@ -131,7 +175,12 @@ def read(request: ReadRequest) -> ReadAnswer:
     key = results.run_key(request.site, model.identity, uids, "")
     if not request.missing(key):
         return ReadAnswer(selection.passed_over, run_key=key)
-    reading = model.read(selection)
+    try:
+        reading = model.read(selection)
+    except bundle.BundleError as error:  # it had no room when the others were loaded
+        warm: Warm = engine.state()
+        warm.models[request.model] = Broken(warm.paths[request.model], str(error))
+        raise ReadingError(f"model {request.model} could not be loaded: {error}") from error
     if reading.failed:  # under another key: once the images can be read, the question is open again
         unread = [[each.uid, each.reason] for each in reading.failed]
         key = results.run_key(request.site, model.identity, uids, _digest("incomplete", unread))
@@ -145,7 +194,7 @@ def report_failure(request: ReadRequest, reason: str) -> ReadAnswer:
     """
     from dicom_node import results  # noqa: PLC0415 - as in read
 
-    model: Model | Broken = engine.state()[request.model]
+    model = _model(request.model)
     if isinstance(model, Broken):
         identity, selection = _of_broken(request, model)
         reason = f"model {request.model} could not be loaded"  # the rest names files of this machine: for IT alone
@@ -164,8 +213,6 @@ def report_failure(request: ReadRequest, reason: str) -> ReadAnswer:
 
 def _of_broken(request: ReadRequest, broken: Broken) -> tuple[ModelIdentity, Selection]:
     """What a model that cannot be loaded says of itself and would have read, as far as its files tell."""
-    from ai import bundle  # noqa: PLC0415 - as in load_models
-
     try:
         info = bundle.describe(broken.path)
     except bundle.BundleError:
@@ -183,7 +230,7 @@ def _encoded(request: ReadRequest, key: str, reading: Reading, images: Any) -> R
     began = time.perf_counter()
     created, spool = _moment(request.created), Spool(Path(request.data_dir))
     objects: list[tuple[str, Any]] = []
-    notes: list[str] = []
+    notes: list[str] = list(reading.remarks)
     if reading.failed:
         reasons = "; ".join(dict.fromkeys(each.reason for each in reading.failed))
         notes.append(f"incomplete: {len(reading.failed)} of the images could not be read: {reasons}")

@@ -129,6 +129,13 @@ def _long_texts(study: Study) -> Reading:
     return replace(said, model=model, classes=classes)
 
 
+def _not_assessed(study: Study) -> Reading:
+    """A class that the model knows and gives no verdict on, and otherwise nothing."""
+    said = reading(study)
+    silent = replace(said.classes[2], presence=Presence.UNDETERMINED, score=0.93, not_assessed="too few examples")
+    return replace(said, classes=(*said.classes[:2], silent))
+
+
 def _heat_map(study: Study) -> Reading:
     values = np.linspace(0, 1, 7 * 7, dtype=np.float32).reshape(7, 7)
     spot = finding(study, 0, (0.3, 0.3, 0.6, 0.6))
@@ -170,6 +177,7 @@ def outcomes() -> list[Outcome]:
         # What does not say which study it is of cannot be received; a report on it would belong to nobody.
         Outcome("total-failure", _total_failure, fits=lambda study: study.name != "uids-empty"),
         Outcome("superseding", lambda study: reading(study, finding(study, 1, (0.1, 0.6, 0.3, 0.9))), superseding=True),
+        Outcome("not-assessed", _not_assessed),
         Outcome("long-texts", _long_texts),
         Outcome("heat-map", _heat_map),
         Outcome("segments", lambda study: _segmented(study, fractional=False), fits=lambda s: s.located and s.readable),

@@ -16,7 +16,7 @@ import pytest
 from conftest import wait_until
 
 from ai import engine
-from ai.contract import ReadingError
+from ai.contract import BusyError, ReadingError
 from ai.engine import WarmProcess, WarmProcessError
 
 
@@ -40,6 +40,10 @@ def double(value: int) -> int:
 
 def refuse() -> None:
     raise ReadingError("multi-frame: one single image was expected")
+
+
+def be_busy() -> None:
+    raise BusyError("model m needs about 900 MiB of memory: cpu has 100 MiB free")
 
 
 def break_down() -> None:
@@ -86,6 +90,14 @@ def test_a_refusal_keeps_its_words_and_the_process(start: Start) -> None:
     pid = process.submit(loaded_pid).result()
     with pytest.raises(ReadingError, match="multi-frame: one single image was expected"):
         process.submit(refuse).result()
+    assert process.submit(loaded_pid).result() == pid
+
+
+def test_a_model_without_memory_may_have_it_later(start: Start) -> None:
+    process = start()
+    pid = process.submit(loaded_pid).result()
+    with pytest.raises(WarmProcessError, match="needs about 900 MiB"):
+        process.submit(be_busy).result()
     assert process.submit(loaded_pid).result() == pid
 
 

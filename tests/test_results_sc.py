@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +35,7 @@ from test_results_labels import area
 from ai.contract import ClassResult, Code, Finding, PassedOver, Presence, ReadingError, Region
 from dicom_node.results import Predecessor, Run, common, drawing, legend, sc, scene
 from dicom_node.results.labels import Place, Rect
+from dicom_node.results.legend import Row
 from dicom_node.results.typeface import font
 
 CLASS = ClassResult(*CLASSES[0], 0.9, 0.5, Presence.PRESENT)
@@ -259,17 +259,6 @@ def test_what_is_no_display_picture_is_refused() -> None:
     for wrong in (np.zeros((4, 4, 2), np.uint8), np.zeros((4, 4), np.uint16), np.zeros((0, 4), np.uint8)):
         with pytest.raises(ValueError, match=r"expected rows x columns \(x 3\) of uint8"):
             render(run, wrong)  # type: ignore[arg-type]
-
-
-def test_a_large_radiograph_is_drawn_and_encoded_in_a_third_of_a_second() -> None:
-    image = make_image(Rows=2500, Columns=2048)
-    run = run_of(image, boxes=SPOTS, rows=2500, columns=2048)
-    pixels, seconds = grey(2500, 2048), []
-    for _ in range(3):
-        start = time.perf_counter()
-        common.to_bytes(next(sc.build(run, [image], Held(image, picture=pixels))))
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.3
 
 
 def measured(picture: NDArray[np.uint8], colour: drawing.Colour) -> tuple[int, int, int, int]:
@@ -576,6 +565,21 @@ def test_what_could_not_be_read_warns_and_leaves_no_negative_answer(spy: Spy, la
     ]
     assert spy.headline[-1] == say.not_read(1, say.reason("it is no image"))
     assert say.no_findings not in spy.headline
+
+
+@pytest.mark.parametrize("language", ["en", "ko", "ja"])
+def test_a_class_that_is_not_assessed_warns_and_shows_no_score(spy: Spy, language: str) -> None:
+    run = run_of(make_image(), profile={"language": language})
+    silent = replace(
+        run.reading.classes[-1], presence=Presence.UNDETERMINED, score=0.97, not_assessed="too few examples"
+    )
+    classes = (*run.reading.classes[:-1], silent)
+    render(replace(run, reading=replace(run.reading, classes=classes)), grey())
+    say, legend = run.words, spy.legends[-1]
+    name = say.name(silent.code, silent.name)
+    assert [each.text for each in legend.sentences if each.emphasized] == [*run.warnings, say.not_assessed([name])]
+    assert legend.rows[-1] == Row((name, "-", "-", say.not_assessed_class), None)
+    assert say.no_findings in spy.headline
 
 
 def test_names_that_the_font_lacks_do_not_stop_the_picture() -> None:

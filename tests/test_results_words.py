@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from ai import _selection
+from ai import _rules, _selection, _slices, _stacks, _volume_selection
 from ai.contract import Code, Presence
 from dicom_node.config import Language
 from dicom_node.results.words import WORDS, Words
@@ -40,7 +40,10 @@ def texts(value: object) -> list[str]:
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_reason_for_passing_over_is_translated(language: Language) -> None:
     """The reasons are taken from the code that gives them, so that a new one is not forgotten here."""
-    source = Path(_selection.__file__).read_text(encoding="utf-8")
+    modules = (_rules, _selection, _slices, _stacks, _volume_selection)
+    source = "".join(Path(module.__file__).read_text(encoding="utf-8") for module in modules)
+    measures = ("number of slices", "slice thickness", "distance between slices", "pixel size")
+    ranges = ("1 to 2 mm", "1.5 mm or more", "2 mm or less")
     given = [
         "it is no image",
         "it has no pixels",
@@ -54,9 +57,42 @@ def test_every_reason_for_passing_over_is_translated(language: Language) -> None
         "the model reads at most 1 image of a study",
         "the model reads at most 8 images of a study",
         *(f"{what} X is not among A, B" for what in ("modality", "body part", "view")),
-        *(f"no {what} is given, and the model takes A, B" for what in ("modality", "body part", "view")),
+        *(f"no {what} is given, and the model takes A, B" for what in ("modality", "body part", "view", "kernel")),
+        *(f"{what} X is not among A, B" for what in ("orientation", "kernel")),
+        *(f"{what} 5 mm is not among {taken}" for what in measures for taken in ranges),
+        *(f"no {what} is given, and the model takes {taken}" for what in measures for taken in ranges),
+        "number of slices 3 is not among 20 or more",
+        "the series description is none that the model takes",
+        "the series description is one that the model does not take",
+        "it is a projection through the body, no slice",
+        "it shows the same as another image of the series",
+        "its header cannot be read",
+        "an image of its series cannot be read",
+        "a contrast agent was given",
+        "no contrast agent was given",
+        "its images hold another stack as large or larger",
+        "different images lie at the same place (3 of 20 places)",
+        "1 slice is missing: after slice 4 of 11 (from the feet) the next lies 5 mm on, not 2.5 mm",
+        "2 slices are missing: after slice 4 of 11 (from the left) the next lies 7.5 mm on, not 2.5 mm",
+        "the distance between its slices varies from 2.5 to 6 mm",
+        "its slices are shifted against one another",
+        "it has 12 frames and does not say where each of them lies",
+        "the size of its matrix (Rows, Columns) is missing",
+        "its ImageOrientationPatient is not two unit vectors at a right angle",
+        "its PixelSpacing is missing",
+        "its PixelSpacing is not 2 numbers",
+        "its ImagePositionPatient is beyond every patient",
+        "its PixelSpacing is not positive",
+        *(
+            f"another {what} {why}"
+            for what in ("series of the study", "stack of the series")
+            for why in (
+                "suits as well and comes first",
+                *(f"suits better: {each}" for each in _volume_selection.BETTER.values()),
+            )
+        ),
     ]
-    for literal in re.findall(r'f?"((?:it|the) [^"]+)"', source):
+    for literal in re.findall(r'[^"]f?"((?:its?|the|an?|no|different) (?!file )[^"]+)"(?!")', source):
         pattern = re.sub(r"\\\{.*?\\\}", ".+", re.escape(literal))
         assert any(re.fullmatch(pattern, reason.replace("images", "image")) or re.fullmatch(pattern, reason)
                    for reason in given), literal  # fmt: skip

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from pydicom.dataset import Dataset
 
-from ai.contract import Presence
 from dicom_node.results import common, heat
 from dicom_node.results.common import Run, percent
 from dicom_node.results.legend import Legend, Row, Sentence
@@ -115,19 +114,15 @@ class Captions:
         """The verdict on every class of the model over all images read."""
         return [
             Row(
-                (
-                    common.finding_name(self._run, each),
-                    *common.shown_scores(each),
-                    self._say.presence[each.presence],
-                ),
-                self._overlay.colours[each.key] if each.presence is not Presence.ABSENT else None,
+                (common.finding_name(self._run, each), *common.verdict(self._run, each)),
+                self._overlay.colours[each.key] if not common.is_faint(each) else None,
             )
             for each in self._reading.classes
         ]
 
     def _segments(self, frames: Sequence[Frame]) -> list[Row]:
         """The segments on these frames that the table does not already show in their colour."""
-        named = {each.key for each in self._reading.classes if each.presence is not Presence.ABSENT}
+        named = {each.key for each in self._reading.classes if not common.is_faint(each)}
         drawn = {id(segment): segment for frame in frames for segment, _ in self._overlay.segments(frame)}
         return [
             Row((common.finding_name(self._run, segment), "", "", ""), *self._overlay.stroke(segment))

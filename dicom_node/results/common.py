@@ -279,9 +279,9 @@ def summary(run: Run) -> str:
 
 
 def is_incomplete(reading: Reading) -> bool:
-    """Whether a reading leaves open what it should have answered; what its model never answers is not among it."""
-    left = [each for each in reading.classes if each.presence is Presence.UNDETERMINED]
-    return bool(reading.failed) or any(not each.reason for each in left) or 0 < len(left) == len(reading.classes)
+    """Whether a reading leaves open what it should have answered."""
+    left_open = (each for each in reading.classes if each.presence is Presence.UNDETERMINED and not each.not_assessed)
+    return bool(reading.failed) or any(left_open)
 
 
 def unplaced(reading: Reading) -> list[ClassResult]:
@@ -295,16 +295,20 @@ def unplaced(reading: Reading) -> list[ClassResult]:
 
 
 def cautions(run: Run) -> list[str]:
-    """What keeps a reading that failed, or failed in part, from being taken for a negative one."""
+    """What keeps a reading from being taken for more negative than it is.
+
+    It failed, failed in part, or there are classes that the model does not assess.
+    """
     reading, say = run.reading, run.words
-    if not reading.failure and not is_incomplete(reading):
-        return []
     lines = []
     if reading.failed:
         counted = Counter(say.reason(each.reason) for each in reading.failed).most_common()
         lines.append(say.unreadable(len(reading.failed), "; ".join(reason for reason, _ in counted)))
+    if names := [finding_name(run, each) for each in reading.classes if each.not_assessed]:
+        lines.append(say.not_assessed(names))
     nothing = not reading.findings and not unplaced(reading)
-    return [*lines, say.no_negative_result] if nothing else lines
+    open_still = bool(reading.failure) or is_incomplete(reading)
+    return [*lines, say.no_negative_result] if nothing and open_still else lines
 
 
 def not_read(run: Run) -> list[tuple[str, int]]:
@@ -319,13 +323,6 @@ def not_read_sentence(run: Run) -> str:
     return run.words.not_read(sum(count for _, count in counted), reasons) if counted else ""
 
 
-def shown_scores(result: ClassResult) -> tuple[str, str]:
-    """A class's score and threshold with their unit; none where the model's score is not to be relied on."""
-    if result.reason:
-        return "-", "-"
-    return f"{shown_score(result):.1f} %", f"{percent(result.threshold):.1f} %"
-
-
 def shown_score(result: ClassResult) -> float:
     """A class's score in percent; cut instead of rounded where rounding would lift an absent class to its threshold."""
     rounded = percent(result.score)
@@ -334,12 +331,34 @@ def shown_score(result: ClassResult) -> float:
     return rounded
 
 
+def is_faint(result: ClassResult) -> bool:
+    """Whether a class is set back in pictures and tables: there is nothing to look for."""
+    return result.presence is Presence.ABSENT or bool(result.not_assessed)
+
+
+def verdict(run: Run, result: ClassResult) -> tuple[str, str, str]:
+    """Score, threshold and presence of a class in words; what is not assessed has neither of the first two."""
+    if result.not_assessed:
+        return "-", "-", run.words.not_assessed_class
+    return (
+        f"{shown_score(result):.1f} %",
+        f"{percent(result.threshold):.1f} %",
+        run.words.presence[result.presence],
+    )
+
+
 def check(reading: Reading) -> None:
     """Refuse a reading that says two things at once.
 
     Raises:
-        ValueError: it failed and has an answer all the same, or failed in part and calls a class absent.
+        ValueError: it failed and has an answer all the same, failed in part and calls a class absent, or has a verdict
+            on a class or a finding of it that it does not assess.
     """
+    silent = {each.key for each in reading.classes if each.not_assessed}
+    if any(each.not_assessed and each.presence is not Presence.UNDETERMINED for each in reading.classes):
+        raise ValueError("a class that is not assessed can only be undetermined")
+    if silent & {each.key for each in reading.findings} or silent & {each.key for each in reading.heat_maps}:
+        raise ValueError("a class that is not assessed can have neither findings nor heat maps")
     if reading.failure and (reading.findings or reading.classes):
         raise ValueError("a reading that failed as a whole cannot have findings or classes")
     if reading.failed and any(each.presence is Presence.ABSENT for each in reading.classes):

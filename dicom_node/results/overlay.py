@@ -130,12 +130,12 @@ class Overlay:
 
 
 def _colours(classes: Sequence[ClassResult]) -> dict[str, Colour]:
-    """The colour of each class: the same in every study, unless another class has it that is not absent either."""
+    """The colour of each class: the same in every study, unless another has it that is not faint either."""
     colours: dict[str, Colour] = {}
     taken: set[Colour] = set()
     for place, each in enumerate(classes):
         colour = COLOURS[place % len(COLOURS)]
-        if each.presence is not Presence.ABSENT:
+        if not common.is_faint(each):
             free = [other for other in COLOURS if other not in taken]
             colour = free[0] if colour in taken and free else colour
             taken.add(colour)

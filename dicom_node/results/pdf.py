@@ -18,7 +18,6 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import EncapsulatedPDFStorage, ExplicitVRLittleEndian
 
-from ai.contract import Presence
 from dicom_node.results import common
 from dicom_node.results.common import Run, percent
 from dicom_node.results.measure import Size, caveat, size_of
@@ -124,15 +123,11 @@ def _findings(run: Run, sizes: Mapping[int, Size]) -> Table:
 
 def _classes(run: Run) -> Table:
     say = run.words
-    rows = [
-        (
-            common.finding_name(run, each),
-            say.presence[each.presence],
-            *common.shown_scores(each),
-        )
-        for each in run.reading.classes
-    ]
-    faint = frozenset(n for n, each in enumerate(run.reading.classes) if each.presence is Presence.ABSENT)
+    rows = []
+    for each in run.reading.classes:
+        score, threshold, presence = common.verdict(run, each)
+        rows.append((common.finding_name(run, each), presence, score, threshold))
+    faint = frozenset(n for n, each in enumerate(run.reading.classes) if common.is_faint(each))
     heading = tuple(_capital(each) for each in ("", say.verdict, say.score, say.threshold))
     return Table(heading, tuple(rows), flexible=0, faint=faint)
 

@@ -171,7 +171,10 @@ def _sentences(run: Run, images: Sequence[Source]) -> list[str]:
     reading, say = run.reading, run.words
     model = reading.model
     verdicts = ", ".join(
-        f"{common.finding_name(run, each)} {say.presence[each.presence]} ({_why(run, each)})"
+        f"{common.finding_name(run, each)} {say.presence[each.presence]} "
+        f"({common.shown_score(each):g} %, {say.threshold} {percent(each.threshold):g} %)"
+        if not each.not_assessed
+        else f"{common.finding_name(run, each)} {say.not_assessed_class}"
         for each in reading.classes
     )
     return [
@@ -183,13 +186,6 @@ def _sentences(run: Run, images: Sequence[Source]) -> list[str]:
         *_caveat(run, images),
         *_not_read(run),
     ]
-
-
-def _why(run: Run, result: ClassResult) -> str:
-    """What a verdict rests on: the score, or why the model's score is not to be relied on."""
-    if result.reason:
-        return result.reason.rstrip(".")
-    return f"{common.shown_score(result):g} %, {run.words.threshold} {percent(result.threshold):g} %"
 
 
 def _replaced(run: Run, header: Dataset) -> list[str]:
@@ -246,7 +242,10 @@ def _evaluations(run: Run) -> ContainerContentItem:
 
 
 def _outcome(run: Run) -> CodedConcept:
-    """CID 6047. A class left undetermined is an algorithm that did not succeed, never a negative answer."""
+    """CID 6047. A class left undetermined is an algorithm that did not succeed, never a negative answer.
+
+    A class that the model does not assess is none of its algorithms.
+    """
     if run.reading.failure:
         return _NONE_SUCCEEDED
     found = bool(run.reading.findings) or bool(common.unplaced(run.reading))

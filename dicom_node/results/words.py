@@ -6,11 +6,12 @@ tables below know them and stay English where they do not; nothing is ever left 
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ai.contract import Code, Presence
 from dicom_node.config import Language
+from dicom_node.results import reasons
 
 _NAMES: dict[tuple[str, str], dict[Language, str]] = {
     ("27925004", "SCT"): {"ko": "결절", "ja": "結節"},
@@ -40,46 +41,6 @@ _NOTICES: dict[str, dict[Language, str]] = {
         "ja": "デモ用モデル、患者画像による学習なし",
     },
 }
-# Why something was not read (ai._selection), with what stands in the place of each group.
-_REASONS: tuple[tuple[str, dict[Language, str]], ...] = (
-    (r"it is no image", {"ko": "영상이 아님", "ja": "画像ではない"}),
-    (r"it has no pixels", {"ko": "픽셀 데이터가 없음", "ja": "画素データがない"}),
-    (
-        r"it has (\d+) frames, the model reads single images",
-        {"ko": "프레임이 {0}개이며 모델은 단일 영상만 분석함", "ja": "フレーム数{0}、モデルは単一画像のみを読む"},
-    ),
-    (r"it is no grey image", {"ko": "회색조 영상이 아님", "ja": "グレースケール画像ではない"}),
-    (r"it is a localizer", {"ko": "위치 결정 영상임", "ja": "位置決め画像である"}),
-    (r"it is a derived secondary capture", {"ko": "파생된 2차 캡처 영상임", "ja": "派生した二次取得画像である"}),
-    (
-        r"it is derived and has annotations burned in",
-        {"ko": "주석이 새겨진 파생 영상임", "ja": "注記が焼き込まれた派生画像である"},
-    ),
-    (
-        r"it is for processing, not for presentation",
-        {"ko": "표시용이 아닌 처리용 영상임", "ja": "表示用ではなく処理用の画像である"},
-    ),
-    (r"modality (.+) is not among (.+)", {"ko": "모달리티 {0}: 대상은 {1}", "ja": "モダリティ{0}：対象は{1}"}),
-    (r"body part (.+) is not among (.+)", {"ko": "검사 부위 {0}: 대상은 {1}", "ja": "撮影部位{0}：対象は{1}"}),
-    (r"view (.+) is not among (.+)", {"ko": "촬영 방향 {0}: 대상은 {1}", "ja": "撮影方向{0}：対象は{1}"}),
-    (
-        r"no modality is given, and the model takes (.+)",
-        {"ko": "모달리티 정보가 없음: 대상은 {0}", "ja": "モダリティの記載なし：対象は{0}"},
-    ),
-    (
-        r"no body part is given, and the model takes (.+)",
-        {"ko": "검사 부위 정보가 없음: 대상은 {0}", "ja": "撮影部位の記載なし：対象は{0}"},
-    ),
-    (
-        r"no view is given, and the model takes (.+)",
-        {"ko": "촬영 방향 정보가 없음: 대상은 {0}", "ja": "撮影方向の記載なし：対象は{0}"},
-    ),
-    (r"the same instance is in the study twice", {"ko": "같은 영상이 중복됨", "ja": "同じ画像が重複している"}),
-    (
-        r"the model reads at most (\d+) images? of a study",
-        {"ko": "모델은 검사당 최대 {0}개 영상을 분석함", "ja": "モデルは検査あたり最大{0}画像を読む"},
-    ),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +75,7 @@ class Words:
     light_captions: str
     no_picture: str
     presence: dict[Presence, str]
+    not_assessed_class: str
     _findings: tuple[str, str]
     _outlined: tuple[str, str, str]
     _parts: tuple[str, str]
@@ -131,6 +93,7 @@ class Words:
     _axes: str
     _more: tuple[str, str]
     _unreadable: str
+    _not_assessed: str
 
     def name(self, code: Code, english: str) -> str:
         """What a coded concept is called."""
@@ -142,10 +105,7 @@ class Words:
 
     def reason(self, english: str) -> str:
         """Why something was not read."""
-        for pattern, translations in _REASONS:
-            if self.language in translations and (found := re.fullmatch(pattern, english)):
-                return translations[self.language].format(*found.groups())
-        return english
+        return reasons.translated(english, self.language)
 
     def findings(self, count: int) -> str:
         """So many findings, as a verdict without a full stop."""
@@ -215,6 +175,10 @@ class Words:
         """How much of what was to be read could not be, and why."""
         return self._unreadable.format(self.parts(count), reasons)
 
+    def not_assessed(self, names: Sequence[str]) -> str:
+        """Which classes the model knows and gives no verdict on."""
+        return self._not_assessed.format(("、" if self.language == "ja" else ", ").join(names))
+
 
 WORDS: dict[Language, Words] = {
     "en": Words(
@@ -249,6 +213,7 @@ WORDS: dict[Language, Words] = {
             Presence.ABSENT: "absent",
             Presence.UNDETERMINED: "undetermined",
         },
+        not_assessed_class="not assessed",
         _findings=("{} finding with a region", "{} findings with a region"),
         _outlined=("No structure outlined", "{} structure outlined", "{} structures outlined"),
         _parts=("{} image, other object or series", "{} images, other objects or series"),
@@ -269,6 +234,7 @@ WORDS: dict[Language, Words] = {
             "{} more findings lie on images that have no picture of their own",
         ),
         _unreadable="{} to be read could not be read: {}",
+        _not_assessed="Not assessed by this model: {}",
     ),
     "ko": Words(
         language="ko",
@@ -298,6 +264,7 @@ WORDS: dict[Language, Words] = {
         light_captions="캡션이 밝은 영상은 개별 그림이 있음",
         no_picture="영상을 표시할 수 없음",
         presence={Presence.PRESENT: "있음", Presence.ABSENT: "없음", Presence.UNDETERMINED: "판정 불가"},
+        not_assessed_class="평가하지 않음",
         _findings=("위치가 표시된 소견 {}개", "위치가 표시된 소견 {}개"),
         _outlined=("윤곽이 표시된 구조물 없음", "윤곽이 표시된 구조물 {}개", "윤곽이 표시된 구조물 {}개"),
         _parts=("영상, 기타 객체 또는 시리즈 {}개", "영상, 기타 객체 또는 시리즈 {}개"),
@@ -315,6 +282,7 @@ WORDS: dict[Language, Words] = {
         _axes="{} x {} mm",
         _more=("개별 그림이 없는 영상에 소견 {}개가 더 있음", "개별 그림이 없는 영상에 소견 {}개가 더 있음"),
         _unreadable="분석 대상이지만 읽지 못한 항목: {} ({})",
+        _not_assessed="이 모델이 평가하지 않는 항목: {}",
     ),
     "ja": Words(
         language="ja",
@@ -344,6 +312,7 @@ WORDS: dict[Language, Words] = {
         light_captions="見出しの明るい画像には個別の図がある",
         no_picture="画像を表示できません",
         presence={Presence.PRESENT: "あり", Presence.ABSENT: "なし", Presence.UNDETERMINED: "判定不能"},
+        not_assessed_class="評価対象外",
         _findings=("位置の示された所見 {}件", "位置の示された所見 {}件"),
         _outlined=("輪郭を示した構造なし", "輪郭を示した構造{}件", "輪郭を示した構造{}件"),
         _parts=("画像・その他のオブジェクト・シリーズ {}件", "画像・その他のオブジェクト・シリーズ {}件"),
@@ -361,5 +330,6 @@ WORDS: dict[Language, Words] = {
         _axes="{} x {} mm",
         _more=("個別の図のない画像にさらに所見{}件あり", "個別の図のない画像にさらに所見{}件あり"),
         _unreadable="対象のうち読み取れなかったもの：{}（{}）",
+        _not_assessed="このモデルが評価しない項目：{}",
     ),
 }

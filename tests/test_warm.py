@@ -1,0 +1,54 @@
+"""What the warm process says of its models: loaded, waiting for memory, broken."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from test_bundle import series, write_image
+
+from ai import bundle, engine
+from ai import devices as places
+from ai.contract import ReadingError
+from ai.devices import Device
+from dicom_node import warm
+from dicom_node.config import Profile
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(bundle.shipped()["phantom_cxr"], tmp_path / "copy"))
+
+
+def start(monkeypatch: pytest.MonkeyPatch, bundles: dict[str, Path], free: dict[str, int] | None = None) -> warm.Loads:
+    """Load as the warm process does, on a machine with so much memory."""
+    if free is not None:
+        there = (Device("cpu", lambda: free["cpu"]),)
+        monkeypatch.setattr(warm, "devices", lambda _wanted: (there, ""))
+    monkeypatch.setattr(engine, "_state", warm.loader(bundles, "cpu")())
+    return warm.loads()
+
+
+def test_a_damaged_bundle_is_told_and_the_others_are_loaded(monkeypatch: pytest.MonkeyPatch, copy: Path) -> None:
+    (copy / "models" / "model.pt").write_bytes(b"no weights")
+    went = start(monkeypatch, {"good": bundle.shipped()["phantom_cxr"], "bad": copy})
+    assert went.loaded == {"good": places.CPU}
+    assert went.failed.keys() == {"bad"}
+    assert "no file of weights" in went.failed["bad"]
+
+
+def test_a_model_without_room_waits_and_one_that_is_found_broken_then_says_so(
+    monkeypatch: pytest.MonkeyPatch, copy: Path
+) -> None:
+    free = {"cpu": 1024**2}
+    went = start(monkeypatch, {"one": copy}, free)
+    assert (went.loaded, went.failed) == ({}, {})
+    assert went.waiting.keys() == {"one"}
+    (copy / "models" / "model.pt").write_bytes(b"damaged since")
+    free["cpu"] = 1024**4
+    image = series(write_image(copy.parent))
+    request = warm.ReadRequest("one", "1.2.3", (image,), "site", 0.0, (warm.Wanted(Profile(), None),), {}, "")
+    with pytest.raises(ReadingError, match=r"model one could not be loaded: .*no file of weights"):
+        warm.read(request)
+    assert warm.loads().failed.keys() == {"one"}
