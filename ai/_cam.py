@@ -103,6 +103,8 @@ class _Classified:
                 else:
                     maps = classifier(features[0].flatten(1).T).T.reshape(-1, *features.shape[2:])
                 self._maps = np.asarray(maps.to("cpu", torch.float32).numpy())
+        except torch.OutOfMemoryError:
+            raise
         except (RuntimeError, TypeError) as error:
             raise BundleError(
                 f"{info.path}: cam.classifier in reading.json does not take the features of cam.layer: {short(error)}"
@@ -125,6 +127,8 @@ class _Weighted:
             with torch.enable_grad():
                 x = self._batch.clone().requires_grad_(True)
                 found = self._cam.compute_map(x, class_idx=channel).detach()[0, 0]
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:  # a network may be such that no gradient reaches the layer
             raise BundleError(
                 f"{self._info.path}: no gradient reaches cam.layer of reading.json: {short(error)}"

@@ -205,7 +205,10 @@ class BundleModel:
 
         Raises:
             BundleError: a step fails, or gives something else than the bundle declares.
+            torch.OutOfMemoryError: the device has no memory for it.
         """
+        import torch  # noqa: PLC0415  (see load)
+
         from ai._answer import answer  # noqa: PLC0415  (see load)
         from ai._answer_volume import answer_volume  # noqa: PLC0415  (see load)
 
@@ -218,7 +221,7 @@ class BundleModel:
                 ramp = np.linspace(0.0, 1.0, 480 * 400, dtype=np.float32).reshape(480, 400)
                 passed = self._forward.image(ramp, checked=True)
                 answer(self.info, passed, 480, 400)
-        except BundleError:
+        except (BundleError, torch.OutOfMemoryError):  # the latter is no fault of the bundle's
             raise
         except Exception as error:
             raise BundleError(f"{self.info.path}: the bundle does not run: {short(error)}") from error
