@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import sys
+from datetime import UTC, datetime
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import bundles
 import numpy as np
+import pydicom
 import pytest
 from bundles import ct_series, radiograph
 from numpy.typing import NDArray
+from pydicom.dataset import Dataset
 
 from ai.bundle import BundleError, BundleModel, load
-from ai.contract import InstanceRef, Presence, Reading, ReadingError, Selection
+from ai.contract import InstanceRef, Presence, Reading, ReadingError, Selection, SeriesRef
+from dicom_node.config import Profile
+from dicom_node.results import Run, encode, run_key
 
 
 def chosen(*instances: InstanceRef) -> Selection:
@@ -253,6 +259,58 @@ def test_monais_retinanet_runs_without_torchvision(
         assert 0 <= region.left < region.right <= width
         assert 0 <= region.top < region.bottom <= height
     assert reading.classes[0].score == max(finding.score for finding in reading.findings)
+
+
+# --- what a hospital gets of it --------------------------------------------------------------------------------------
+
+
+def objects(reading: Reading, *roles: str) -> dict[str, list[Dataset]]:
+    """The result objects of a reading, as another program reads them."""
+    key = run_key("here", reading.model, [ref.sop_instance_uid for ref in reading.sources], "settings")
+    run = Run(key, datetime(2026, 1, 1, tzinfo=UTC), "here", reading, Profile(outputs=roles))
+    made: dict[str, list[Dataset]] = {}
+    for each in encode(run):
+        made.setdefault(each.role, []).append(pydicom.dcmread(BytesIO(each.content)))
+    return made
+
+
+def texts(document: Dataset) -> str:
+    return " ".join(str(element.value) for element in document.iterall() if element.keyword == "TextValue")
+
+
+def test_anatomy_is_outlined_and_no_finding(ct: tuple[InstanceRef, ...], tmp_path: Path) -> None:
+    model = load(bundles.ct_segmentation(tmp_path / "bundle"), threads=1)
+    series = SeriesRef("1.2.4", "1.2.4.0", "CT", "CHEST", "", tuple(reversed(ct)))
+    selection = model.select([series])
+    assert selection.chosen == ct  # in the order of the slices
+    made = objects(model.read(selection), "sr", "seg")
+    assert "1 structure outlined: Dense present" in texts(made["sr"][0])
+    assert "indings" not in texts(made["sr"][0])
+    (outline,) = made["seg"]
+    assert outline.SegmentSequence[0].SegmentLabel == "Dense"
+    assert {
+        item.SourceImageSequence[0].ReferencedSOPInstanceUID
+        for frame in outline.PerFrameFunctionalGroupsSequence
+        for item in frame.DerivationImageSequence
+    } >= {each.sop_instance_uid for each in ct[11:19]}
+
+
+def test_a_class_without_a_place_is_told_in_the_report(tmp_path: Path) -> None:
+    model = load(bundles.classifier(tmp_path / "bundle"), threads=1)
+    made = objects(model.read(chosen(radiograph(tmp_path, bright((50, 100, 150, 200))))), "sr", "sc", "kos")
+    told = texts(made["sr"][0])
+    assert "Findings without a region: Bright present" in told
+    assert "Unsure not assessed" in told
+    assert "90" not in told.split("Unsure")[1][:20]  # its score is not to be relied on
+    assert "incomplete" not in told.lower()
+    assert made["kos"]
+
+
+def test_boxes_and_outlines_of_a_ct_have_objects(ct: tuple[InstanceRef, ...], tmp_path: Path) -> None:
+    model = load(bundles.ct_segmentation(tmp_path / "bundle", finding=True), threads=1)
+    made = objects(model.read(chosen(*ct)), "sr", "seg", "gsps", "kos")
+    assert "1 finding with a region" in texts(made["sr"][0])
+    assert set(made) == {"sr", "seg", "gsps", "kos"}
 
 
 # --- what is wrong --------------------------------------------------------------------------------------------------
