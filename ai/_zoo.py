@@ -154,6 +154,8 @@ def _parser(info: BundleInfo, device: Any) -> tuple[Any, str]:
     from ai._torchvision import provide  # noqa: PLC0415  (see the module)
 
     config = read_config(info.config)
+    if unknown := sorted(name for name in info.spec.override if re.split("[#:]", name)[0] not in config):
+        raise BundleError(f"{info.config}: override in reading.json names {unknown[0]}, which is not there")
     missing = _absent(config)
     config = _without_files(config)
     if "detector" in config or "RetinaNet" in str(config.get("network_def")):
@@ -161,6 +163,8 @@ def _parser(info: BundleInfo, device: Any) -> tuple[Any, str]:
     try:
         parser = ConfigParser(config)
         parser.read_meta(str(info.path / METADATA))
+        for name, value in info.spec.override.items():
+            parser[name] = value
         parser["bundle_root"] = str(info.path)
         parser["device"] = f"$torch.device('{device}')"
         parser.parse()

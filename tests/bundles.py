@@ -496,6 +496,40 @@ def scripted(path: Path) -> Path:
     )
 
 
+def coloured(path: Path) -> Path:
+    """An older bundle for pictures with three colours, as ``endoscopic_inbody_classification`` is."""
+    preprocessing = [
+        {"_target_": "LoadImaged", "keys": "image"},
+        {"_target_": "AsChannelFirstd", "keys": "image"},
+        {"_target_": "Resized", "keys": "image", "spatial_size": [64, 64], "mode": "bilinear"},
+        {"_target_": "CastToTyped", "dtype": "$torch.float32", "keys": "image"},
+        {"_target_": "EnsureTyped", "keys": "image"},
+    ]
+    scripts = path / "scripts"
+    scripts.mkdir(parents=True)
+    (scripts / "__init__.py").write_text("")
+    (scripts / "net.py").write_text(_HALVES)
+    postprocessing = [{"_target_": "AsDiscreted", "keys": "pred", "argmax": True, "to_onehot": 2}]
+    return write(
+        path,
+        config=zoo(preprocessing, postprocessing, network_def={"_target_": "scripts.net.Halves"}),
+        reading=reading("classification", output("first", 0), output("second", 1)),
+        metadata=metadata([64, 64], 2, inputs=3),
+        weights={},
+    )
+
+
+_HALVES = """
+import torch
+
+
+class Halves(torch.nn.Module):
+    # How bright the two halves of the first axis are, in the green channel.
+    def forward(self, x):
+        return torch.stack([half[:, 1].mean(dim=(1, 2)) for half in x.chunk(2, dim=2)], dim=1)
+"""
+
+
 def outlines_2d(path: Path) -> Path:
     """A picture's outline with the way back: as read by MONAI, columns first, and turned on the way."""
     preprocessing = [

@@ -143,6 +143,15 @@ def test_torchscript_needs_no_network_def_and_scores_stay_scores(tmp_path: Path)
     np.testing.assert_allclose(found.scores, (0.75, 0.25), atol=1e-6)  # not the 1 and 0 of AsDiscreted
 
 
+def test_a_model_of_colour_pictures_gets_the_grey_in_each_colour(tmp_path: Path) -> None:
+    model = load(bundles.coloured(tmp_path / "bundle"), threads=1)
+    ramp = np.tile(np.linspace(0.0, 1.0, 80, dtype=np.float32)[:, None], (1, 60))
+    left_white = np.ascontiguousarray(ramp.T[:, ::-1])
+    # Its class 0 is how bright the first half of the first axis is: MONAI's readers put columns first.
+    assert model.read_display(left_white).scores[0] > 0.7
+    np.testing.assert_allclose(model.read_display(ramp).scores, (0.5, 0.5), atol=0.01)
+
+
 def test_bytes_are_given_where_the_bundle_wants_them(tmp_path: Path) -> None:
     path = bundles.scripted(tmp_path / "bundle")
     file = path / "configs" / "reading.json"
@@ -199,6 +208,20 @@ def test_a_segment_that_is_too_small_is_not_there(ct: tuple[InstanceRef, ...], t
     assert presences(reading) == {"dense": "absent"}
     assert reading.classes[0].score < reading.classes[0].threshold
     assert (reading.findings, reading.segmentations) == ((), ())
+
+
+def test_reading_json_overrides_what_a_bundle_leaves_open(ct: tuple[InstanceRef, ...], tmp_path: Path) -> None:
+    dense = bundles.output("dense", 1)
+    spec = bundles.reading("segmentation", dense, kind="volume", prediction="labels", override={"cut": 900})
+    path = bundles.ct_segmentation(tmp_path / "bundle", reading=spec, config={"cut": 1000})
+    config = path / "configs" / "inference.json"
+    config.write_text(config.read_text().replace('"a_max": 1000', '"a_max": "@cut"'))
+    model = load(path, threads=1)
+    (scale,) = [one for one in model._forward._parts.preprocessing.transforms if hasattr(one, "scaler")]
+    assert scale.scaler.a_max == 900
+    spec["override"] = {"cat": 900}
+    with pytest.raises(BundleError, match=r"override in reading\.json names cat, which is not there"):
+        load(bundles.ct_segmentation(tmp_path / "other", reading=spec), threads=1)
 
 
 def test_without_a_way_back_the_affine_tells_where_an_outline_lies(ct: tuple[InstanceRef, ...], tmp_path: Path) -> None:
@@ -347,6 +370,35 @@ def test_a_wrong_layer_is_named(tmp_path: Path, cam: dict[str, Any], message: st
 def test_a_wrong_configuration_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(BundleError, match=message):
         load(bundles.classifier(tmp_path / "bundle", **changes), threads=1)
+
+
+def test_modality_values_are_for_volumes(tmp_path: Path) -> None:
+    path = bundles.scripted(tmp_path / "bundle")
+    file = path / "configs" / "reading.json"
+    file.write_text(file.read_text().replace('"kind": "image"', '"kind": "image", "values": "modality"'))
+    with pytest.raises(BundleError, match=r"input\.values: modality is for volumes"):
+        load(path, threads=1)
+
+
+def test_what_moves_an_image_and_does_not_tell_is_refused(tmp_path: Path) -> None:
+    turn = {"_target_": "Compose", "transforms": [{"_target_": "Transposed", "keys": "image", "indices": [0, 2, 1]}]}
+    path = bundles.classifier(tmp_path / "bundle", cam={"layer": "features"}, preprocessing=turn)
+    with pytest.raises(BundleError, match="shown at another place"):
+        load(path, threads=1)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "message"),
+    [("labels", "one map of labels was expected"), ("channels", r"pred is an array of \(1, .*at least 2 channels")],
+)
+def test_labels_and_channels_are_told_apart(tmp_path: Path, prediction: str, message: str) -> None:
+    spec = bundles.reading("segmentation", bundles.output("dense", 1), kind="volume", prediction=prediction)
+    post = {"_target_": "Compose", "transforms": [{"_target_": "Activationsd", "keys": "pred", "softmax": True}]}
+    if prediction == "channels":
+        post["transforms"].append({"_target_": "AsDiscreted", "keys": "pred", "argmax": True})  # type: ignore[attr-defined]
+    path = bundles.ct_segmentation(tmp_path / "bundle", reading=spec, config={"postprocessing": post})
+    with pytest.raises(BundleError, match=message):
+        load(path, threads=1)
 
 
 def test_a_missing_module_is_named(tmp_path: Path) -> None:
