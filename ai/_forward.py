@@ -53,7 +53,7 @@ class Forward:
 
     def to(self, device: Any) -> None:
         """Move to another device."""
-        self._parts.to(device)
+        self._parts.to(device, self._device)
         self._device = device
 
     def image(self, display: NDArray[np.float32], *, checked: bool = False) -> Passed:

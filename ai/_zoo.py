@@ -54,11 +54,20 @@ class Parts:
     repeats: bool
     spacing: tuple[float, ...]
 
-    def to(self, device: Any) -> None:
-        """Move what has weights."""
+    def to(self, device: Any, before: Any) -> None:
+        """Move what has weights, and what was told to compute on the device of ``before``.
+
+        What was told to use the CPU stays there: it is where a bundle puts what does not fit elsewhere.
+        """
         for part in (self.network, self.detector):
             if part is not None:
                 part.to(device)
+        if before.type == "cpu":
+            return
+        inner = getattr(self.detector, "inferer", None)
+        for part in (*_each(self.preprocessing), *_each(self.postprocessing), self.inferer, inner):
+            for held in (part, *getattr(part, "__dict__", {}).values()):
+                _retarget(held, before, device)
 
 
 def build(info: BundleInfo, device: Any) -> Parts:
@@ -253,6 +262,15 @@ def _whole(error: Exception) -> str:
     while root.__cause__ is not None:
         root = root.__cause__
     return short(error) if root is error else f"{short(error)} <- {short(root)}"
+
+
+def _retarget(part: Any, before: Any, device: Any) -> None:
+    own = getattr(part, "__dict__", {})
+    for name in ("device", "sw_device"):
+        if name in own and str(own[name]) == str(before):
+            own[name] = device
+        elif isinstance(own.get(name), tuple):  # one for each key of a transform
+            own[name] = tuple(device if str(one) == str(before) else one for one in own[name])
 
 
 def _each(transform: Any) -> Iterator[Any]:

@@ -21,7 +21,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -47,13 +48,13 @@ from ai.contract import (
     Selection,
     SeriesRef,
 )
+from ai.errors import where
 from ai.images import Radiograph, laterality, load_radiograph
 from ai.manifest import Output
 from ai.shelf import Title
 from ai.volume import load_volume, to_meta_tensor
 
 if TYPE_CHECKING:
-    from ai._forward import Passed
     from ai._zoo import Parts
     from ai.answers import ImageAnswer, MarkedBox
 
@@ -192,13 +193,16 @@ class BundleModel:
         Raises:
             ReadingError: the model reads volumes, or the picture is not of this form, or the model fails on it.
         """
+        from ai._answer import answer  # noqa: PLC0415  (see load)
+
         if self.info.spec.input.kind != "image":
             raise ReadingError("the model reads volumes, a picture was given")
         if display.ndim != 2 or display.dtype != np.float32:
             raise ReadingError(
                 f"the picture is an array of {display.shape}, {display.dtype}; (rows, columns), float32 was expected"
             )
-        return self._answer(self._pass(display), display.shape[0], display.shape[1])
+        with _told():
+            return answer(self.info, self._forward.image(display), display.shape[0], display.shape[1])
 
     def warm_up(self) -> None:
         """Run a made-up input through everything.
@@ -238,12 +242,10 @@ class BundleModel:
         started = time.perf_counter()
         volume = load_volume(selection.chosen, self.info.spec.input.gets)
         decoded = time.perf_counter()
-        try:
+        with _told():
             passed = self._forward.volume(to_meta_tensor(volume))
             mapped = time.perf_counter()
             found = answer_volume(self.info, passed, volume)
-        except BundleError as error:
-            raise ReadingError(str(error)) from None
         held = {instance.sop_instance_uid for instance, _ in volume.frames}
         steps = {"decode": decoded - started, "network": mapped - decoded, "findings": time.perf_counter() - mapped}
         return Reading(
@@ -263,23 +265,10 @@ class BundleModel:
             for output, score in zip(self.info.spec.outputs, scores, strict=True)
         )
 
-    def _pass(self, display: NDArray[np.float32]) -> Passed:
-        try:
-            return self._forward.image(display)
-        except BundleError as error:
-            raise ReadingError(str(error)) from None
-
-    def _answer(self, passed: Passed, rows: int, columns: int) -> ImageAnswer:
-        from ai._answer import answer  # noqa: PLC0415  (see load)
-
-        try:
-            return answer(self.info, passed, rows, columns)
-        except BundleError as error:
-            raise ReadingError(str(error)) from None
-
     def _read_one(
         self, instance: InstanceRef, seconds: dict[str, float]
     ) -> tuple[list[Finding], list[HeatMap], list[Segmentation], tuple[float, ...]]:
+        from ai._answer import answer  # noqa: PLC0415  (see load)
         from ai._answer_volume import segment  # noqa: PLC0415  (see load)
 
         started = time.perf_counter()
@@ -287,9 +276,10 @@ class BundleModel:
         if image.sop_instance_uid != instance.sop_instance_uid:
             raise ReadingError("the file holds another instance than the one that was stored under its name")
         decoded = time.perf_counter()
-        passed = self._pass(image.display)
-        mapped = time.perf_counter()
-        found = self._answer(passed, image.rows, image.columns)
+        with _told():
+            passed = self._forward.image(image.display)
+            mapped = time.perf_counter()
+            found = answer(self.info, passed, image.rows, image.columns)
         findings = [self._finding(image, box) for box in found.boxes]
         heat = [replace(one, sop_instance_uid=instance.sop_instance_uid) for one in found.heat_maps]
         outputs = {output.key: output for output in self.info.spec.outputs}
@@ -311,6 +301,24 @@ class BundleModel:
             site=output.site.code() if output.site else None,
             laterality=laterality(image, (box.left + box.right) / 2.0),
         )
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Have what a bundle cannot do with an image told as such: it would fail on it the next time too.
+
+    What is the machine's (no memory, a device in distress) is not: another try may go well.
+    """
+    import torch  # noqa: PLC0415  (see load)
+
+    try:
+        yield
+    except BundleError as error:
+        raise ReadingError(str(error)) from None
+    except (ReadingError, MemoryError, OSError, torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
+    except Exception as error:  # a bundle is code and can fail in any way; its messages may hold the image's values
+        raise ReadingError(f"the model cannot read this image: its bundle fails ({where(error)})") from None
 
 
 def _verdict(output: Output, score: float, *, complete: bool) -> ClassResult:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from datetime import UTC, datetime
 from io import BytesIO
@@ -413,6 +414,34 @@ def test_a_picture_is_no_volume(ct: tuple[InstanceRef, ...], tmp_path: Path) -> 
         model.read_display(np.zeros((4, 4), dtype=np.float32))
     with pytest.raises(ReadingError):
         model.read(chosen(*ct[:5], *ct[9:]))  # slices are missing
+
+
+def test_what_a_bundle_cannot_read_is_told_without_its_values(tmp_path: Path) -> None:
+    picky = (
+        "$lambda item: item if item['image'].shape[-1] == 400 else (_ for _ in ()).throw(RuntimeError('value 0.123'))"
+    )
+    path = bundles.classifier(tmp_path / "bundle", preprocessing=picky)
+    meta = path / "configs" / "metadata.json"
+    meta.write_text(json.dumps(bundles.metadata(["*", "*"], 3)))
+    model = load(path, threads=1)
+    with pytest.raises(ReadingError, match="the model cannot read this image: its bundle fails") as told:
+        model.read_display(np.zeros((50, 60), dtype=np.float32))
+    assert "0.123" not in str(told.value)
+    assert "RuntimeError" in str(told.value)
+
+
+def test_what_computes_on_a_device_leaves_it_with_the_model(tmp_path: Path) -> None:
+    import torch  # noqa: PLC0415
+
+    model = load(bundles.ct_segmentation(tmp_path / "bundle"), threads=1)
+    parts, gpu, cpu = model._forward._parts, torch.device("cuda:0"), torch.device("cpu")
+    typed = parts.preprocessing.transforms[-1]
+    (inverted,) = [one for one in parts.postprocessing.transforms if type(one).__name__ == "Invertd"]
+    parts.inferer.device, parts.inferer.sw_device = gpu, None
+    typed.converter.device, inverted.device = gpu, ("cuda:0",)
+    parts.to(cpu, gpu)
+    assert (parts.inferer.device, parts.inferer.sw_device) == (cpu, None)
+    assert (typed.converter.device, inverted.device) == (cpu, (cpu,))
 
 
 def test_two_bundles_may_both_have_scripts(tmp_path: Path) -> None:
