@@ -42,13 +42,20 @@ class WarmProcess(Executor):
         load: a picklable function without arguments; what it returns in the process is `state` there.
         timeout: seconds that one task may take; after that the process is killed and started anew.
         on_load: told each time that the process has loaded (with "") or could not (with the reason).
+        eager: load at once; otherwise when the first task comes.
     """
 
     def __init__(
-        self, load: Callable[[], Any], *, timeout: float, on_load: Callable[[str], None] = lambda _reason: None
+        self,
+        load: Callable[[], Any],
+        *,
+        timeout: float,
+        on_load: Callable[[str], None] = lambda _reason: None,
+        eager: bool = True,
     ) -> None:
         self._load = load
         self._on_load = on_load
+        self._eager = eager
         self._timeout = timeout
         self._context = multiprocessing.get_context("spawn")
         self._tasks: queue.Queue[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]] | None] = queue.Queue()
@@ -93,7 +100,7 @@ class WarmProcess(Executor):
             self._thread.join()
 
     def _serve(self) -> None:
-        loads = True
+        loads = self._eager
         while not self._stopping:
             if loads:  # start it, or start it anew where it died; what will not load waits for a task to say so to
                 try:

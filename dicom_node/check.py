@@ -144,6 +144,7 @@ def _devices(wanted: str) -> Iterator[Point]:
 
 def _models(settings: Settings) -> Iterator[Point]:
     shipped = bundle.shipped()
+    reading = settings.reading_models()
     for name in settings.models():
         if name not in shipped:
             known = ", ".join(sorted(shipped)) or "none"
@@ -153,14 +154,19 @@ def _models(settings: Settings) -> Iterator[Point]:
         try:
             identity = bundle.load(shipped[name]).identity
         except bundle.BundleError as error:
-            yield Point("FAIL", f"model {name}", str(error))
+            if name in reading:
+                yield Point("FAIL", f"model {name}", str(error))
+            else:
+                yield Point("warn", f"model {name}", f"{error}; it reads in shadow alone, so the node runs without it")
             continue
         took = time.perf_counter() - began
         notice = f"; {identity.notice}" if identity.notice else ""
+        shadow = ", ".join(route.name for route in settings.routes if name in route.shadow)
         yield Point(
             "ok",
             f"model {name}",
-            f"version {identity.version}, files {identity.digest[:12]}, loads in {took:.1f} s{notice}",
+            f"version {identity.version}, files {identity.digest[:12]}, loads in {took:.1f} s{notice}"
+            + (f"; in shadow of route {shadow}: recorded, not sent" if shadow else ""),
         )
 
 

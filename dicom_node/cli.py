@@ -1,4 +1,4 @@
-"""The command line: ``dicom-node run | check | studies | retry | demo``."""
+"""The command line: ``dicom-node run | check | studies | retry | models | demo``."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from dicom_node import __version__
+from dicom_node.cli_models import models
 from dicom_node.errors import ConfigError, NodeError
 
 # Everything else is imported inside the commands: a node must answer its first C-ECHO within a second of its start.
@@ -24,6 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="A PACS-integrated AI node: receives studies, reads them, sends the findings back as DICOM.",
 )
+app.add_typer(models, name="models")
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The configuration file.")]
 _DEFAULT_CONFIG = Path("config/node.toml")
 _STATE_COLOURS = {"delivered": "green", "failed": "red", "no route": "yellow", "no eligible series": "yellow"}
@@ -169,12 +171,9 @@ def version() -> None:
 
 def _index(config: Path) -> Any:
     from dicom_node.config import load
-    from dicom_node.db import INDEX_FILE, Index
+    from dicom_node.db import open_index
 
-    file = load(config).node.data_dir / INDEX_FILE
-    if not file.exists():
-        raise ConfigError(f"{file}: is not there; no node has run on this data_dir yet")
-    return Index(file)
+    return open_index(load(config).node.data_dir)
 
 
 def _seconds(value: float | None) -> str:
@@ -236,38 +235,55 @@ def _print_study(one: dict[str, Any]) -> None:
         show(f"{label:<12}{_clock(one['times'][step]) or '-'}")
     show(f"in all      {_seconds(one['seconds']['turnaround']) or '-'} from the last image to the last result")
     for reading in one["readings"]:
-        show(f"\nmodel       {reading['model']} {reading['version']}, files {reading['digest'][:12]}")
-        if reading["notice"]:
-            show(f"            {escape(reading['notice'])}")
-        if reading["failure"]:
-            show(f"  failed    {escape(reading['failure'])}")
-        for one_failed in reading["failed"]:
-            show(f"  not read  {one_failed['uid']}: {escape(one_failed['reason'])}")
-        steps = [f"{name} {value:.3f} s" for name, value in reading["seconds"].items()]
-        show("            " + ", ".join([*steps, *filter(None, [reading["device"]])]))
-        for remark in reading["remarks"]:
-            show(f"            {escape(remark)}")
-        for verdict in reading["classes"]:
-            show(
-                f"  {verdict['presence']:<10}{escape(verdict['name'])}  {verdict['score']:.0%} "
-                f"(threshold {verdict['threshold']:.0%})"
-            )
-        for finding in reading["findings"]:
-            box = finding["region"]
-            show(
-                f"  finding   {escape(finding['name'])} {finding['score']:.0%} {finding['laterality'] or ''} columns "
-                f"{box['left']:.0f}-{box['right']:.0f}, rows {box['top']:.0f}-{box['bottom']:.0f}"
-            )
+        _print_reading(show, reading)
     for job in one["jobs"]:
-        text = f" ({escape(job['reason'])})" if job["reason"] else ""
-        show(
-            f"\nreading     {job['model']}, revision {job['revision']}: {job['state']}, attempt {job['attempts']}{text}"
-        )
+        _print_job(show, job)
     for sent in one["deliveries"]:
         text = f" ({escape(sent['reason'])})" if sent["reason"] else ""
         due = f", next attempt {_clock(sent['next_attempt'])}" if sent["next_attempt"] and sent["attempts"] else ""
         tries = f"attempt {sent['attempts']}{due}{text}"
         show(f"delivery    {sent['role']} to {sent['destination']}: {sent['state']}, {tries}")
+    if one["shadow"]["readings"] or one["shadow"]["jobs"]:
+        show("\nshadow      not sent: what candidates said, recorded for dicom-node models compare")
+        for reading in one["shadow"]["readings"]:
+            _print_reading(show, reading, in_shadow=True)
+        for job in one["shadow"]["jobs"]:
+            _print_job(show, job)
+
+
+def _print_reading(show: Callable[[str], None], reading: dict[str, Any], *, in_shadow: bool = False) -> None:
+    from rich.markup import escape
+
+    apart = ", in shadow, not sent" if in_shadow else ""
+    show(f"\nmodel       {reading['model']} {reading['version']}, files {reading['digest'][:12]}{apart}")
+    if reading["notice"]:
+        show(f"            {escape(reading['notice'])}")
+    if reading["failure"]:
+        show(f"  failed    {escape(reading['failure'])}")
+    for one_failed in reading["failed"]:
+        show(f"  not read  {one_failed['uid']}: {escape(one_failed['reason'])}")
+    steps = [f"{name} {value:.3f} s" for name, value in reading["seconds"].items()]
+    show("            " + ", ".join([*steps, *filter(None, [reading["device"]])]))
+    for remark in reading["remarks"]:
+        show(f"            {escape(remark)}")
+    for verdict in reading["classes"]:
+        show(
+            f"  {verdict['presence']:<10}{escape(verdict['name'])}  {verdict['score']:.0%} "
+            f"(threshold {verdict['threshold']:.0%})"
+        )
+    for finding in reading["findings"]:
+        box = finding["region"]
+        show(
+            f"  finding   {escape(finding['name'])} {finding['score']:.0%} {finding['laterality'] or ''} columns "
+            f"{box['left']:.0f}-{box['right']:.0f}, rows {box['top']:.0f}-{box['bottom']:.0f}"
+        )
+
+
+def _print_job(show: Callable[[str], None], job: dict[str, Any]) -> None:
+    from rich.markup import escape
+
+    text = f" ({escape(job['reason'])})" if job["reason"] else ""
+    show(f"\nreading     {job['model']}, revision {job['revision']}: {job['state']}, attempt {job['attempts']}{text}")
 
 
 def main() -> None:

@@ -187,10 +187,14 @@ class Match(_Strict):
 
 
 class Route(_Wishes):
-    """``[[routes]]``: which studies are read by which models and where the results go."""
+    """``[[routes]]``: which studies are read by which models and where the results go.
+
+    What the models of ``shadow`` say is recorded, and nothing of it is sent.
+    """
 
     name: Name
     models: Annotated[tuple[Name, ...], Field(min_length=1)]
+    shadow: tuple[Name, ...] = ()
     to: Annotated[tuple[Name, ...], Field(min_length=1)]
     report_failures: Flag = True
     quiet_seconds: Seconds | None = None
@@ -219,8 +223,14 @@ class Settings(_Strict):
                         f"route {route.name!r}: to names {name!r}, which is no peer with destination = true "
                         f"(those are: {known})"
                     )
-            for key in ("models", "outputs", "to"):
+            for key in ("models", "shadow", "outputs", "to"):
                 _once(f"route {route.name!r}", key, list(getattr(route, key) or ()))
+            for name in route.shadow:
+                if name in route.models:
+                    raise ValueError(
+                        f"route {route.name!r}: {name!r} stands in models and in shadow; expected it in one of them: "
+                        "results of models are sent, those of shadow are not"
+                    )
             self._callers_exist(route)
         return self
 
@@ -277,8 +287,16 @@ class Settings(_Strict):
         return tuple(p for p in self.peers if p.destination)
 
     def models(self) -> tuple[str, ...]:
-        """Every model that a route names, each once, in the file's order."""
+        """Every model that a route names, in shadow or not, each once, in the file's order."""
+        return tuple(dict.fromkeys(name for route in self.routes for name in (*route.models, *route.shadow)))
+
+    def reading_models(self) -> tuple[str, ...]:
+        """Every model whose results a route sends."""
         return tuple(dict.fromkeys(name for route in self.routes for name in route.models))
+
+    def shadow_models(self) -> tuple[str, ...]:
+        """Every model that a route has in shadow; one may be a reading model of another route, too."""
+        return tuple(dict.fromkeys(name for route in self.routes for name in route.shadow))
 
 
 def _once(where: str, key: str, values: Sequence[str]) -> None:

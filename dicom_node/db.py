@@ -41,6 +41,10 @@ NOT_TAKEN = "not taken:"
 """How the reason begins of a delivery that ended because the destination does not take this kind of object."""
 _CALLED_OFF = "not sent: superseded by"
 
+# A reading in shadow waits until no study waits for its own: it never stands in front of a result.
+_ITS_TURN = """(kind != 'shadow' OR NOT EXISTS
+    (SELECT 1 FROM jobs r WHERE r.kind = 'read' AND r.state IN ('queued', 'running')))"""
+
 # Two kinds of work belong to a revision: its read jobs, and the sending of the results that they ended with.
 _STATE = """
     WITH listed AS (
@@ -86,6 +90,18 @@ _STATE = """
 """
 
 
+def open_index(data_dir: Path) -> Index:
+    """The index of a data folder, beside the node that may be running on it.
+
+    Raises:
+        ConfigError: there is none, or it cannot be opened.
+    """
+    file = data_dir / INDEX_FILE
+    if not file.exists():
+        raise ConfigError(f"{file}: is not there; no node has run on this data_dir yet")
+    return Index(file)
+
+
 class Index:
     """The tables of one node. Every method is one transaction; times (``now``) are epoch seconds and are passed in."""
 
@@ -110,6 +126,11 @@ class Index:
             if create:
                 conn.execute("PRAGMA journal_mode=WAL")
                 SCHEMA.apply(self._db)
+            elif SCHEMA.pending(self._db):
+                conn.close()
+                raise ConfigError(
+                    f"{path}: was made by an earlier version; start the node once, which brings it up to date"
+                )
             conn.execute("PRAGMA synchronous=FULL")
             conn.execute("PRAGMA foreign_keys=ON")
             conn.execute("SELECT 1 FROM studies LIMIT 1")
@@ -257,9 +278,18 @@ class Index:
         return [StoredInstance(*row) for row in rows]
 
     def complete(
-        self, study: str, revision: int, last_received: float, routes: Sequence[tuple[str, str]], now: float
+        self,
+        study: str,
+        revision: int,
+        last_received: float,
+        routes: Sequence[tuple[str, str]],
+        now: float,
+        *,
+        shadows: Sequence[tuple[str, str]] = (),
     ) -> bool:
         """Complete a study and queue one read job for each (route, model), unless an instance came in between.
+
+        ``shadows`` are the (route, model) that read it in shadow; the study's state does not depend on them.
 
         Returns:
             whether it was completed; False leaves everything as it was.
@@ -277,10 +307,11 @@ class Index:
             ).rowcount
             if not changed:
                 return False
-            for route, model in routes:
+            for kind, route, model in (*(("read", *each) for each in routes), *(("shadow", *each) for each in shadows)):
                 self._run(
                     """INSERT INTO jobs (kind, subject, study, revision, route, target, state, due, created)
-                    VALUES ('read', ?, ?, ?, ?, ?, 'queued', ?, ?) ON CONFLICT DO NOTHING""",
+                    VALUES (?, ?, ?, ?, ?, ?, 'queued', ?, ?) ON CONFLICT DO NOTHING""",
+                    kind,
                     f"{study}/{revision}",
                     study,
                     revision,
@@ -325,17 +356,21 @@ class Index:
             ).rowcount
 
     def claim(self, kind: JobKind, target: str | None, now: float, lease_seconds: float) -> Job | None:
-        """Take the oldest due job of a kind (and target); an expired lease is claimable again."""
+        """Take the oldest due job of a kind (and target); an expired lease is claimable again.
+
+        One of the kind "shadow" is given only while no job of the kind "read" is queued or running.
+        """
         token = uuid.uuid4().hex
         with self.transaction():
             row = self._run(
-                """UPDATE jobs SET state = 'running', attempts = attempts + 1, token = ?, lease_until = ?,
+                f"""UPDATE jobs SET state = 'running', attempts = attempts + 1, token = ?, lease_until = ?,
                     started = coalesce(started, ?)
                 WHERE id = (
                     SELECT id FROM jobs WHERE kind = ? AND (? IS NULL OR target = ?)
                         AND ((state = 'queued' AND due <= ?) OR (state = 'running' AND lease_until <= ?))
+                        AND {_ITS_TURN}
                     ORDER BY due, id LIMIT 1)
-                RETURNING id, kind, subject, study, revision, route, target, run_key, attempts, created, token""",
+                RETURNING id, kind, subject, study, revision, route, target, run_key, attempts, created, token""",  # noqa: S608 - our own words
                 token,
                 now + lease_seconds,
                 now,
@@ -348,9 +383,10 @@ class Index:
         return Job(*row) if row else None
 
     def next_due(self, kind: JobKind, target: str | None) -> float | None:
-        """When the next queued job of a kind (and target) is due."""
+        """When the next queued job of a kind (and target) is due; None where none is, or it is not its turn yet."""
         rows = self._rows(
-            "SELECT min(due) FROM jobs WHERE kind = ? AND (? IS NULL OR target = ?) AND state = 'queued'",
+            f"""SELECT min(due) FROM jobs
+            WHERE kind = ? AND (? IS NULL OR target = ?) AND state = 'queued' AND {_ITS_TURN}""",  # noqa: S608 - our own words
             kind,
             target,
             target,
@@ -417,7 +453,7 @@ class Index:
         with self.transaction():
             return self._run(
                 """UPDATE jobs SET state = 'queued', attempts = 0, due = ?, created = ?, finished = NULL, reason = '',
-                    run_key = iif(kind = 'read', NULL, run_key)
+                    run_key = iif(kind = 'send', run_key, NULL)
                 WHERE (state = 'failed' OR (state = 'done' AND reason LIKE ?)) AND (? IS NULL OR study = ?)""",
                 now,
                 now,
@@ -442,10 +478,14 @@ class Index:
     def add_reading(self, reading: NewReading, results: Sequence[NewResult]) -> None:
         """Record a reading with its result files; inside `transaction`, together with `finish`.
 
-        A reading that is known already gets the files of another profile.
+        A reading that is known already gets the files of another profile. One that was made in shadow, and is now made
+        for a route, counts from now on.
         """
         self._run(
-            "INSERT INTO readings VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (run_key) DO NOTHING",
+            """INSERT INTO readings (run_key, study, model, version, digest, created, reading, shadow)
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+            ON CONFLICT (run_key) DO UPDATE SET created = excluded.created, reading = excluded.reading, shadow = 0
+            WHERE readings.shadow AND NOT excluded.shadow""",
             reading.run_key,
             reading.study,
             reading.model,
@@ -453,6 +493,7 @@ class Index:
             reading.digest,
             reading.created,
             reading.reading,
+            int(reading.shadow),
         )
         for r in results:
             self._run(
@@ -610,3 +651,32 @@ class Index:
             }
             for row in rows
         ]
+
+    def readings_by(self, model: str, since: float = 0.0) -> Iterator[dict[str, Any]]:
+        """Every reading of a model from a moment on, by study and oldest first, with the reading as an object.
+
+        One after the other, since a year of them is more than fits into memory; the index is not held up meanwhile.
+        """
+        with self._lock:
+            for row in self._run(
+                "SELECT * FROM readings WHERE model = ? AND created >= ? ORDER BY study, created, run_key", model, since
+            ):
+                yield {**dict(row), "reading": json.loads(row["reading"])}
+
+    def reading_models(self) -> list[str]:
+        """Every model that a reading is by."""
+        return [row[0] for row in self._rows("SELECT DISTINCT model FROM readings ORDER BY model")]
+
+    def reading_jobs(self, model: str, since: float = 0.0) -> list[dict[str, Any]]:
+        """How many readings by a model, in shadow or not, were asked for from a moment on, by how each ended.
+
+        ``eligible`` is False where a job is done and there was nothing for the model to read.
+        """
+        rows = self._rows(
+            """SELECT state, reason, state != 'done' OR run_key IS NOT NULL AS eligible, count(*) AS jobs
+            FROM jobs WHERE kind IN ('read', 'shadow') AND target = ? AND created >= ?
+            GROUP BY state, reason, eligible ORDER BY jobs DESC, reason""",
+            model,
+            since,
+        )
+        return [{**dict(row), "eligible": bool(row["eligible"])} for row in rows]

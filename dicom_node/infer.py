@@ -1,4 +1,4 @@
-"""The job "read": a study's revision and a model -> a reading, result files, and the jobs that send them.
+"""The jobs "read" and "shadow": a study's revision and a model -> a reading, result files, the jobs that send them.
 
 Reading and encoding run in the warm process (`dicom_node.warm`); it writes the result files under ``incoming/`` and
 answers with their names. This process moves them into place and records everything in the transaction that ends the
@@ -6,6 +6,9 @@ job.
 
 A study is read once and its results are encoded once for each profile: the settings of one or more destinations. A
 reading that fails for good leads to a report, too, which says that it failed and that this is no negative answer.
+
+A reading in shadow is recorded, and that is all: no result is encoded, nothing is called off or sent, and no failure is
+reported.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ from dicom_node.worker import Done
 
 
 class Reader:
-    """Does the job "read"."""
+    """Does the jobs "read" and "shadow", each kind with a warm process of its own."""
 
     def __init__(
         self,
@@ -85,7 +88,7 @@ class Reader:
             ReadingError, WarmProcessError: no report can be made; that the job failed is known all the same.
         """
         route = self._route(job)
-        if route is None or not route.report_failures:
+        if route is None or not route.report_failures or job.kind == "shadow":
             return Done()
         if self._index.revision(job.study) > job.revision:
             return Done()  # the study is read anew, and that reading's report is the one that counts
@@ -101,7 +104,9 @@ class Reader:
 
     def _route(self, job: Job) -> Route | None:
         """The route and model of a job, none where either has left the configuration."""
-        there = job.target in self._settings.models()
+        shadow = job.kind == "shadow"
+        models = self._settings.shadow_models() if shadow else self._settings.reading_models()
+        there = job.target in models
         return next((route for route in self._settings.routes if there and route.name == job.route), None)
 
     def _request(self, job: Job, route: Route, created: float) -> ReadRequest:
@@ -129,7 +134,7 @@ class Reader:
             series=series,
             site=self._site,
             created=created,
-            wanted=self._wanted(job, route),
+            wanted=() if job.kind == "shadow" else self._wanted(job, route),
             known=self._index.known_runs(job.study),
             data_dir=str(self._spool.root),
         )
@@ -152,7 +157,10 @@ class Reader:
             return Done(reason=reasons[:1000])
         if answer.reading is None:
             log.info("study.read_before", reason="the same images were read by the same model before")
-        recorded = self._recorded(job, route, answer, answer.run_key, supersedes=True)
+        if job.kind == "shadow":
+            recorded = self._in_shadow(job, answer, answer.run_key)
+        else:
+            recorded = self._recorded(job, route, answer, answer.run_key, supersedes=True)
 
         def then() -> None:
             if answer.reading is not None:
@@ -182,6 +190,15 @@ class Reader:
 
         return Done("; ".join(answer.notes)[:1000], run_key=key, effects=effects, then=self._on_sends)
 
+    def _in_shadow(self, job: Job, answer: ReadAnswer, key: str) -> Done:
+        """What the model said is recorded, beside what others said and never instead of it."""
+
+        def effects() -> None:
+            if answer.reading is not None:
+                self._record(job, key, answer.reading, answer)
+
+        return Done("; ".join(answer.notes)[:1000], run_key=key, effects=effects)
+
     def _record(self, job: Job, key: str, reading: Reading, answer: ReadAnswer) -> None:
         # The files go into place before the commit that names them; a crash in between leaves files that the next
         # attempt replaces, and nothing of them was sent.
@@ -208,6 +225,7 @@ class Reader:
                 identity.digest,
                 answer.created,
                 _as_json(reading, answer.seconds),
+                shadow=job.kind == "shadow",
             ),
             results,
         )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 
 from ai import bundle
@@ -17,6 +18,7 @@ from dicom_node.errors import ConfigError
 from dicom_node.infer import Reader
 from dicom_node.log import logger
 from dicom_node.receive import Receiver
+from dicom_node.schema import JobKind
 from dicom_node.spool import Spool
 from dicom_node.store import Store
 from dicom_node.studies import Completer
@@ -25,15 +27,20 @@ from dicom_node.worker import Patience, Worker
 
 _SEND_LEASE_SECONDS = 3600.0  # one worker serves a destination, so a lease only matters where that worker is gone
 _READ_PATIENCE = Patience(attempts=3, seconds=None, first_delay=1.0, longest_delay=30.0)
+_SHADOW_PATIENCE = Patience(attempts=2, seconds=None, first_delay=1.0)  # nobody waits for it, and each try costs time
 
 
 def find_bundles(settings: Settings) -> dict[str, Path]:
     """The folder of each model that a route names, checked as far as it can be without loading a network.
 
+    A candidate that reads in shadow alone must not keep a node from starting: where its folder is no sound bundle, the
+    process that loads it says so.
+
     Raises:
         ConfigError: there is no such model, or its folder is no sound bundle; told for every model at once.
     """
     shipped = bundle.shipped()
+    reading = settings.reading_models()
     faults = []
     for name in settings.models():
         if name not in shipped:
@@ -42,7 +49,8 @@ def find_bundles(settings: Settings) -> dict[str, Path]:
         try:
             bundle.describe(shipped[name])
         except bundle.BundleError as error:
-            faults.append(f"model {name}: {error}")
+            if name in reading:
+                faults.append(f"model {name}: {error}")
     if faults:
         raise ConfigError("\n".join(faults))
     return {name: shipped[name] for name in settings.models()}
@@ -69,6 +77,7 @@ class Node:
         self._spool = Spool(settings.node.data_dir)
         self.index: Index | None = None
         self._process: WarmProcess | None = None
+        self._shadow_process: WarmProcess | None = None  # a candidate that crashes or hangs takes nobody with it
         self._receiver: Receiver | None = None
         self._completer: Completer | None = None
         self._readers: list[Worker] = []
@@ -83,13 +92,18 @@ class Node:
 
     @property
     def warm(self) -> bool:
-        """Whether the models are loaded (a node without routes has none to load)."""
+        """Whether the models are loaded (a node without routes has none to load); those in shadow do not count."""
         return not self.settings.routes or (self._process is not None and self._process.warm)
 
     @property
     def reading_pid(self) -> int | None:
         """Process id of the warm process."""
         return self._process.pid if self._process is not None else None
+
+    @property
+    def shadow_pid(self) -> int | None:
+        """Process id of the warm process of the models in shadow; None where no route has any."""
+        return self._shadow_process.pid if self._shadow_process is not None else None
 
     def received(self, sop_instance_uid: str) -> tuple[Path, float] | None:
         """The file of a received instance and when it was received (epoch seconds), or None where we do not have it."""
@@ -128,24 +142,11 @@ class Node:
         self._receiver = Receiver(settings, Store(index, self._spool, clock))
         self._receiver.start()  # first of all: a modality that pushes now is served now
         if settings.routes:
-            timeout = settings.node.read_timeout_seconds
-            self._process = WarmProcess(
-                loader(self._bundles, settings.node.device), timeout=timeout, on_load=self._tell_load
-            )
-            site = f"{settings.node.ae_title}/{index.node_id()}"
-            reader = Reader(settings, index, self._spool, self._process, site, on_sends=self._wake_senders, clock=clock)
-            lease = settings.node.read_timeout_seconds + 600.0  # the process may have to load its models first
-            self._readers = [
-                Worker(
-                    index,
-                    "read",
-                    reader,
-                    patience=_READ_PATIENCE,
-                    lease_seconds=lease,
-                    on_failure=reader.failed,
-                    clock=clock,
-                )
-            ]
+            self._process = self._warm_process(settings.reading_models(), shadow=False)
+            self._readers.append(self._reader("read", index, self._process, _READ_PATIENCE))
+        if settings.shadow_models():
+            self._shadow_process = self._warm_process(settings.shadow_models(), shadow=True)
+            self._readers.append(self._reader("shadow", index, self._shadow_process, _SHADOW_PATIENCE))
         patience = Patience(attempts=None, seconds=settings.node.deliver_for_hours * 3600)
         for peer in settings.destinations():
             sender = Sender(settings, peer, index, self._spool)
@@ -174,6 +175,30 @@ class Node:
             version=__version__,
         )
 
+    def _warm_process(self, models: Sequence[str], *, shadow: bool) -> WarmProcess:
+        bundles = {name: self._bundles[name] for name in models if name in self._bundles}
+        node = self.settings.node
+        return WarmProcess(
+            loader(bundles, node.device, background=shadow),
+            timeout=node.read_timeout_seconds,
+            on_load=partial(self._tell_load, shadow),
+            eager=not shadow,  # a candidate takes memory, a GPU's above all, when the others have theirs
+        )
+
+    def _reader(self, kind: JobKind, index: Index, process: WarmProcess, patience: Patience) -> Worker:
+        settings = self.settings
+        site = f"{settings.node.ae_title}/{index.node_id()}"
+        reader = Reader(settings, index, self._spool, process, site, on_sends=self._wake_senders, clock=self._clock)
+        return Worker(
+            index,
+            kind,
+            reader,
+            patience=patience,
+            lease_seconds=settings.node.read_timeout_seconds + 600.0,  # the process may have to load its models first
+            on_failure=reader.failed,
+            clock=self._clock,
+        )
+
     @property
     def stuck(self) -> str:
         """The name of a part of the node that has died and would leave studies without an outcome; mostly empty."""
@@ -181,13 +206,15 @@ class Node:
             return "completer"
         return next((worker.name for worker in (*self._readers, *self._senders) if not worker.alive), "")
 
-    def _tell_load(self, reason: str) -> None:
+    def _tell_load(self, shadow: bool, reason: str) -> None:
+        process = self._shadow_process if shadow else self._process
         if reason:
-            logger().error("models.failed", reason=reason, fix="dicom-node check says more; studies wait or fail")
-        elif self._process is not None:
-            self._process.submit(loads).add_done_callback(self._tell_models)
+            means = "nothing is read in shadow" if shadow else "studies wait or fail"
+            logger().error("models.failed", reason=reason, fix=f"dicom-node check says more; {means}")
+        elif process is not None:
+            process.submit(loads).add_done_callback(partial(self._tell_models, process))
 
-    def _tell_models(self, done: Future[Loads]) -> None:
+    def _tell_models(self, process: WarmProcess, done: Future[Loads]) -> None:
         if done.exception() is not None:
             return  # the process died at once; it is loaded again, and told again
         went = done.result()
@@ -198,7 +225,7 @@ class Node:
         for name, reason in went.waiting.items():
             logger().warning("models.waiting", model=name, reason=reason, fix="it is loaded when a study needs it")
         for name, device in went.loaded.items():
-            logger().info("models.loaded", model=name, device=device, pid=self.reading_pid)
+            logger().info("models.loaded", model=name, device=device, pid=process.pid)
 
     def _wake_readers(self) -> None:
         for worker in self._readers:
@@ -217,8 +244,9 @@ class Node:
         workers = (*self._readers, *self._senders)
         for worker in workers:
             worker.ask_to_stop()
-        if self._process is not None:
-            self._process.shutdown()
+        for process in (self._process, self._shadow_process):
+            if process is not None:
+                process.shutdown()
         for worker in workers:
             worker.join(timeout=90.0)
         if self.index is not None:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from sqlite_utils import Database, Migrations
 
-JobKind = Literal["read", "send"]
+JobKind = Literal["read", "send", "shadow"]
 SCHEMA = Migrations("dicom_node")
 
 
@@ -108,6 +108,48 @@ def m002_profiles(db: Database) -> None:
     db.execute("ALTER TABLE results ADD COLUMN profile TEXT NOT NULL DEFAULT ''")
 
 
+@SCHEMA()
+def m003_shadow(db: Database) -> None:
+    """Models may read in shadow: a kind of job of its own, which no statement about the others sees, and a mark."""
+    for statement in _M003:
+        db.execute(statement)
+
+
+# SQLite cannot alter a CHECK: the table is made anew and takes the old one's rows, ids and indexes.
+_M003 = (
+    """CREATE TABLE jobs_new (
+        id INTEGER PRIMARY KEY,
+        kind TEXT NOT NULL CHECK (kind IN ('read', 'send', 'shadow')),
+        subject TEXT NOT NULL,
+        study TEXT NOT NULL REFERENCES studies,
+        revision INTEGER NOT NULL,
+        route TEXT NOT NULL,
+        target TEXT NOT NULL,
+        run_key TEXT,
+        state TEXT NOT NULL CHECK (state IN ('queued', 'running', 'done', 'failed')),
+        attempts INTEGER NOT NULL DEFAULT 0,
+        due REAL NOT NULL,
+        lease_until REAL,
+        token TEXT,
+        created REAL NOT NULL,
+        started REAL,
+        finished REAL,
+        reason TEXT NOT NULL DEFAULT '',
+        UNIQUE (kind, subject, target)
+    ) STRICT""",
+    """INSERT INTO jobs_new SELECT id, kind, subject, study, revision, route, target, run_key, state, attempts, due,
+        lease_until, token, created, started, finished, reason FROM jobs""",
+    "DROP TABLE jobs",
+    "ALTER TABLE jobs_new RENAME TO jobs",
+    "CREATE INDEX jobs_to_claim ON jobs (kind, target, state, due)",
+    "CREATE INDEX jobs_by_study ON jobs (study, revision, kind)",
+    "CREATE INDEX jobs_by_run ON jobs (run_key, kind)",
+    "CREATE INDEX jobs_open ON jobs (kind, state) WHERE state IN ('queued', 'running')",
+    "ALTER TABLE readings ADD COLUMN shadow INTEGER NOT NULL DEFAULT 0",
+    "CREATE INDEX readings_by_model ON readings (model, study)",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class NewInstance:
     """A received instance on its way into the index; texts are what the data set holds, empty where it has none."""
@@ -170,7 +212,10 @@ class OpenStudy:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A claimed job: ``subject`` is what it works on (a study's revision, a result), ``target`` the model or peer."""
+    """A claimed job: ``subject`` is what it works on (a study's revision, a result), ``target`` the model or peer.
+
+    The kind "shadow" is a reading of which nothing leaves the node.
+    """
 
     id: int
     kind: JobKind
@@ -224,7 +269,7 @@ class StoredReport:
 
 @dataclass(frozen=True, slots=True)
 class NewReading:
-    """What a model said, on its way into the index; ``reading`` is JSON."""
+    """What a model said, on its way into the index; ``reading`` is JSON; of a ``shadow`` nothing was or is sent."""
 
     run_key: str
     study: str
@@ -233,3 +278,4 @@ class NewReading:
     digest: str
     created: float
     reading: str
+    shadow: bool = False

@@ -40,6 +40,18 @@ def routes_of(settings: Settings, series: Sequence[StoredSeries]) -> list[tuple[
     return [(route, model) for model, route in taken.items()]
 
 
+def shadows_of(settings: Settings, series: Sequence[StoredSeries]) -> list[tuple[Route, str]]:
+    """Which (route, model) pairs read a study in shadow: as `routes_of`, without the models that read it anyway."""
+    reading = {model for _, model in routes_of(settings, series)}
+    taken: dict[str, Route] = {}
+    for route in settings.routes:
+        if any(matches(route.match, one) for one in series):
+            for model in route.shadow:
+                if model not in reading:
+                    taken.setdefault(model, route)
+    return [(route, model) for model, route in taken.items()]
+
+
 class Completer:
     """Completes studies that have been quiet for long enough: the longest quiet time of the routes that take them.
 
@@ -107,7 +119,8 @@ class Completer:
             last = max(study.last_received, self._last_byte(study.study))
             left = last + self._shortest - now
             if left <= 0:
-                routes = routes_of(self._settings, self._index.series_of(study.study))
+                series = self._index.series_of(study.study)
+                routes = routes_of(self._settings, series)
                 quiet = max(
                     (self._settings.quiet_seconds(route) for route, _ in routes),
                     default=self._settings.node.quiet_seconds,
@@ -115,7 +128,10 @@ class Completer:
                 left = last + quiet - now
                 if left <= 0:
                     pairs = [(route.name, model) for route, model in routes]
-                    if self._index.complete(study.study, study.revision, study.last_received, pairs, now):
+                    shadows = [(route.name, model) for route, model in shadows_of(self._settings, series)]
+                    if self._index.complete(
+                        study.study, study.revision, study.last_received, pairs, now, shadows=shadows
+                    ):
                         logger().info(
                             "study.complete",
                             study=study.study,
@@ -132,13 +148,18 @@ class Completer:
 
     def _fail_what_nobody_does(self, now: float) -> None:
         """Jobs for a model or destination that is no longer in the configuration would wait for ever."""
-        failed = self._index.fail_unknown(
-            "read", self._settings.models(), "the model is in no route of the configuration any more", now
-        ) + self._index.fail_unknown(
-            "send",
-            [peer.name for peer in self._settings.destinations()],
-            "the destination is not in the configuration any more",
-            now,
+        settings = self._settings
+        destinations = [peer.name for peer in settings.destinations()]
+        failed = (
+            self._index.fail_unknown(
+                "read", settings.reading_models(), "the model is in no route of the configuration any more", now
+            )
+            + self._index.fail_unknown(
+                "shadow", settings.shadow_models(), "no route has the model in shadow any more", now
+            )
+            + self._index.fail_unknown(
+                "send", destinations, "the destination is not in the configuration any more", now
+            )
         )
         if failed:
             logger().error("jobs.failed", jobs=failed, reason="their model or destination left the configuration")

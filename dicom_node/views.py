@@ -71,16 +71,20 @@ def detail(index: Index, uid: str) -> dict[str, Any] | None:
     rows = index.studies_with_state(uid)
     if not rows:
         return None
-    jobs = index.jobs_of(uid)
+    jobs, readings = index.jobs_of(uid), index.readings_of(uid)
     return {
         **study(rows[0]),
-        "readings": [_reading(reading) for reading in index.readings_of(uid)],
+        "readings": [_reading(reading) for reading in readings if not reading["shadow"]],
         "jobs": [_job(job) for job in jobs if job["kind"] == "read"],
         "deliveries": [
             {"role": job["role"], "instance": job["subject"], "destination": job["target"], **_progress(job)}
             for job in jobs
             if job["kind"] == "send"
         ],
+        "shadow": {  # apart: of this nothing is sent, and the study's state does not depend on it
+            "readings": [_reading(reading) for reading in readings if reading["shadow"]],
+            "jobs": [_job(job) for job in jobs if job["kind"] == "shadow"],
+        },
     }
 
 

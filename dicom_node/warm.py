@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from dicom_node.config import Profile
 from dicom_node.log import silence_libraries
 from dicom_node.schema import StoredReport
 from dicom_node.spool import Spool
+
+_NICE = 5  # of 19: the reading process of shadows leaves a busy processor to everything else
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,10 @@ class ReadRequest:
         """What a run has no results for yet: a destination that was added takes nothing from the others."""
         there = self.known.get(run_key, frozenset())
         return tuple(each for each in self.wanted if each.profile.digest not in there)
+
+    def is_done(self, run_key: str) -> bool:
+        """Whether a run is known and has all that is wanted of it, which for a reading in shadow is nothing."""
+        return run_key in self.known and not self.missing(run_key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +122,13 @@ class Loads:
     complaint: str
 
 
-def load_models(bundles: Mapping[str, Path], device: str) -> Warm:
-    """Load every bundle that there is room for, and everything that encoding needs; runs in the warm process."""
+def load_models(bundles: Mapping[str, Path], device: str, *, background: bool = False) -> Warm:
+    """Load every bundle that there is room for, and everything that encoding needs; runs in the warm process.
+
+    One in the ``background`` leaves the processor to the others wherever they want it.
+    """
+    if background:
+        os.nice(_NICE)
     import dicom_node.results  # noqa: PLC0415 - highdicom, torch and monai stay out of the receiver's process
 
     silence_libraries()
@@ -150,9 +162,9 @@ def loads() -> Loads:
     return Loads(warm.shelf.places(), warm.waiting, failed, warm.complaint)
 
 
-def loader(bundles: Mapping[str, Path], device: str) -> Callable[[], Warm]:
+def loader(bundles: Mapping[str, Path], device: str, *, background: bool = False) -> Callable[[], Warm]:
     """`load_models` as the picklable function that the warm process starts with."""
-    return partial(load_models, dict(bundles), device)
+    return partial(load_models, dict(bundles), device, background=background)
 
 
 def _model(name: str) -> Model | Broken:
@@ -173,7 +185,7 @@ def read(request: ReadRequest) -> ReadAnswer:
         return ReadAnswer(selection.passed_over)
     uids = [ref.sop_instance_uid for ref in selection.chosen]
     key = results.run_key(request.site, model.identity, uids, "")
-    if not request.missing(key):
+    if request.is_done(key):
         return ReadAnswer(selection.passed_over, run_key=key)
     try:
         reading = model.read(selection)
@@ -225,7 +237,7 @@ def _encoded(request: ReadRequest, key: str, reading: Reading, images: Any) -> R
     """Write the result files of a reading, for each profile that has none of this run yet."""
     from dicom_node import results  # noqa: PLC0415 - as in read
 
-    if not request.missing(key):
+    if request.is_done(key):
         return ReadAnswer(reading.passed_over, run_key=key)
     began = time.perf_counter()
     created, spool = _moment(request.created), Spool(Path(request.data_dir))

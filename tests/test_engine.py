@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import wait_until
@@ -83,6 +86,26 @@ def test_it_is_loaded_once_and_warm_before_the_first_task(start: Start, tmp_path
     assert [process.submit(double, n).result() for n in range(5)] == [0, 2, 4, 6, 8]
     assert process.submit(loaded_pid).result() == process.pid
     assert (tmp_path / "loads").read_text() == "loaded\n"
+
+
+def test_one_that_is_not_eager_loads_for_its_first_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = threading.Event()
+
+    class Tasks(queue.Queue[Any]):
+        def get(self, block: bool = True, timeout: float | None = None) -> Any:
+            waits.set()
+            return super().get(block, timeout)
+
+    monkeypatch.setattr(queue, "Queue", Tasks)
+    process = WarmProcess(partial(load, tmp_path / "loads"), timeout=30.0, eager=False)
+    try:
+        assert waits.wait(30.0), "it waits for a task"
+        assert process.pid is None
+        assert process.submit(double, 2).result() == 4
+        assert process.warm
+        assert (tmp_path / "loads").read_text() == "loaded\n"
+    finally:
+        process.shutdown()
 
 
 def test_a_refusal_keeps_its_words_and_the_process(start: Start) -> None:
