@@ -319,6 +319,18 @@ def test_anatomy_is_outlined_and_no_finding(ct: tuple[InstanceRef, ...], tmp_pat
     } >= {each.sop_instance_uid for each in ct[11:19]}
 
 
+def test_a_hundred_organs_that_are_not_there_do_not_fill_the_picture(
+    ct: tuple[InstanceRef, ...], tmp_path: Path
+) -> None:
+    rows = []
+    for count in (1, 104):
+        organs = (bundles.output(f"organ_{number}", number, finding=False) for number in range(1, count + 1))
+        spec = bundles.reading("segmentation", *organs, kind="volume", prediction="labels")
+        path = bundles.ct_segmentation(tmp_path / str(count), reading=spec)
+        rows.append([each.Rows for each in objects(load(path, threads=1).read(chosen(*ct)), "sc")["sc"]])
+    assert rows[0] == rows[1]
+
+
 def test_a_class_without_a_place_is_told_in_the_report(tmp_path: Path) -> None:
     model = load(bundles.classifier(tmp_path / "bundle"), threads=1)
     made = objects(model.read(chosen(radiograph(tmp_path, bright((50, 100, 150, 200))))), "sr", "sc", "kos")
