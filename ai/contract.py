@@ -96,7 +96,8 @@ class ClassResult:
     """The verdict on one output class: its highest score over all images read, against its operating threshold.
 
     ``not_assessed`` says why a model that knows the class gives no verdict on it, whatever it reads: its presence is
-    then undetermined although nothing went wrong, and its score is not to be shown.
+    then undetermined although nothing went wrong, and its score is not to be shown. ``finding`` is false for anatomy,
+    which is outlined and nothing to report.
     """
 
     key: str
@@ -106,6 +107,7 @@ class ClassResult:
     threshold: float
     presence: Presence
     not_assessed: str = ""
+    finding: bool = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from ai.contract import Code
 
@@ -153,6 +153,9 @@ class ReadingSpec(_Strict):
     image; "classification" probabilities (classes,) of one image or volume, and an activation map where ``cam`` stands;
     "detection" boxes with scores; "segmentation" the same over the image or volume as probabilities (``prediction``
     "channels") or as one map of labels. ``activation`` is for a ``pred`` that postprocessing leaves as logits.
+
+    ``override`` replaces entries of the inference configuration by their names (``"whether_raw_luna16": true``), as
+    arguments of MONAI's ``bundle run`` do: for what a bundle leaves to whoever runs it.
     """
 
     format: Literal[1]
@@ -166,6 +169,7 @@ class ReadingSpec(_Strict):
     prediction: Literal["channels", "labels"] = "channels"
     cam: CamSpec | None = None
     detection: DetectionSpec = DetectionSpec()
+    override: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][\w#:]{0,127}$")], JsonValue] = {}
     outputs: Annotated[tuple[Output, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -174,6 +178,8 @@ class ReadingSpec(_Strict):
             values = [getattr(output, what) for output in self.outputs]
             if len(set(values)) != len(values):
                 raise ValueError(f"outputs: each {what} may stand once, got {values}")
+        if self.input.kind == "image" and self.input.gets == "modality":
+            raise ValueError("input.values: modality is for volumes; an image is given as display or bytes")
         if self.prediction == "labels" and self.task != "segmentation":
             raise ValueError("prediction: only a segmentation is a map of labels")
         if self.task == "regions" and self.input.kind == "volume":

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from pydicom.dataset import Dataset
 
+from ai.contract import Presence
 from dicom_node.results import common, heat
 from dicom_node.results.common import Run, percent
 from dicom_node.results.legend import Legend, Row, Sentence
@@ -111,13 +112,14 @@ class Captions:
         return [Sentence(line, emphasized=True) for line in common.cautions(self._run)]
 
     def _table(self) -> list[Row]:
-        """The verdict on every class of the model over all images read."""
+        """The verdict on every class of the model over all images read; of anatomy only what is outlined."""
         return [
             Row(
                 (common.finding_name(self._run, each), *common.verdict(self._run, each)),
                 self._overlay.colours[each.key] if not common.is_faint(each) else None,
             )
             for each in self._reading.classes
+            if each.finding or each.presence is Presence.PRESENT
         ]
 
     def _segments(self, frames: Sequence[Frame]) -> list[Row]:

@@ -270,6 +270,9 @@ def summary(run: Run) -> str:
     if unplaced(reading):
         without = say.findings_without_region
         verdicts.append(without[:1].lower() + without[1:] if verdicts else without)
+    if not verdicts and reading.classes and not any(each.finding for each in reading.classes):
+        # It looks for no findings, so it has none to miss.
+        verdicts.append(say.outlined(sum(each.presence is Presence.PRESENT for each in reading.classes)))
     if not verdicts:
         return say.incomplete_without_findings if is_incomplete(reading) else say.no_findings
     return "; ".join([*verdicts, *([say.incomplete] if is_incomplete(reading) else [])])
@@ -282,9 +285,13 @@ def is_incomplete(reading: Reading) -> bool:
 
 
 def unplaced(reading: Reading) -> list[ClassResult]:
-    """The classes that are present without a finding that says where."""
+    """The classes that are present without a finding that says where; anatomy is no finding."""
     placed = {finding.key for finding in reading.findings}
-    return [each for each in reading.classes if each.presence is Presence.PRESENT and each.key not in placed]
+    return [
+        each
+        for each in reading.classes
+        if each.presence is Presence.PRESENT and each.finding and each.key not in placed
+    ]
 
 
 def cautions(run: Run) -> list[str]:

@@ -248,8 +248,7 @@ def _outcome(run: Run) -> CodedConcept:
     """
     if run.reading.failure:
         return _NONE_SUCCEEDED
-    classes = run.reading.classes
-    found = bool(run.reading.findings) or any(result.presence is Presence.PRESENT for result in classes)
+    found = bool(run.reading.findings) or bool(common.unplaced(run.reading))
     if common.is_incomplete(run.reading):
         incomplete = codes.cid6047.NotAllAlgorithmsSucceededWithoutFindings
         return codes.cid6047.NotAllAlgorithmsSucceededWithFindings if found else incomplete

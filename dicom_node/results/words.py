@@ -77,6 +77,7 @@ class Words:
     presence: dict[Presence, str]
     not_assessed_class: str
     _findings: tuple[str, str]
+    _outlined: tuple[str, str, str]
     _parts: tuple[str, str]
     _failed: str
     _read_at: str
@@ -109,6 +110,10 @@ class Words:
     def findings(self, count: int) -> str:
         """So many findings, as a verdict without a full stop."""
         return self._findings[count > 1].format(count)
+
+    def outlined(self, count: int) -> str:
+        """So many structures of the body outlined, by a model that looks for no findings."""
+        return self._outlined[min(count, 2)].format(count)
 
     def parts(self, count: int) -> str:
         """So many of what a model may pass over: a reading does not tell images from other objects and series."""
@@ -210,6 +215,7 @@ WORDS: dict[Language, Words] = {
         },
         not_assessed_class="not assessed",
         _findings=("{} finding with a region", "{} findings with a region"),
+        _outlined=("No structure outlined", "{} structure outlined", "{} structures outlined"),
         _parts=("{} image, other object or series", "{} images, other objects or series"),
         _failed="AI reading failed: {}",
         _read_at="Read {}",
@@ -260,6 +266,7 @@ WORDS: dict[Language, Words] = {
         presence={Presence.PRESENT: "있음", Presence.ABSENT: "없음", Presence.UNDETERMINED: "판정 불가"},
         not_assessed_class="평가하지 않음",
         _findings=("위치가 표시된 소견 {}개", "위치가 표시된 소견 {}개"),
+        _outlined=("윤곽이 표시된 구조물 없음", "윤곽이 표시된 구조물 {}개", "윤곽이 표시된 구조물 {}개"),
         _parts=("영상, 기타 객체 또는 시리즈 {}개", "영상, 기타 객체 또는 시리즈 {}개"),
         _failed="AI 분석 실패: {}",
         _read_at="분석 시각 {}",
@@ -307,6 +314,7 @@ WORDS: dict[Language, Words] = {
         presence={Presence.PRESENT: "あり", Presence.ABSENT: "なし", Presence.UNDETERMINED: "判定不能"},
         not_assessed_class="評価対象外",
         _findings=("位置の示された所見 {}件", "位置の示された所見 {}件"),
+        _outlined=("輪郭を示した構造なし", "輪郭を示した構造{}件", "輪郭を示した構造{}件"),
         _parts=("画像・その他のオブジェクト・シリーズ {}件", "画像・その他のオブジェクト・シリーズ {}件"),
         _failed="AI解析に失敗: {}",
         _read_at="解析時刻 {}",
