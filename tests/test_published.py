@@ -24,7 +24,7 @@ from torch.nn import functional
 from ai._bundle_files import BundleError
 from ai._chest_codes import NIH14, PRIVATE_SCHEME, XRV18, finding_code, key_of
 from ai._metadata import metadata_faults
-from ai.bundle import describe
+from ai.bundle import load
 from ai.contract import Code
 from ai.manifest import load_reading_spec
 from ai.published import Said, import_densenet121, read_densenet121, weights_of, write_bundle
@@ -339,7 +339,12 @@ def test_importing_the_room_does_without_torch() -> None:
     assert done.stdout.strip() == "False"
 
 
-def test_the_node_reads_with_it(grey: Reference, tmp_path: Path) -> None:
-    out = written(grey.state_dict(), tmp_path, name="xrv", classes=XRV18, normalise="torchxrayvision")
-    info = describe(out)
-    assert (info.identity.name, info.input_shape, info.output_channels) == ("xrv", (SIZE, SIZE), 18)
+def test_the_node_reads_with_it(grey: Reference, display: np.ndarray, tmp_path: Path) -> None:
+    content = {**grey.state_dict(), "op_threshs": torch.full((18,), 0.5)}
+    out = written(content, tmp_path, name="xrv", classes=XRV18, normalise="torchxrayvision")
+    answer = load(out, threads=1).read_display(display)
+    expected = grey(torch.from_numpy(2048.0 * display - 1024.0)[None, None]).sigmoid()[0].numpy()
+    assert np.abs(np.array(answer.scores) - expected).max() < 1e-5
+    present = {key_of(name) for name, score in zip(XRV18, expected, strict=True) if score >= 0.5}
+    assert present
+    assert {heat.key for heat in answer.heat_maps} == {box.key for box in answer.boxes} == present
