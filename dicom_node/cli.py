@@ -1,4 +1,4 @@
-"""The command line: ``dicom-node run | check | studies | retry | demo``."""
+"""The command line: ``dicom-node run | check | studies | retry | models | demo``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dicom_node import __version__
+from dicom_node import __version__, cli_models
 from dicom_node.errors import ConfigError, NodeError
 
 # Everything else is imported inside the commands: a node must answer its first C-ECHO within a second of its start.
@@ -24,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="A PACS-integrated AI node: receives studies, reads them, sends the findings back as DICOM.",
 )
+app.add_typer(cli_models.app, name="models")
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The configuration file.")]
 _DEFAULT_CONFIG = Path("config/node.toml")
 _STATE_COLOURS = {"delivered": "green", "failed": "red", "no route": "yellow", "no eligible series": "yellow"}
