@@ -15,7 +15,8 @@ METADATA: Final = "configs/metadata.json"
 INFERENCE: Final = "configs/inference.json"
 READING: Final = "configs/reading.json"
 WEIGHTS: Final = "models/model.pt"
-BUILT = ("network_def", "preprocessing", "inferer", "postprocessing")
+SCRIPT: Final = "models/model.ts"
+_CONFIGS = (INFERENCE, "configs/inference.yaml", "configs/inference.yml")
 
 # What MONAI's bundle specification calls mandatory and we can check without its schema, which lies on the network.
 _METADATA_TEXTS = ("version", "monai_version", "pytorch_version", "numpy_version", "task", "description", "authors")
@@ -29,15 +30,24 @@ class BundleError(ValueError):
 class BundleInfo:
     """What a bundle says of itself, read without torch.
 
-    ``input_shape`` is the declared (height, width) of the network's input; a side that is not fixed is None.
+    ``config`` is its inference configuration (JSON or YAML) and ``weights`` its state dict or TorchScript
+    (``scripted``). ``input_key`` names the network's input; ``input_shape`` is the declared shape of its spatial axes,
+    two for images and three for volumes; a side that is not fixed is None, and so are all of them where the network
+    gets patches. ``output_channels`` is absent where they mean no classes (a detector's).
     """
 
     path: Path
     identity: ModelIdentity
     spec: ReadingSpec
     monai_version: str
-    input_shape: tuple[int | None, int | None]
-    output_channels: int
+    config: Path
+    weights: Path
+    scripted: bool
+    input_key: str
+    input_channels: int
+    input_shape: tuple[int | None, ...]
+    patches: tuple[int, ...] | None
+    output_channels: int | None
 
 
 def shipped() -> dict[str, Path]:
@@ -79,30 +89,77 @@ def describe(path: Path) -> BundleInfo:
         BundleError: a file is missing or says what it may not say.
     """
     digest = bundle_digest(path)
-    for name in (METADATA, INFERENCE, READING, WEIGHTS):
+    for name in (METADATA, READING):
         if not (path / name).is_file():
             raise BundleError(f"{path / name}: missing; a bundle holds {METADATA}, {INFERENCE}, {READING}, {WEIGHTS}")
+    config = next((path / name for name in _CONFIGS if (path / name).is_file()), None)
+    if config is None:
+        raise BundleError(f"{path / INFERENCE}: missing, as .json, .yaml and .yml; it says how the model is run")
     try:
         spec = load_reading_spec(path / READING)
     except ValueError as error:
         raise BundleError(str(error)) from error
     metadata = _json(path / METADATA)
-    config = _json(path / INFERENCE)
-    for name in BUILT:
-        if name not in config:
-            raise BundleError(f"{path / INFERENCE}: {name} is missing; {', '.join(BUILT)} were expected")
+    parts = read_config(config)
+    weights, scripted = _weights(path, config, parts)
+    if "preprocessing" not in parts:
+        raise BundleError(f"{config}: preprocessing is missing; it makes the network's input of an image")
     for name in _METADATA_TEXTS:
         if not isinstance(metadata.get(name), str) or not metadata[name].strip():
             raise BundleError(f"{path / METADATA}: {name} is missing or empty; a text was expected")
-    shape, channels = _data_format(path / METADATA, metadata)
+    data = _DataFormat.of(path / METADATA, metadata, spec)
     needed = max(output.channel for output in spec.outputs)
-    if channels <= needed:
+    if data.output_channels is not None and data.output_channels <= needed:
         raise BundleError(
-            f"{path / METADATA}: network_data_format says {channels} output channels, "
+            f"{path / METADATA}: network_data_format says {data.output_channels} output channels, "
             f"but {READING} names channel {needed}"
         )
     identity = ModelIdentity(spec.name, metadata["version"], digest, spec.manufacturer, spec.intended_use, spec.notice)
-    return BundleInfo(path, identity, spec, metadata["monai_version"], shape, channels)
+    return BundleInfo(
+        path=path,
+        identity=identity,
+        spec=spec,
+        monai_version=metadata["monai_version"],
+        config=config,
+        weights=weights,
+        scripted=scripted,
+        input_key=data.input_key,
+        input_channels=data.input_channels,
+        input_shape=data.input_shape,
+        patches=data.patches,
+        output_channels=data.output_channels,
+    )
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """An inference configuration as it stands in its file, JSON or YAML.
+
+    Raises:
+        BundleError: it cannot be read, or is no object.
+    """
+    if file.suffix == ".json":
+        return _json(file)
+    import yaml  # noqa: PLC0415  (few bundles need it)
+
+    try:
+        content = yaml.safe_load(file.read_bytes())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise BundleError(f"{file}: cannot be read as YAML: {short(error)}") from error
+    if not isinstance(content, dict):
+        raise BundleError(f"{file}: a mapping was expected")
+    return content
+
+
+def _weights(path: Path, config: Path, parts: dict[str, Any]) -> tuple[Path, bool]:
+    """The file of weights and whether it is TorchScript, which needs no ``network_def``."""
+    defined = "network_def" in parts or "network" in parts
+    if defined and (path / WEIGHTS).is_file():
+        return path / WEIGHTS, False
+    if (path / SCRIPT).is_file():
+        return path / SCRIPT, True
+    if not (path / WEIGHTS).is_file():
+        raise BundleError(f"{path / WEIGHTS}: missing; a file of weights, or {SCRIPT}, was expected")
+    raise BundleError(f"{config}: network_def is missing; only TorchScript ({SCRIPT}) can do without")
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -115,29 +172,53 @@ def _json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _data_format(path: Path, metadata: dict[str, Any]) -> tuple[tuple[int | None, int | None], int]:
-    """The input's height and width and the number of output channels out of ``network_data_format``."""
-    whole = metadata.get("network_data_format")
-    place = f"{path}: network_data_format"
-    if not isinstance(whole, dict):
-        raise BundleError(f"{place} is missing; an object with inputs and outputs was expected")
-    image, pred = (
-        whole[side].get(name) if isinstance(whole.get(side), dict) else None
-        for side, name in (("inputs", "image"), ("outputs", "pred"))
-    )
-    if not isinstance(image, dict) or not isinstance(pred, dict):
-        raise BundleError(f"{place}: inputs.image and outputs.pred were expected")
-    if image.get("num_channels") != 1:
-        raise BundleError(f"{place}.inputs.image.num_channels is {image.get('num_channels')!r}; 1 was expected")
-    shape = image.get("spatial_shape")
-    if not isinstance(shape, list) or len(shape) != 2:
-        raise BundleError(f"{place}.inputs.image.spatial_shape is {shape!r}; a height and a width were expected")
-    channels = pred.get("num_channels")
-    if not isinstance(channels, int) or channels < 1:
-        raise BundleError(f"{place}.outputs.pred.num_channels is {channels!r}; a number of channels was expected")
-    # MONAI also writes "*" and expressions such as "32*n" for a side that is not fixed.
-    height, width = (side if isinstance(side, int) else None for side in shape)
-    return (height, width), channels
+@dataclass(frozen=True, slots=True)
+class _DataFormat:
+    """What ``network_data_format`` of metadata.json says of the network's input and output."""
+
+    input_key: str
+    input_channels: int
+    input_shape: tuple[int | None, ...]
+    patches: tuple[int, ...] | None
+    output_channels: int | None
+
+    @classmethod
+    def of(cls, path: Path, metadata: dict[str, Any], spec: ReadingSpec) -> _DataFormat:
+        whole = metadata.get("network_data_format")
+        place = f"{path}: network_data_format"
+        if not isinstance(whole, dict):
+            raise BundleError(f"{place} is missing; an object with inputs and outputs was expected")
+        inputs, outputs = whole.get("inputs"), whole.get("outputs")
+        if not isinstance(inputs, dict) or not isinstance(outputs, dict) or not inputs or "pred" not in outputs:
+            raise BundleError(f"{place}: inputs and outputs.pred were expected")
+        key = "image" if "image" in inputs else next(iter(inputs))
+        image, pred = inputs[key], outputs["pred"]
+        if not isinstance(image, dict) or not isinstance(pred, dict):
+            raise BundleError(f"{place}: inputs.{key} and outputs.pred were expected to be objects")
+        inputs_channels = image.get("num_channels")
+        if not isinstance(inputs_channels, int) or inputs_channels < 1:
+            raise BundleError(f"{place}.inputs.{key}.num_channels is {inputs_channels!r}; a number was expected")
+        shape = image.get("spatial_shape")
+        axes = 2 if spec.input.kind == "image" else 3
+        if not isinstance(shape, list) or len(shape) != axes:
+            expected = (
+                "a height and a width were" if axes == 2 else "three sizes (the input of reading.json is a volume)"
+            )
+            raise BundleError(
+                f"{place}.inputs.{key}.spatial_shape is {shape!r}; {expected}{'' if axes == 2 else ' were'} expected"
+            )
+        # MONAI also writes "*" and expressions such as "32*n" for a side that is not fixed.
+        sides = tuple(side if isinstance(side, int) else None for side in shape)
+        fixed = tuple(side for side in sides if side is not None)
+        patches = fixed if image.get("is_patch_data") is True and len(fixed) == axes else None
+        if image.get("is_patch_data") is True:
+            sides = (None,) * axes
+        if spec.task == "detection" or spec.prediction == "labels":
+            return cls(key, inputs_channels, sides, patches, None)
+        channels = pred.get("num_channels")
+        if not isinstance(channels, int) or channels < 1:
+            raise BundleError(f"{place}.outputs.pred.num_channels is {channels!r}; a number of channels was expected")
+        return cls(key, inputs_channels, sides, patches, channels)
 
 
 def short(error: BaseException) -> str:

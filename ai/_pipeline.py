@@ -38,6 +38,7 @@ PIPELINE = [
     "VOILUTFunction",
     "PresentationLUTShape",
 ]
+_VOI = ("VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction")
 
 
 def grey_form(dataset: Dataset) -> _pixels.Form:
@@ -115,6 +116,26 @@ def grey_of(dataset: Dataset, form: _pixels.Form, syntax: uid.UID) -> Grey:
     lowest = float(grey.modality_values(np.array(depth.range, dtype=np.int64)).min())
     voi = _voi(dataset, signed=lowest < 0, little=bool(syntax.is_little_endian))
     return Grey(depth, modality, voi, grey.inverse, grey.padding)
+
+
+def grey_or_open(dataset: Dataset, form: _pixels.Form, syntax: uid.UID) -> Grey:
+    """The same, without the VOI stage where that is none of the standard: no reason to show nothing.
+
+    Raises:
+        ReadingError: another stage is none of the standard.
+    """
+    try:
+        return grey_of(dataset, form, syntax)
+    except ReadingError:  # any other stage fails once more
+        return grey_of(without_voi(dataset), form, syntax)
+
+
+def without_voi(dataset: Dataset) -> Dataset:
+    """The data set, from which the VOI stage has been taken."""
+    for keyword in _VOI:
+        if keyword in dataset:
+            del dataset[keyword]
+    return dataset
 
 
 def _inverse(dataset: Dataset, form: _pixels.Form) -> bool:

@@ -196,7 +196,7 @@ def _to_screen(
     if words_are_image and padding.all():
         raise BlankError("every pixel is padding, an image was expected")
     values = grey.modality_values(stored)
-    voi = grey.voi if grey.voi is not None else _automatic(*weigh(~padding, values))
+    voi = grey.voi if grey.voi is not None else automatic_window(*weigh(~padding, values))
     shown = voi(values)
     if isinstance(voi, Lut):
         shown = shown / voi.top
@@ -210,7 +210,7 @@ def _sample(words: Words) -> Words:
     return words[::step, ::step]
 
 
-def _automatic(values: Reals, counts: Integers | None) -> Window:
+def automatic_window(values: Reals, counts: Integers | None) -> Window:
     """A window from the percentiles of the values, each of which stands ``counts`` times.
 
     Raises:

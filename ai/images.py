@@ -44,7 +44,7 @@ RIGHT = Code("24028007", "SCT", "Right")
 
 _MIDLINE = 0.02
 
-_HEADER = [
+HEADER = [
     "SOPInstanceUID",
     "SOPClassUID",
     "ImageType",
@@ -60,9 +60,10 @@ _HEADER = [
     "Rows",
     "Columns",
     "BurnedInAnnotation",
+    "SeriesDescription",
 ]
 _IMAGE = [
-    *_HEADER,
+    *HEADER,
     *FORM,
     *PIPELINE,
     "PatientOrientation",
@@ -101,6 +102,7 @@ class Header:
     rows: int
     columns: int
     has_pixels: bool
+    description: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,25 +144,31 @@ def read_header(path: str | Path) -> Header:
         ReadingError: the file is no DICOM file that can be parsed.
     """
     with guarded():
-        dataset, has_pixels, _ = open_dataset(Path(path), _HEADER, pixels=False)
-        return Header(
-            sop_instance_uid=text_of(dataset, "SOPInstanceUID"),
-            sop_class_uid=text_of(dataset, "SOPClassUID"),
-            modality=text_of(dataset, "Modality"),
-            body_part=text_of(dataset, "BodyPartExamined"),
-            view=text_of(dataset, "ViewPosition"),
-            image_type=texts_of(dataset, "ImageType"),
-            presentation_intent=text_of(dataset, "PresentationIntentType"),
-            burned_in_annotation=text_of(dataset, "BurnedInAnnotation"),
-            series_number=whole_of(dataset, "SeriesNumber", lenient=True),
-            instance_number=whole_of(dataset, "InstanceNumber", lenient=True),
-            frames=frame_count(dataset),
-            photometric=text_of(dataset, "PhotometricInterpretation"),
-            samples_per_pixel=whole_of(dataset, "SamplesPerPixel", lenient=True) or 0,
-            rows=whole_of(dataset, "Rows", lenient=True) or 0,
-            columns=whole_of(dataset, "Columns", lenient=True) or 0,
-            has_pixels=has_pixels,
-        )
+        dataset, has_pixels, _ = open_dataset(Path(path), HEADER, pixels=False)
+        return header_of(dataset, has_pixels=has_pixels)
+
+
+def header_of(dataset: Dataset, *, has_pixels: bool) -> Header:
+    """What a data set says of itself; of its elements those of ``HEADER`` are looked at."""
+    return Header(
+        sop_instance_uid=text_of(dataset, "SOPInstanceUID"),
+        sop_class_uid=text_of(dataset, "SOPClassUID"),
+        modality=text_of(dataset, "Modality"),
+        body_part=text_of(dataset, "BodyPartExamined"),
+        view=text_of(dataset, "ViewPosition"),
+        image_type=texts_of(dataset, "ImageType"),
+        presentation_intent=text_of(dataset, "PresentationIntentType"),
+        burned_in_annotation=text_of(dataset, "BurnedInAnnotation"),
+        series_number=whole_of(dataset, "SeriesNumber", lenient=True),
+        instance_number=whole_of(dataset, "InstanceNumber", lenient=True),
+        frames=frame_count(dataset),
+        photometric=text_of(dataset, "PhotometricInterpretation"),
+        samples_per_pixel=whole_of(dataset, "SamplesPerPixel", lenient=True) or 0,
+        rows=whole_of(dataset, "Rows", lenient=True) or 0,
+        columns=whole_of(dataset, "Columns", lenient=True) or 0,
+        has_pixels=has_pixels,
+        description=text_of(dataset, "SeriesDescription"),
+    )
 
 
 def load_radiograph(path: str | Path) -> Radiograph:

@@ -18,6 +18,8 @@ from ai.manifest import Output
 _TOP = 0.9  # the quantile of a region's cells that is its score
 _MANY = 32  # cells, about a small nodule: they rank images on which no box stands
 _GAP = 2  # cells: regions of one class that stand no further apart are one
+_FINE = 64  # cells: an activation map is made at least so fine before its regions are cut out
+_PLACES = 3  # regions of an activation map that are shown: it points, and does not count
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,48 @@ def _image_score(probability: NDArray[np.float32], found: Sequence[Box], output:
     # Nothing to show: what the map holds still ranks images, but stays below the threshold.
     strongest = np.partition(probability.ravel(), -_MANY)[-_MANY:] if probability.size > _MANY else probability
     return float(strongest.mean()) * output.threshold * 0.999
+
+
+def peaks(activation: NDArray[np.float32], output: Output, score: float) -> tuple[Box, ...]:
+    """The places at which an activation map points, for a class that the whole image has with ``score``.
+
+    A map is coarse, so it is made finer (linear) first; what then reaches ``map_threshold`` is cut out. The region with
+    the map's greatest value always counts, up to two others if they have ``min_area`` cells.
+
+    Args:
+        activation: (rows, columns), 0 to 1; its greatest value is 1.
+        output: the class.
+        score: given to each box: a map says where, and the image's score says how sure.
+
+    Returns:
+        At least one box in grid edges of ``activation``, the one with the greatest value first.
+    """
+    factor = max(1, -(-_FINE // min(activation.shape)))
+    fine = ndimage.zoom(activation, factor, order=1, mode="nearest", grid_mode=True) if factor > 1 else activation
+    top = float(fine.max())
+    labels, _ = ndimage.label(fine >= min(output.map_threshold, 1.0) * top, structure=np.ones((3, 3), dtype=int))
+    found = []
+    for number, place in enumerate(ndimage.find_objects(labels), start=1):
+        rows, columns = place
+        own = labels[place] == number
+        peak, size = float(fine[place][own].max()), int(own.sum()) / factor**2
+        edges = (columns.start / factor, rows.start / factor, columns.stop / factor, rows.stop / factor)
+        found.append((peak, size, Box(output.channel, score, *edges)))
+    found.sort(key=lambda one: (-one[0], -one[1]))
+    others = [box for _, size, box in found[1:] if size >= output.min_area]
+    return (found[0][2], *others[: _PLACES - 1])
+
+
+def without_small(probability: NDArray[np.float32], output: Output) -> NDArray[np.float32]:
+    """A class's probabilities with 0 in place of its regions of fewer than ``min_area`` cells; of any dimensions."""
+    if output.min_area <= 1:
+        return probability
+    labels, count = ndimage.label(probability >= output.map_threshold, structure=np.ones((3,) * probability.ndim))
+    if not count:
+        return probability
+    small = np.bincount(labels.ravel()) < output.min_area
+    small[0] = False
+    return np.where(small[labels], np.float32(0.0), probability)
 
 
 def to_image(affine: ArrayLike, box: Box) -> Box:

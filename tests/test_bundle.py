@@ -518,11 +518,11 @@ def data_format(**changes: Any) -> dict[str, Any]:
         ({"metadata": without(METADATA, "version")}, r"metadata\.json: version is missing or empty"),
         ({"metadata": without(METADATA, "network_data_format")}, r"network_data_format is missing"),
         ({"metadata": data_format(outputs_num_channels=1)}, r"says 1 output channels, but .* names channel 1"),
-        ({"metadata": data_format(inputs_num_channels=3)}, r"num_channels is 3; 1 was expected"),
+        ({"metadata": data_format(inputs_num_channels=3)}, r"says an input of 3 channels, but preprocessing gives 1"),
         ({"metadata": data_format(inputs_spatial_shape=[1, 2, 3])}, r"a height and a width were expected"),
         ({"metadata": data_format(inputs_spatial_shape=[64, 64])}, r"says an input of 64 x 64, but preprocessing"),
         ({"metadata": data_format(outputs_num_channels=3)}, r"says 3 output channels, but the bundle gives 2"),
-        ({"inference": without(INFERENCE, "inferer")}, r"inference\.json: inferer is missing"),
+        ({"inference": without(INFERENCE, "preprocessing")}, r"inference\.json: preprocessing is missing"),
         (
             {"inference": INFERENCE | {"network_def": {"_target_": "NoSuchNetwork"}}},
             r"inference\.json: network_def cannot be built: .*NoSuchNetwork",
