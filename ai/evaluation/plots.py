@@ -16,8 +16,8 @@ from PIL import Image, ImageDraw
 from ai.evaluation import metrics
 
 if TYPE_CHECKING:
+    from ai.answers import MarkedBox
     from ai.contract import HeatMap
-    from ai.evaluation.reading import FoundBox
     from ai.evaluation.tables import LabelledBox
 
 __all__ = ["MODEL_COLOUR", "READER_COLOUR", "case_picture", "curves"]
@@ -105,6 +105,7 @@ def _roc(
             textcoords="offset points",
             color=_OTHER,
             fontsize=8,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
         )
     value = figures["auc"]
     title = "ROC"
@@ -155,7 +156,7 @@ def _calibration(axes: Any, figures: Mapping[str, Any]) -> None:
 def case_picture(
     display: NDArray[np.float32],
     heat_maps: Sequence[HeatMap],
-    found: Sequence[FoundBox],
+    found: Sequence[MarkedBox],
     drawn: Sequence[LabelledBox],
     *,
     side: int = 420,

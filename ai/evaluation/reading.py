@@ -9,10 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ai.contract import HeatMap, InstanceRef, ReadingError
+from ai.answers import MarkedBox
+from ai.contract import ReadingError
 from ai.errors import where
 from ai.evaluation.pictures import Picture, load_picture
 
@@ -20,30 +18,9 @@ if TYPE_CHECKING:
     from ai.bundle import BundleModel
     from ai.evaluation.tables import Row
 
-__all__ = ["Answer", "FoundBox", "ImageAnswer", "Unread", "answer", "read_rows"]
+__all__ = ["Answer", "Unread", "read_rows"]
 
 _AHEAD = 4  # images decoded and not yet read: tens of megabytes each at full resolution
-
-
-@dataclass(frozen=True, slots=True)
-class FoundBox:
-    """Where the model saw a class (``key``): pixel edges (column, row) of the stored image."""
-
-    key: str
-    score: float
-    left: float
-    top: float
-    right: float
-    bottom: float
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ImageAnswer:
-    """What a model says of one image: a score for each output, in order, its boxes (best first) and heat maps."""
-
-    scores: tuple[float, ...]
-    boxes: tuple[FoundBox, ...]
-    heat_maps: tuple[HeatMap, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +33,7 @@ class Answer:
 
     row: Row
     scores: tuple[float, ...]
-    best: tuple[FoundBox, ...]
+    best: tuple[MarkedBox, ...]
     rows: int
     columns: int
     note: str
@@ -99,42 +76,14 @@ def _read(model: BundleModel, row: Row, future: Future[tuple[Picture, float]]) -
     try:
         picture, decode_seconds = future.result()
         started = time.perf_counter()
-        found = answer(model, picture.display)
+        found = model.read_display(picture.display)
         model_seconds = time.perf_counter() - started
     except (ReadingError, ValueError) as error:
         return Unread(row, str(error))
     except Exception as error:  # a codec, or the bundle's own code
         return Unread(row, f"cannot be read: {where(error)}")
-    best: dict[str, FoundBox] = {}
+    best: dict[str, MarkedBox] = {}
     for box in sorted(found.boxes, key=lambda b: -b.score):
         best.setdefault(box.key, box)
     tall, wide = picture.display.shape
     return Answer(row, found.scores, tuple(best.values()), tall, wide, picture.note, decode_seconds, model_seconds)
-
-
-def answer(model: BundleModel, display: NDArray[np.float32]) -> ImageAnswer:
-    """What a model says of one image, given as greys from 0 to 1 (rows, columns) with white dense.
-
-    Raises:
-        ReadingError: the model cannot read it.
-    """
-    from ai.bundle import BundleError, _inside  # noqa: PLC0415
-    from ai.tasks import regions, to_image  # noqa: PLC0415
-
-    rows, columns = display.shape
-    outputs = model.info.spec.outputs
-    try:
-        maps, affine = model._maps(display)
-    except BundleError as error:
-        raise ReadingError(str(error)) from None
-    maps = _inside(maps, affine, rows, columns)
-    boxes, scores = regions(maps, outputs)
-    keys = {output.channel: output.key for output in outputs}
-    found = []
-    for box in boxes:
-        place = to_image(affine, box)
-        left, right = (min(max(x, 0.0), float(columns)) for x in (place.left, place.right))
-        top, bottom = (min(max(y, 0.0), float(rows)) for y in (place.top, place.bottom))
-        found.append(FoundBox(keys[box.channel], box.score, left, top, right, bottom))
-    nowhere = InstanceRef("", "", "")
-    return ImageAnswer(scores, tuple(found), tuple(model._heat_maps(nowhere, maps, affine, scores)))

@@ -20,7 +20,6 @@ import numpy as np
 from ai.contract import ReadingError
 from ai.evaluation import measure, plots
 from ai.evaluation.pictures import load_picture
-from ai.evaluation.reading import answer
 
 if TYPE_CHECKING:
     from ai.bundle import BundleModel
@@ -138,9 +137,7 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     pictures: dict[str, str] = {}
-    cases: dict[str, list[dict[str, Any]]] = {}
     places = {output.key: place for place, output in enumerate(model.info.spec.outputs)}
-    by_file = {one.row.file: one for one in answers}
     for figures in found["classes"]:
         key = figures["key"]
         if figures["positives"] and figures["negatives"]:  # else there is no curve
@@ -156,11 +153,7 @@ def write(
             file.write_bytes(png)
             files.append(file)
             pictures[key] = _data_uri("png", png)
-        cases[key] = [
-            {"kind": kind, **one, "picture": _case(model, by_file[one["file"]], key)}
-            for kind in ("missed", "false_alarms")
-            for one in figures["worst"][kind]
-        ]
+    cases = _cases(model, found["classes"], answers)
     whole = folder / "evaluation.json"
     whole.write_text(json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     page = folder / "report.html"
@@ -168,19 +161,37 @@ def write(
     return [page, whole, *files]
 
 
-def _case(model: BundleModel, one: Answer, key: str) -> str:
-    try:
-        display = load_picture(one.row.path).display
-        said = answer(model, display)
-    except ReadingError:  # the file has changed since it was read
-        return ""
-    jpeg = plots.case_picture(
-        display,
-        [heat for heat in said.heat_maps if heat.key == key],
-        [box for box in said.boxes if box.key == key],
-        [box for box in one.row.boxes if box.key == key],
-    )
-    return _data_uri("jpeg", jpeg)
+def _cases(
+    model: BundleModel, classes: Sequence[Mapping[str, Any]], answers: Sequence[Answer]
+) -> dict[str, list[dict[str, Any]]]:
+    """The worst cases of each class with their pictures; an image that is several classes' is read once."""
+    shown: dict[str, list[dict[str, Any]]] = {}
+    of_file: dict[str, list[dict[str, Any]]] = {}
+    for figures in classes:
+        shown[figures["key"]] = [
+            {"key": figures["key"], "kind": kind, **one, "picture": ""}
+            for kind in ("missed", "false_alarms")
+            for one in figures["worst"][kind]
+        ]
+        for case in shown[figures["key"]]:
+            of_file.setdefault(case["file"], []).append(case)
+    for answer in answers:
+        if answer.row.file not in of_file:
+            continue
+        try:
+            display = load_picture(answer.row.path).display
+            said = model.read_display(display)
+        except ReadingError:  # the file has changed since it was read
+            continue
+        for case in of_file[answer.row.file]:
+            jpeg = plots.case_picture(
+                display,
+                [heat for heat in said.heat_maps if heat.key == case["key"]],
+                [box for box in said.boxes if box.key == case["key"]],
+                [box for box in answer.row.boxes if box.key == case["key"]],
+            )
+            case["picture"] = _data_uri("jpeg", jpeg)
+    return shown
 
 
 def _page(
