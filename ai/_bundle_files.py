@@ -82,6 +82,30 @@ def bundle_digest(path: Path) -> str:
     return whole.hexdigest()
 
 
+def file_digests(path: Path) -> dict[str, str]:
+    """SHA-256 (hex) of each file below a directory, by its path inside it (with ``/``), in order; see `ai.pins`.
+
+    Unlike in `bundle_digest` every file counts, hidden and compiled ones too: what is not there cannot be run.
+
+    Raises:
+        BundleError: there is no such directory, something in it is neither a file nor a directory, or cannot be read.
+    """
+    if not path.is_dir():
+        raise BundleError(f"{path}: not there; the directory of a MONAI bundle was expected")
+    digests: dict[str, str] = {}
+    for file in sorted(path.rglob("*")):
+        if file.is_dir() and not file.is_symlink():
+            continue
+        if file.is_symlink() or not file.is_file():
+            raise BundleError(f"{file}: is no plain file; a bundle holds files and directories, and no links")
+        try:
+            with file.open("rb") as content:
+                digests[file.relative_to(path).as_posix()] = hashlib.file_digest(content, "sha256").hexdigest()
+        except OSError as error:
+            raise BundleError(f"{file}: cannot be read: {error.strerror}") from error
+    return digests
+
+
 def describe(path: Path) -> BundleInfo:
     """Check the files of a bundle and read what it says of itself; cheap, and needs no torch.
 

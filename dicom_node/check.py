@@ -29,7 +29,8 @@ from pynetdicom.sop_class import Verification
 
 from ai import bundle
 from dicom_node.config import Peer, Settings, is_loopback, load
-from dicom_node.errors import ConfigError
+from dicom_node.errors import ConfigError, ModelError
+from dicom_node.models import Models
 from dicom_node.net import application_entity
 from dicom_node.spool import Spool
 
@@ -133,16 +134,14 @@ def _port(settings: Settings, *, running: bool) -> Point:
 
 
 def _models(settings: Settings) -> Iterator[Point]:
-    shipped = bundle.shipped()
+    store = Models(settings.node.data_dir)
     for name in settings.models():
-        if name not in shipped:
-            known = ", ".join(sorted(shipped)) or "none"
-            yield Point("FAIL", f"model {name}", f"there is no such model; there are: {known}")
-            continue
         began = time.perf_counter()
         try:
-            identity = bundle.load(shipped[name]).identity
-        except bundle.BundleError as error:
+            pinned = store.current(name).pinned()
+            pinned.check()
+            identity = bundle.load(pinned.path).identity
+        except (ModelError, bundle.BundleError) as error:
             yield Point("FAIL", f"model {name}", str(error))
             continue
         took = time.perf_counter() - began

@@ -15,6 +15,7 @@ import typer
 
 from dicom_node import __version__, cli_models
 from dicom_node.errors import ConfigError, NodeError
+from dicom_node.options import DEFAULT_CONFIG, ConfigOption
 
 # Everything else is imported inside the commands: a node must answer its first C-ECHO within a second of its start.
 
@@ -25,14 +26,12 @@ app = typer.Typer(
     help="A PACS-integrated AI node: receives studies, reads them, sends the findings back as DICOM.",
 )
 app.add_typer(cli_models.app, name="models")
-ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The configuration file.")]
-_DEFAULT_CONFIG = Path("config/node.toml")
 _STATE_COLOURS = {"delivered": "green", "failed": "red", "no route": "yellow", "no eligible series": "yellow"}
 
 
 @app.command()
 def run(
-    config: ConfigOption = _DEFAULT_CONFIG,
+    config: ConfigOption = DEFAULT_CONFIG,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every instance and association.")] = False,
 ) -> None:
     """Run the node until it is told to stop (Ctrl-C, SIGTERM)."""
@@ -63,7 +62,7 @@ def run(
 
 @app.command()
 def check(
-    config: ConfigOption = _DEFAULT_CONFIG,
+    config: ConfigOption = DEFAULT_CONFIG,
     peer: Annotated[
         str,
         typer.Option(
@@ -101,7 +100,7 @@ def check(
 @app.command()
 def studies(
     uid: Annotated[str, typer.Argument(help="Show everything about this study.")] = "",
-    config: ConfigOption = _DEFAULT_CONFIG,
+    config: ConfigOption = DEFAULT_CONFIG,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     limit: Annotated[int, typer.Option(min=1, help="At most so many, newest first.")] = 1000,
 ) -> None:
@@ -129,7 +128,7 @@ def studies(
 def retry(
     uid: Annotated[str, typer.Argument(help="The study; without it, --all.")] = "",
     every: Annotated[bool, typer.Option("--all", help="Every study with something that failed.")] = False,
-    config: ConfigOption = _DEFAULT_CONFIG,
+    config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Queue again what failed for good: readings and deliveries of one study, or of all."""
     import time

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 import typer
 
 from dicom_node.errors import NodeError
+from dicom_node.options import DEFAULT_CONFIG, ConfigOption
 
 if TYPE_CHECKING:
-    from ai.bundle import BundleModel
+    from ai.bundle import BundleInfo, BundleModel
     from ai.evaluation.reading import Answer, Unread
     from ai.evaluation.tables import Labels
 
@@ -56,6 +57,7 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many images, drawn by the seed.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="For --limit and the intervals.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, or cuda:0 for a graphics card.")] = "cpu",
+    config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Evaluate a model on labelled images: figures with intervals on screen, and with --report as a page."""
     from datetime import UTC, datetime
@@ -68,7 +70,7 @@ def evaluate(
     mapping, wanted = dict(_pairs("--map", map_)), _pairs("--where", where)
     if report is not None:
         _writable(report)
-    info = _described(model)
+    info = _described(model, config)
     outputs = [Output(output.key, output.name) for output in info.spec.outputs]
     try:
         table = read_labels(
@@ -148,22 +150,41 @@ def _writable(folder: Path) -> None:
         raise NodeError(f"--report {folder}: cannot be written to")
 
 
-def _described(model: str) -> Any:
-    """The bundle of this name, or in this folder."""
-    from ai import bundle
+def _described(model: str, config: Path) -> BundleInfo:
+    """The bundle in this folder; or that of this name, with which a node would read, unchanged since it was added."""
+    from ai.bundle import BundleError, describe
 
-    shipped = bundle.shipped()
-    path = shipped.get(model, Path(model))
-    if model not in shipped and not path.is_dir():
-        names = ", ".join(sorted(shipped)) or "none"
-        raise NodeError(f"{model}: is neither a model ({names}) nor the folder of a bundle")
     try:
-        info = bundle.describe(path)
-    except bundle.BundleError as error:
+        path = Path(model) if os.sep in model else _named(model, config)
+        info = describe(path)
+    except BundleError as error:
         raise NodeError(str(error)) from None
     if info.spec.input.kind != "image":
         raise NodeError(f"{info.identity.name}: reads volumes; only a model of single images can be evaluated so")
     return info
+
+
+def _named(name: str, config: Path) -> Path:
+    from ai.bundle import shipped
+    from dicom_node.config import load
+    from dicom_node.errors import ModelError
+    from dicom_node.models import Models
+
+    if not config.exists() and config == DEFAULT_CONFIG:  # no node here: what ships is there all the same
+        if name in shipped():
+            return shipped()[name]
+        if Path(name).is_dir():
+            return Path(name)
+        there = ", ".join(shipped()) or "none"
+        raise NodeError(f"there is no model {name!r}; there ship: {there}; for installed ones say --config FILE")
+    try:
+        pinned = Models(load(config).node.data_dir).current(name).pinned()
+    except ModelError:
+        if Path(name).is_dir():
+            return Path(name)
+        raise
+    pinned.check()
+    return pinned.path
 
 
 def _loaded(path: Path, device: str) -> BundleModel:

@@ -1,17 +1,345 @@
-"""``dicom-node models``: what is done with models by hand."""
+"""``dicom-node models``: which models there are, and how one comes and goes."""
 
 from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dicom_node.cli_evaluate import evaluate
+from dicom_node.errors import ModelError
+from dicom_node.options import DEFAULT_CONFIG, ConfigOption
 
-app = typer.Typer(no_args_is_help=True, help="The models that the node reads with.")
+if TYPE_CHECKING:
+    from dicom_node.config import Settings
+    from dicom_node.model_adding import Added, Candidate
+    from dicom_node.model_sources import Progress
+    from dicom_node.models import Entry, Models
 
-
-@app.callback()
-def models() -> None:
-    """The models that the node reads with."""
-
-
+app = typer.Typer(no_args_is_help=True, help="The models that the node reads with: list, add, verify, roll back.")
 app.command()(evaluate)
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask: what the model runs is trusted.")]
+_RESTART = "A running node goes on as it is; it takes effect at its next start: restart the node."
+
+
+@app.command("list")
+def list_(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
+    """Every model with its versions: which are current, which ship, and which routes read with them."""
+    settings, store = _store(config)
+    every = [_row(settings, entry) for entry in store.entries()]
+    if as_json:
+        print(json.dumps(every, indent=2, ensure_ascii=False))
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("model", "version", "files", "state", "from", "routes"):
+        table.add_column(name, overflow="fold")
+    for one in every:
+        origin = "ships with the node" if one["shipped"] else f"installed {one['added'] or 'some time'}"
+        state = f"{one['state']}: {one['fault']}" if one["fault"] else one["state"]
+        cells = (one["name"], one["version"], one["digest"][:12], state, origin, ", ".join(one["routes"]))
+        table.add_row(*(escape(cell) for cell in cells))
+    console = Console()
+    if not console.is_terminal:
+        console.width = 220
+    console.print(table)
+
+
+@app.command()
+def add(
+    source: Annotated[str, typer.Argument(help="The bundle: a directory, a zip file, or the https address of one.")],
+    *,
+    reading: Annotated[
+        Path | None, typer.Option(help="The reading.json for a bundle that has none, or in place of its own.")
+    ] = None,
+    sha256: Annotated[str, typer.Option(metavar="HEX", help="What the SHA-256 of the zip file must be.")] = "",
+    replace_shipped: Annotated[
+        bool, typer.Option("--replace-shipped", help="Let it take the name of a model that ships with the node.")
+    ] = False,
+    yes: YesOption = False,
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Install a MONAI bundle: check it, show what it runs, ask, try it, keep it. A node may run meanwhile."""
+    from dicom_node.model_sources import is_address
+
+    if sha256 and (len(sha256) != 64 or set(sha256.lower()) - set("0123456789abcdef")):
+        raise ModelError(f"--sha256 {sha256!r}: 64 hexadecimal digits were expected")
+    if is_address(source) and not sha256 and not yes:
+        raise ModelError(
+            "a download needs --sha256 HEX, the SHA-256 that its author names, so that it is the file that was meant; "
+            "--yes installs whatever comes"
+        )
+    if not yes and not sys.stdin.isatty():
+        raise ModelError("this asks before it installs, and here nobody can answer: look at the model, then say --yes")
+    install(config, source, yes=yes, reading=reading, sha256=sha256, replace_shipped=replace_shipped)
+
+
+def install(config: Path, source: str, *, yes: bool, **wishes: Any) -> None:
+    """Add a model and say so; see `dicom_node.model_adding.add` for the wishes."""
+    from dicom_node import log
+    from dicom_node.model_adding import add as add_to
+
+    log.silence_libraries()
+    settings, store = _store(config)
+
+    def confirm(candidate: Candidate) -> bool:
+        _tell_candidate(candidate)
+        if yes:
+            return True
+        return typer.confirm("Install it?", default=False)
+
+    with _progress() as progress:
+        added = add_to(store, source, confirm=confirm, progress=progress, **wishes)
+    _tell_added(settings, added)
+
+
+def _tell_candidate(candidate: Candidate) -> None:
+    from ai.bundle_code import printable
+
+    info, mib = candidate.info, candidate.bytes / 1024**2
+    identity = info.identity
+    origin = f"{identity.name} {identity.version} by {identity.manufacturer}"
+    print(printable(f"{origin}, {candidate.files} files, {mib:.1f} MiB"))
+    print(printable(f"intended use: {identity.intended_use}"))
+    for name in candidate.source.left_out[:20]:
+        print(f"left out: {printable(name)}")
+    print(
+        "\nA model is a program: its configuration can run any Python, with the rights of the node's user.\n"
+        "Install only what comes from somebody whom you trust as you trust the author of any other program."
+    )
+    if candidate.code:
+        print("Beside MONAI's own parts, this one runs:")
+    else:
+        print("This one's configuration names MONAI's own parts only.")
+    for line in candidate.code:
+        print(f"  {line if len(line) <= 400 else f'{line[:400]} ... and {len(line) - 400} characters more'}")
+    print(flush=True)
+
+
+def _tell_added(settings: Settings, added: Added) -> None:
+    from dicom_node.models import routes_of
+
+    entry = added.entry
+    what = f"model {entry.name} {entry.version}, files {entry.digest[:12]}"
+    if not added.new:
+        again = added.was is not None and added.was.digest != entry.digest
+        print(f"{what}: is installed already{', and is the current version again' if again else '; nothing to do'}")
+        if again:
+            print(_RESTART)
+        return
+    print(f"{what}: installed in {entry.path.parent}")
+    if added.was is not None:
+        back = "remove" if added.was.shipped else "rollback"
+        print(f"it takes the place of {added.was.version}, {added.was.digest[:12]}")
+        print(f"to go back: dicom-node models {back} {entry.name}")
+    routes = routes_of(settings, entry.name)
+    if routes:
+        print(f"routes that read with it: {', '.join(routes)}. {_RESTART}")
+    else:
+        print(f'no route names it yet: put models = ["{entry.name}"] into a route, then dicom-node check, then restart')
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """A bar for a download, where somebody looks."""
+    if not sys.stderr.isatty():
+        yield lambda _done, _whole: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("download"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = None
+
+        def tell(done: int, whole: int | None) -> None:
+            nonlocal task
+            if task is None:
+                task = bar.add_task("download", total=whole)
+            bar.update(task, completed=done)
+            if done == whole:
+                bar.stop()  # the question that comes next needs the line
+
+        yield tell
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="The model.")],
+    digest: Annotated[str, typer.Option(help="A former version, by the beginning of its digest.")] = "",
+    config: ConfigOption = DEFAULT_CONFIG,
+    as_json: JsonOption = False,
+) -> None:
+    """Everything about a model: what it is for, which images it takes, what it finds, its files and figures."""
+    settings, store = _store(config)
+    entry = store.version(name, digest) if digest else store.current(name)
+    known = _detail(settings, entry)
+    if as_json:
+        print(json.dumps(known, indent=2, ensure_ascii=False))
+    else:
+        _print_detail(known)
+
+
+@app.command()
+def verify(
+    name: Annotated[str, typer.Argument(help="The model; without it, every model.")] = "",
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Compare every file of the models with what was written down when they came; status 1 where one differs."""
+    from ai.bundle import BundleError
+
+    _, store = _store(config)
+    entries = store.entries(name)
+    if not entries:
+        store.current(name)  # says which there are
+    bad = 0
+    for entry in entries:
+        what = f"model {entry.name} {entry.version}, files {entry.digest[:12]} ({entry.state})"
+        pinned = entry.pinned()
+        try:
+            faults = pinned.faults()
+        except BundleError as error:
+            faults = [str(error)]
+        for fault in faults:
+            print(f"FAIL  {what}: {fault}")
+        if not faults:
+            print(f"ok    {what}: {len(pinned.files or {})} files as they were checked")
+        bad += bool(faults)
+    if bad:
+        print("a model that differs is not loaded: roll back, or remove it and add it anew", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+@app.command()
+def remove(
+    name: Annotated[str, typer.Argument(help="The model.")],
+    digest: Annotated[str, typer.Option(help="Only this version, by the beginning of its digest.")] = "",
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Delete an installed model, or one version of it; refused while a route needs it."""
+    from dicom_node.models import routes_of
+    from dicom_node.spool import Spool
+
+    settings, store = _store(config)
+    for gone in store.remove(settings, name, digest, running=Spool(settings.node.data_dir).in_use()):
+        print(f"model {gone.name} {gone.version}, files {gone.digest[:12]}: removed")
+    left = [each for each in store.entries(name) if each.state == "current"]
+    if left and routes_of(settings, name):
+        print(f"routes read with {name} {left[0].version}, {left[0].digest[:12]} from the next start of the node on")
+
+
+@app.command()
+def rollback(
+    name: Annotated[str, typer.Argument(help="The model.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Go back to the version that was current before; again goes further back. To go forward, add that one again."""
+    _, store = _store(config)
+    was, is_now = store.rollback(name)
+    print(f"model {name}: {is_now.version}, {is_now.digest[:12]} is current; it was {was.version}, {was.digest[:12]}")
+    print(_RESTART)
+
+
+def _store(config: Path) -> tuple[Settings, Models]:
+    from dicom_node.config import load
+    from dicom_node.models import Models
+
+    settings = load(config)
+    return settings, Models(settings.node.data_dir)
+
+
+def _row(settings: Settings, entry: Entry) -> dict[str, Any]:
+    from dicom_node.models import routes_of
+
+    return {
+        "name": entry.name,
+        "version": entry.version,
+        "digest": entry.digest,
+        "state": entry.state,
+        "shipped": entry.shipped,
+        "added": entry.record.added if entry.record else None,
+        "routes": routes_of(settings, entry.name) if entry.state == "current" else [],
+        "fault": entry.fault,
+    }
+
+
+def _detail(settings: Settings, entry: Entry) -> dict[str, Any]:
+    from ai.bundle import BundleError, describe
+
+    known = _row(settings, entry)
+    known["folder"] = str(entry.path)
+    known["files"] = dict(entry.pinned().files or {})
+    known["record"] = entry.record.model_dump(mode="json", exclude={"files"}) if entry.record else None
+    card = next((path for path in sorted(entry.path.glob("docs/README*")) if path.is_file()), None)
+    known["model_card"] = str(card) if card else None
+    try:
+        entry.pinned().check()
+        spec = describe(entry.path).spec.model_dump(mode="json")
+        metadata = json.loads((entry.path / "configs/metadata.json").read_bytes())
+    except BundleError as error:
+        known["fault"] = known["fault"] or str(error)
+        return known
+    for key in ("manufacturer", "task", "intended_use", "notice", "input", "outputs"):
+        known[key] = spec[key]
+    for key in ("description", "authors", "copyright", "data_source", "eval_metrics"):
+        known[key] = metadata.get(key)
+    return known
+
+
+def _print_detail(known: dict[str, Any]) -> None:
+    from ai.bundle_code import printable
+
+    def line(label: str, text: object) -> None:
+        if text not in (None, "", [], {}):
+            print(f"{label:<14}{printable(str(text))}")
+
+    line(
+        "model",
+        f"{known['name']} {known['version']} ({known['state']}, {'ships' if known['shipped'] else 'installed'})",
+    )
+    line("fault", known["fault"])
+    line("digest", known["digest"])
+    line("routes", ", ".join(known["routes"]) or "none")
+    for key, label in (("manufacturer", "manufacturer"), ("task", "task"), ("intended_use", "intended use")):
+        line(label, known.get(key))
+    for key in ("notice", "description", "authors", "copyright", "data_source"):
+        line(key.replace("_", " "), known.get(key))
+    line("folder", known["folder"])
+    line("model card", known["model_card"])
+    if record := known["record"]:
+        line("came from", f"{record['place']} ({record['kind']}), added {record['added']} by {record['user']}")
+        line("zip SHA-256", record["archive_sha256"])
+        for what, seen in record["checks"].items():
+            line("checked", f"{what}: {seen}")
+    for key, value in known.get("input", {}).items():
+        shown = ", ".join(map(str, (each or "(absent)" for each in value))) if isinstance(value, list) else value
+        line("takes", f"{key}: {shown}" if shown not in (None, "") else None)
+    for output in known.get("outputs", []):
+        code = output["code"]
+        text = f"{output['name']} ({code['value']}, {code['scheme']}, {code['meaning']})"
+        if output["undetermined"]:
+            text += f"; never called: {output['undetermined']}"
+        else:
+            text += f", threshold {output['threshold']:g}"
+        line("finds" if output["finding"] else "outlines", text)
+    for what, value in _flat(known.get("eval_metrics")):
+        line("figure", f"{what}: {value}")
+    for name, digest in known["files"].items():
+        line("file", f"{digest}  {name}")
+
+
+def _flat(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _flat(inner, f"{place} {key}".strip())
+    elif value is not None:
+        yield place or "value", value

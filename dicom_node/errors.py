@@ -2,6 +2,7 @@
 
 NodeError
 ├── ConfigError     the configuration or the machine is wrong: the node does not start
+├── ModelError      a model cannot be installed, shown or removed: nothing has changed
 ├── Retryable       it may go well later: a PACS that is down, a reading process that died
 └── Permanent       it will never go well by itself: shown to IT, revived by ``dicom-node retry``
 
@@ -17,6 +18,10 @@ class NodeError(Exception):
 
 class ConfigError(NodeError):
     """The configuration, or the machine that it describes, cannot run a node."""
+
+
+class ModelError(NodeError):
+    """What was asked of the store of models cannot be done; nothing has changed."""
 
 
 class Retryable(NodeError):  # noqa: N818 - it names what to do, as the table above is read

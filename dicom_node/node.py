@@ -7,15 +7,15 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 
-from ai import bundle
 from ai.engine import WarmProcess
+from ai.pins import Pinned
 from dicom_node import __version__
 from dicom_node.config import Settings
 from dicom_node.db import INDEX_FILE, Index
 from dicom_node.deliver import Sender
-from dicom_node.errors import ConfigError
 from dicom_node.infer import Reader
 from dicom_node.log import logger
+from dicom_node.models import Models, find
 from dicom_node.receive import Receiver
 from dicom_node.spool import Spool
 from dicom_node.store import Store
@@ -25,27 +25,6 @@ from dicom_node.worker import Patience, Worker
 
 _SEND_LEASE_SECONDS = 3600.0  # one worker serves a destination, so a lease only matters where that worker is gone
 _READ_PATIENCE = Patience(attempts=3, seconds=None, first_delay=1.0, longest_delay=30.0)
-
-
-def find_bundles(settings: Settings) -> dict[str, Path]:
-    """The folder of each model that a route names, checked as far as it can be without loading a network.
-
-    Raises:
-        ConfigError: there is no such model, or its folder is no sound bundle; told for every model at once.
-    """
-    shipped = bundle.shipped()
-    faults = []
-    for name in settings.models():
-        if name not in shipped:
-            faults.append(f"routes: there is no model {name!r}; there are: {', '.join(sorted(shipped)) or 'none'}")
-            continue
-        try:
-            bundle.describe(shipped[name])
-        except bundle.BundleError as error:
-            faults.append(f"model {name}: {error}")
-    if faults:
-        raise ConfigError("\n".join(faults))
-    return {name: shipped[name] for name in settings.models()}
 
 
 class Node:
@@ -61,10 +40,10 @@ class Node:
         """Check what can be checked without touching the disk or the network.
 
         Raises:
-            ConfigError: a route names a model that is not there or not sound.
+            ConfigError: a route names a model that is not there.
         """
         self.settings = settings
-        self._bundles = dict(bundles) if bundles is not None else find_bundles(settings)
+        self._bundles = find(settings) if bundles is None else {name: Pinned(path) for name, path in bundles.items()}
         self._clock = clock
         self._spool = Spool(settings.node.data_dir)
         self.index: Index | None = None
@@ -128,6 +107,7 @@ class Node:
         self._receiver = Receiver(settings, Store(index, self._spool, clock))
         self._receiver.start()  # first of all: a modality that pushes now is served now
         if settings.routes:
+            Models(settings.node.data_dir).note_loaded(self._bundles)
             timeout = settings.node.read_timeout_seconds
             self._process = WarmProcess(loader(self._bundles), timeout=timeout, on_load=self._tell_load)
             site = f"{settings.node.ae_title}/{index.node_id()}"

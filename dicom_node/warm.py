@@ -18,6 +18,7 @@ from typing import Any
 
 from ai import engine
 from ai.contract import Model, ModelIdentity, PassedOver, Reading, ReadingError, Selection, SeriesRef
+from ai.pins import Pinned
 from dicom_node.config import Profile
 from dicom_node.log import silence_libraries
 from dicom_node.schema import StoredReport
@@ -66,9 +67,9 @@ class ResultPart:
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """A bundle that could not be loaded, and why."""
+    """A bundle that could not be loaded, and why; ``path`` is None where its files are not what was pinned."""
 
-    path: Path
+    path: Path | None
     reason: str
 
 
@@ -88,22 +89,26 @@ class ReadAnswer:
     notes: tuple[str, ...] = ()
 
 
-def load_models(bundles: Mapping[str, Path]) -> dict[str, Model | Broken]:
+def load_models(bundles: Mapping[str, Pinned]) -> dict[str, Model | Broken]:
     """Load every bundle, and everything that encoding needs; runs in the warm process."""
     import ai.bundle  # noqa: PLC0415 - torch and monai stay out of the receiver's process
     import dicom_node.results  # noqa: PLC0415 - as above: highdicom
 
     silence_libraries()
     dicom_node.results.warm_up()
-    return {name: _load(ai.bundle, path) for name, path in bundles.items()}
+    return {name: _load(ai.bundle, pinned) for name, pinned in bundles.items()}
 
 
-def _load(bundle: Any, path: Path) -> Model | Broken:
+def _load(bundle: Any, pinned: Pinned) -> Model | Broken:
     """A model, or the reason why it cannot be loaded: one damaged bundle must not keep the others from reading."""
     try:
-        model: Model = bundle.load(path)
+        pinned.check()
     except bundle.BundleError as error:
-        return Broken(path, str(error))
+        return Broken(None, str(error))  # what was tampered with is not asked what it would have read
+    try:
+        model: Model = bundle.load(pinned.path)
+    except bundle.BundleError as error:
+        return Broken(pinned.path, str(error))
     return model
 
 
@@ -112,7 +117,7 @@ def unloadable() -> dict[str, str]:
     return {name: model.reason for name, model in engine.state().items() if isinstance(model, Broken)}
 
 
-def loader(bundles: Mapping[str, Path]) -> Callable[[], dict[str, Model | Broken]]:
+def loader(bundles: Mapping[str, Pinned]) -> Callable[[], dict[str, Model | Broken]]:
     """`load_models` as the picklable function that the warm process starts with."""
     return partial(load_models, dict(bundles))
 
@@ -167,8 +172,10 @@ def _of_broken(request: ReadRequest, broken: Broken) -> tuple[ModelIdentity, Sel
     from ai import bundle  # noqa: PLC0415 - as in load_models
 
     try:
-        info = bundle.describe(broken.path)
+        info = None if broken.path is None else bundle.describe(broken.path)
     except bundle.BundleError:
+        info = None
+    if info is None:
         unknown = ModelIdentity(request.model, "unknown", "unknown", "unknown", "unknown", "")
         return unknown, Selection(tuple(ref for one in request.series for ref in one.instances), ())
     return info.identity, bundle.select(info.spec.input, request.series)

@@ -13,7 +13,7 @@ from conftest import ROOT
 
 from dicom_node.config import Match, NodeSettings, Peer, Profile, Route, Settings, load
 from dicom_node.errors import ConfigError
-from dicom_node.node import find_bundles
+from dicom_node.models import find
 
 GOOD = """
 [node]
@@ -41,7 +41,7 @@ def write(tmp_path: Path, text: str) -> Path:
 def test_the_files_that_ship_are_good(name: str) -> None:
     settings = load(ROOT / "config" / name)
     assert settings.models() == ("phantom_cxr",)
-    assert find_bundles(settings)
+    assert find(settings)
 
 
 def test_every_key_stands_in_the_commented_example() -> None:
@@ -305,7 +305,7 @@ def test_a_missing_or_unreadable_file_is_told(tmp_path: Path) -> None:
 def test_an_unknown_model_is_told_with_those_that_there_are(tmp_path: Path) -> None:
     settings = load(write(tmp_path, GOOD.replace('"phantom_cxr"', '"lung_cancer"')))
     with pytest.raises(ConfigError, match=r"'lung_cancer'.*phantom_cxr"):
-        find_bundles(settings)
+        find(settings)
 
 
 def test_settings_cannot_be_changed() -> None:

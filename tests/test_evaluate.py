@@ -6,20 +6,23 @@ import csv
 import io
 import json
 import re
+import shutil
 import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 from PIL import Image
 from typer.main import get_command
 from typer.testing import CliRunner
 
+from ai._bundle_files import file_digests
 from ai.answers import MarkedBox
 from ai.bundle import BundleModel, describe, load, shipped
 from ai.contract import HeatMap, ReadingError
@@ -31,13 +34,24 @@ from ai.evaluation.tables import LabelledBox, Labels, Output, Row, TableError, r
 from ai.images import display_uint8, load_radiograph
 from ai.phantom import FINDING_KEYS, draw
 from ai.phantom_dicom import to_dicom
+from dicom_node import cli_evaluate
 from dicom_node.cli import app
 from dicom_node.errors import NodeError
+from dicom_node.models import Models, Record
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 OUTPUTS = [Output("nodule", "Nodule"), Output("pleural", "Pleural thickening")]
 SPEC = describe(shipped()["phantom_cxr"]).spec
 KEYS = [output.key for output in SPEC.outputs]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """As many threads as cores are slower than one where other tests run beside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 # --- the whole way --------------------------------------------------------------------------------------------------
@@ -241,11 +255,39 @@ def test_a_model_that_is_not_there_and_labels_of_nothing_end_with_status_1(phant
     assert "half.png: is damaged" in done.output
 
 
+def test_an_installed_model_is_found_by_its_name_and_refused_when_its_files_changed(tmp_path: Path) -> None:
+    config = tmp_path / "node.toml"
+    config.write_text('[node]\ndata_dir = "state"\n')
+    store = Models(tmp_path / "state")
+    with store.changing() as part:
+        shutil.copytree(shipped()["phantom_cxr"], part / "bundle")
+        reading = part / "bundle/configs/reading.json"
+        reading.write_text(reading.read_text().replace('"name": "phantom_cxr"', '"name": "mine"'))
+        identity = describe(part / "bundle").identity
+        store.adopt(
+            part,
+            Record(
+                **{"name": "mine", "version": identity.version, "digest": identity.digest, "user": "", "added": ""},
+                **{"files": file_digests(part / "bundle"), "kind": "directory", "place": ""},
+            ),
+        )
+    found = cli_evaluate._described("mine", config)
+    assert found.identity == identity
+    assert store.root in found.path.parents
+    for path in (found.path / "docs", found.path):
+        path.chmod(0o755)
+    (found.path / "extra.py").write_text("")
+    with pytest.raises(NodeError, match=r"extra\.py: was added after the model was checked"):
+        cli_evaluate._described("mine", config)
+    with pytest.raises(NodeError, match=r"there is no model 'other'; there are: mine, phantom_cxr"):
+        cli_evaluate._described("other", config)
+
+
 def test_every_option_is_documented() -> None:
     text = (ROOT / "docs/models.md").read_text(encoding="utf-8")
     command = get_command(app).commands["models"].commands["evaluate"]  # type: ignore[attr-defined]
     options = [name for parameter in command.params for name in parameter.opts if name.startswith("--")]
-    assert len(options) == 10
+    assert len(options) == 11
     for name in options:
         assert f"`{name}" in text or f" {name} " in text, name
 
