@@ -12,6 +12,7 @@ import typer
 
 from dicom_node.cli_add import add
 from dicom_node.cli_compare import compare
+from dicom_node.cli_evaluate import evaluate
 from dicom_node.cli_import import import_weights
 from dicom_node.options import DEFAULT_CONFIG, RESTART, ConfigOption
 
@@ -23,6 +24,7 @@ app = typer.Typer(no_args_is_help=True, help="The models that the node reads wit
 app.command()(add)
 app.command("import")(import_weights)
 app.command()(compare)
+app.command()(evaluate)
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
