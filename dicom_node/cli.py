@@ -265,14 +265,17 @@ def _print_reading(show: Callable[[str], None], reading: dict[str, Any], *, in_s
     for remark in reading["remarks"]:
         show(f"            {escape(remark)}")
     for verdict in reading["classes"]:
+        if verdict["not_assessed"]:
+            show(f"  not assessed: {escape(verdict['name'])} ({escape(verdict['not_assessed'])})")
+            continue
         show(
-            f"  {verdict['presence']:<10}{escape(verdict['name'])}  {verdict['score']:.0%} "
+            f"  {verdict['presence']:<13}{escape(verdict['name'])}  {verdict['score']:.0%} "
             f"(threshold {verdict['threshold']:.0%})"
         )
     for finding in reading["findings"]:
         box = finding["region"]
         show(
-            f"  finding   {escape(finding['name'])} {finding['score']:.0%} {finding['laterality'] or ''} columns "
+            f"  finding      {escape(finding['name'])} {finding['score']:.0%} {finding['laterality'] or ''} columns "
             f"{box['left']:.0f}-{box['right']:.0f}, rows {box['top']:.0f}-{box['bottom']:.0f}"
         )
 

@@ -117,7 +117,9 @@ def _reading(row: dict[str, Any]) -> dict[str, Any]:
         "sources": reading["sources"],
         "seconds": {name: round(value, 4) for name, value in reading["seconds"].items()},
         "classes": [
-            {key: one[key] for key in ("key", "name", "presence", "score", "threshold")} for one in reading["classes"]
+            {key: one[key] for key in ("key", "name", "presence", "score", "threshold")}
+            | {"not_assessed": one.get("not_assessed", "")}  # readings of older nodes do not say
+            for one in reading["classes"]
         ],
         "findings": [
             {

@@ -50,11 +50,12 @@ def reading(task: str, *outputs: dict[str, Any], kind: str = "image", **more: An
 
 def metadata(shape: list[Any], channels: int, *, inputs: int = 1, **image: Any) -> dict[str, Any]:
     """A metadata.json for an input ``image`` of a shape and a ``pred`` of so many channels."""
+    tensor = {"type": "image", "format": "magnitude", "spatial_shape": shape, "dtype": "float32", "value_range": [0, 1]}
+    tensor |= {"is_patch_data": False}
+    said = {"num_channels": inputs, "channel_def": {str(number): "image" for number in range(inputs)}}
+    answered = {"num_channels": channels, "channel_def": {str(number): f"class {number}" for number in range(channels)}}
     return METADATA | {
-        "network_data_format": {
-            "inputs": {"image": {"type": "image", "num_channels": inputs, "spatial_shape": shape} | image},
-            "outputs": {"pred": {"type": "image", "num_channels": channels, "spatial_shape": shape}},
-        }
+        "network_data_format": {"inputs": {"image": tensor | said | image}, "outputs": {"pred": tensor | answered}}
     }
 
 
