@@ -93,10 +93,14 @@ class Shelf(Mapping[str, Model]):
         """Read with a model on the best device that has room for it."""
         copy.remarks.clear()
         model, device = self._fetch(copy, evict=True)
+        reading: Reading | None = None
         try:
-            reading = model.read(selection)
-        except self._out_of_memory:
-            reading, device = self._again(copy, device, selection)
+            with suppress(self._out_of_memory):
+                reading = model.read(selection)
+            if reading is None:  # not while the error is handled: it holds what filled the device
+                reading, device = self._again(copy, device, selection)
+        except MemoryError:
+            raise BusyError("the machine has no memory left for this reading") from None
         return replace(reading, device=device.name, remarks=(*reading.remarks, *copy.remarks))
 
     def _again(self, copy: _Copy, device: Device, selection: Selection) -> tuple[Reading, Device]:
@@ -132,7 +136,7 @@ class Shelf(Mapping[str, Model]):
                 continue
             try:
                 self._load(copy, device)
-            except self._out_of_memory:
+            except (self._out_of_memory, MemoryError):
                 self._leave(copy, drop=True)
                 reasons.append(f"{device.name} ran out of memory")
                 continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -194,3 +195,42 @@ def test_free_memory_of_the_machine_and_of_a_container(tmp_path: Path) -> None:
     assert devices.cpu_free(tmp_path / "none", tmp_path / "none") is None
     here = devices.cpu_free()
     assert here is None or here > 0
+
+
+def test_what_filled_the_gpu_is_let_go_before_it_is_tried_again() -> None:
+    machine = Machine({"cuda:0": 1000 * MIB, "cpu": 9000 * MIB})
+    models = shelf(machine, a=300 * MIB, b=300 * MIB)
+    models.warm("b")
+    models.warm("a")
+    left: list[weakref.ref[Small]] = []
+
+    def read(self: Small, selection: Selection) -> Reading:
+        if not left:
+            activations = Small(machine, "activations", 0, 0, self.identity)
+            left.append(weakref.ref(activations))
+            raise FullError
+        assert left[0]() is None
+        return Reading(self.identity, (), (), (), (), ())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Small, "read", read)
+        assert models["a"].read(NOTHING).device == "cuda:0"
+    assert models.places() == {"a": "cuda:0", "b": "cpu"}
+
+
+def test_no_memory_in_the_machine_may_pass() -> None:
+    machine = Machine({"cpu": 1000 * MIB})
+    models = shelf(machine, a=300 * MIB)
+
+    def full(*_: object) -> Reading:
+        raise MemoryError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Small, "read", full)
+        with pytest.raises(BusyError, match="no memory left"):
+            models["a"].read(NOTHING)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(machine, "put", full)
+        with pytest.raises(BusyError, match="cpu ran out of memory"):
+            shelf(machine, a=300 * MIB).warm("a")
+    assert models["a"].read(NOTHING).device == "cpu"
