@@ -615,8 +615,9 @@ def test_a_threshold_below_the_present_one_is_proposed_with_a_caution_where_scor
     assert set(proposed) == {"youden", "sensitivity_90"}
     assert proposed["youden"]["threshold"] == 0.25
     assert "only rank images" in proposed["youden"]["caution"]
-    classifier = SPEC.model_copy(update={"task": "classification"})
-    assert class_figures(classifier, answers, resamples=5)[0]["proposed"]["youden"]["caution"] == ""
+    for task, caution in (("segmentation", proposed["youden"]["caution"]), ("classification", "")):
+        other = SPEC.model_copy(update={"task": task})
+        assert class_figures(other, answers, resamples=5)[0]["proposed"]["youden"]["caution"] == caution
 
 
 # --- reading and drawing --------------------------------------------------------------------------------------------

@@ -201,7 +201,7 @@ def _proposed(
         if point is None:
             continue
         caution = ""
-        if spec.task == "regions" and point.threshold < output.threshold:
+        if spec.task in ("regions", "segmentation") and point.threshold < output.threshold:
             # Below its threshold the score of a map only ranks images: see ai.tasks.regions.
             caution = (
                 "below the present threshold this model's scores only rank images: set the threshold and evaluate again"
