@@ -60,6 +60,8 @@ def _classification(info: BundleInfo, passed: Passed, rows: int, columns: int) -
         raw = passed.maps.of(output.channel)
         affine = passed.maps.affine @ cells(passed.maps.shape, (1, *raw.shape))
         shown = _normal(raw, inside(raw, affine, rows, columns))
+        if shown is None:
+            continue
         heat.append(_heat_map(output.key, shown, affine))
         places = peaks(shown, output, score)
         boxes += _marked(info.spec, places, affine, rows, columns)
@@ -67,12 +69,15 @@ def _classification(info: BundleInfo, passed: Passed, rows: int, columns: int) -
     return ImageAnswer(scores, tuple(boxes), tuple(one for one in heat if one is not None))
 
 
-def _normal(raw: Grid, seen: NDArray[np.bool_]) -> Grid:
-    """A map from 0 to 1 over the cells that lie on the image; 0 beside it, and 1 where all are the same."""
-    values = raw[seen] if seen.any() else raw.ravel()
-    low, high = float(values.min()), float(values.max())
+def _normal(raw: Grid, seen: NDArray[np.bool_]) -> Grid | None:
+    """A map from 0 to 1 over the cells that lie on the image, 0 beside it; None where it points nowhere.
+
+    The map of gradients is 0 everywhere where no feature speaks for the class.
+    """
+    values = raw[seen]
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
     if not (np.isfinite(low) and np.isfinite(high)) or high <= low:
-        return np.where(seen, np.float32(1.0), np.float32(0.0))
+        return None
     return np.where(seen, np.clip((raw - low) / (high - low), 0.0, 1.0), 0.0).astype(np.float32)
 
 

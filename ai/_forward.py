@@ -20,6 +20,7 @@ from ai.contract import InstanceRef
 from ai.manifest import Output
 from ai.volume import Volume
 
+_WHOLE = 1e-3  # as far as labels may be from whole numbers after computing with floats of 16 bits
 _SIDE = 64  # voxels of a made-up volume: what networks halve again and again comes out even
 
 
@@ -53,7 +54,7 @@ class Forward:
 
     def to(self, device: Any) -> None:
         """Move to another device."""
-        self._parts.to(device, self._device)
+        self._parts.to(device)
         self._device = device
 
     def image(self, display: NDArray[np.float32], *, checked: bool = False) -> Passed:
@@ -90,7 +91,7 @@ class Forward:
         ramp = np.linspace(0.0, 1.0, _SIDE**3, dtype=np.float32).reshape(_SIDE, _SIDE, _SIDE)
         low, high = {"modality": (-1000.0, 1000.0), "bytes": (0.0, 255.0)}.get(self._info.spec.input.gets, (0.0, 1.0))
         frames = tuple((InstanceRef("", "", ""), frame + 1) for frame in range(_SIDE))
-        affine = np.diag([*self._parts.spacing, 1.0])
+        affine = np.diag([*(side or 1.0 for side in self._parts.spacing), 1.0])
         return Volume(np.float32(low) + ramp * np.float32(high - low), affine, frames, "")
 
     def _run(self, image: Any, space: Affine, *, checked: bool) -> Passed:
@@ -194,6 +195,11 @@ class Forward:
         if self._info.spec.activation == "sigmoid":
             tensor = torch.sigmoid(tensor.float())
         elif self._info.spec.activation == "softmax":
+            if shape[:1] == (1,):  # it would be 1 wherever and whatever it is
+                raise BundleError(
+                    f"{self._info.config}: pred has one channel, but activation in reading.json is softmax, "
+                    "which weighs several against each other; sigmoid is for one"
+                )
             tensor = torch.softmax(tensor.float(), dim=0)
         return np.asarray(tensor.to("cpu", torch.float32).numpy()), affine
 
@@ -207,7 +213,7 @@ def probabilities(info: BundleInfo, values: NDArray[np.float32]) -> NDArray[np.f
     channels = max(output.channel for output in info.spec.outputs) + 1
     axes = 0 if info.spec.task == "classification" else len(info.input_shape)
     if axes == 0:
-        values = values.reshape(-1)
+        values = np.atleast_1d(values.squeeze())
     if values.ndim != axes + 1 or values.shape[0] < channels:
         form = "(classes,)" if axes == 0 else f"(channels, {'height, width' if axes == 2 else 'three sides'})"
         raise BundleError(
@@ -252,7 +258,14 @@ def labels_of(info: BundleInfo, values: NDArray[np.float32]) -> NDArray[np.int32
         )
     if not np.isfinite(values).all():
         raise BundleError(f"{info.path}: the output is not finite; the weights may be damaged")
-    return np.rint(values).astype(np.int32)
+    labels = np.rint(values)
+    if np.abs(values - labels).max(initial=0.0) > _WHOLE:
+        # What lies between two labels would be a third, which nobody saw.
+        raise BundleError(
+            f"{info.config}: pred has values between whole numbers, so it is no map of labels, as prediction in "
+            "reading.json says (is it interpolated? Invertd takes labels back with nearest_interp)"
+        )
+    return labels.astype(np.int32)
 
 
 def _numbers(affine: Any) -> Affine:

@@ -41,7 +41,8 @@ class Parts:
 
     ``loads`` is true where preprocessing begins as if with a file: then it gets the axes that MONAI's readers give
     (columns first) and no channel axis. ``repeats`` is true where it makes several channels of one itself, and
-    ``spacing`` is the one (mm) that it brings volumes to, 1 where it does not.
+    ``spacing`` is the one (mm) that it brings volumes to, 0 where it leaves a side as it is. ``follow`` are the
+    attributes that were told to compute where the network is.
     """
 
     network: Any
@@ -53,21 +54,32 @@ class Parts:
     loads: bool
     repeats: bool
     spacing: tuple[float, ...]
+    follow: tuple[_Place, ...]
 
-    def to(self, device: Any, before: Any) -> None:
-        """Move what has weights, and what was told to compute on the device of ``before``.
+    def to(self, device: Any) -> None:
+        """Move what has weights, and what was told to compute where they are.
 
-        What was told to use the CPU stays there: it is where a bundle puts what does not fit elsewhere.
+        What was told to use the CPU by its name stays there: it is where a bundle puts what does not fit elsewhere.
         """
         for part in (self.network, self.detector):
             if part is not None:
                 part.to(device)
-        if before.type == "cpu":
-            return
-        inner = getattr(self.detector, "inferer", None)
-        for part in (*_each(self.preprocessing), *_each(self.postprocessing), self.inferer, inner):
-            for held in (part, *getattr(part, "__dict__", {}).values()):
-                _retarget(held, before, device)
+        for place in self.follow:
+            place.set(device)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """An attribute that names a device, or (``key`` is its number) one of the devices of such an attribute."""
+
+    held: dict[str, Any]
+    name: str
+    key: int | None
+
+    def set(self, device: Any) -> None:
+        old = self.held[self.name]
+        new = device if self.key is None else tuple(device if at == self.key else one for at, one in enumerate(old))
+        self.held[self.name] = new
 
 
 def build(info: BundleInfo, device: Any) -> Parts:
@@ -93,10 +105,13 @@ def build(info: BundleInfo, device: Any) -> Parts:
     preprocessing = _settle(found["preprocessing"])
     postprocessing = _settle(found.get("postprocessing", _as_it_is), scores=info.spec.task == "classification")
     _check_places(info, preprocessing, postprocessing)
+    _check_activation(info, postprocessing)
     given = [one for one in _each(preprocessing) if type(one).__name__ == "Given"]
+    own_device = parser.get_parsed_content("device")
     detector = found.get("detector", getattr(found.get("inferer"), "detector", None))
     if detector is not None and hasattr(detector, "eval"):
         detector.eval()
+    inner = getattr(detector, "inferer", None)
     return Parts(
         network=network,
         preprocessing=preprocessing,
@@ -106,7 +121,13 @@ def build(info: BundleInfo, device: Any) -> Parts:
         key=_key([str(key) for one in given for key in one.keys], info.input_key),
         loads=bool(given),
         repeats=any(type(one).__name__.startswith("RepeatChannel") for one in _each(preprocessing)),
-        spacing=next((one for one in map(_spacing, _each(preprocessing)) if one), (1.0, 1.0, 1.0)),
+        spacing=next((one for one in map(_spacing, _each(preprocessing)) if one), (0.0, 0.0, 0.0)),
+        follow=tuple(
+            place
+            for part in (*_each(preprocessing), *_each(postprocessing), found.get("inferer"), inner)
+            for held in (part, *getattr(part, "__dict__", {}).values())
+            for place in _places(held, own_device)
+        ),
     )
 
 
@@ -118,6 +139,17 @@ def _check_places(info: BundleInfo, preprocessing: Any, postprocessing: Any) -> 
         raise BundleError(
             f"{info.config}: preprocessing has Transposed, which does not tell the affine what it does; what is found "
             "would be shown at another place (Rotate90d, Flipd and Orientationd tell it)"
+        )
+
+
+def _check_activation(info: BundleInfo, postprocessing: Any) -> None:
+    """Refuse an activation after another: a probability taken for a logit is 0.5 where nothing is."""
+    done = [type(one).__name__ for one in _each(postprocessing)]
+    done = [name for name in done if name.startswith(("Activations", "AsDiscrete"))]
+    if info.spec.activation is not None and done:
+        raise BundleError(
+            f"{info.config}: postprocessing has {done[0]}, and reading.json names an activation to come after it; "
+            "one of the two was expected"
         )
 
 
@@ -264,13 +296,20 @@ def _whole(error: Exception) -> str:
     return short(error) if root is error else f"{short(error)} <- {short(root)}"
 
 
-def _retarget(part: Any, before: Any, device: Any) -> None:
+def _places(part: Any, device: Any) -> Iterator[_Place]:
+    """Where a part was told to compute on the bundle's ``device``."""
+
+    def is_it(told: Any) -> bool:
+        # On the CPU it is this very object: another that equals it was named for itself.
+        return told is device or (device.type != "cpu" and str(told) == str(device))
+
     own = getattr(part, "__dict__", {})
     for name in ("device", "sw_device"):
-        if name in own and str(own[name]) == str(before):
-            own[name] = device
-        elif isinstance(own.get(name), tuple):  # one for each key of a transform
-            own[name] = tuple(device if str(one) == str(before) else one for one in own[name])
+        told = own.get(name)
+        if is_it(told):
+            yield _Place(own, name, None)
+        elif isinstance(told, tuple):  # one for each key of a transform
+            yield from (_Place(own, name, number) for number, one in enumerate(told) if is_it(one))
 
 
 def _each(transform: Any) -> Iterator[Any]:
@@ -284,7 +323,7 @@ def _spacing(transform: Any) -> tuple[float, ...] | None:
     wanted = getattr(getattr(transform, "spacing_transform", None), "pixdim", None)
     if wanted is None or len(wanted) != 3:
         return None
-    return tuple(float(side) if side and side > 0 else 1.0 for side in wanted)
+    return tuple(float(side) if side and side > 0 else 0.0 for side in wanted)
 
 
 def _settle(transform: Any, *, scores: bool = False) -> Any:

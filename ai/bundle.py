@@ -209,7 +209,7 @@ class BundleModel:
 
         Raises:
             BundleError: a step fails, or gives something else than the bundle declares.
-            torch.OutOfMemoryError: the device has no memory for it.
+            torch.OutOfMemoryError, MemoryError: the device, or the machine, has no memory for it.
         """
         import torch  # noqa: PLC0415  (see load)
 
@@ -225,9 +225,11 @@ class BundleModel:
                 ramp = np.linspace(0.0, 1.0, 480 * 400, dtype=np.float32).reshape(480, 400)
                 passed = self._forward.image(ramp, checked=True)
                 answer(self.info, passed, 480, 400)
-        except (BundleError, torch.OutOfMemoryError):  # the latter is no fault of the bundle's
+        except BundleError:
             raise
         except Exception as error:
+            if (machine := _behind(error, MemoryError, torch.OutOfMemoryError)) is not None:
+                raise machine from None  # it is no fault of the bundle's
             raise BundleError(f"{self.info.path}: the bundle does not run: {short(error)}") from error
         declared, given = self.info.output_channels, 0 if passed.values is None else passed.values.shape[0]
         if declared is not None and given != declared:
@@ -315,10 +317,28 @@ def _told() -> Iterator[None]:
         yield
     except BundleError as error:
         raise ReadingError(str(error)) from None
-    except (ReadingError, MemoryError, OSError, torch.OutOfMemoryError, torch.AcceleratorError):
+    except ReadingError:
         raise
     except Exception as error:  # a bundle is code and can fail in any way; its messages may hold the image's values
+        machine = _behind(error, MemoryError, OSError, torch.OutOfMemoryError, torch.AcceleratorError)
+        if machine is not None:
+            raise machine from None
         raise ReadingError(f"the model cannot read this image: its bundle fails ({where(error)})") from None
+
+
+def _behind(error: BaseException, *kinds: type[BaseException]) -> BaseException | None:
+    """The error of one of these kinds that an error is or was raised from: MONAI wraps what fails in a transform.
+
+    torch has no kind of its own for the machine's memory; what it says of it becomes a MemoryError.
+    """
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, RuntimeError) and "DefaultCPUAllocator" in str(found):
+            found = MemoryError("the machine has no memory left for this reading")
+        if isinstance(found, kinds):
+            return found
+        found = found.__cause__
+    return None
 
 
 def _verdict(output: Output, score: float, *, complete: bool) -> ClassResult:

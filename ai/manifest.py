@@ -182,6 +182,10 @@ class ReadingSpec(_Strict):
             raise ValueError("input.values: modality is for volumes; an image is given as display or bytes")
         if self.prediction == "labels" and self.task != "segmentation":
             raise ValueError("prediction: only a segmentation is a map of labels")
+        if self.activation is not None and (self.prediction == "labels" or self.task == "detection"):
+            raise ValueError("activation: makes probabilities of logits; labels and a detector's boxes are none")
+        if self.prediction == "labels" and any(output.channel == 0 for output in self.outputs):
+            raise ValueError("outputs: channel 0 of a map of labels is the background")
         if self.task == "regions" and self.input.kind == "volume":
             raise ValueError("task: regions are found in single images; input.kind is volume")
         if self.cam is not None and self.task != "classification":

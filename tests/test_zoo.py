@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
@@ -111,6 +112,18 @@ def test_gradients_show_the_same_place_where_no_classifier_is_named(tmp_path: Pa
     (box,) = found.boxes
     np.testing.assert_allclose((box.left, box.right), (50, 150), atol=13)
     np.testing.assert_allclose((box.top, box.bottom), (100, 200), atol=16)
+
+
+def test_gradients_that_show_nothing_point_nowhere(tmp_path: Path) -> None:
+    path = bundles.classifier(tmp_path / "bundle", cam={"layer": "features"})
+    # Class 2 is present whatever the picture: no feature speaks for it.
+    outputs = json.loads((path / "configs" / "reading.json").read_text())["outputs"]
+    del outputs[2]["undetermined"]
+    found = load(with_reading(path, outputs=outputs), threads=1).read_display(
+        bright((50, 100, 150, 200)).astype(np.float32) / np.float32(4095)
+    )
+    assert found.scores[2] > 0.5
+    assert {box.key for box in found.boxes} == {heat.key for heat in found.heat_maps} == {"bright"}
 
 
 def test_a_class_without_a_map_is_present_and_has_no_place(tmp_path: Path) -> None:
@@ -414,6 +427,63 @@ def test_labels_and_channels_are_told_apart(tmp_path: Path, prediction: str, mes
         load(path, threads=1)
 
 
+def with_reading(path: Path, **changes: Any) -> Path:
+    file = path / "configs" / "reading.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "changes", "message"),
+    [
+        (bundles.classifier, {"activation": "sigmoid"}, "postprocessing has Activationsd, and reading.json names an"),
+        (bundles.ct_segmentation, {"activation": "softmax"}, "activation: makes probabilities of logits; labels"),
+        (bundles.detection_3d, {"activation": "sigmoid"}, "activation: makes probabilities of logits; labels"),
+        (
+            bundles.ct_segmentation,
+            {"outputs": [bundles.output("dense", 0)]},
+            "channel 0 of a map of labels is the back",
+        ),
+        (bundles.outlines_2d, {"task": "classification"}, r"pred is an array of .*; \(classes,\) with at least 1"),
+    ],
+)
+def test_what_reading_json_says_of_pred_must_go_with_it(
+    tmp_path: Path, make: Callable[[Path], Path], changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(BundleError, match=message):
+        load(with_reading(make(tmp_path / "bundle"), **changes), threads=1)
+
+
+def test_a_softmax_of_one_channel_is_refused(tmp_path: Path) -> None:
+    path = bundles.air_lesions(tmp_path / "bundle")
+    config = path / "configs" / "inference.yaml"
+    config.write_text(config.read_text().partition("postprocessing")[0])
+    assert load(with_reading(path, activation="sigmoid"), threads=1)
+    with pytest.raises(BundleError, match=r"pred has one channel, but activation in reading\.json is softmax"):
+        load(with_reading(path, activation="softmax"), threads=1)
+
+
+def test_labels_between_labels_are_refused(tmp_path: Path) -> None:
+    argmax = {"_target_": "AsDiscreted", "keys": "pred", "argmax": True}
+    four = {"_target_": "Lambdad", "keys": "pred", "func": "$lambda x: 4 * x"}
+    back = {"_target_": "Invertd", "keys": "pred", "transform": "@preprocessing", "orig_keys": "image"}
+    spec = bundles.reading(
+        "segmentation", bundles.output("two", 2), bundles.output("four", 4), kind="volume", prediction="labels"
+    )
+    for nearest, message in ((True, ""), (False, "values between whole numbers, so it is no map of labels")):
+        post = {"_target_": "Compose", "transforms": [argmax, four, back | {"nearest_interp": nearest}]}
+        path = bundles.ct_segmentation(tmp_path / str(nearest), reading=spec, config={"postprocessing": post})
+        resized = {"_target_": "Resized", "keys": "image", "spatial_size": [48, 48, 48], "mode": "trilinear"}
+        config = json.loads((path / "configs" / "inference.json").read_text())
+        config["preprocessing"]["transforms"].append(resized)
+        (path / "configs" / "inference.json").write_text(json.dumps(config))
+        if message:
+            with pytest.raises(BundleError, match=message):
+                load(path, threads=1)
+        else:
+            load(path, threads=1)
+
+
 def test_a_missing_module_is_named(tmp_path: Path) -> None:
     path = bundles.ct_segmentation(tmp_path / "bundle", config={"network_def": "$Events(1)"})
     with pytest.raises(BundleError, match=r"it imports ignite, which is not installed"):
@@ -442,18 +512,42 @@ def test_what_a_bundle_cannot_read_is_told_without_its_values(tmp_path: Path) ->
     assert "RuntimeError" in str(told.value)
 
 
-def test_what_computes_on_a_device_leaves_it_with_the_model(tmp_path: Path) -> None:
+def test_what_computes_on_a_device_goes_with_the_model_and_comes_back(tmp_path: Path) -> None:
     import torch  # noqa: PLC0415
 
-    model = load(bundles.ct_segmentation(tmp_path / "bundle"), threads=1)
-    parts, gpu, cpu = model._forward._parts, torch.device("cuda:0"), torch.device("cpu")
+    window = {"_target_": "SlidingWindowInferer", "roi_size": [32, 32, 32], "sw_device": "@device", "device": "cpu"}
+    path = bundles.ct_segmentation(tmp_path / "bundle", config={"inferer": window})
+    config = path / "configs" / "inference.json"
+    text = config.read_text()
+    for name in ("EnsureTyped", "Invertd"):
+        text = text.replace(f'"_target_": "{name}"', f'"_target_": "{name}", "device": "$@device"')
+    config.write_text(text)
+    parts = load(path, threads=1)._forward._parts
     typed = parts.preprocessing.transforms[-1]
     (inverted,) = [one for one in parts.postprocessing.transforms if type(one).__name__ == "Invertd"]
-    parts.inferer.device, parts.inferer.sw_device = gpu, None
-    typed.converter.device, inverted.device = gpu, ("cuda:0",)
-    parts.to(cpu, gpu)
-    assert (parts.inferer.device, parts.inferer.sw_device) == (cpu, None)
-    assert (typed.converter.device, inverted.device) == (cpu, (cpu,))
+    parts.network = None  # what is on the device "meta" has no values and cannot come back
+    for device in map(torch.device, ("meta", "cpu", "meta")):
+        parts.to(device)
+        assert (typed.converter.device, inverted.device) == (device, (device,))
+        assert (parts.inferer.sw_device, parts.inferer.device) == (device, "cpu")
+
+
+@pytest.mark.parametrize("fault", ["torch.empty(2**50)", "(_ for _ in ()).throw(torch.OutOfMemoryError())"])
+def test_no_memory_is_told_from_what_a_bundle_cannot_read(tmp_path: Path, fault: str) -> None:
+    import torch  # noqa: PLC0415
+
+    short = {"_target_": "Lambdad", "keys": "image", "func": f"$lambda x: x if x.shape[-1] == 400 else {fault}"}
+    path = bundles.classifier(tmp_path / "bundle", imports=["$import torch"])
+    config = json.loads((path / "configs" / "inference.json").read_text())
+    config["preprocessing"]["transforms"].insert(0, short)  # MONAI raises another error from that of a transform
+    (path / "configs" / "inference.json").write_text(json.dumps(config))
+    model = load(path, threads=1)
+    with pytest.raises((MemoryError, torch.OutOfMemoryError)):
+        model.read_display(np.zeros((50, 60), dtype=np.float32))
+    short["func"] = f"$lambda x: {fault}"
+    (path / "configs" / "inference.json").write_text(json.dumps(config))
+    with pytest.raises((MemoryError, torch.OutOfMemoryError)):
+        load(path, threads=1)
 
 
 def test_two_bundles_may_both_have_scripts(tmp_path: Path) -> None:
