@@ -6,7 +6,7 @@ torch and monai are imported when something runs: see `ai.bundle`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from ai._bundle_files import METADATA, BundleError, BundleInfo
 from ai._cam import Maps, activation_maps
-from ai._grid import Affine, cells
+from ai._grid import Affine, cells, numbers
+from ai._probe import check_places
 from ai._zoo import Parts
 from ai.contract import InstanceRef
 from ai.manifest import Output
-from ai.volume import Volume
+from ai.volume import Volume, to_meta_tensor
 
 _WHOLE = 1e-3  # as far as labels may be from whole numbers after computing with floats of 16 bits
 _SIDE = 64  # voxels of a made-up volume: what networks halve again and again comes out even
@@ -59,13 +60,40 @@ class Forward:
 
     def image(self, display: NDArray[np.float32], *, checked: bool = False) -> Passed:
         """A pass of one image (rows x columns, greys from 0 to 1)."""
+        return self._run(*self._picture(display), checked=checked)
+
+    def volume(self, image: Any, *, checked: bool = False) -> Passed:
+        """A pass of one volume: a MetaTensor (columns, rows, slices) as `ai.volume.to_meta_tensor` makes it."""
+        return self._run(self._stack(image), np.eye(4), checked=checked)
+
+    def check_places(self) -> None:
+        """Refuse preprocessing after which nobody knows where on the image something is; see `ai._probe`.
+
+        Raises:
+            BundleError: it does so.
+        """
+        if self._info.spec.task == "classification" and self._hooks is None:
+            return  # it points at nothing
+        if self._info.spec.input.kind == "image":
+            check_places(self._info, self._parts, made_up_picture(), self._picture)
+            return
+        volume = self.made_up()
+        to_index = np.asarray(np.linalg.inv(volume.affine), dtype=np.float64)
+
+        def give(values: NDArray[np.float32]) -> tuple[Any, Affine]:
+            return self._stack(to_meta_tensor(replace(volume, values=values))), to_index
+
+        check_places(self._info, self._parts, volume.values, give)
+
+    def _picture(self, display: NDArray[np.float32]) -> tuple[Any, Affine]:
+        """What preprocessing gets of an image, and from where its affine leads to (row, column)."""
         import torch  # noqa: PLC0415  (see the module)
         from monai.data import MetaTensor  # noqa: PLC0415  (see the module)
 
         values = display * np.float32(255.0) if self._info.spec.input.gets == "bytes" else display
         if not self._parts.loads:
             image = MetaTensor(torch.from_numpy(values)[None], affine=torch.eye(4, dtype=torch.float64))
-            return self._run(image, np.eye(4), checked=checked)
+            return image, np.eye(4)
         # As MONAI's readers leave a picture: columns first, the colours last.
         plain = torch.from_numpy(values).transpose(0, 1)
         colours = self._info.input_channels == 3 and not self._parts.repeats
@@ -80,11 +108,11 @@ class Forward:
         }
         image = MetaTensor(plain.contiguous(), meta=meta)  # with its metadata at once: they tell how many axes it has
         swapped = np.eye(4)[[1, 0, 2, 3]]
-        return self._run(image, swapped, checked=checked)
+        return image, swapped
 
-    def volume(self, image: Any, *, checked: bool = False) -> Passed:
-        """A pass of one volume: a MetaTensor (columns, rows, slices) as `ai.volume.to_meta_tensor` makes it."""
-        return self._run(image if self._parts.loads else image.unsqueeze(0), np.eye(4), checked=checked)
+    def _stack(self, image: Any) -> Any:
+        """What preprocessing gets of a volume."""
+        return image if self._parts.loads else image.unsqueeze(0)
 
     def made_up(self) -> Volume:
         """A small volume of nothing, with the spacing that the bundle wants, to run it with."""
@@ -110,7 +138,7 @@ class Forward:
                 )
             shape = tuple(int(side) for side in prepared.shape)
             self._check_input(shape, checked=checked)
-            affine = _numbers(prepared.affine)
+            affine = numbers(prepared.affine)
             # A plain tensor: the network needs no metadata, and every layer would pay for carrying it.
             batch = prepared.as_tensor().unsqueeze(0).to(self._device)
             if self._hooks is not None:
@@ -185,7 +213,7 @@ class Forward:
         tensor = torch.as_tensor(pred).detach()
         shape = tuple(int(side) for side in tensor.shape)
         if isinstance(pred, MetaTensor):
-            affine = _numbers(pred.affine)
+            affine = numbers(pred.affine)
         elif len(shape) > 2 and shape[1:] != before[1:]:
             raise BundleError(
                 f"{self._info.config}: postprocessing gives pred of {shape} out of {before} without an affine, so that "
@@ -202,6 +230,11 @@ class Forward:
                 )
             tensor = torch.softmax(tensor.float(), dim=0)
         return np.asarray(tensor.to("cpu", torch.float32).numpy()), affine
+
+
+def made_up_picture() -> NDArray[np.float32]:
+    """Greys that grow from the top (0) to the bottom (1)."""
+    return np.linspace(0.0, 1.0, 480 * 400, dtype=np.float32).reshape(480, 400)
 
 
 def probabilities(info: BundleInfo, values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -266,14 +299,3 @@ def labels_of(info: BundleInfo, values: NDArray[np.float32]) -> NDArray[np.int32
             "reading.json says (is it interpolated? Invertd takes labels back with nearest_interp)"
         )
     return labels.astype(np.int32)
-
-
-def _numbers(affine: Any) -> Affine:
-    import torch  # noqa: PLC0415  (see the module)
-
-    matrix = np.asarray(torch.as_tensor(affine).cpu().numpy(), dtype=np.float64)
-    if matrix.shape == (3, 3):  # some transforms keep an image's affine in its own two dimensions
-        whole = np.eye(4)
-        whole[:2, :2], whole[:2, 3] = matrix[:2, :2], matrix[:2, 2]
-        return whole
-    return matrix

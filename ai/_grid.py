@@ -5,6 +5,8 @@ An affine is 4 x 4 and maps the index of a cell's centre (row, column, 0, 1) to 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage  # type: ignore[import-untyped]
@@ -77,3 +79,15 @@ def on_image(grid: Grid, affine: Affine, rows: int, columns: int) -> Grid:
         grid = below + (above - below) * part.reshape(shape)
         grid[beyond if axis == 0 else (slice(None), beyond)] = 0.0
     return grid
+
+
+def numbers(affine: Any) -> Affine:
+    """An affine of MONAI as 4 x 4."""
+    import torch  # noqa: PLC0415  (see `ai.bundle`)
+
+    matrix = np.asarray(torch.as_tensor(affine).cpu().numpy(), dtype=np.float64)
+    if matrix.shape == (3, 3):  # some transforms keep an image's affine in its own two dimensions
+        whole = np.eye(4)
+        whole[:2, :2], whole[:2, 3] = matrix[:2, :2], matrix[:2, 2]
+        return whole
+    return matrix

@@ -104,9 +104,8 @@ def build(info: BundleInfo, device: Any) -> Parts:
         }
     preprocessing = _settle(found["preprocessing"])
     postprocessing = _settle(found.get("postprocessing", _as_it_is), scores=info.spec.task == "classification")
-    _check_places(info, preprocessing, postprocessing)
     _check_activation(info, postprocessing)
-    given = [one for one in _each(preprocessing) if type(one).__name__ == "Given"]
+    given = [one for one in each_of(preprocessing) if type(one).__name__ == "Given"]
     own_device = parser.get_parsed_content("device")
     detector = found.get("detector", getattr(found.get("inferer"), "detector", None))
     if detector is not None and hasattr(detector, "eval"):
@@ -120,31 +119,20 @@ def build(info: BundleInfo, device: Any) -> Parts:
         detector=detector if hasattr(detector, "to") else None,
         key=_key([str(key) for one in given for key in one.keys], info.input_key),
         loads=bool(given),
-        repeats=any(type(one).__name__.startswith("RepeatChannel") for one in _each(preprocessing)),
-        spacing=next((one for one in map(_spacing, _each(preprocessing)) if one), (0.0, 0.0, 0.0)),
+        repeats=any(type(one).__name__.startswith("RepeatChannel") for one in each_of(preprocessing)),
+        spacing=next((one for one in map(_spacing, each_of(preprocessing)) if one), (0.0, 0.0, 0.0)),
         follow=tuple(
             place
-            for part in (*_each(preprocessing), *_each(postprocessing), found.get("inferer"), inner)
+            for part in (*each_of(preprocessing), *each_of(postprocessing), found.get("inferer"), inner)
             for held in (part, *getattr(part, "__dict__", {}).values())
             for place in _places(held, own_device)
         ),
     )
 
 
-def _check_places(info: BundleInfo, preprocessing: Any, postprocessing: Any) -> None:
-    """Refuse what moves the image and does not tell the affine: what is found would be shown elsewhere."""
-    places = info.spec.task != "classification" or info.spec.cam is not None
-    back = any(type(one).__name__.startswith("Invert") for one in _each(postprocessing))
-    if places and not back and any(type(one).__name__.startswith("Transpose") for one in _each(preprocessing)):
-        raise BundleError(
-            f"{info.config}: preprocessing has Transposed, which does not tell the affine what it does; what is found "
-            "would be shown at another place (Rotate90d, Flipd and Orientationd tell it)"
-        )
-
-
 def _check_activation(info: BundleInfo, postprocessing: Any) -> None:
     """Refuse an activation after another: a probability taken for a logit is 0.5 where nothing is."""
-    done = [type(one).__name__ for one in _each(postprocessing)]
+    done = [type(one).__name__ for one in each_of(postprocessing)]
     done = [name for name in done if name.startswith(("Activations", "AsDiscrete"))]
     if info.spec.activation is not None and done:
         raise BundleError(
@@ -312,11 +300,11 @@ def _places(part: Any, device: Any) -> Iterator[_Place]:
             yield from (_Place(own, name, number) for number, one in enumerate(told) if is_it(one))
 
 
-def _each(transform: Any) -> Iterator[Any]:
+def each_of(transform: Any) -> Iterator[Any]:
     """A transform and, of a composition, all that it is made of."""
     yield transform
     for one in getattr(transform, "transforms", ()) or ():
-        yield from _each(one)
+        yield from each_of(one)
 
 
 def _spacing(transform: Any) -> tuple[float, ...] | None:

@@ -215,6 +215,7 @@ class BundleModel:
 
         from ai._answer import answer  # noqa: PLC0415  (see load)
         from ai._answer_volume import answer_volume  # noqa: PLC0415  (see load)
+        from ai._forward import made_up_picture  # noqa: PLC0415  (see load)
 
         try:
             if self.info.spec.input.kind == "volume":
@@ -222,9 +223,10 @@ class BundleModel:
                 passed = self._forward.volume(to_meta_tensor(volume), checked=True)
                 answer_volume(self.info, passed, volume)
             else:
-                ramp = np.linspace(0.0, 1.0, 480 * 400, dtype=np.float32).reshape(480, 400)
-                passed = self._forward.image(ramp, checked=True)
-                answer(self.info, passed, 480, 400)
+                picture = made_up_picture()
+                passed = self._forward.image(picture, checked=True)
+                answer(self.info, passed, *picture.shape)
+            self._forward.check_places()
         except BundleError:
             raise
         except Exception as error:

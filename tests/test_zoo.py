@@ -406,9 +406,50 @@ def test_modality_values_are_for_volumes(tmp_path: Path) -> None:
         load(path, threads=1)
 
 
-def test_what_moves_an_image_and_does_not_tell_is_refused(tmp_path: Path) -> None:
-    turn = {"_target_": "Compose", "transforms": [{"_target_": "Transposed", "keys": "image", "indices": [0, 2, 1]}]}
-    path = bundles.classifier(tmp_path / "bundle", cam={"layer": "features"}, preprocessing=turn)
+_TRANSPOSED = {"_target_": "Transposed", "keys": "image", "indices": [0, 2, 1]}
+
+
+def _own(code: str) -> dict[str, Any]:
+    return {"_target_": "Lambdad", "keys": "image", "func": f"$lambda x: {code}"}
+
+
+@pytest.mark.parametrize(
+    "step",
+    [_TRANSPOSED, _own("x.flip(1)"), _own("x.flip(2)"), _own("x[:, 40:]"), _own("x[:, ::2, ::2]")],
+    ids=str,
+)
+@pytest.mark.parametrize("make", [bundles.classifier, bundles.outlines_2d], ids=["without a way back", "with one"])
+def test_what_moves_a_picture_and_does_not_tell_is_refused(
+    tmp_path: Path, make: Callable[[Path], Path], step: dict[str, Any]
+) -> None:
+    path = make(tmp_path / "bundle")
+    if make is bundles.classifier:
+        with_reading(path, cam={"layer": "features"})
+    config = json.loads((path / "configs" / "inference.json").read_text())
+    steps = config["preprocessing"]["transforms"]
+    at = next(number for number, one in enumerate(steps) if one["_target_"] in ("Resized", "Rotate90d"))
+    good, bad = _own("monai.transforms.CenterSpatialCrop(300)(x)"), step
+    for name, more in (("good", good), ("bad", bad)):
+        changed = config | {"imports": ["$import monai"]}
+        changed["preprocessing"] = {"_target_": "Compose", "transforms": [*steps[:at], more, *steps[at:]]}
+        (path / "configs" / "inference.json").write_text(json.dumps(changed))
+        # Invertd takes back what Transposed did, but not what code of the bundle's own does.
+        if name == "good" or (step is _TRANSPOSED and make is bundles.outlines_2d):
+            load(path, threads=1)
+        else:
+            with pytest.raises(BundleError, match="shown at another place"):
+                load(path, threads=1)
+
+
+@pytest.mark.parametrize("make", [bundles.ct_segmentation, bundles.detection_3d])
+@pytest.mark.parametrize("code", ["x.flip(1)", "x.flip(2)", "x.flip(3)", "x.transpose(1, 2)", "x[:, 6:]"])
+def test_what_moves_a_volume_and_does_not_tell_is_refused(
+    tmp_path: Path, make: Callable[[Path], Path], code: str
+) -> None:
+    path = make(tmp_path / "bundle")
+    config = json.loads((path / "configs" / "inference.json").read_text())
+    config["preprocessing"]["transforms"].append(_own(code))
+    (path / "configs" / "inference.json").write_text(json.dumps(config))
     with pytest.raises(BundleError, match="shown at another place"):
         load(path, threads=1)
 
