@@ -67,8 +67,10 @@ class Hooks:
         self._layer = cam.layer
         self._classifier = network.get_submodule(cam.classifier) if cam.classifier is not None else None
         self._hooks = self._gradients = None
+        self._passes = 0
         if self._classifier is not None:
             self._hooks = ModelWithHooks(network, cam.layer, register_forward=True)
+            network.register_forward_hook(self._count)
         else:
             self._gradients = GradCAM(nn_module=network, target_layers=cam.layer)
 
@@ -76,11 +78,20 @@ class Hooks:
         """Drop the last pass."""
         if self._hooks is not None:
             self._hooks.activations.clear()
+        self._passes = 0
+
+    def _count(self, *_: Any) -> None:
+        self._passes += 1
 
     def taken(self, batch: Any, affine: NDArray[np.float64], shape: tuple[int, ...]) -> Maps:
         """The maps of the pass that has just been made of ``batch``."""
         if self._gradients is not None:
             return _Weighted(self._info, self._gradients, batch, affine, shape)
+        if self._passes != 1:
+            raise BundleError(
+                f"{self._info.config}: the inferer passes an image through the network {self._passes} times, so that "
+                "nobody knows of which pass a class activation map is (cam in reading.json); once was expected"
+            )
         features = self._hooks.activations.get(self._layer) if self._hooks is not None else None
         if getattr(features, "ndim", 0) != 4:
             raise BundleError(

@@ -17,9 +17,9 @@ from ai._cam import Maps, activation_maps
 from ai._grid import Affine, cells, numbers
 from ai._probe import check_places
 from ai._zoo import Parts
-from ai.contract import InstanceRef
+from ai.contract import InstanceRef, ReadingError
 from ai.manifest import Output
-from ai.volume import Volume, to_meta_tensor
+from ai.volume import MAX_VOXELS, Volume, to_meta_tensor
 
 _WHOLE = 1e-3  # as far as labels may be from whole numbers after computing with floats of 16 bits
 _SIDE = 64  # voxels of a made-up volume: what networks halve again and again comes out even
@@ -63,7 +63,18 @@ class Forward:
         return self._run(*self._picture(display), checked=checked)
 
     def volume(self, image: Any, *, checked: bool = False) -> Passed:
-        """A pass of one volume: a MetaTensor (columns, rows, slices) as `ai.volume.to_meta_tensor` makes it."""
+        """A pass of one volume: a MetaTensor (columns, rows, slices) as `ai.volume.to_meta_tensor` makes it.
+
+        Raises:
+            ReadingError: at the spacing that the bundle wants it would have more than `ai.volume.MAX_VOXELS`.
+        """
+        if all(self._parts.spacing):
+            space = abs(float(np.linalg.det(numbers(image.affine)[:3, :3]))) * float(np.prod(image.shape))
+            if (voxels := space / float(np.prod(self._parts.spacing))) > MAX_VOXELS:
+                raise ReadingError(
+                    f"at the spacing that the model wants the volume would have {voxels:.3g} voxels; "
+                    f"at most {MAX_VOXELS} are read"
+                )
         return self._run(self._stack(image), np.eye(4), checked=checked)
 
     def check_places(self) -> None:

@@ -201,7 +201,7 @@ class BundleModel:
             raise ReadingError(
                 f"the picture is an array of {display.shape}, {display.dtype}; (rows, columns), float32 was expected"
             )
-        with _told():
+        with _told(self.info):
             return answer(self.info, self._forward.image(display), display.shape[0], display.shape[1])
 
     def warm_up(self) -> None:
@@ -246,7 +246,7 @@ class BundleModel:
         started = time.perf_counter()
         volume = load_volume(selection.chosen, self.info.spec.input.gets)
         decoded = time.perf_counter()
-        with _told():
+        with _told(self.info):
             passed = self._forward.volume(to_meta_tensor(volume))
             mapped = time.perf_counter()
             found = answer_volume(self.info, passed, volume)
@@ -280,7 +280,7 @@ class BundleModel:
         if image.sop_instance_uid != instance.sop_instance_uid:
             raise ReadingError("the file holds another instance than the one that was stored under its name")
         decoded = time.perf_counter()
-        with _told():
+        with _told(self.info):
             passed = self._forward.image(image.display)
             mapped = time.perf_counter()
             found = answer(self.info, passed, image.rows, image.columns)
@@ -308,7 +308,7 @@ class BundleModel:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _told(info: BundleInfo) -> Iterator[None]:
     """Have what a bundle cannot do with an image told as such: it would fail on it the next time too.
 
     What is the machine's (no memory, a device in distress) is not: another try may go well.
@@ -317,8 +317,8 @@ def _told() -> Iterator[None]:
 
     try:
         yield
-    except BundleError as error:
-        raise ReadingError(str(error)) from None
+    except BundleError as error:  # it becomes part of a report, in which this machine's folders have no place
+        raise ReadingError(str(error).replace(str(info.path), info.identity.name)) from None
     except ReadingError:
         raise
     except Exception as error:  # a bundle is code and can fail in any way; its messages may hold the image's values

@@ -553,6 +553,41 @@ def test_what_a_bundle_cannot_read_is_told_without_its_values(tmp_path: Path) ->
     assert "RuntimeError" in str(told.value)
 
 
+def test_an_output_that_is_none_is_told_without_this_machines_folders(tmp_path: Path) -> None:
+    logits = {"_target_": "Lambdad", "keys": "pred", "func": "$lambda p: p if p[1] < 0.5 else 9 * p"}
+    path = bundles.classifier(tmp_path / "bundle")
+    config = json.loads((path / "configs" / "inference.json").read_text())
+    config["postprocessing"]["transforms"].append(logits)
+    (path / "configs" / "inference.json").write_text(json.dumps(config))
+    model = load(path, threads=1)
+    with pytest.raises(ReadingError, match=r"^test_classification/configs/inference\.json: pred lies between") as told:
+        model.read_display(np.zeros((50, 60), dtype=np.float32))
+    assert str(tmp_path) not in str(told.value)
+
+
+def test_an_inferer_of_several_passes_has_no_map(tmp_path: Path) -> None:
+    twice = "$lambda inputs, network: (network(inputs) + network(inputs.flip(-1))) / 2"
+    for cam, message in (({"layer": "features", "classifier": "head"}, "through the network 2 times"), (None, "")):
+        path = bundles.classifier(tmp_path / (message or "without"), cam=cam, inferer=twice)
+        if message:
+            with pytest.raises(BundleError, match=message):
+                load(path, threads=1)
+        else:
+            load(path, threads=1)
+
+
+def test_a_volume_that_would_fill_the_memory_at_the_models_spacing_is_refused(
+    ct: tuple[InstanceRef, ...], tmp_path: Path
+) -> None:
+    for one in ct:
+        image = pydicom.dcmread(one.path)
+        image.PixelSpacing = [500, 500]
+        image.save_as(one.path)
+    model = load(bundles.ct_segmentation(tmp_path / "bundle"), threads=1)
+    with pytest.raises(ReadingError, match=r"the volume would have 9\.6e\+09 voxels; at most 750000000 are read"):
+        model.read(chosen(*ct))
+
+
 def test_what_computes_on_a_device_goes_with_the_model_and_comes_back(tmp_path: Path) -> None:
     import torch  # noqa: PLC0415
 
