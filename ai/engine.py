@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import queue
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
@@ -170,6 +171,9 @@ class WarmProcess(Executor):
             raise ReadingError(value)
         if kind == "busy":
             raise WarmProcessError(value)
+        if kind == "lost":
+            self._kill()
+            raise WarmProcessError(f"the GPU failed while reading ({value}); the reading process is started anew")
         raise WarmProcessError(f"an unexpected error while reading: {value}")
 
     def _receive(self, pipe: Connection, seconds: float, doing: str) -> tuple[str, Any]:
@@ -231,8 +235,14 @@ def _main(pipe: Connection, load: Callable[[], Any]) -> None:
         except BusyError as error:
             answer = ("busy", str(error))
         except Exception as error:
-            answer = ("error", where(error))
+            answer = ("lost" if _lost_its_gpu(error) else "error", where(error))
         pipe.send(answer)
+
+
+def _lost_its_gpu(error: Exception) -> bool:
+    """Whether the driver refuses this process from now on: after such an error it answers nothing but the same."""
+    torch = sys.modules.get("torch")  # what is not imported has raised nothing
+    return torch is not None and isinstance(error, torch.AcceleratorError)
 
 
 def _end_with_parent() -> None:

@@ -53,6 +53,12 @@ def break_down() -> None:
     raise KeyError("HONG^GILDONG")
 
 
+def lose_the_gpu() -> None:
+    import torch  # noqa: PLC0415
+
+    raise torch.AcceleratorError("CUDA error: unspecified launch failure")
+
+
 def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -128,6 +134,14 @@ def test_an_unexpected_error_is_told_without_its_message(start: Start) -> None:
     with pytest.raises(WarmProcessError, match=r"KeyError in break_down, line \d+") as caught:
         start().submit(break_down).result()
     assert "HONG" not in str(caught.value)
+
+
+def test_a_process_whose_gpu_failed_is_started_anew(start: Start) -> None:
+    process = start()
+    pid = process.submit(loaded_pid).result()
+    with pytest.raises(WarmProcessError, match="the GPU failed while reading"):
+        process.submit(lose_the_gpu).result()
+    assert process.submit(loaded_pid).result() != pid
 
 
 @pytest.mark.parametrize(("crash", "told"), [(die, "SIGKILL"), (leave, "exit status 7")])
