@@ -81,6 +81,7 @@ def load(path: Path, *, device: str = "cpu", threads: int | None = None) -> Bund
 
     Raises:
         BundleError: the bundle cannot be read, built, filled with its weights, or run.
+        torch.OutOfMemoryError, MemoryError: the device, or the machine, has no memory for it.
     """
     info = describe(path)
     # The libraries warn of their own future; nobody who runs a node can act on it.
@@ -92,9 +93,14 @@ def load(path: Path, *, device: str = "cpu", threads: int | None = None) -> Bund
 
         if threads is not None:
             torch.set_num_threads(threads)
-        place = _device(device)
-        model = BundleModel(info, place, build(info, place))
-        model.warm_up()
+        try:
+            place = _device(device)
+            model = BundleModel(info, place, build(info, place))
+            model.warm_up()
+        except BundleError as error:
+            if (machine := _behind(error, MemoryError, torch.OutOfMemoryError)) is not None:
+                raise machine from None  # it is no fault of the bundle's
+            raise
     return model
 
 
@@ -209,10 +215,7 @@ class BundleModel:
 
         Raises:
             BundleError: a step fails, or gives something else than the bundle declares.
-            torch.OutOfMemoryError, MemoryError: the device, or the machine, has no memory for it.
         """
-        import torch  # noqa: PLC0415  (see load)
-
         from ai._answer import answer  # noqa: PLC0415  (see load)
         from ai._answer_volume import answer_volume  # noqa: PLC0415  (see load)
         from ai._forward import made_up_picture  # noqa: PLC0415  (see load)
@@ -230,8 +233,6 @@ class BundleModel:
         except BundleError:
             raise
         except Exception as error:
-            if (machine := _behind(error, MemoryError, torch.OutOfMemoryError)) is not None:
-                raise machine from None  # it is no fault of the bundle's
             raise BundleError(f"{self.info.path}: the bundle does not run: {short(error)}") from error
         declared, given = self.info.output_channels, 0 if passed.values is None else passed.values.shape[0]
         if declared is not None and given != declared:

@@ -621,9 +621,10 @@ def test_no_memory_is_told_from_what_a_bundle_cannot_read(tmp_path: Path, fault:
     with pytest.raises((MemoryError, torch.OutOfMemoryError)):
         model.read_display(np.zeros((50, 60), dtype=np.float32))
     short["func"] = f"$lambda x: {fault}"
-    (path / "configs" / "inference.json").write_text(json.dumps(config))
-    with pytest.raises((MemoryError, torch.OutOfMemoryError)):
-        load(path, threads=1)
+    for changes in ({}, {"inferer": f"${fault}"}):
+        (path / "configs" / "inference.json").write_text(json.dumps(config | changes))
+        with pytest.raises((MemoryError, torch.OutOfMemoryError)):
+            load(path, threads=1)
 
 
 def test_two_bundles_may_both_have_scripts(tmp_path: Path) -> None:
