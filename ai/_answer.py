@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +36,7 @@ def called(output: Output, score: float) -> bool:
 
 
 def _regions(info: BundleInfo, passed: Passed, rows: int, columns: int) -> ImageAnswer:
-    maps = probabilities(info, _values(passed))
+    maps = probabilities(info, passed.answered)
     seen = inside(maps, passed.affine, rows, columns)
     if not seen.all():
         maps = np.where(seen, maps, np.float32(0.0))
@@ -50,7 +51,7 @@ def _regions(info: BundleInfo, passed: Passed, rows: int, columns: int) -> Image
 
 
 def _classification(info: BundleInfo, passed: Passed, rows: int, columns: int) -> ImageAnswer:
-    found = probabilities(info, _values(passed))
+    found = probabilities(info, passed.answered)
     scores = tuple(float(found[output.channel]) for output in info.spec.outputs)
     boxes: list[MarkedBox] = []
     heat: list[HeatMap | None] = []
@@ -99,7 +100,7 @@ def _detection(info: BundleInfo, passed: Passed, rows: int, columns: int) -> Ima
 
 
 def _segmentation(info: BundleInfo, passed: Passed, rows: int, columns: int) -> ImageAnswer:
-    maps = of_class(info, _values(passed))
+    maps = of_class(info, passed.answered)
     boxes: list[MarkedBox] = []
     scores: list[float] = []
     masks: list[tuple[str, NDArray[np.bool_]]] = []
@@ -116,20 +117,10 @@ def _segmentation(info: BundleInfo, passed: Passed, rows: int, columns: int) -> 
         if outline.any():
             masks.append((output.key, outline))
         if output.finding:
-            own = [Box(output.channel, *_rest(box)) for box in places[:_MOST]]
+            own = [replace(box, channel=output.channel) for box in places[:_MOST]]
             boxes += _marked(info.spec, own, passed.affine, rows, columns)
     boxes.sort(key=lambda box: -box.score)
     return ImageAnswer(tuple(scores), tuple(boxes), masks=tuple(masks))
-
-
-def _rest(box: Box) -> tuple[float, float, float, float, float]:
-    return box.score, box.left, box.top, box.right, box.bottom
-
-
-def _values(passed: Passed) -> NDArray[np.float32]:
-    if passed.values is None:
-        raise AssertionError("only a detector has none")
-    return passed.values
 
 
 def _marked(spec: ReadingSpec, boxes: Sequence[Box], affine: Affine, rows: int, columns: int) -> tuple[MarkedBox, ...]:

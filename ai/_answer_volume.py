@@ -53,14 +53,8 @@ def segment(output: Output, mask: NDArray[np.bool_]) -> Segment:
 
 
 def _classification(info: BundleInfo, passed: Passed, _volume: Volume) -> VolumeAnswer:
-    found = probabilities(info, _values(passed))
+    found = probabilities(info, passed.answered)
     return VolumeAnswer(tuple(float(found[output.channel]) for output in info.spec.outputs))
-
-
-def _values(passed: Passed) -> NDArray[np.float32]:
-    if passed.values is None:
-        raise AssertionError("only a detector has none")
-    return passed.values
 
 
 # --- detection ------------------------------------------------------------------------------------------------------
@@ -132,7 +126,7 @@ def _outlined(
     info: BundleInfo, passed: Passed, volume: Volume
 ) -> Iterator[tuple[Output, NDArray[np.float32] | None, NDArray[np.bool_]]]:
     """Of each output the probabilities (none of labels) and the outline on the volume's frames."""
-    values = _values(passed)
+    values = passed.answered
     if info.spec.prediction == "labels":
         labels = labels_of(info, values)
         whole = to_frames(volume, labels, passed.affine)

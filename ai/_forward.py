@@ -43,6 +43,13 @@ class Passed:
     space: Affine
     maps: Maps | None
 
+    @property
+    def answered(self) -> NDArray[np.float32]:
+        """``values`` of a pass that is no detector's."""
+        if self.values is None:
+            raise AssertionError("only a detector has none")
+        return self.values
+
 
 class Forward:
     """Runs a bundle's parts."""
