@@ -26,8 +26,10 @@ def answer(info: BundleInfo, passed: Passed, rows: int, columns: int) -> ImageAn
     Raises:
         BundleError: the output is not what ``task`` in ``reading.json`` says.
     """
-    task = _TASKS[info.spec.task]
-    return task(info, passed, rows, columns)
+    found = _TASKS[info.spec.task](info, passed, rows, columns)
+    # Anatomy is nothing to point at, and of what is not assessed there is nothing to say.
+    told = {output.key for output in info.spec.outputs if output.finding and not output.undetermined}
+    return replace(found, boxes=tuple(box for box in found.boxes if box.key in told))
 
 
 def called(output: Output, score: float) -> bool:
@@ -94,7 +96,7 @@ def _detection(info: BundleInfo, passed: Passed, rows: int, columns: int) -> Ima
         if not placed:
             continue
         scores[one.output.channel] = max(scores[one.output.channel], one.score)
-        boxes += placed if called(one.output, one.score) else []
+        boxes += placed if one.score >= one.output.threshold else []
     boxes.sort(key=lambda box: -box.score)
     return ImageAnswer(tuple(scores[output.channel] for output in info.spec.outputs), tuple(boxes))
 
@@ -116,15 +118,14 @@ def _segmentation(info: BundleInfo, passed: Passed, rows: int, columns: int) -> 
         outline = on_image(kept, passed.affine, rows, columns) >= output.map_threshold
         if outline.any():
             masks.append((output.key, outline))
-        if output.finding:
-            own = [replace(box, channel=output.channel) for box in places[:_MOST]]
-            boxes += _marked(info.spec, own, passed.affine, rows, columns)
+        own = [replace(box, channel=output.channel) for box in places[:_MOST]]
+        boxes += _marked(info.spec, own, passed.affine, rows, columns)
     boxes.sort(key=lambda box: -box.score)
     return ImageAnswer(tuple(scores), tuple(boxes), masks=tuple(masks))
 
 
 def _marked(spec: ReadingSpec, boxes: Sequence[Box], affine: Affine, rows: int, columns: int) -> tuple[MarkedBox, ...]:
-    """Boxes on the picture, clipped to it; those of undetermined classes and those beside it are left out."""
+    """Boxes on the picture, clipped to it; those beside it are left out."""
     outputs = {output.channel: output for output in spec.outputs}
     marked = []
     for box in boxes:
@@ -132,7 +133,7 @@ def _marked(spec: ReadingSpec, boxes: Sequence[Box], affine: Affine, rows: int, 
         place = to_image(affine, box)
         left, right = (min(max(x, 0.0), float(columns)) for x in (place.left, place.right))
         top, bottom = (min(max(y, 0.0), float(rows)) for y in (place.top, place.bottom))
-        if not output.undetermined and right > left and bottom > top:
+        if right > left and bottom > top:
             marked.append(MarkedBox(output.key, box.score, left, top, right, bottom))
     return tuple(marked)
 

@@ -74,7 +74,7 @@ def _detection(info: BundleInfo, passed: Passed, volume: Volume) -> VolumeAnswer
         if region is None:
             continue
         scores[one.output.channel] = max(scores[one.output.channel], one.score)
-        if called(one.output, one.score):
+        if called(one.output, one.score) and one.output.finding:
             findings.append(_finding(one.output, one.score, region))
     findings.sort(key=lambda finding: -finding.score)
     return VolumeAnswer(tuple(scores[output.channel] for output in info.spec.outputs), tuple(findings))

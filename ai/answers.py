@@ -31,8 +31,9 @@ class ImageAnswer:
 
     ``scores`` are probabilities in the order of the outputs in ``reading.json``, also of outputs that are never called
     present (``undetermined``). ``boxes`` and ``heat_maps`` are of the classes that reach their threshold alone, best
-    box first; the heat maps' ``sop_instance_uid`` is empty where the picture has none. ``masks`` (bool, rows x columns
-    of the picture) are the outlines of a segmentation by the output's key; of what is not there, there is none.
+    box first, and no box is of anatomy; the heat maps' ``sop_instance_uid`` is empty where the picture has none.
+    ``masks`` (bool, rows x columns of the picture) are the outlines of a segmentation by the output's key; of what is
+    not there, there is none.
     """
 
     scores: tuple[float, ...]

@@ -51,6 +51,12 @@ def ct(tmp_path: Path) -> tuple[InstanceRef, ...]:
 DENSE = (20.0, 16.0, 40.0, 28.0)  # left, top, right, bottom of that block
 
 
+def with_reading(path: Path, **changes: Any) -> Path:
+    file = path / "configs" / "reading.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    return path
+
+
 # --- classification -------------------------------------------------------------------------------------------------
 
 
@@ -362,6 +368,34 @@ def test_boxes_and_outlines_of_a_ct_have_objects(ct: tuple[InstanceRef, ...], tm
     assert set(made) == {"sr", "seg", "gsps", "kos"}
 
 
+@pytest.mark.parametrize(
+    "make", [bundles.classifier, bundles.outlines_2d, bundles.retinanet], ids=lambda one: one.__name__
+)
+def test_anatomy_that_is_there_is_no_finding_whatever_the_task(tmp_path: Path, make: Callable[[Path], Path]) -> None:
+    path = make(tmp_path / "bundle")
+    if make is bundles.classifier:
+        with_reading(path, cam={"layer": "features", "classifier": "head"})
+    instance = radiograph(tmp_path, bright((50, 100, 150, 200)))
+    found = load(path, threads=1).read(chosen(instance))
+    assert found.findings
+    outputs = json.loads((path / "configs" / "reading.json").read_text())["outputs"]
+    organ = load(with_reading(path, outputs=[outputs[0] | {"finding": False}, *outputs[1:]]), threads=1)
+    anatomy = organ.read(chosen(instance))
+    assert anatomy.findings == ()
+    assert (anatomy.classes[0].score, anatomy.classes[0].presence) == (found.classes[0].score, Presence.PRESENT)
+    with_reading(path, outputs=[outputs[0] | {"undetermined": "Too few images."}, *outputs[1:]])
+    unsure = load(path, threads=1).read(chosen(instance))
+    assert (unsure.findings, unsure.heat_maps, unsure.segmentations) == ((), (), ())
+    assert (unsure.classes[0].score, unsure.classes[0].presence) == (found.classes[0].score, Presence.UNDETERMINED)
+
+
+@pytest.mark.parametrize("world", [True, False])
+def test_anatomy_that_a_detector_boxes_is_no_finding(ct: tuple[InstanceRef, ...], tmp_path: Path, world: bool) -> None:
+    path = bundles.detection_3d(tmp_path / "bundle", world=world)
+    reading = load(with_reading(path, outputs=[bundles.output("rib", 0, finding=False)]), threads=1).read(chosen(*ct))
+    assert (reading.findings, presences(reading)) == ((), {"rib": "present"})
+
+
 # --- what is wrong --------------------------------------------------------------------------------------------------
 
 
@@ -466,12 +500,6 @@ def test_labels_and_channels_are_told_apart(tmp_path: Path, prediction: str, mes
     path = bundles.ct_segmentation(tmp_path / "bundle", reading=spec, config={"postprocessing": post})
     with pytest.raises(BundleError, match=message):
         load(path, threads=1)
-
-
-def with_reading(path: Path, **changes: Any) -> Path:
-    file = path / "configs" / "reading.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
-    return path
 
 
 @pytest.mark.parametrize(
