@@ -211,7 +211,9 @@ def _judged(stack: Stack) -> Stack:
     apart = np.diff(along)
     usual = _usual(along)
     even = np.linspace(along[0], along[-1], len(along))
-    if np.abs(along - even).max() > max(_EVEN * usual, _LEAST_EVEN):
+    # A gap in a long row of thin slices moves none of them far from its place.
+    gap = (apart - usual).max() > max(usual / 2.0, _LEAST_EVEN)
+    if gap or np.abs(along - even).max() > max(_EVEN * usual, _LEAST_EVEN):
         steps = apart / usual
         jumps = np.flatnonzero(steps > 1.5)
         whole = np.abs(steps - np.rint(steps)).max() <= 0.2

@@ -184,6 +184,13 @@ def test_a_missing_slice_is_refused_with_its_place(tmp_path: Path) -> None:
     assert len(load_volume(refs[3:]).frames) == 9  # at an end nobody can know
 
 
+def test_a_slice_that_is_missing_among_very_thin_ones_is_seen(tmp_path: Path) -> None:
+    thin = [0.08 * number for number in range(60)]  # of 2.5 mm: 0.2 mm, as of a cone beam
+    assert load_volume(ct_series(tmp_path / "whole", "axial", places=thin)).values.shape[2] == 60
+    del thin[30]
+    assert "1 slice is missing: after slice 30 of 59" in refusal(ct_series(tmp_path / "gap", "axial", places=thin))
+
+
 def test_rounded_positions_are_tolerated_and_uneven_distances_are_not(tmp_path: Path) -> None:
     # 0.625 mm written with one digit, as some devices do: 0.6, 0.7, 0.6, ...
     places = np.round(np.arange(20) * 0.625, 1) / 2.5
