@@ -1,0 +1,212 @@
+"""Measures scores of radiographs: within one source, by patient, and by sex, age and view.
+
+A class's AUC compares its positives with images without any finding **of the same source**: pairs across sources do not
+count, since the look of a collection tells much of what is in it. Intervals are 95 % percentiles of a bootstrap that
+draws patients, not images (Efron and Tibshirani 1993).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ai.chest_training.data import KEYS, Cases, balanced_weights
+
+DRAWS = 1000
+_FEWEST = 5  # positives and normals, below which a group gets no figure
+_BINS = 10
+AGES = (("under 18", 0, 18), ("18 to 39", 18, 40), ("40 to 64", 40, 65), ("65 and over", 65, 200))
+
+
+@dataclass(frozen=True, slots=True)
+class OperatingPoint:
+    """A class's calibration (logit -> slope * logit + offset) and its threshold on the calibrated probability."""
+
+    slope: float
+    offset: float
+    threshold: float
+
+
+def probabilities(logits: NDArray[np.floating[Any]], points: Sequence[OperatingPoint]) -> NDArray[np.float64]:
+    """Calibrated probabilities (n, classes) of logits (n, classes)."""
+    slope, offset = (np.array([getattr(point, what) for point in points]) for what in ("slope", "offset"))
+    return np.asarray(1.0 / (1.0 + np.exp(-(logits * slope + offset))))
+
+
+def choose_threshold(scores: NDArray[np.float64], truth: NDArray[Any], weights: NDArray[Any]) -> float:
+    """The score that makes sensitivity + specificity greatest (Youden 1950), under weights; of several the middle.
+
+    ``scores``, ``truth`` (0 or 1) and ``weights`` are vectors of the same images.
+    """
+    used = weights > 0
+    order = np.argsort(scores[used])
+    s, t, w = scores[used][order], truth[used][order], weights[used][order].astype(np.float64)
+    missed = np.concatenate([[0.0], np.cumsum(w * (t == 1))]) / max(w[t == 1].sum(), 1e-12)
+    spared = np.concatenate([[0.0], np.cumsum(w * (t == 0))]) / max(w[t == 0].sum(), 1e-12)
+    gain = spared - missed
+    # A curve of few cases is ragged: of all points nearly as good as the best the middle one generalises better.
+    good = np.flatnonzero(gain >= gain.max() - 0.01)
+    cut = int(good[len(good) // 2])
+    middle = (s[max(cut - 1, 0)] + s[min(cut, len(s) - 1)]) / 2.0
+    return float(np.clip(middle, 0.02, 0.98))
+
+
+class _Pairs:
+    """The pairs of one class that may be compared, and the AUC under weights of the images."""
+
+    def __init__(self, scores: NDArray[np.float64], positive: NDArray[Any], normal: NDArray[Any], names: Any) -> None:
+        self.blocks = []
+        for name in sorted(set(names)):
+            a, b = np.flatnonzero(positive & (names == name)), np.flatnonzero(normal & (names == name))
+            if min(len(a), len(b)):
+                wins = (scores[a][:, None] > scores[b]) + 0.5 * (scores[a][:, None] == scores[b])
+                self.blocks.append((a, b, wins.astype(np.float32)))
+        self.positives = sum(len(a) for a, _, _ in self.blocks)
+        self.normals = sum(len(b) for _, b, _ in self.blocks)
+
+    def auc(self, weights: NDArray[np.float32]) -> NDArray[np.float64]:
+        """AUC for each row of weights (draws, n); NaN where a draw has no pair."""
+        won, all_pairs = np.zeros(len(weights)), np.zeros(len(weights))
+        for a, b, wins in self.blocks:
+            up, down = weights[:, a], weights[:, b]
+            won += ((up @ wins) * down).sum(axis=1)
+            all_pairs += up.sum(axis=1) * down.sum(axis=1)
+        return np.where(all_pairs > 0, won / np.maximum(all_pairs, 1e-12), np.nan)
+
+
+def auc_figures(
+    scores: NDArray[np.float64], positive: NDArray[Any], normal: NDArray[Any], cases: Cases, *, seed: int = 1
+) -> dict[str, Any] | None:
+    """AUC of positives against normals of the same source, with its interval; None where there are too few.
+
+    ``positive`` and ``normal`` are masks (n,).
+    """
+    pairs = _Pairs(scores, positive, normal, np.array(cases.sources))
+    if min(pairs.positives, pairs.normals) < _FEWEST:
+        return None
+    used = np.zeros(len(scores), dtype=bool)
+    for a, b, _ in pairs.blocks:
+        used[a] = used[b] = True
+    names, number = np.unique(np.array(cases.patients), return_inverse=True)
+    present = np.unique(number[used])
+    rng = np.random.default_rng(seed)
+    times = rng.multinomial(len(present), np.full(len(present), 1.0 / len(present)), size=DRAWS)
+    weights = np.zeros((DRAWS, len(names)), dtype=np.float32)
+    weights[:, present] = times
+    drawn = pairs.auc(weights[:, number])
+    low, high = np.nanpercentile(drawn, [2.5, 97.5])
+    value = float(pairs.auc(np.ones((1, len(scores)), dtype=np.float32))[0])
+    return {
+        "auc": round(value, 4),
+        "low": round(float(low), 4),
+        "high": round(float(high), 4),
+        "positives": pairs.positives,
+        "normals": pairs.normals,
+        "patients": len(present),
+    }
+
+
+def calibration_error(scores: NDArray[np.float64], truth: NDArray[Any], weights: NDArray[Any]) -> float:
+    """Expected calibration error over ten bins of equal width (Guo et al. 2017), under weights."""
+    cell = np.minimum((scores * _BINS).astype(int), _BINS - 1)
+    total, error = float(weights.sum()), 0.0
+    for number in range(_BINS):
+        w = weights * (cell == number)
+        if w.sum() > 0:
+            error += abs(float((w * (truth - scores)).sum()))
+    return error / max(total, 1e-12)
+
+
+def measure(cases: Cases, scores: NDArray[np.float64], thresholds: Sequence[float]) -> dict[str, Any]:
+    """All figures of calibrated scores (n, classes), by class; see the module."""
+    normal = cases.labels[:, KEYS.index("abnormality")] == 0.0
+    weights = balanced_weights(cases.labels, cases.sources, normal)
+    found = {}
+    for k, key in enumerate(KEYS):
+        positive = cases.labels[:, k] == 1.0
+        here = auc_figures(scores[:, k], positive, normal, cases)
+        if here is None:
+            continue
+        apart = {
+            source: one
+            for source in sorted(set(cases.sources))
+            if (one := _group(cases, scores[:, k], positive, normal, np.array(cases.sources) == source))
+        }
+        comparable = normal & np.isin(np.array(cases.sources), [s for s in set(cases.sources) if _both(cases, s, k)])
+        above = scores[:, k] >= thresholds[k]
+        other = (cases.labels[:, k] == 0.0) & ~normal
+        found[key] = {
+            **here,
+            "threshold": round(thresholds[k], 4),
+            "sensitivity": _share(above[positive]),
+            "specificity": _share(~above[comparable]),
+            "specificity_among_other_findings": _share(~above[other]),
+            "calibration_error": round(
+                calibration_error(scores[:, k], np.nan_to_num(cases.labels[:, k]), weights[:, k]), 4
+            ),
+            "by_source": apart,
+            "by_group": _groups(cases, scores[:, k], positive, normal),
+            "control": control(cases, scores[:, k], k, normal),
+        }
+    return found
+
+
+def _share(hits: NDArray[Any]) -> float | None:
+    return round(float(hits.mean()), 4) if len(hits) else None
+
+
+def _both(cases: Cases, source: str, k: int) -> bool:
+    here = np.array(cases.sources) == source
+    return bool((cases.labels[here, k] == 1.0).any() and (cases.labels[here, k] == 0.0).any())
+
+
+def _group(
+    cases: Cases, scores: NDArray[np.float64], positive: NDArray[Any], normal: NDArray[Any], inside: NDArray[Any]
+) -> dict[str, Any] | None:
+    return auc_figures(scores, positive & inside, normal & inside, cases)
+
+
+def _groups(
+    cases: Cases, scores: NDArray[np.float64], positive: NDArray[Any], normal: NDArray[Any]
+) -> dict[str, dict[str, Any]]:
+    view, sex, age = (cases.extra[:, i] for i in range(3))
+    years = age * 100.0
+    groups = {"women": sex == 1.0, "men": sex == 0.0, "PA": view == 0.0, "AP": view == 1.0}
+    groups |= {f"aged {name}": (years >= low) & (years < high) for name, low, high in AGES}
+    groups |= {f"stored at {name}": inside for name, inside in _sizes(cases).items()}
+    return {name: one for name, inside in groups.items() if (one := _group(cases, scores, positive, normal, inside))}
+
+
+def _sizes(cases: Cases) -> dict[str, NDArray[Any]]:
+    return {"64 px": cases.stored <= 64, "96 px": cases.stored == 96, "256 px or more": cases.stored >= 256}
+
+
+def control(cases: Cases, scores: NDArray[np.float64], k: int, normal: NDArray[Any]) -> dict[str, float | None]:
+    """What the source tells: of a class, and to the network.
+
+    ``source_alone``: AUC over all images, sources mixed, of the share of positives in an image's source, which knows
+    nothing of the image. ``normals_of_it``: AUC by which the network's score tells normals of the source with most
+    positives from the other sources' normals; 0.5 is what a score has that does not go by the source.
+    """
+    truth, names = cases.labels[:, k], np.array(cases.sources)
+    known = np.isfinite(truth)
+    rate = {s: float(truth[known & (names == s)].mean()) for s in set(names[known])}
+    guess = np.array([rate.get(s, 0.0) for s in names])
+    richest = max(rate, key=lambda s: float((truth[names == s] == 1).sum()))
+    inside = normal & known & (names == richest)
+    outside = normal & known & (names != richest)
+    return {
+        "source_alone": _plain(guess[known & (truth == 1)], guess[known & normal]),
+        "normals_of_it": _plain(scores[inside], scores[outside]),
+    }
+
+
+def _plain(upper: NDArray[np.float64], lower: NDArray[np.float64]) -> float | None:
+    if not min(len(upper), len(lower)):
+        return None
+    wins = (upper[:, None] > lower).mean() + 0.5 * (upper[:, None] == lower).mean()
+    return round(float(wins), 4)
