@@ -72,16 +72,17 @@ Terms of use, as stated by the issuers as far as known to us; have them checked 
     {command}
 
 {members} residual networks (MONAI `ResNet`, basic blocks, {planes} channels) trained from nothing and averaged
-into one: weights of {size:.1f} MB in half precision. Patients are dealt into {members} folds by a hash of their
-identifier; each network learnt from four of the folds, and **the fold that it has not seen is the one that it
-is measured on**. Tasks beside the {count} findings: the fourteen labels of NIH, the teacher's fourteen logits,
-view, sex and age. Stages: {stages}; AdamW, one cycle each, label smoothing, mixup, the running mean of the
-weights. Images are turned, scaled, shifted, mirrored, cut, and changed in exposure, contrast, sharpness, noise
-and resolution. It took {minutes} minutes on {where}.
+into one: weights of {size:.1f} MB in half precision. Patients are dealt into 5 folds by a hash of their
+identifier; there is a network for each of the folds {numbers}. It learnt from the other four folds, and **the
+fold that it has not seen is the one that it is measured on**. Tasks beside the {count} findings: the fourteen
+labels of NIH, the teacher's fourteen logits, view, sex and age. Stages: {stages}; AdamW, one cycle each, label
+smoothing, mixup, the running mean of the weights. Images are turned, scaled, shifted, mirrored, cut, and
+changed in exposure, contrast, sharpness, noise and resolution. It took {minutes} minutes on {where}.
 
-Sources look different, and which findings they hold differs too: the source alone would tell a finding (last
-but one column of the control below). Therefore positives and negatives of a class weigh the same within each
-source in training, and **figures compare images of the same source alone**.
+Sources look different, and which findings they hold differs too: the source alone would tell a finding (see the
+control below). Therefore the odds of a finding in an image's source are added to the network's answer while it
+learns (logit adjustment, Menon et al. 2021), so that it need not learn them, calibration weighs positives and
+negatives alike within each source, and **figures compare images of the same source alone**.
 
 ## Measured on other patients
 
@@ -162,7 +163,10 @@ def card(reading: dict[str, Any], metadata: dict[str, Any], size: float) -> str:
         boxes=_boxes(measured.get("boxes")),
         sources=_sources(training["sources"]),
         command=training["command"],
-        members=training["folds"],
+        members=len(training["folds"]),
+        numbers=", ".join(map(str, training["folds"])),
+        measured_images=measured["images"],
+        measured_patients=measured["patients"],
         planes=", ".join(map(str, recipe["planes"])),
         size=size,
         stages=", then ".join(f"{one['epochs']} epochs at {one['side']} pixels" for one in recipe["stages"]),

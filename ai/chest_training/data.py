@@ -13,7 +13,7 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,16 @@ class Cases:
     extra: NDArray[np.float32]
     stored: NDArray[np.int64]
     boxes: tuple[tuple[tuple[str, float, float, float, float], ...], ...]
+
+    def part(self, rows: NDArray[Any]) -> Cases:
+        """The images of ``rows`` (a mask or indices) alone."""
+        numbers = np.arange(len(self.files))[rows]
+        return Cases(
+            *(tuple(value[i] for i in numbers) if isinstance(value, tuple) else value[numbers] for value in self._all())
+        )
+
+    def _all(self) -> tuple[Any, ...]:
+        return tuple(getattr(self, one.name) for one in fields(self))
 
     @property
     def folds(self) -> NDArray[np.int64]:

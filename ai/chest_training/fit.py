@@ -41,18 +41,17 @@ class Recipe:
     """How a network is made and trained."""
 
     planes: tuple[int, ...] = (32, 64, 128, 192)
-    stages: tuple[Stage, ...] = (Stage(128, 30, 3e-3), Stage(224, 8, 1e-3, 0.5))
+    stages: tuple[Stage, ...] = (Stage(96, 25, 3e-3), Stage(192, 8, 1e-3, 0.4))
     batch: int = 32
     decay: float = 0.05
     keep: float = 0.995
-    mixup: float = 0.5
+    mixup: float = 0.3
     smooth: float = 0.05
     nih: float = 0.3
     teacher: float = 0.5
     teach: float = 0.5
     extra: float = 0.2
-    strength: float = 1.0
-    adjust: bool = False
+    strength: float = 0.7
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,13 +162,10 @@ def _goals(cases: Cases, chosen: NDArray[np.int64], recipe: Recipe) -> _Goals:
     sources = [cases.sources[i] for i in chosen]
     labels, nih, extra = cases.labels[chosen], cases.nih[chosen], cases.extra[chosen]
     clean = labels[:, KEYS.index("abnormality")] == 0.0
-    weights = balanced_weights(labels, sources, clean)
-    nih_weights = balanced_weights(nih, sources, clean)
+    balanced = balanced_weights(labels, sources, clean)
     odds = np.zeros((len(chosen), OUTPUTS), dtype=np.float32)
-    balanced = weights
-    if recipe.adjust:
-        odds[:, : len(KEYS)], weights = source_odds(labels, sources, clean)
-        odds[:, len(KEYS) : len(KEYS) + len(NIH)], nih_weights = source_odds(nih, sources, clean)
+    odds[:, : len(KEYS)], label_weights = source_odds(labels, sources, clean)
+    odds[:, len(KEYS) : len(KEYS) + len(NIH)], nih_weights = source_odds(nih, sources, clean)
     taught = cases.teacher[chosen]
     known = np.isfinite(taught[:, 0])
     middle, spread = np.zeros(len(NIH)), np.ones(len(NIH))
@@ -181,7 +177,7 @@ def _goals(cases: Cases, chosen: NDArray[np.int64], recipe: Recipe) -> _Goals:
     targets = np.concatenate([soft, nih * (1 - recipe.smooth) + recipe.smooth / 2, normal, extra[:, :2], aged], axis=1)
     taught_weights = np.repeat(np.where(known, recipe.teacher, 0.0)[:, None], len(NIH), axis=1)
     extra_weights = np.where(np.isfinite(extra), recipe.extra, 0.0)
-    together = np.concatenate([weights, nih_weights * recipe.nih, taught_weights, extra_weights], axis=1)
+    together = np.concatenate([label_weights, nih_weights * recipe.nih, taught_weights, extra_weights], axis=1)
     return _Goals(
         torch.from_numpy(np.nan_to_num(targets).astype(np.float32)),
         torch.from_numpy(np.nan_to_num(together).astype(np.float32)),

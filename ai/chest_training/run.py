@@ -156,12 +156,6 @@ def calibrate(cases: Cases, logits: NDArray[np.float32]) -> list[OperatingPoint]
     return points
 
 
-def linear_figures(cases: Cases) -> dict[str, Any]:
-    """The AUC of the linear baseline, by class."""
-    logits = crossvalidate_linear(cases).astype(np.float64)
-    return _aucs(cases, logits)
-
-
 def teacher_figures(cases: Cases) -> dict[str, Any]:
     """The AUC of the teacher on the images that its opinion is known of, by class."""
     said = np.full((len(cases.files), len(KEYS)), np.nan)
@@ -237,14 +231,15 @@ def region_centre(cam: NDArray[np.float32]) -> tuple[float, float]:
     )
 
 
-def train(data: Path, bundle: Path, recipe: Recipe, *, place: Place, say: Say) -> None:
-    """Do everything and write the bundle."""
+def train(
+    data: Path, bundle: Path, recipe: Recipe, *, place: Place, say: Say, folds: Sequence[int] = tuple(range(FOLDS))
+) -> None:
+    """Train a network for each of ``folds``, measure each on its fold, and write the bundle of them all."""
     cases = load_cases(data, recipe)
     say(f"read {len(cases.files)} images of {len(set(cases.patients))} patients")
-    folds = list(range(FOLDS))
     trained = crossvalidate(data, cases, recipe, folds, place=place, say=say)
     points, measured = figures(cases, trained, recipe, say)
-    training = describe_training(cases, place, _seconds(place, folds))
+    training = describe_training(cases, place, folds)
     write_bundle(
         bundle,
         networks=[trained.networks[n] for n in folds],
@@ -258,8 +253,11 @@ def train(data: Path, bundle: Path, recipe: Recipe, *, place: Place, say: Say) -
 
 def figures(cases: Cases, trained: Trained, recipe: Recipe, say: Say) -> tuple[list[OperatingPoint], dict[str, Any]]:
     """Operating points, and all that is measured out of fold."""
-    points = calibrate(cases, trained.logits)
-    scores = probabilities(trained.logits.astype(np.float64), points)
+    known = np.isfinite(trained.logits).all(axis=1)
+    whole, cases, logits = cases, cases.part(known), trained.logits[known]
+    linear = _aucs(cases, crossvalidate_linear(whole, trained.networks)[known].astype(np.float64))
+    points = calibrate(cases, logits)
+    scores = probabilities(logits.astype(np.float64), points)
     classes = measure(cases, scores, [point.threshold for point in points])
     for key, one in classes.items():
         say(f"{key:15} {one['auc']:.3f} [{one['low']:.3f}, {one['high']:.3f}], {one['positives']} positives")
@@ -267,14 +265,16 @@ def figures(cases: Cases, trained: Trained, recipe: Recipe, say: Say) -> tuple[l
         "method": "out-of-fold, within one source, against images without finding; 95 % bootstrap over patients",
         "draws": DRAWS,
         "classes": classes,
-        "linear": linear_figures(cases),
+        "images": len(cases.files),
+        "patients": len(set(cases.patients)),
+        "linear": linear,
         "teacher": teacher_figures(cases),
         "boxes": box_figures(cases, trained, recipe.stages[-1].side),
     }
     return points, measured
 
 
-def describe_training(cases: Cases, place: Place, seconds: float) -> dict[str, Any]:
+def describe_training(cases: Cases, place: Place, folds: Sequence[int]) -> dict[str, Any]:
     """What the card says of the data and of the run."""
     names, people = np.array(cases.sources), np.array(cases.patients)
     sources = [
@@ -292,8 +292,8 @@ def describe_training(cases: Cases, place: Place, seconds: float) -> dict[str, A
         "patients": len(set(cases.patients)),
         "under_18": int((cases.extra[:, 2] < 0.18).sum()),
         "taught": int(np.isfinite(cases.teacher[:, 0]).sum()),
-        "folds": FOLDS,
-        "seconds": round(seconds),
+        "folds": list(folds),
+        "seconds": round(_seconds(place, folds)),
         "where": place.where,
         "sources": sources,
     }
