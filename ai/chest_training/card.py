@@ -41,7 +41,7 @@ likelihood ratio. Where a finding is rare its true probability is far lower than
 
 {operating}
 
-"Undetermined" classes get a score and a heat map, but are never called present or absent.{undetermined}
+"Undetermined" classes are never called present or absent, and their scores are not shown.{undetermined}
 
 The heat map is the class activation map (Zhou et al. 2016) of the same forward pass. {boxes}
 
