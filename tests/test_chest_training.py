@@ -52,14 +52,14 @@ def write_data(folder: Path, count: int = 40) -> list[dict[str, str]]:
         row |= {
             "dataset": "TB" if tb else "NIH",
             "source_repo": "a/b",
-            "stored_px": "64x64",
+            "stored_px": "96x96",
             "no_finding": "01"[not sick],
         }
         if tb:
             row["tuberculosis"] = "01"[sick]
         else:
             row |= dict.fromkeys(NIH, "0") | {"Nodule": "01"[sick], "nodule_or_mass": "01"[sick]}
-            row |= {"pneumonia_or_consolidation": "0", "boxes": "Nodule:36,20,10,10" if sick else ""}
+            row |= {"pneumonia_or_consolidation": "0", "boxes": "Nodule:54,30,15,15" if sick else ""}
         rows.append(row)
     write_table(folder, rows)
     return rows

@@ -87,17 +87,21 @@ negatives alike within each source, and **figures compare images of the same sou
 ## Measured on other patients
 
 AUC of images with the finding against images without any finding, of the same source; 95 % intervals by
-bootstrap over patients ({draws} draws). Every image was scored by the one network of the {members} that has not
-seen its patient. What ships is the mean of all {members}, which has seen all of these patients and so cannot be
-measured on them; the mean of networks is usually a little better than one of them, so these figures should be
-on the safe side for other patients of the same sources. For another hospital they promise nothing. Thresholds
-and calibration were chosen on these same out-of-fold scores (two numbers and one threshold a class), so
-sensitivity, specificity and calibration error are slightly flattering.
+bootstrap over patients ({draws} draws; 300 in the tables of sources and groups). {measured_images} images of
+{measured_patients} patients; images of 64 pixels are left out, which nobody would send. Every image was scored
+by the one network of the {members} that has not seen its patient. What ships is the mean of all {members},
+which has seen all of these patients and so cannot be measured on them; the mean of networks is usually a little
+better than one of them, so these figures should be on the safe side for other patients of the same sources. For
+another hospital they promise nothing. Thresholds and calibration were chosen on these same out-of-fold scores
+(two numbers and one threshold a class), so sensitivity, specificity and calibration error are slightly
+flattering, and the mean of networks may be a little less sure of itself than its calibration says.
 
 {measured}
 
 "Specificity" is among images without any finding, "among others" among those with other findings only. "Linear"
 is a logistic regression on small images and histograms of gradients, with the same folds.
+
+On images that are stored at 64 pixels: {thumbnails}.
 
 ### By source
 
@@ -174,6 +178,8 @@ def card(reading: dict[str, Any], metadata: dict[str, Any], size: float) -> str:
         where=training["where"],
         draws=measured["draws"],
         measured=_measured(classes, measured["linear"]),
+        thumbnails=", ".join(f"{key} {_interval(one)}" for key, one in measured["thumbnails"].items())
+        or "not measured",
         by_source=_by(classes, "by_source"),
         by_group=_by(classes, "by_group"),
         control=_control(classes),

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ai.chest_training.data import KEYS, Cases, balanced_weights
 
 DRAWS = 1000
+_GROUP_DRAWS = 300
 _FEWEST = 5  # positives and normals, below which a group gets no figure
 _BINS = 10
 AGES = (("under 18", 0, 18), ("18 to 39", 18, 40), ("40 to 64", 40, 65), ("65 and over", 65, 200))
@@ -79,7 +80,13 @@ class _Pairs:
 
 
 def auc_figures(
-    scores: NDArray[np.float64], positive: NDArray[Any], normal: NDArray[Any], cases: Cases, *, seed: int = 1
+    scores: NDArray[np.float64],
+    positive: NDArray[Any],
+    normal: NDArray[Any],
+    cases: Cases,
+    *,
+    seed: int = 1,
+    draws: int = DRAWS,
 ) -> dict[str, Any] | None:
     """AUC of positives against normals of the same source, with its interval; None where there are too few.
 
@@ -94,8 +101,8 @@ def auc_figures(
     names, number = np.unique(np.array(cases.patients), return_inverse=True)
     present = np.unique(number[used])
     rng = np.random.default_rng(seed)
-    times = rng.multinomial(len(present), np.full(len(present), 1.0 / len(present)), size=DRAWS)
-    weights = np.zeros((DRAWS, len(names)), dtype=np.float32)
+    times = rng.multinomial(len(present), np.full(len(present), 1.0 / len(present)), size=draws)
+    weights = np.zeros((draws, len(names)), dtype=np.float32)
     weights[:, present] = times
     drawn = pairs.auc(weights[:, number])
     low, high = np.nanpercentile(drawn, [2.5, 97.5])
@@ -167,7 +174,7 @@ def _both(cases: Cases, source: str, k: int) -> bool:
 def _group(
     cases: Cases, scores: NDArray[np.float64], positive: NDArray[Any], normal: NDArray[Any], inside: NDArray[Any]
 ) -> dict[str, Any] | None:
-    return auc_figures(scores, positive & inside, normal & inside, cases)
+    return auc_figures(scores, positive & inside, normal & inside, cases, draws=_GROUP_DRAWS)
 
 
 def _groups(

@@ -32,6 +32,7 @@ from ai.chest_training.measure import (
 )
 from ai.chest_training.write import inference, write_bundle
 
+THUMBNAIL = 64  # pixels: images that are stored no larger
 _BOX_LEVEL = 0.5  # of the map's maximum: what lies above it around the maximum is the region
 
 
@@ -253,7 +254,10 @@ def train(
 
 def figures(cases: Cases, trained: Trained, recipe: Recipe, say: Say) -> tuple[list[OperatingPoint], dict[str, Any]]:
     """Operating points, and all that is measured out of fold."""
-    known = np.isfinite(trained.logits).all(axis=1)
+    # Thumbnails help to learn, but nobody will send one: they are measured apart and choose no threshold.
+    thumbnails = np.isfinite(trained.logits).all(axis=1) & (cases.stored <= THUMBNAIL)
+    known = np.isfinite(trained.logits).all(axis=1) & (cases.stored > THUMBNAIL)
+    apart = _aucs(cases.part(thumbnails), trained.logits[thumbnails].astype(np.float64)) if thumbnails.any() else {}
     whole, cases, logits = cases, cases.part(known), trained.logits[known]
     linear = _aucs(cases, crossvalidate_linear(whole, trained.networks)[known].astype(np.float64))
     points = calibrate(cases, logits)
@@ -267,6 +271,7 @@ def figures(cases: Cases, trained: Trained, recipe: Recipe, say: Say) -> tuple[l
         "classes": classes,
         "images": len(cases.files),
         "patients": len(set(cases.patients)),
+        "thumbnails": apart,
         "linear": linear,
         "teacher": teacher_figures(cases),
         "boxes": box_figures(cases, trained, recipe.stages[-1].side),
