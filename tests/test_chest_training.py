@@ -18,7 +18,14 @@ from ai.chest_training.__main__ import main
 from ai.chest_training.augment import augment
 from ai.chest_training.data import COLUMNS, FOLDS, KEYS, NIH, Cases, balanced_weights, fold, read_cases, source_odds
 from ai.chest_training.fit import OUTPUTS, Recipe, Stage, platt
-from ai.chest_training.measure import OperatingPoint, auc_figures, calibration_error, choose_threshold, measure
+from ai.chest_training.measure import (
+    OperatingPoint,
+    auc_figures,
+    calibration_error,
+    choose_threshold,
+    measure,
+    probabilities,
+)
 from ai.chest_training.run import Place, region_centre, train
 from ai.chest_training.write import assemble, undetermined
 
@@ -201,15 +208,15 @@ def test_the_shipped_network_is_the_calibrated_mean_and_its_map_adds_up_to_the_s
     torch.manual_seed(4)
     planes = (8, 8, 16, 16)
     networks = [resnet(planes, OUTPUTS).eval() for _ in range(2)]
-    points = [OperatingPoint(0.5 + 0.1 * k, 0.2 * k - 0.5, 0.5) for k in range(len(KEYS))]
+    points = [OperatingPoint(0.5 + 0.1 * k, 0.2 * k - 0.5, 0.5, 0.3 * (k % 2)) for k in range(len(KEYS))]
     whole = assemble(networks, points, planes)
     image = torch.rand(2, 1, 64, 96)
     with torch.inference_mode():
         told = whole(image)
         both = [(n(x * 2.0 - 1.0))[:, : len(KEYS)] for n in networks for x in (image, image.flip(-1))]
         mean = torch.stack(both).mean(dim=0)
-        slope, offset = (torch.tensor([getattr(point, what) for point in points]) for what in ("slope", "offset"))
-        torch.testing.assert_close(told, mean * slope + offset, rtol=1e-4, atol=1e-4)
+        meant = torch.from_numpy(probabilities(mean.double().numpy(), points)).float()
+        torch.testing.assert_close(torch.sigmoid(told), meant, rtol=1e-4, atol=1e-4)
         maps = torch.einsum("kc,nchw->nkhw", whole.classifier.weight, whole.features(image))
         torch.testing.assert_close(maps.mean(dim=(2, 3)) + whole.classifier.bias, told, rtol=1e-4, atol=1e-4)
         assert feature_map(networks[0], image).shape == (2, 16, 2, 3)

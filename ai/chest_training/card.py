@@ -98,8 +98,12 @@ flattering, and the mean of networks may be a little less sure of itself than it
 
 {measured}
 
-"Specificity" is among images without any finding, "among others" among those with other findings only. "Linear"
-is a logistic regression on small images and histograms of gradients, with the same folds.
+"Specificity" is among images without any finding, "among others" among those with other findings only. "AUC
+against others" compares images that have the finding with images that have other findings but not this one:
+**where it is near 0.5, the score tells sick from well and not which sickness**. The score of nodule or mass,
+pneumonia, effusion, cardiomegaly and consolidation is the sum of what the networks learnt of the finding and of
+what they learnt of "any abnormality", in equal parts. "Linear" is a logistic regression on small images and
+histograms of gradients, with the same folds.
 
 On images that are stored at 64 pixels: {thumbnails}.
 
@@ -247,6 +251,7 @@ def _measured(classes: dict[str, Any], linear: dict[str, Any]) -> str:
             _two(one["sensitivity"]),
             _two(one["specificity"]),
             _two(one["specificity_among_other_findings"]),
+            _interval(one["against_other_findings"]),
             f"{one['calibration_error']:.3f}",
         ]
         for key, one in classes.items()
@@ -261,6 +266,7 @@ def _measured(classes: dict[str, Any], linear: dict[str, Any]) -> str:
             "sensitivity",
             "specificity",
             "among others",
+            "AUC against others",
             "calibration error",
         ],
         rows,

@@ -25,17 +25,24 @@ AGES = (("under 18", 0, 18), ("18 to 39", 18, 40), ("40 to 64", 40, 65), ("65 an
 
 @dataclass(frozen=True, slots=True)
 class OperatingPoint:
-    """A class's calibration (logit -> slope * logit + offset) and its threshold on the calibrated probability."""
+    """A class's calibration and its threshold on the calibrated probability.
+
+    A logit becomes slope * logit + share * (logit of "abnormality") + offset.
+    """
 
     slope: float
     offset: float
     threshold: float
+    share: float = 0.0
 
 
 def probabilities(logits: NDArray[np.floating[Any]], points: Sequence[OperatingPoint]) -> NDArray[np.float64]:
     """Calibrated probabilities (n, classes) of logits (n, classes)."""
-    slope, offset = (np.array([getattr(point, what) for point in points]) for what in ("slope", "offset"))
-    return np.asarray(1.0 / (1.0 + np.exp(-(logits * slope + offset))))
+    slope, share, offset = (
+        np.array([getattr(point, what) for point in points]) for what in ("slope", "share", "offset")
+    )
+    abnormal = logits[:, [KEYS.index("abnormality")]]
+    return np.asarray(1.0 / (1.0 + np.exp(-(logits * slope + abnormal * share + offset))))
 
 
 def choose_threshold(scores: NDArray[np.float64], truth: NDArray[Any], weights: NDArray[Any]) -> float:
@@ -146,12 +153,14 @@ def measure(cases: Cases, scores: NDArray[np.float64], thresholds: Sequence[floa
         comparable = normal & np.isin(np.array(cases.sources), [s for s in set(cases.sources) if _both(cases, s, k)])
         above = scores[:, k] >= thresholds[k]
         other = (cases.labels[:, k] == 0.0) & ~normal
+        told = auc_figures(scores[:, k], positive, other, cases, draws=_GROUP_DRAWS)
         found[key] = {
             **here,
             "threshold": round(thresholds[k], 4),
             "sensitivity": _share(above[positive]),
             "specificity": _share(~above[comparable]),
             "specificity_among_other_findings": _share(~above[other]),
+            "against_other_findings": told,
             "calibration_error": round(
                 calibration_error(scores[:, k], np.nan_to_num(cases.labels[:, k]), weights[:, k]), 4
             ),

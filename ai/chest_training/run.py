@@ -18,7 +18,7 @@ from monai.networks.nets import ResNet
 from numpy.typing import NDArray
 from scipy import ndimage  # type: ignore[import-untyped]
 
-from ai.chest_network import feature_map, resnet
+from ai.chest_network import ChestNetwork, resnet
 from ai.chest_training.baseline import crossvalidate_linear
 from ai.chest_training.data import FOLDS, KEYS, NIH, TEACHERS, Cases, Prepare, balanced_weights, read_cases
 from ai.chest_training.fit import OUTPUTS, Recipe, Say, fit, platt, predict
@@ -30,9 +30,10 @@ from ai.chest_training.measure import (
     measure,
     probabilities,
 )
-from ai.chest_training.write import inference, write_bundle
+from ai.chest_training.write import assemble, inference, write_bundle
 
 THUMBNAIL = 64  # pixels: images that are stored no larger
+MIXED = dict.fromkeys(("nodule_or_mass", "pneumonia", "effusion", "cardiomegaly", "consolidation"), 1.0)
 _BOX_LEVEL = 0.5  # of the map's maximum: what lies above it around the maximum is the region
 
 
@@ -140,20 +141,28 @@ def _fold(number: int, *, data: Path, recipe: Recipe, place: Place, cases: Cases
 
 
 def calibrate(cases: Cases, logits: NDArray[np.float32]) -> list[OperatingPoint]:
-    """Calibration and threshold of each class on out-of-fold logits, by the weights that make the sources alike."""
+    """Calibration and threshold of each class on out-of-fold logits, by the weights that make the sources alike.
+
+    A finding is a kind of abnormality, and of that the network has learnt from more images than of any finding: the
+    logit of "abnormality" joins that of each class in `MIXED`, both in units of their spread.
+    """
     normal = cases.labels[:, KEYS.index("abnormality")] == 0.0
     weights = balanced_weights(cases.labels, cases.sources, normal)
     points = []
+    spread = logits.std(axis=0, dtype=np.float64) + 1e-6
     for k in range(len(KEYS)):
-        used = (weights[:, k] > 0) & np.isfinite(logits[:, k])
-        truth, scores, w = cases.labels[used, k], logits[used, k].astype(np.float64), weights[used, k]
+        used = weights[:, k] > 0
+        truth, w = cases.labels[used, k], weights[used, k]
+        own, joined = 1.0 / spread[k], MIXED.get(KEYS[k], 0.0) / spread[KEYS.index("abnormality")]
+        scores = own * logits[used, k] + joined * logits[used, KEYS.index("abnormality")]
         if len(np.unique(truth)) < 2:
             points.append(OperatingPoint(1.0, 0.0, 0.5))
             continue
         slope, offset = platt(scores, truth, w)
         slope = max(slope, 0.05)  # a class that was not learnt keeps its order
         probability = 1.0 / (1.0 + np.exp(-(slope * scores + offset)))
-        points.append(OperatingPoint(slope, offset, round(choose_threshold(probability, truth, w), 4)))
+        threshold = round(choose_threshold(probability, truth, w), 4)
+        points.append(OperatingPoint(slope * own, offset, threshold, slope * joined))
     return points
 
 
@@ -176,7 +185,7 @@ def _aucs(cases: Cases, scores: NDArray[np.float64]) -> dict[str, Any]:
     return found
 
 
-def box_figures(cases: Cases, trained: Trained, side: int) -> dict[str, Any]:
+def box_figures(cases: Cases, trained: Trained, points: Sequence[OperatingPoint], recipe: Recipe) -> dict[str, Any]:
     """How often the centre of a heat map's region lies inside a radiologist's box of the same finding.
 
     The map is that of the network that has not seen the patient. ``chance`` sums the boxes' shares of the area.
@@ -198,7 +207,7 @@ def box_figures(cases: Cases, trained: Trained, side: int) -> dict[str, Any]:
         if not known or folds[row] not in trained.networks:
             continue
         images += 1
-        network = trained.networks[int(folds[row])]
+        network = assemble([trained.networks[int(folds[row])]], points, recipe.planes)
         for key in sorted({key for key, _ in known}):
             x, y = region_centre(activation(network, cases.pixels[row], KEYS.index(key)))
             same = [box for name, box in known if name == key]
@@ -208,14 +217,11 @@ def box_figures(cases: Cases, trained: Trained, side: int) -> dict[str, Any]:
     return {"images": images, "findings": findings, "hits": hits, "chance": round(chance, 1)}
 
 
-def activation(network: ResNet, pixels: NDArray[np.uint8], channel: int) -> NDArray[np.float32]:
-    """Class activation map (Zhou et al. 2016) of an image (h, w), the mean of both ways round."""
+def activation(network: ChestNetwork, pixels: NDArray[np.uint8], channel: int) -> NDArray[np.float32]:
+    """Class activation map (Zhou et al. 2016) of an image (h, w)."""
     with torch.inference_mode():
-        image = torch.from_numpy(pixels)[None, None].float() / 255.0 * 2.0 - 1.0
-        weight = network.fc.weight[channel]
-        straight = torch.einsum("c,chw->hw", weight, feature_map(network, image)[0])
-        turned = torch.einsum("c,chw->hw", weight, feature_map(network, image.flip(-1))[0]).flip(-1)
-        return np.asarray(((straight + turned) / 2.0).numpy())
+        maps = network.features(torch.from_numpy(pixels)[None, None].float() / 255.0)[0]
+        return np.asarray(torch.einsum("c,chw->hw", network.classifier.weight[channel], maps).numpy())
 
 
 def region_centre(cam: NDArray[np.float32]) -> tuple[float, float]:
@@ -255,26 +261,24 @@ def train(
 def figures(cases: Cases, trained: Trained, recipe: Recipe, say: Say) -> tuple[list[OperatingPoint], dict[str, Any]]:
     """Operating points, and all that is measured out of fold."""
     # Thumbnails help to learn, but nobody will send one: they are measured apart and choose no threshold.
-    thumbnails = np.isfinite(trained.logits).all(axis=1) & (cases.stored <= THUMBNAIL)
-    known = np.isfinite(trained.logits).all(axis=1) & (cases.stored > THUMBNAIL)
-    apart = _aucs(cases.part(thumbnails), trained.logits[thumbnails].astype(np.float64)) if thumbnails.any() else {}
-    whole, cases, logits = cases, cases.part(known), trained.logits[known]
-    linear = _aucs(cases, crossvalidate_linear(whole, trained.networks)[known].astype(np.float64))
-    points = calibrate(cases, logits)
-    scores = probabilities(logits.astype(np.float64), points)
-    classes = measure(cases, scores, [point.threshold for point in points])
+    seen = np.isfinite(trained.logits).all(axis=1)
+    thumbnails, known = seen & (cases.stored <= THUMBNAIL), seen & (cases.stored > THUMBNAIL)
+    judged = cases.part(known)
+    points = calibrate(judged, trained.logits[known])
+    scores = probabilities(np.nan_to_num(trained.logits.astype(np.float64)), points)
+    classes = measure(judged, scores[known], [point.threshold for point in points])
     for key, one in classes.items():
         say(f"{key:15} {one['auc']:.3f} [{one['low']:.3f}, {one['high']:.3f}], {one['positives']} positives")
     measured = {
         "method": "out-of-fold, within one source, against images without finding; 95 % bootstrap over patients",
         "draws": DRAWS,
         "classes": classes,
-        "images": len(cases.files),
-        "patients": len(set(cases.patients)),
-        "thumbnails": apart,
-        "linear": linear,
-        "teacher": teacher_figures(cases),
-        "boxes": box_figures(cases, trained, recipe.stages[-1].side),
+        "images": len(judged.files),
+        "patients": len(set(judged.patients)),
+        "thumbnails": _aucs(cases.part(thumbnails), scores[thumbnails]),
+        "linear": _aucs(judged, crossvalidate_linear(cases, trained.networks)[known].astype(np.float64)),
+        "teacher": teacher_figures(judged),
+        "boxes": box_figures(judged, trained, points, recipe),
     }
     return points, measured
 

@@ -78,8 +78,9 @@ def inference(side: int, planes: Sequence[int], members: int) -> dict[str, Any]:
 def assemble(networks: Sequence[ResNet], points: Sequence[OperatingPoint], planes: Sequence[int]) -> ChestNetwork:
     """One network that says what all say on average, calibrated: its sigmoid is the calibrated probability."""
     whole: ChestNetwork = ChestNetwork(planes, len(KEYS), len(networks)).eval()
-    slopes = torch.tensor([point.slope for point in points], dtype=torch.float64)
     offsets = torch.tensor([point.offset for point in points], dtype=torch.float64)
+    mixed = torch.diag(torch.tensor([point.slope for point in points], dtype=torch.float64))
+    mixed[:, KEYS.index("abnormality")] += torch.tensor([point.share for point in points], dtype=torch.float64)
     weights, biases = [], []
     for member, network in zip(whole.features.members, networks, strict=True):
         kept = {key: value for key, value in network.state_dict().items() if not key.startswith("fc.")}
@@ -87,8 +88,8 @@ def assemble(networks: Sequence[ResNet], points: Sequence[OperatingPoint], plane
         weights.append(network.fc.weight.detach().double()[: len(KEYS)] / len(networks))
         biases.append(network.fc.bias.detach().double()[: len(KEYS)] / len(networks))
     with torch.no_grad():
-        whole.classifier.weight.copy_(torch.cat(weights, dim=1) * slopes[:, None])
-        whole.classifier.bias.copy_(torch.stack(biases).sum(dim=0) * slopes + offsets)
+        whole.classifier.weight.copy_(mixed @ torch.cat(weights, dim=1))
+        whole.classifier.bias.copy_(mixed @ torch.stack(biases).sum(dim=0) + offsets)
     return whole
 
 
