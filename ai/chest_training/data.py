@@ -97,12 +97,12 @@ class Cases:
     def part(self, rows: NDArray[Any]) -> Cases:
         """The images of ``rows`` (a mask or indices) alone."""
         numbers = np.arange(len(self.files))[rows]
-        return Cases(
-            *(tuple(value[i] for i in numbers) if isinstance(value, tuple) else value[numbers] for value in self._all())
-        )
-
-    def _all(self) -> tuple[Any, ...]:
-        return tuple(getattr(self, one.name) for one in fields(self))
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        taken: dict[str, Any] = {
+            name: tuple(value[i] for i in numbers) if isinstance(value, tuple) else value[numbers]
+            for name, value in values.items()
+        }
+        return Cases(**taken)
 
     @property
     def folds(self) -> NDArray[np.int64]:
