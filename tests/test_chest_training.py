@@ -11,8 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigParser
+from monai.data import MetaTensor
 from PIL import Image
 
+from ai.bundle import describe, shipped
 from ai.chest_network import ChestNetwork, feature_map, resnet
 from ai.chest_training.__main__ import main
 from ai.chest_training.augment import augment
@@ -220,6 +223,33 @@ def test_the_shipped_network_is_the_calibrated_mean_and_its_map_adds_up_to_the_s
         maps = torch.einsum("kc,nchw->nkhw", whole.classifier.weight, whole.features(image))
         torch.testing.assert_close(maps.mean(dim=(2, 3)) + whole.classifier.bias, told, rtol=1e-4, atol=1e-4)
         assert feature_map(networks[0], image).shape == (2, 16, 2, 3)
+
+
+def test_the_shipped_bundle_reads_an_image_and_says_what_it_was_measured_to_know() -> None:
+    info = describe(shipped()["chest_xray"])
+    parser = ConfigParser()
+    parser.read_config(str(info.path / "configs" / "inference.json"))
+    network = parser.get_parsed_content("network_def")
+    network.load_state_dict(torch.load(info.path / "models" / "model.pt", weights_only=True))
+    assert (info.path / "models" / "model.pt").stat().st_size < 25e6
+    grey = np.random.default_rng(3).random((1, 350, 300), dtype=np.float32)
+    with torch.inference_mode():
+        image = parser.get_parsed_content("preprocessing")({"image": MetaTensor(torch.from_numpy(grey))})["image"]
+        assert tuple(image.shape[1:]) == info.input_shape
+        logits = network.eval()(image.as_tensor()[None])[0]
+        scores = parser.get_parsed_content("postprocessing")({"pred": logits})["pred"]
+    assert scores.shape == (len(KEYS),)
+    assert 0.0 < float(scores.min()) < float(scores.max()) < 1.0
+    assert info.spec.cam is not None
+    assert {info.spec.cam.layer, info.spec.cam.classifier} <= {name for name, _ in network.named_modules()}
+    measured = json.loads((info.path / "configs" / "metadata.json").read_text(encoding="utf-8"))["eval_metrics"]
+    card = (info.path / "docs" / "README.md").read_text(encoding="utf-8")
+    assert tuple(output.key for output in info.spec.outputs) == KEYS
+    for output in info.spec.outputs:
+        one = measured["classes"].get(output.key)
+        assert bool(output.undetermined) == (one is None or one["low"] <= 0.60)
+        if one:
+            assert f"| {one['auc']:.2f} [{one['low']:.2f}, {one['high']:.2f}] |" in card
 
 
 def test_the_region_of_a_map_lies_where_the_map_is_highest() -> None:
