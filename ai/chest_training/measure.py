@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai.chest_training.data import KEYS, Cases, balanced_weights
+from ai.evaluation.metrics import auc, bootstrap_auc
 
 DRAWS = 1000
 _GROUP_DRAWS = 300
@@ -63,64 +64,33 @@ def choose_threshold(scores: NDArray[np.float64], truth: NDArray[Any], weights: 
     return float(np.clip(middle, 0.02, 0.98))
 
 
-class _Pairs:
-    """The pairs of one class that may be compared, and the AUC under weights of the images."""
-
-    def __init__(self, scores: NDArray[np.float64], positive: NDArray[Any], normal: NDArray[Any], names: Any) -> None:
-        self.blocks = []
-        for name in sorted(set(names)):
-            a, b = np.flatnonzero(positive & (names == name)), np.flatnonzero(normal & (names == name))
-            if min(len(a), len(b)):
-                wins = (scores[a][:, None] > scores[b]) + 0.5 * (scores[a][:, None] == scores[b])
-                self.blocks.append((a, b, wins.astype(np.float32)))
-        self.positives = sum(len(a) for a, _, _ in self.blocks)
-        self.normals = sum(len(b) for _, b, _ in self.blocks)
-
-    def auc(self, weights: NDArray[np.float32]) -> NDArray[np.float64]:
-        """AUC for each row of weights (draws, n); NaN where a draw has no pair."""
-        won, all_pairs = np.zeros(len(weights)), np.zeros(len(weights))
-        for a, b, wins in self.blocks:
-            up, down = weights[:, a], weights[:, b]
-            won += ((up @ wins) * down).sum(axis=1)
-            all_pairs += up.sum(axis=1) * down.sum(axis=1)
-        return np.where(all_pairs > 0, won / np.maximum(all_pairs, 1e-12), np.nan)
-
-
 def auc_figures(
     scores: NDArray[np.float64],
     positive: NDArray[Any],
     normal: NDArray[Any],
     cases: Cases,
     *,
-    seed: int = 1,
     draws: int = DRAWS,
 ) -> dict[str, Any] | None:
     """AUC of positives against normals of the same source, with its interval; None where there are too few.
 
-    ``positive`` and ``normal`` are masks (n,).
+    ``positive`` and ``normal`` are masks (n,). What has no counterpart in its source does not count.
     """
-    pairs = _Pairs(scores, positive, normal, np.array(cases.sources))
-    if min(pairs.positives, pairs.normals) < _FEWEST:
+    names = np.array(cases.sources)
+    paired = [s for s in set(names[positive]) if (normal & (names == s)).any()]
+    used = (positive | normal) & np.isin(names, paired)
+    truth = positive[used]
+    if min(int(truth.sum()), int((~truth).sum())) < _FEWEST:
         return None
-    used = np.zeros(len(scores), dtype=bool)
-    for a, b, _ in pairs.blocks:
-        used[a] = used[b] = True
-    names, number = np.unique(np.array(cases.patients), return_inverse=True)
-    present = np.unique(number[used])
-    rng = np.random.default_rng(seed)
-    times = rng.multinomial(len(present), np.full(len(present), 1.0 / len(present)), size=draws)
-    weights = np.zeros((draws, len(names)), dtype=np.float32)
-    weights[:, present] = times
-    drawn = pairs.auc(weights[:, number])
-    low, high = np.nanpercentile(drawn, [2.5, 97.5])
-    value = float(pairs.auc(np.ones((1, len(scores)), dtype=np.float32))[0])
+    people = np.array(cases.patients)[used]
+    low, high = bootstrap_auc(scores[used], truth, people, strata=names[used], seed=1, resamples=draws)
     return {
-        "auc": round(value, 4),
-        "low": round(float(low), 4),
-        "high": round(float(high), 4),
-        "positives": pairs.positives,
-        "normals": pairs.normals,
-        "patients": len(present),
+        "auc": round(auc(scores[used], truth, names[used]), 4),
+        "low": round(low, 4),
+        "high": round(high, 4),
+        "positives": int(truth.sum()),
+        "normals": int((~truth).sum()),
+        "patients": len(set(people)),
     }
 
 
@@ -224,5 +194,5 @@ def control(cases: Cases, scores: NDArray[np.float64], k: int, normal: NDArray[A
 def _plain(upper: NDArray[np.float64], lower: NDArray[np.float64]) -> float | None:
     if not min(len(upper), len(lower)):
         return None
-    wins = (upper[:, None] > lower).mean() + 0.5 * (upper[:, None] == lower).mean()
-    return round(float(wins), 4)
+    scores, truth = np.concatenate([upper, lower]), np.arange(len(upper) + len(lower)) < len(upper)
+    return round(auc(scores, truth), 4)
