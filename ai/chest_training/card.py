@@ -101,9 +101,11 @@ flattering, and the mean of networks may be a little less sure of itself than it
 "Specificity" is among images without any finding, "among others" among those with other findings only. "AUC
 against others" compares images that have the finding with images that have other findings but not this one:
 **where it is near 0.5, the score tells sick from well and not which sickness**. The score of nodule or mass,
-pneumonia, effusion, cardiomegaly and consolidation is the sum of what the networks learnt of the finding and of
-what they learnt of "any abnormality", in equal parts. "Linear" is a logistic regression on small images and
-histograms of gradients, with the same folds.
+pneumonia, effusion, cardiomegaly and consolidation is the sum of what the networks learnt of the finding and,
+weighing 0.6 times as much, of what they learnt of "any abnormality"; that weight was chosen on these same
+scores. Thresholds make sensitivity + specificity greatest (Youden 1950) among those that leave a sensitivity of
+0.7. "Linear" is a logistic regression on
+small images and histograms of gradients, with the same folds.
 
 On images that are stored at 64 pixels: {thumbnails}.
 

@@ -45,7 +45,12 @@ class Recipe:
     """How a network is made and trained."""
 
     planes: tuple[int, ...] = (32, 64, 128, 192)
-    stages: tuple[Stage, ...] = (Stage(96, 25, 3e-3), Stage(192, 8, 1e-3, 0.4), Stage(192, 8, 1e-3, 0.3, 3.0))
+    stages: tuple[Stage, ...] = (
+        Stage(96, 25, 3e-3),
+        Stage(192, 8, 1e-3, 0.4),
+        Stage(192, 8, 1e-3, 0.3, 3.0),
+        Stage(192, 8, 1e-3, 0.3, 3.0),
+    )
     batch: int = 32
     decay: float = 0.05
     keep: float = 0.995

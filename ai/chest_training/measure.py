@@ -19,6 +19,7 @@ from ai.evaluation.metrics import auc, bootstrap_auc
 
 DRAWS = 1000
 _GROUP_DRAWS = 300
+LEAST_SENSITIVITY = 0.7
 _FEWEST = 5  # positives and normals, below which a group gets no figure
 _BINS = 10
 AGES = (("under 18", 0, 18), ("18 to 39", 18, 40), ("40 to 64", 40, 65), ("65 and over", 65, 200))
@@ -49,6 +50,9 @@ def probabilities(logits: NDArray[np.floating[Any]], points: Sequence[OperatingP
 def choose_threshold(scores: NDArray[np.float64], truth: NDArray[Any], weights: NDArray[Any]) -> float:
     """The score that makes sensitivity + specificity greatest (Youden 1950), under weights; of several the middle.
 
+    Among those that leave a sensitivity of `LEAST_SENSITIVITY`: few cases make curves on which the greatest sum may
+    stand where half of the sick are missed.
+
     ``scores``, ``truth`` (0 or 1) and ``weights`` are vectors of the same images.
     """
     used = weights > 0
@@ -56,7 +60,7 @@ def choose_threshold(scores: NDArray[np.float64], truth: NDArray[Any], weights: 
     s, t, w = scores[used][order], truth[used][order], weights[used][order].astype(np.float64)
     missed = np.concatenate([[0.0], np.cumsum(w * (t == 1))]) / max(w[t == 1].sum(), 1e-12)
     spared = np.concatenate([[0.0], np.cumsum(w * (t == 0))]) / max(w[t == 0].sum(), 1e-12)
-    gain = spared - missed
+    gain = np.where(missed <= 1.0 - LEAST_SENSITIVITY + 1e-9, spared - missed, -1.0)
     # A curve of few cases is ragged: of all points nearly as good as the best the middle one generalises better.
     good = np.flatnonzero(gain >= gain.max() - 0.01)
     cut = int(good[len(good) // 2])

@@ -33,7 +33,7 @@ from ai.chest_training.measure import (
 from ai.chest_training.write import assemble, inference, write_bundle
 
 THUMBNAIL = 64  # pixels: images that are stored no larger
-MIXED = dict.fromkeys(("nodule_or_mass", "pneumonia", "effusion", "cardiomegaly", "consolidation"), 1.0)
+MIXED = dict.fromkeys(("nodule_or_mass", "pneumonia", "effusion", "cardiomegaly", "consolidation"), 0.6)
 _BOX_LEVEL = 0.5  # of the map's maximum: what lies above it around the maximum is the region
 
 
