@@ -77,7 +77,7 @@ identifier; there is a network for each of the folds {numbers}. It learnt from t
 fold that it has not seen is the one that it is measured on**. Tasks beside the {count} findings: the fourteen
 labels of NIH, the teacher's fourteen logits, view, sex and age. Stages: {stages}; AdamW, one cycle each, label
 smoothing, mixup, the running mean of the weights. Images are turned, scaled, shifted, mirrored, cut, and
-changed in exposure, contrast, sharpness, noise and resolution. It took {minutes} minutes on {where}.
+changed in exposure, contrast, sharpness, noise and resolution. It took {minutes} minutes on {where}.{note}
 
 Sources look different, and which findings they hold differs too: the source alone would tell a finding (see the
 control below). Therefore the odds of a finding in an image's source are added to the network's answer while it
@@ -102,10 +102,10 @@ flattering, and the mean of networks may be a little less sure of itself than it
 against others" compares images that have the finding with images that have other findings but not this one:
 **where it is near 0.5, the score tells sick from well and not which sickness**. The score of nodule or mass,
 pneumonia, effusion, cardiomegaly and consolidation is the sum of what the networks learnt of the finding and,
-weighing 0.6 times as much, of what they learnt of "any abnormality"; that weight was chosen on these same
-scores. Thresholds make sensitivity + specificity greatest (Youden 1950) among those that leave a sensitivity of
-0.7. "Linear" is a logistic regression on
-small images and histograms of gradients, with the same folds.
+weighing 0.6 times as much, of what they learnt of "any abnormality"; that weight, and where training stopped,
+were chosen on these same scores. Thresholds make sensitivity + specificity greatest (Youden 1950) among those
+that leave a sensitivity of 0.7. "Linear" is a logistic regression on small images and histograms of gradients,
+with the same folds.
 
 On images that are stored at 64 pixels: {thumbnails}.
 
@@ -182,6 +182,7 @@ def card(reading: dict[str, Any], metadata: dict[str, Any], size: float) -> str:
         stages=", then ".join(f"{one['epochs']} epochs at {one['side']} pixels" for one in recipe["stages"]),
         minutes=round(training["seconds"] / 60),
         where=training["where"],
+        note=training.get("note", ""),
         draws=measured["draws"],
         measured=_measured(classes, measured["linear"]),
         thumbnails=", ".join(f"{key} {_interval(one)}" for key, one in measured["thumbnails"].items())

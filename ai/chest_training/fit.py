@@ -49,7 +49,7 @@ class Recipe:
         Stage(96, 25, 3e-3),
         Stage(192, 8, 1e-3, 0.4),
         Stage(192, 8, 1e-3, 0.3, 3.0),
-        Stage(192, 8, 1e-3, 0.3, 3.0),
+        Stage(256, 6, 7e-4, 0.2, 2.0),
     )
     batch: int = 32
     decay: float = 0.05

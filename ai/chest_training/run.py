@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,11 +56,13 @@ class Place:
 class Trained:
     """One network of each fold that was trained, and what each said of the images of its own fold.
 
-    ``logits`` (n, KEYS) are NaN for images of folds that were not trained.
+    ``logits`` (n, KEYS) are NaN for images of folds that were not trained; ``seconds`` is what training took, the folds
+    one after another.
     """
 
     networks: dict[int, ResNet]
     logits: NDArray[np.float32]
+    seconds: float
 
 
 def preparation(side: int) -> Prepare:
@@ -83,8 +86,10 @@ def load_cases(data: Path, recipe: Recipe) -> Cases:
 def crossvalidate(data: Path, cases: Cases, recipe: Recipe, folds: Sequence[int], *, place: Place, say: Say) -> Trained:
     """Train one network for each of ``folds`` on the other folds.
 
-    What is trained is kept in ``place.work`` and read from there when it is there already.
+    What is trained is kept in a folder of ``place.work`` for this recipe and these images, and read from there when it
+    is there already.
     """
+    place = replace(place, work=place.work / _digest(cases, recipe))
     place.work.mkdir(parents=True, exist_ok=True)
     job = partial(_fold, data=data, recipe=recipe, place=place)
     started = time.monotonic()
@@ -98,28 +103,29 @@ def crossvalidate(data: Path, cases: Cases, recipe: Recipe, folds: Sequence[int]
             list(pool.map(job, folds))
     say(f"trained the folds {', '.join(map(str, folds))} in {time.monotonic() - started:.0f} s")
     networks: dict[int, ResNet] = {}
+    seconds = 0.0
     logits = np.full((len(cases.files), len(KEYS)), np.nan, dtype=np.float32)
     for number in folds:
         network = resnet(recipe.planes, OUTPUTS)
-        network.load_state_dict(_load(place, number)["network"])
+        kept = torch.load(_kept(place, number), map_location="cpu", weights_only=True)
+        network.load_state_dict(kept["network"])
+        seconds += float(kept["seconds"])
         networks[number] = network.eval()
         rows = np.flatnonzero(cases.folds == number)
         logits[rows] = predict(network, cases.pixels[rows], recipe.stages[-1].side)
-    return Trained(networks, logits)
+    return Trained(networks, logits, seconds)
 
 
 def _kept(place: Place, number: int) -> Path:
     return place.work / f"fold-{number}-seed-{place.seed}.pt"
 
 
-def _load(place: Place, number: int) -> dict[str, Any]:
-    kept: dict[str, Any] = torch.load(_kept(place, number), map_location="cpu", weights_only=True)
-    return kept
-
-
-def _seconds(place: Place, folds: Sequence[int]) -> float:
-    """What training took, the folds one after another."""
-    return sum(float(_load(place, number)["seconds"]) for number in folds)
+def _digest(cases: Cases, recipe: Recipe) -> str:
+    """Names what a training depends on beside its seed."""
+    whole = hashlib.sha256(repr((recipe, cases.files, cases.patients, cases.sources)).encode())
+    for table in (cases.pixels, cases.labels, cases.nih, cases.teacher, cases.extra):
+        whole.update(np.ascontiguousarray(table).tobytes())
+    return whole.hexdigest()[:16]
 
 
 def _fold(number: int, *, data: Path, recipe: Recipe, place: Place, cases: Cases | None = None) -> None:
@@ -246,7 +252,7 @@ def train(
     say(f"read {len(cases.files)} images of {len(set(cases.patients))} patients")
     trained = crossvalidate(data, cases, recipe, folds, place=place, say=say)
     points, measured = figures(cases, trained, recipe, say)
-    training = describe_training(cases, place, folds)
+    training = describe_training(cases, place, trained)
     write_bundle(
         bundle,
         networks=[trained.networks[n] for n in folds],
@@ -283,7 +289,7 @@ def figures(cases: Cases, trained: Trained, recipe: Recipe, say: Say) -> tuple[l
     return points, measured
 
 
-def describe_training(cases: Cases, place: Place, folds: Sequence[int]) -> dict[str, Any]:
+def describe_training(cases: Cases, place: Place, trained: Trained) -> dict[str, Any]:
     """What the card says of the data and of the run."""
     names, people = np.array(cases.sources), np.array(cases.patients)
     sources = [
@@ -301,8 +307,8 @@ def describe_training(cases: Cases, place: Place, folds: Sequence[int]) -> dict[
         "patients": len(set(cases.patients)),
         "under_18": int((cases.extra[:, 2] < 0.18).sum()),
         "taught": int(np.isfinite(cases.teacher[:, 0]).sum()),
-        "folds": list(folds),
-        "seconds": round(_seconds(place, folds)),
+        "folds": sorted(trained.networks),
+        "seconds": round(trained.seconds),
         "where": place.where,
         "sources": sources,
     }
