@@ -159,23 +159,34 @@ def _described(model: str, config: Path) -> BundleInfo:
         info = describe(path)
     except BundleError as error:
         raise NodeError(str(error)) from None
+    if path == Path(model):
+        _tell_code(path)
     if info.spec.input.kind != "image":
         raise NodeError(f"{info.identity.name}: reads volumes; only a model of single images can be evaluated so")
     return info
 
 
+def _tell_code(folder: Path) -> None:
+    from ai.bundle_code import code_in
+
+    told = "; ".join(code_in(folder)[:_NAMED]) or "MONAI's own parts only"
+    print(f"{folder}: is no installed model, so nothing compares its files; it runs: {told}", file=sys.stderr)
+
+
 def _named(name: str, config: Path) -> Path:
-    from ai.bundle import shipped
+    from ai.pins import shipped_pins
     from dicom_node.config import load
     from dicom_node.errors import ModelError
     from dicom_node.models import Models
 
     if not config.exists() and config == DEFAULT_CONFIG:  # no node here: what ships is there all the same
-        if name in shipped():
-            return shipped()[name]
+        shipped = shipped_pins()
+        if name in shipped:
+            shipped[name].check()
+            return shipped[name].path
         if Path(name).is_dir():
             return Path(name)
-        there = ", ".join(shipped()) or "none"
+        there = ", ".join(shipped) or "none"
         raise NodeError(f"there is no model {name!r}; there ship: {there}; for installed ones say --config FILE")
     try:
         pinned = Models(load(config).node.data_dir).current(name).pinned()

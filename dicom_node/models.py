@@ -30,6 +30,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ai import bundle
+from ai.manifest import NAME
 from ai.pins import Pinned, shipped_pins
 from dicom_node.config import Settings
 from dicom_node.errors import ConfigError, ModelError
@@ -41,7 +42,7 @@ _HISTORY = "history.json"
 _RUNNING = "running.json"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-_Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+_Name = Annotated[str, Field(pattern=NAME)]
 
 
 class Record(BaseModel):

@@ -219,6 +219,11 @@ def test_weights_become_a_bundle_to_look_at(config: Path, weights: Path) -> None
         (["densenet121", "W", "--classes", "a", "--normalise", "zscore", "--add"], "chexnet, torchxrayvision or none"),
         (["densenet121", "W", "--classes", "a", "--normalise", "none", "--thresholds", "x", "--add"], "numbers"),
         (["densenet121", "W", "--classes", "a,b", "--normalise", "none", "--add"], "14 outputs, but 2 classes"),
+        (["densenet121", "W", "--classes", "nih14", "--normalise", "chexnet", "--name", "../x", "--add"], "'../x'"),
+        (
+            ["densenet121", "W", "--classes", "nih14", "--normalise", "chexnet", "--out", "/dev/null/x"],
+            "cannot be written",
+        ),
         (["densenet121", "W", "--classes", "nih14", "--normalise", "none", "--codes", "W", "--add"], "JSON object"),
     ],
 )
