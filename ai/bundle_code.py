@@ -24,6 +24,8 @@ _PLAIN = re.compile(
     r"|[A-Z][A-Za-z0-9_]*"  # a bare class name is looked up among MONAI's own
 )
 
+_SEPARATORS = re.compile(r"[.#:]")  # MONAI's for "an entry in an entry", which ``override`` may use, and ours
+
 
 def code_in(bundle: Path) -> list[str]:
     """One line for each piece of code that loading the bundle runs or may run: where it stands, and what it is.
@@ -75,7 +77,7 @@ def _code(value: Any, place: str, seen: set[int]) -> Iterator[str]:
         for number, inner in enumerate(value):
             yield from _code(inner, f"{place}[{number}]", seen)
     elif isinstance(value, str):
-        target = place.rpartition(".")[2] == "_target_"
+        target = _SEPARATORS.split(place)[-1] == "_target_"
         if value.lstrip().startswith("$"):
             yield f"{place}: runs {value}"
         elif value.lstrip().startswith("%") and "::" in value:

@@ -834,6 +834,12 @@ def test_code_cannot_hide_behind_the_name_of_a_library(source: Path, target: str
     assert code_in(source) == [f"configs/inference.json: part._target_: calls {target}"] * listed
 
 
+@pytest.mark.parametrize("key", ["preprocessing#transforms#0#_target_", "network_def::_target_"])
+def test_code_cannot_hide_in_what_reading_json_overrides(source: Path, key: str) -> None:
+    change(source / "configs/reading.json", override={key: "os.system"})
+    assert f"configs/reading.json: override.{key}: calls os.system" in code_in(source)
+
+
 # Ten lists, each nine times the one before: 3 thousand million entries.
 _BOMB = "a: &a [$evil]\n" + "".join(f"{b}: &{b} [{', '.join(['*' + a] * 9)}]\n" for a, b in pairwise("abcdefghijk"))
 
