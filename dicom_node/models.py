@@ -95,7 +95,8 @@ class Entry:
             return shipped_pins()[self.name]
         remedy = f"add it again from its source, or go back with dicom-node models rollback {self.name}"
         files = self.record.files if self.record else {}
-        return Pinned(self.path, files, remedy, f"{self.fault}; {remedy}" if self.fault else "")
+        fault = self.fault if self.digest == "unknown" else f"{self.fault}; {remedy}"  # a damaged history has its own
+        return Pinned(self.path, files, remedy, fault if self.fault else "")
 
 
 class Models:
@@ -212,7 +213,7 @@ class Models:
         except OSError as error:
             raise ModelError(_unreadable(error, file)) from error
         except ValidationError as error:
-            raise ModelError(f"{file}: is damaged, so that no version is known to be current") from error
+            raise ModelError(f"{file}: is damaged; add the version that is to read again") from error
 
     # --- changing -----------------------------------------------------------------------------------------------
 

@@ -525,6 +525,8 @@ def test_another_user_than_the_nodes_changes_nothing(
 def test_a_damaged_history_lets_no_version_read_until_one_is_added_again(store: Models, three: dict[str, Path]) -> None:
     (store.root / "local_cxr/history.json").write_text("{")
     assert versions(store)[0] == ("unknown", "current")
+    with pytest.raises(ModelError, match="add the version that is to read again"):
+        store.rollback("local_cxr")
     with pytest.raises(bundle.BundleError, match=r"history\.json: is damaged"):
         store.current("local_cxr").pinned().check()
     install(store, three["2"])

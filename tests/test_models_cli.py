@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from typer.testing import CliRunner
 
 from ai._chest_codes import NIH14
 from ai.manifest import load_reading_spec
-from dicom_node import model_adding
+from dicom_node import cli, cli_add, model_adding
 from dicom_node.cli import app
 from dicom_node.cli_models import app as models_app
 from dicom_node.models import Models, find
@@ -190,6 +191,33 @@ def test_the_model_of_a_running_node_is_not_removed(config: Path, source: Path, 
     spool.close()
     assert (code, "the running node reads with" in told) == (1, True)
     assert models(config, "remove", "local_cxr", "--digest", current.digest[:12])[0] == 0
+
+
+def test_a_folder_of_another_user_is_told_in_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused() -> None:
+        raise PermissionError(13, "Permission denied", "/var/lib/node/index.sqlite")
+
+    monkeypatch.setattr(cli, "app", refused)
+    with pytest.raises(SystemExit, match="1"):
+        cli.main()
+    told = capsys.readouterr().err
+    assert told.startswith("dicom-node: /var/lib/node/index.sqlite: Permission denied; this runs as ")
+    assert told.endswith(": run this as the user that the node runs as\n")
+
+
+def test_sigterm_and_a_lost_connection_end_an_installation_as_ctrl_c_does() -> None:
+    for each in (signal.SIGTERM, signal.SIGHUP):
+        with pytest.raises(KeyboardInterrupt), cli_add._ends_cleanly():
+            signal.raise_signal(each)
+        assert signal.getsignal(each) is signal.SIG_DFL
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with cli_add._ends_cleanly():
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 # --- import -------------------------------------------------------------------------------------------------------
