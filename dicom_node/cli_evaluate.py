@@ -32,7 +32,7 @@ class _Step(Protocol):
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="The name of a model, or the folder of a bundle.")],
+    model: Annotated[str, typer.Argument(help="The name of a model, or the folder of a bundle; its code is run.")],
     *,
     images: Annotated[Path, typer.Option(help="The folder of the images: PNG, JPEG or DICOM files.")],
     labels: Annotated[
@@ -69,7 +69,7 @@ def evaluate(
     log.silence_libraries()
     mapping, wanted = dict(_pairs("--map", map_)), _pairs("--where", where)
     if report is not None:
-        _writable(report)
+        _writable(report, images)
     info = _described(model, config)
     outputs = [Output(output.key, output.name) for output in info.spec.outputs]
     try:
@@ -140,10 +140,14 @@ def _pairs(option: str, texts: Sequence[str] | None) -> list[tuple[str, str]]:
     return found
 
 
-def _writable(folder: Path) -> None:
-    """Find out now, and not after an hour of reading."""
+def _writable(folder: Path, images: Path) -> None:
+    """Find out now, and not after an hour of reading; a new folder is this user's alone: it will hold images."""
+    if folder.resolve() == images.resolve():
+        raise NodeError(
+            f"--report {folder}: is the folder of the images, which a report could write over; name another"
+        )
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise NodeError(f"--report {folder}: cannot be made: {error.strerror}") from error
     if not os.access(folder, os.W_OK):

@@ -233,10 +233,11 @@ def test_a_part_of_the_images_within_a_source(phantoms: Path, tmp_path: Path) ->
         (["--within", "patient_id"], "its values would tell persons apart"),
         (["--where", "site=none"], "of 10 rows none can be evaluated"),
         (["--report", "{file}"], "cannot be made"),
+        (["--report", "{folder}"], "is the folder of the images, which a report could write over"),
     ],
 )
 def test_what_cannot_be_done_is_told(phantoms: Path, args: list[str], told: str) -> None:
-    args = [arg.format(file=phantoms / "labels.csv") for arg in args]
+    args = [arg.format(file=phantoms / "labels.csv", folder=phantoms / "images/../images") for arg in args]
     done = evaluate("phantom_cxr", "--images", phantoms / "images", "--labels", phantoms / "labels.csv", *args)
     assert done.exit_code == 1
     assert isinstance(done.exception, NodeError)
