@@ -51,6 +51,11 @@ class Forward:
         self._device = device
         self._hooks = activation_maps(info, parts.network)
 
+    @property
+    def network(self) -> Any:
+        """What stands between preprocessing and postprocessing."""
+        return self._parts.network
+
     def to(self, device: Any) -> None:
         """Move to another device."""
         self._parts.to(device, self._device)

@@ -127,6 +127,11 @@ class BundleModel:
         """Name, version and digest of what is loaded."""
         return self.info.identity
 
+    @property
+    def network(self) -> Any:
+        """The network itself (a torch module), for those who time it."""
+        return self._forward.network
+
     def to(self, device: str) -> None:
         """Move the weights to a device of torch.
 

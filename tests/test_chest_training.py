@@ -1,0 +1,311 @@
+"""The training of ``chest_xray``: folds by patient, sources kept apart, honest figures, and one command for all."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser
+from monai.data import MetaTensor
+from PIL import Image
+
+from ai.bundle import describe, shipped
+from ai.chest_network import ChestNetwork, feature_map, resnet
+from ai.chest_training.__main__ import main
+from ai.chest_training.augment import augment
+from ai.chest_training.data import COLUMNS, FOLDS, KEYS, NIH, Cases, balanced_weights, fold, read_cases, source_odds
+from ai.chest_training.fit import OUTPUTS, Recipe, Stage, platt
+from ai.chest_training.measure import (
+    OperatingPoint,
+    auc_figures,
+    calibration_error,
+    choose_threshold,
+    measure,
+    probabilities,
+)
+from ai.chest_training.run import Place, region_centre, train
+from ai.chest_training.write import assemble, undetermined
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Networks this small lose more by the talk between threads than they gain."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+FIELDS = ["file", "patient_id", "dataset", "source_repo", "view", "sex", "age", "stored_px", "boxes"]
+FIELDS += [*NIH, "tuberculosis", "no_finding", "nodule_or_mass", "pneumonia_or_consolidation"]
+
+
+def write_data(folder: Path, count: int = 40) -> list[dict[str, str]]:
+    """Made-up images of two hospitals: a bright spot is a nodule in one, tuberculosis in the other."""
+    rng = np.random.default_rng(7)
+    rows = []
+    for number in range(count):
+        tb, sick = number % 2 == 1, number % 4 >= 2
+        grey = rng.normal(90.0, 12.0, (64, 64))
+        if sick:
+            grey[20:30, 36:46] += 90.0
+        name = f"{number}.png"
+        Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8)).save(folder / name)
+        row = dict.fromkeys(FIELDS, "")
+        row |= {"file": name, "patient_id": f"P{number}", "view": "PA", "sex": "MF"[number % 2], "age": "50"}
+        row |= {
+            "dataset": "TB" if tb else "NIH",
+            "source_repo": "a/b",
+            "stored_px": "96x96",
+            "no_finding": "01"[not sick],
+        }
+        if tb:
+            row["tuberculosis"] = "01"[sick]
+        else:
+            row |= dict.fromkeys(NIH, "0") | {"Nodule": "01"[sick], "nodule_or_mass": "01"[sick]}
+            row |= {"pneumonia_or_consolidation": "0", "boxes": "Nodule:54,30,15,15" if sick else ""}
+        rows.append(row)
+    write_table(folder, rows)
+    return rows
+
+
+def write_table(folder: Path, rows: list[dict[str, str]]) -> None:
+    with (folder / "labels.csv").open("w", newline="", encoding="utf-8") as opened:
+        table = csv.DictWriter(opened, FIELDS)
+        table.writeheader()
+        table.writerows(rows)
+
+
+def some_cases(sources: list[str], labels: np.ndarray, patients: list[str] | None = None) -> Cases:
+    count = len(sources)
+    return Cases(
+        files=tuple(f"{i}.png" for i in range(count)),
+        patients=tuple(patients or (f"P{i}" for i in range(count))),
+        sources=tuple(sources),
+        pixels=np.zeros((count, 8, 8), dtype=np.uint8),
+        labels=labels.astype(np.float32),
+        nih=np.zeros((count, len(NIH)), dtype=np.float32),
+        teacher=np.full((count, len(NIH)), np.nan, dtype=np.float32),
+        extra=np.full((count, 3), np.nan, dtype=np.float32),
+        stored=np.full(count, 320),
+        boxes=((),) * count,
+    )
+
+
+def test_one_command_trains_measures_and_writes_a_bundle(tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "bundle"
+    data.mkdir()
+    write_data(data)
+    small = Recipe(planes=(8, 8, 16, 16), stages=(Stage(32, 1, 1e-3), Stage(64, 1, 1e-3, 0.5)), batch=8)
+    place = Place(seed=3, device="cpu", jobs=1, work=tmp_path / "work", where="a test")
+    train(data, out, small, place=place, say=lambda text: None)
+    reading = json.loads((out / "configs" / "reading.json").read_text(encoding="utf-8"))
+    assert [output["key"] for output in reading["outputs"]] == list(KEYS)
+    assert [output["channel"] for output in reading["outputs"]] == list(range(len(KEYS)))
+    # What no image shows cannot be measured, so the reader must not call it.
+    silent = {output["key"] for output in reading["outputs"] if output.get("undetermined")}
+    assert {"pneumothorax", "effusion", "cardiomegaly", "pneumonia", "consolidation"} <= silent
+    metadata = json.loads((out / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    assert metadata["training"]["images"] == 40
+    assert set(metadata["eval_metrics"]["classes"]) == {"nodule_or_mass", "tuberculosis", "abnormality"}
+    assert metadata["eval_metrics"]["classes"]["nodule_or_mass"]["positives"] == 10
+    card = (out / "docs" / "README.md").read_text(encoding="utf-8")
+    assert "must not be used for diagnosis" in card
+    assert "NIH Clinical Center" in card
+    network = ChestNetwork(metadata["training"]["recipe"]["planes"], len(KEYS), FOLDS)
+    network.load_state_dict(torch.load(out / "models" / "model.pt", weights_only=True))
+    with torch.inference_mode():
+        assert torch.isfinite(network.eval()(torch.rand(1, 1, 64, 64))).all()
+
+
+def test_no_patient_is_in_two_folds_and_no_fold_is_empty() -> None:
+    dealt = [fold(f"NIH{number:05d}") for number in range(500)]
+    assert set(dealt) == set(range(FOLDS))
+    assert min(dealt.count(number) for number in range(FOLDS)) > 60
+    assert dealt[0] == fold("NIH00000")
+
+
+def test_weights_leave_nothing_to_learn_from_the_source() -> None:
+    labels = np.array([[1.0]] * 4 + [[0.0]] * 40 + [[1.0]] * 30 + [[0.0]] * 10 + [[1.0]] * 5 + [[np.nan]] * 6)
+    sources = ["few"] * 44 + ["many"] * 40 + ["only positives"] * 5 + ["unknown"] * 6
+    weights = balanced_weights(labels.astype(np.float32), sources, np.ones(len(labels), dtype=bool))[:, 0]
+    names, truth = np.array(sources), labels[:, 0]
+    for source in ("few", "many"):
+        up, down = (weights[(names == source) & (truth == value)].sum() for value in (1.0, 0.0))
+        assert up == pytest.approx(down, rel=1e-5)
+        assert up > 0
+    assert weights[names == "only positives"].sum() == 0
+    assert weights[names == "unknown"].sum() == 0
+
+
+def test_odds_are_those_of_the_source() -> None:
+    labels = np.array([[1.0]] * 5 + [[0.0]] * 20 + [[1.0]] * 20 + [[0.0]] * 5, dtype=np.float32)
+    odds, _ = source_odds(labels, ["a"] * 25 + ["b"] * 25, np.ones(50, dtype=bool))
+    assert odds[0, 0] == pytest.approx(np.log(5 / 20))
+    assert odds[-1, 0] == pytest.approx(np.log(20 / 5))
+
+
+def test_pairs_across_sources_do_not_count() -> None:
+    # The score knows the source and nothing else: over all images it looks good, within a source it is worth nothing.
+    sources = ["a"] * 40 + ["b"] * 40
+    truth = np.array([1] * 30 + [0] * 10 + [1] * 10 + [0] * 30)
+    scores = np.array([0.9] * 40 + [0.1] * 40)
+    labels = np.full((80, len(KEYS)), np.nan)
+    labels[:, 0], labels[:, KEYS.index("abnormality")] = truth, truth
+    cases = some_cases(sources, labels)
+    figures = auc_figures(scores, truth == 1, truth == 0, cases)
+    assert figures is not None
+    assert figures["auc"] == 0.5
+    measured = measure(cases, np.repeat(scores[:, None], len(KEYS), axis=1), [0.5] * len(KEYS))
+    control = measured["nodule_or_mass"]["control"]
+    assert control["source_alone"] == 0.75
+    assert control["normals_of_it"] == 1.0
+
+
+def test_the_interval_draws_patients_and_not_images() -> None:
+    rng = np.random.default_rng(5)
+    truth = np.repeat([1, 0], 100)
+    person = np.repeat(rng.normal(0.0, 1.0, 20), 10)  # ten images a patient that say nearly the same
+    scores = truth * 1.0 + person + rng.normal(0.0, 0.01, 200)
+    labels = np.full((200, len(KEYS)), np.nan)
+    alone = some_cases(["a"] * 200, labels)
+    together = some_cases(["a"] * 200, labels, [f"P{i // 10}" for i in range(200)])
+    narrow, wide = (auc_figures(scores, truth == 1, truth == 0, cases) for cases in (alone, together))
+    assert narrow is not None
+    assert wide is not None
+    assert narrow["auc"] == wide["auc"]
+    brute = np.mean(scores[:100][:, None] > scores[100:])
+    assert wide["auc"] == pytest.approx(brute, abs=1e-4)
+    assert wide["high"] - wide["low"] > 1.5 * (narrow["high"] - narrow["low"])
+    assert wide["patients"] == 20
+
+
+def test_calibration_finds_the_slope_and_the_error_falls() -> None:
+    rng = np.random.default_rng(2)
+    logits = rng.normal(0.0, 2.0, 4000)
+    truth = (rng.random(4000) < 1.0 / (1.0 + np.exp(-(0.5 * logits - 1.0)))).astype(np.float32)
+    weights = np.ones(4000, dtype=np.float32)
+    slope, offset = platt(logits, truth, weights)
+    assert slope == pytest.approx(0.5, abs=0.06)
+    assert offset == pytest.approx(-1.0, abs=0.12)
+    before, after = (
+        calibration_error(1.0 / (1.0 + np.exp(-x)), truth, weights) for x in (logits, slope * logits + offset)
+    )
+    assert after < 0.03 < before
+
+
+def test_the_threshold_parts_what_can_be_parted() -> None:
+    scores, truth = np.array([0.1, 0.2, 0.3, 0.7, 0.8, 0.9]), np.array([0, 0, 0, 1, 1, 1])
+    assert 0.3 < choose_threshold(scores, truth, np.ones(6)) < 0.7
+    # An image of no weight has no say.
+    assert 0.3 < choose_threshold(np.append(scores, 0.05), np.append(truth, 1), np.array([1.0] * 6 + [0.0])) < 0.7
+
+
+def test_the_shipped_network_is_the_calibrated_mean_and_its_map_adds_up_to_the_score() -> None:
+    torch.manual_seed(4)
+    planes = (8, 8, 16, 16)
+    networks = [resnet(planes, OUTPUTS).eval() for _ in range(2)]
+    points = [OperatingPoint(0.5 + 0.1 * k, 0.2 * k - 0.5, 0.5, 0.3 * (k % 2)) for k in range(len(KEYS))]
+    whole = assemble(networks, points, planes)
+    image = torch.rand(2, 1, 64, 96)
+    with torch.inference_mode():
+        told = whole(image)
+        both = [(n(x * 2.0 - 1.0))[:, : len(KEYS)] for n in networks for x in (image, image.flip(-1))]
+        mean = torch.stack(both).mean(dim=0)
+        meant = torch.from_numpy(probabilities(mean.double().numpy(), points)).float()
+        torch.testing.assert_close(torch.sigmoid(told), meant, rtol=1e-4, atol=1e-4)
+        maps = torch.einsum("kc,nchw->nkhw", whole.classifier.weight, whole.features(image))
+        torch.testing.assert_close(maps.mean(dim=(2, 3)) + whole.classifier.bias, told, rtol=1e-4, atol=1e-4)
+        assert feature_map(networks[0], image).shape == (2, 16, 2, 3)
+
+
+def test_the_shipped_bundle_reads_an_image_and_says_what_it_was_measured_to_know() -> None:
+    info = describe(shipped()["chest_xray"])
+    parser = ConfigParser()
+    parser.read_config(str(info.path / "configs" / "inference.json"))
+    network = parser.get_parsed_content("network_def")
+    network.load_state_dict(torch.load(info.path / "models" / "model.pt", weights_only=True))
+    assert (info.path / "models" / "model.pt").stat().st_size < 25e6
+    grey = np.random.default_rng(3).random((1, 350, 300), dtype=np.float32)
+    with torch.inference_mode():
+        image = parser.get_parsed_content("preprocessing")({"image": MetaTensor(torch.from_numpy(grey))})["image"]
+        assert tuple(image.shape[1:]) == info.input_shape
+        logits = network.eval()(image.as_tensor()[None])[0]
+        scores = parser.get_parsed_content("postprocessing")({"pred": logits})["pred"]
+    assert scores.shape == (len(KEYS),)
+    assert 0.0 < float(scores.min()) < float(scores.max()) < 1.0
+    assert info.spec.cam is not None
+    assert {info.spec.cam.layer, info.spec.cam.classifier} <= {name for name, _ in network.named_modules()}
+    measured = json.loads((info.path / "configs" / "metadata.json").read_text(encoding="utf-8"))["eval_metrics"]
+    card = (info.path / "docs" / "README.md").read_text(encoding="utf-8")
+    assert tuple(output.key for output in info.spec.outputs) == KEYS
+    for output in info.spec.outputs:
+        one = measured["classes"].get(output.key)
+        assert bool(output.undetermined) == (one is None or one["low"] <= 0.60)
+        if one:
+            assert f"| {one['auc']:.2f} [{one['low']:.2f}, {one['high']:.2f}] |" in card
+
+
+def test_the_region_of_a_map_lies_where_the_map_is_highest() -> None:
+    cam = np.zeros((8, 8), dtype=np.float32)
+    cam[1:3, 5:7], cam[6, 1] = 1.0, 0.9  # the smaller peak is another region
+    x, y = region_centre(cam)
+    assert (x, y) == (pytest.approx(6 / 8, abs=0.02), pytest.approx(2 / 8, abs=0.02))
+
+
+def test_a_class_is_undetermined_when_its_interval_reaches_down_to_sixty() -> None:
+    one = {"auc": 0.72, "low": 0.60, "high": 0.85, "positives": 19}
+    assert "0.60 to 0.85" in undetermined("pneumothorax", {"pneumothorax": one})
+    assert undetermined("pneumothorax", {"pneumothorax": {**one, "low": 0.61}}) == ""
+    assert "too few" in undetermined("pneumothorax", {})
+
+
+def test_changed_images_stay_images_and_the_same_seed_changes_them_alike() -> None:
+    images = torch.rand(8, 1, 96, 96, generator=torch.Generator().manual_seed(1))
+    one, same, other = (augment(images, torch.Generator().manual_seed(seed)) for seed in (5, 5, 6))
+    assert one.shape == images.shape
+    assert float(one.min()) >= 0.0
+    assert float(one.max()) <= 1.0
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"Nodule": "maybe"}, "line 2: Nodule is 'maybe'; 0, 1 or nothing was expected"),
+        ({"file": "../secret.png"}, "line 2: file '../secret.png' lies outside"),
+        ({"file": "gone.png"}, "line 2: 'gone.png' is no image that can be read"),
+        ({"boxes": "Nodule:1,2"}, "line 2: boxes holds 'Nodule:1,2'; label:x,y,w,h was expected"),
+        ({"age": "old"}, "line 2: age is 'old'; a number was expected"),
+    ],
+)
+def test_a_wrong_cell_is_named(tmp_path: Path, change: dict[str, str], said: str) -> None:
+    rows = write_data(tmp_path, 4)
+    write_table(tmp_path, [rows[0] | change, *rows[1:]])
+    with pytest.raises(ValueError, match=r"labels\.csv") as raised:
+        read_cases(tmp_path, lambda grey: grey)
+    assert said in str(raised.value)
+
+
+def test_a_missing_column_is_named_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "labels.csv").write_text("file,patient_id\nx.png,P1\n", encoding="utf-8")
+    assert main(["crossvalidate", "--data", str(tmp_path), "--work", str(tmp_path / "work")]) == 2
+    assert "lacks the columns" in capsys.readouterr().err
+
+
+def test_an_unknown_label_is_not_a_negative(tmp_path: Path) -> None:
+    write_data(tmp_path, 4)
+    cases = read_cases(tmp_path, lambda grey: grey)
+    tuberculosis, nodule = (cases.labels[:, KEYS.index(key)] for key in ("tuberculosis", "nodule_or_mass"))
+    assert np.isnan(tuberculosis).tolist() == [True, False, True, False]
+    assert np.isnan(nodule).tolist() == [False, True, False, True]
+    assert cases.labels[:, KEYS.index("abnormality")].tolist() == [0.0, 0.0, 1.0, 1.0]
+    assert len(COLUMNS) == len(KEYS)
+    assert replace(cases, patients=("P", "P", "Q", "Q")).folds[0] == fold("P")
