@@ -18,6 +18,7 @@ from test_published import Reference
 from typer.testing import CliRunner
 
 from ai._chest_codes import NIH14
+from ai.bundle import shipped
 from ai.manifest import load_reading_spec
 from dicom_node import cli, cli_add, model_adding
 from dicom_node.cli import app
@@ -127,8 +128,10 @@ def test_list_and_show(config: Path, source: Path, quick: None) -> None:
     assert models(config, "add", source, "--yes")[0] == 0
     code, text, _ = models(config, "list")
     assert code == 0
-    assert [line.split()[0] for line in text.splitlines()] == ["model", "local_cxr", "phantom_cxr"]
-    local, phantom = json.loads(models(config, "list", "--json")[1])
+    names = sorted([*shipped(), "local_cxr"])
+    assert [line.split()[0] for line in text.splitlines()] == ["model", *names]
+    every = {each["name"]: each for each in json.loads(models(config, "list", "--json")[1])}
+    local, phantom = every["local_cxr"], every["phantom_cxr"]
     assert (local["state"], local["shipped"], local["routes"], local["fault"]) == ("current", False, ["chest"], "")
     assert (phantom["name"], phantom["shipped"], phantom["routes"]) == ("phantom_cxr", True, [])
     shown = json.loads(models(config, "show", "local_cxr", "--json")[1])
@@ -141,7 +144,7 @@ def test_list_and_show(config: Path, source: Path, quick: None) -> None:
     for part in ("intended use  Demonstration", "Nodule (427359005, SCT", "threshold 0.966", "model card", "takes  "):
         assert part in text
     code, _, told = models(config, "show", "other")
-    assert (code, told) == (1, "there is no model 'other'; there are: local_cxr, phantom_cxr")
+    assert (code, told) == (1, f"there is no model 'other'; there are: {', '.join(names)}")
 
 
 def test_text_of_a_bundle_cannot_act_on_the_terminal(config: Path, source: Path, quick: None) -> None:
@@ -158,7 +161,8 @@ def test_verify_rollback_and_remove(config: Path, source: Path, quick: None) -> 
     for each in (source, newer):
         assert models(config, "add", each, "--yes")[0] == 0
     code, text, _ = models(config, "verify")
-    assert (code, text.count("ok    model"), text.count("5 files as they were checked")) == (0, 3, 3)
+    assert (code, text.count("ok    model"), text.count("files as they were checked")) == (0, *[2 + len(shipped())] * 2)
+    assert text.count("ok    model local_cxr") == 2
     current = Models(config.parent / "state").current("local_cxr")
     tampered(current.path / "configs/inference.json", b"{}")
     code, text, _ = models(config, "verify", "local_cxr")
