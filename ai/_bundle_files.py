@@ -20,6 +20,7 @@ _CONFIGS = (INFERENCE, "configs/inference.yaml", "configs/inference.yml")
 
 # What MONAI's bundle specification calls mandatory and we can check without its schema, which lies on the network.
 _METADATA_TEXTS = ("version", "monai_version", "pytorch_version", "numpy_version", "task", "description", "authors")
+_VERSION_LENGTH = 64  # it stands in every result, as a Long String (LO, PS3.5 section 6.2)
 
 
 class BundleError(ValueError):
@@ -131,6 +132,12 @@ def describe(path: Path) -> BundleInfo:
     for name in _METADATA_TEXTS:
         if not isinstance(metadata.get(name), str) or not metadata[name].strip():
             raise BundleError(f"{path / METADATA}: {name} is missing or empty; a text was expected")
+    version = metadata["version"]
+    if len(version) > _VERSION_LENGTH or not version.isprintable():
+        raise BundleError(
+            f"{path / METADATA}: version has {len(version)} characters or some that cannot be printed; "
+            f"a line of at most {_VERSION_LENGTH} was expected"
+        )
     data = _DataFormat.of(path / METADATA, metadata, spec)
     needed = max(output.channel for output in spec.outputs)
     if data.output_channels is not None and data.output_channels <= needed:
@@ -167,7 +174,7 @@ def read_config(file: Path) -> dict[str, Any]:
 
     try:
         content = yaml.safe_load(file.read_bytes())
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise BundleError(f"{file}: cannot be read as YAML: {short(error)}") from error
     if not isinstance(content, dict):
         raise BundleError(f"{file}: a mapping was expected")
@@ -189,7 +196,7 @@ def _weights(path: Path, config: Path, parts: dict[str, Any]) -> tuple[Path, boo
 def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{path}: cannot be read as JSON: {short(error)}") from error
     if not isinstance(content, dict):
         raise BundleError(f"{path}: a JSON object was expected")

@@ -1,26 +1,30 @@
 """What of a bundle is code: shown to the administrator who decides whether to install it.
 
 MONAI builds a network out of ``_target_`` names, runs ``$...`` expressions as Python and takes ``%file::key`` out of
-other files. Targets of MONAI's own parts and of ``torch.nn`` are the plain case and are left out here; everything else
-is listed. The list informs, it protects from nothing: whoever installs a bundle trusts its author.
+other files. Classes that stand in a module of MONAI's or of ``torch.nn`` are the plain case and are left out here;
+everything else is listed, also what such a module only imports (``monai.utils.misc.subprocess.Popen``) and a target
+that another entry names. The list informs, it protects from nothing: whoever installs a bundle trusts its author.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 _PROGRAMS: Final = (".py", ".pyd", ".so", ".dll", ".sh", ".ts")
 _PLAIN = re.compile(
-    r"monai\.(?!bundle\b)[A-Za-z0-9_.]+"  # MONAI's own, except what runs other bundles
-    r"|torch\.nn\.[A-Za-z0-9_.]+|torch\.device|torch\.tensor"
+    r"(?P<module>(?P<package>monai)\.(?!bundle\b)[a-z0-9_.]+|(?P<torch>torch)\.nn(\.[a-z0-9_.]+)?)\.[A-Z][A-Za-z0-9_]*"
+    r"|torch\.device|torch\.tensor"
     r"|[A-Z][A-Za-z0-9_]*"  # a bare class name is looked up among MONAI's own
-    r"|@[A-Za-z0-9_#:.]+"  # a reference to another part of the same file
 )
+
+_SEPARATORS = re.compile(r"[.#:]")  # MONAI's for "an entry in an entry", which ``override`` may use, and ours
 
 
 def code_in(bundle: Path) -> list[str]:
@@ -55,24 +59,53 @@ def _in_config(file: Path) -> Iterator[str]:
     except Exception as error:  # a YAML reader fails in its own ways
         yield f"cannot be read ({type(error).__name__}): it may run anything"
         return
-    yield from _code(content, "")
+    try:
+        yield from _code(content, "", set())
+    except RecursionError:
+        yield "is too deep to be looked into: it may run anything"
 
 
-def _code(value: Any, place: str) -> Iterator[str]:
+def _code(value: Any, place: str, seen: set[int]) -> Iterator[str]:
+    if isinstance(value, dict | list):
+        if id(value) in seen:  # YAML can name a part many times, or from within itself
+            return
+        seen.add(id(value))
     if isinstance(value, dict):
         for key, inner in value.items():
-            yield from _code(inner, f"{place}.{key}" if place else str(key))
+            yield from _code(inner, f"{place}.{key}" if place else str(key), seen)
     elif isinstance(value, list):
         for number, inner in enumerate(value):
-            yield from _code(inner, f"{place}[{number}]")
+            yield from _code(inner, f"{place}[{number}]", seen)
     elif isinstance(value, str):
-        target = place.rpartition(".")[2] == "_target_"
+        target = _SEPARATORS.split(place)[-1] == "_target_"
         if value.lstrip().startswith("$"):
             yield f"{place}: runs {value}"
         elif value.lstrip().startswith("%") and "::" in value:
             yield f"{place}: takes from a file {value}"
-        elif target and not _PLAIN.fullmatch(value):
+        elif target and not _is_plain(value):
             yield f"{place}: calls {value}"
+
+
+def _is_plain(target: str) -> bool:
+    """Whether a target is a class of a module that lies in the folder of MONAI or of torch.nn."""
+    found = _PLAIN.fullmatch(target)
+    if found is None:
+        return False
+    if found["module"] is None:
+        return True
+    package = found["package"] or found["torch"]
+    path = _folder(package)
+    inside = found["module"].split(".")[1:]
+    return path is not None and (
+        path.joinpath(*inside, "__init__.py").is_file() or path.joinpath(*inside).with_suffix(".py").is_file()
+    )
+
+
+@cache
+def _folder(package: str) -> Path | None:
+    """Where a package lies; found without importing it."""
+    spec = importlib.util.find_spec(package)
+    return None if spec is None or spec.origin is None else Path(spec.origin).parent
 
 
 def printable(text: str) -> str:

@@ -7,11 +7,14 @@ output channel means in coded terms, the operating thresholds, and what the mode
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from ai.contract import Code
+
+NAME: Final = r"^[a-z][a-z0-9_]{0,63}$"
+"""What a model may be called, in routes and as a folder."""
 
 Probability = Annotated[float, Field(gt=0.0, lt=1.0)]
 Text = Annotated[str, Field(min_length=1, max_length=1024)]
@@ -159,7 +162,7 @@ class ReadingSpec(_Strict):
     """
 
     format: Literal[1]
-    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+    name: Annotated[str, Field(pattern=NAME)]
     task: Literal["regions", "classification", "detection", "segmentation"]
     manufacturer: Annotated[str, Field(min_length=1, max_length=64)]
     intended_use: Text

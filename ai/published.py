@@ -139,6 +139,8 @@ def weights_of(content: Any) -> Weights:
     Raises:
         BundleError: they are those of another network.
     """
+    import torch  # noqa: PLC0415  (see read_densenet121)
+
     found = _state_dict(content)
     first = [key for key in found if f".{key}".endswith(f".{_FIRST}")]
     if len(first) != 1:
@@ -147,6 +149,8 @@ def weights_of(content: Any) -> Weights:
     state: dict[str, Any] = {}
     op_threshs: tuple[float, ...] | None = None
     for key, tensor in found.items():
+        if tensor.layout != torch.strided or tensor.is_quantized:
+            raise BundleError(f"{key} is sparse or quantized; a plain tensor was expected")
         inside = key.removeprefix(before) if key.startswith(before) else key.rpartition("module.")[2]
         if inside == "op_threshs":
             op_threshs = tuple(float(value) for value in tensor.flatten())

@@ -297,3 +297,10 @@ def main() -> None:
     except NodeError as error:
         print(f"dicom-node: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+    except PermissionError as error:  # most often another user than the node's looks into its folder
+        from dicom_node.models import whoever
+
+        fix = "run this as the user that the node runs as" if error.filename else "more rights are needed"
+        what = f"{error.filename or 'the system'}: {error.strerror}; this runs as {whoever()}: {fix}"
+        print(f"dicom-node: {what}", file=sys.stderr)
+        raise SystemExit(1) from None

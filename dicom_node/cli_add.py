@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,9 +65,22 @@ def install(config: Path, source: str, *, yes: bool, **wishes: Any) -> None:
             raise ModelError("nobody can be asked here: if what it runs (above) is trusted, say --yes")
         return typer.confirm("Install it?", default=False)
 
-    with _progress() as progress:
+    with _ends_cleanly(), _progress() as progress:
         added = add_to(store, source, confirm=confirm, progress=progress, **wishes)
     _tell_added(settings, added)
+
+
+@contextmanager
+def _ends_cleanly() -> Iterator[None]:
+    """End on SIGTERM and on a lost connection as on Ctrl-C, so that nothing half installed is left behind."""
+    ends = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is signal.SIG_DFL]  # not nohup's
+    for each in ends:
+        signal.signal(each, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for each in ends:
+            signal.signal(each, signal.SIG_DFL)
 
 
 def _asks() -> bool:
@@ -109,7 +123,9 @@ def _tell_added(settings: Settings, added: Added) -> None:
             print(RESTART)
         return
     print(f"{what}: installed in {entry.path.parent}")
-    if added.was is not None:
+    if added.was is not None and added.was.digest == entry.digest:
+        print("its files were not as they had been checked, and are so again")
+    elif added.was is not None:
         back = "remove" if added.was.shipped else "rollback"
         print(f"it takes the place of {added.was.version}, {added.was.digest[:12]}")
         print(f"to go back: dicom-node models {back} {entry.name}")

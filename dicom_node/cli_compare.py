@@ -35,7 +35,7 @@ def compare(
     from dicom_node.config import load
     from dicom_node.db import open_index
 
-    start = since.astimezone().timestamp() if since is not None else 0.0
+    start = since.astimezone().timestamp() if since is not None and since.year > 1970 else 0.0
     index = open_index(load(config).node.data_dir)
     try:
         found = compared(index, a, b, since=start, limit=limit)

@@ -32,7 +32,7 @@ class _Step(Protocol):
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="The name of a model, or the folder of a bundle.")],
+    model: Annotated[str, typer.Argument(help="The name of a model, or the folder of a bundle; its code is run.")],
     *,
     images: Annotated[Path, typer.Option(help="The folder of the images: PNG, JPEG or DICOM files.")],
     labels: Annotated[
@@ -69,7 +69,7 @@ def evaluate(
     log.silence_libraries()
     mapping, wanted = dict(_pairs("--map", map_)), _pairs("--where", where)
     if report is not None:
-        _writable(report)
+        _writable(report, images)
     info = _described(model, config)
     outputs = [Output(output.key, output.name) for output in info.spec.outputs]
     try:
@@ -140,10 +140,14 @@ def _pairs(option: str, texts: Sequence[str] | None) -> list[tuple[str, str]]:
     return found
 
 
-def _writable(folder: Path) -> None:
-    """Find out now, and not after an hour of reading."""
+def _writable(folder: Path, images: Path) -> None:
+    """Find out now, and not after an hour of reading; a new folder is this user's alone: it will hold images."""
+    if folder.resolve() == images.resolve():
+        raise NodeError(
+            f"--report {folder}: is the folder of the images, which a report could write over; name another"
+        )
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise NodeError(f"--report {folder}: cannot be made: {error.strerror}") from error
     if not os.access(folder, os.W_OK):
@@ -159,23 +163,34 @@ def _described(model: str, config: Path) -> BundleInfo:
         info = describe(path)
     except BundleError as error:
         raise NodeError(str(error)) from None
+    if path == Path(model):
+        _tell_code(path)
     if info.spec.input.kind != "image":
         raise NodeError(f"{info.identity.name}: reads volumes; only a model of single images can be evaluated so")
     return info
 
 
+def _tell_code(folder: Path) -> None:
+    from ai.bundle_code import code_in
+
+    told = "; ".join(code_in(folder)[:_NAMED]) or "MONAI's own parts only"
+    print(f"{folder}: is no installed model, so nothing compares its files; it runs: {told}", file=sys.stderr)
+
+
 def _named(name: str, config: Path) -> Path:
-    from ai.bundle import shipped
+    from ai.pins import shipped_pins
     from dicom_node.config import load
     from dicom_node.errors import ModelError
     from dicom_node.models import Models
 
     if not config.exists() and config == DEFAULT_CONFIG:  # no node here: what ships is there all the same
-        if name in shipped():
-            return shipped()[name]
+        shipped = shipped_pins()
+        if name in shipped:
+            shipped[name].check()
+            return shipped[name].path
         if Path(name).is_dir():
             return Path(name)
-        there = ", ".join(shipped()) or "none"
+        there = ", ".join(shipped) or "none"
         raise NodeError(f"there is no model {name!r}; there ship: {there}; for installed ones say --config FILE")
     try:
         pinned = Models(load(config).node.data_dir).current(name).pinned()

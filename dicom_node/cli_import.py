@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -52,6 +53,7 @@ def import_weights(
     from ai import published
     from ai._chest_codes import NIH14, XRV18, key_of
     from ai.bundle import BundleError
+    from ai.manifest import NAME
 
     if network != "densenet121":
         raise ModelError(
@@ -62,8 +64,11 @@ def import_weights(
     if normalise not in ("chexnet", "torchxrayvision", "none"):
         raise ModelError(f"--normalise {normalise!r}: chexnet, torchxrayvision or none was expected")
     names = {"nih14": NIH14, "xrv18": XRV18}.get(classes.lower(), tuple(each.strip() for each in classes.split(",")))
+    model = name or key_of(file.stem)
+    if not re.fullmatch(NAME, model):
+        raise ModelError(f"--name {model!r}: small letters, digits and _ were expected, a letter first, 64 at most")
     said = published.Said(
-        name or key_of(file.stem),
+        model,
         names,
         cast("published.Normalise", normalise),
         channels,
@@ -81,6 +86,8 @@ def import_weights(
             install(config, str(made), yes=yes, origin=f"imported from {file.absolute()}")
     except BundleError as error:
         raise ModelError(str(error)) from error
+    except OSError as error:
+        raise ModelError(f"{error.filename or out}: cannot be written: {error.strerror}") from error
 
 
 def _thresholds(text: str, classes: int) -> list[float] | None:

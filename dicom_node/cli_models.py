@@ -97,7 +97,7 @@ def verify(
             print(f"ok    {what}: {len(pinned.files or {})} files as they were checked")
         bad += bool(faults)
     if bad:
-        print("a model that differs is not loaded: roll back, or remove it and add it anew", file=sys.stderr)
+        print("a model that differs is not loaded: add it again from its source, or roll back", file=sys.stderr)
         raise typer.Exit(1)
 
 

@@ -19,6 +19,7 @@ from dicom_node.errors import NodeError
 
 _STEPS_OF_RESULTS = frozenset({"encode", "write"})  # a reading in shadow leads to no objects: these are no model's time
 _REASONS = 5
+_UNREAD = {"queued": "waiting", "running": "being read", "failed": "failed"}
 Box = tuple[str, int, float, float, float, float]  # image, frame, left, top, right, bottom in pixel edges
 
 
@@ -99,12 +100,16 @@ class _Side:
         for row in index.readings_by(self.model, since):
             if row["digest"].startswith(self._digest) and not row["reading"].get("failure"):
                 self._add(row)
+        self._jobs = index.reading_jobs(self.model, since)
         if not self.readings:
             there = ", ".join(index.reading_models()) or "none"
+            counts = {state: sum(job["jobs"] for job in self._jobs if job["state"] == state) for state in _UNREAD}
+            more = "".join(f"; {_UNREAD[state]}: {count}" for state, count in counts.items() if count)
+            why = next((f" ({job['reason']})" for job in self._jobs if job["state"] == "failed"), "")
             raise NodeError(
-                f"there is no reading by {asked}{' since then' if since else ''}; models that have read: {there}"
+                f"there is no reading by {asked}{' since then' if since else ''}; models that have read: {there}{more}"
+                + why
             )
-        self._jobs = index.reading_jobs(self.model, since)
 
     def _add(self, row: Mapping[str, Any]) -> None:
         one = _read(row)

@@ -17,7 +17,7 @@ from typing import Final
 from ai import bundle
 from ai._bundle_files import METADATA, READING, file_digests
 from ai._metadata import metadata_faults
-from ai.bundle_code import code_in
+from ai.bundle_code import code_in, printable
 from ai.contract import ReadingError
 from ai.engine import WarmProcess, WarmProcessError
 from ai.pins import Pinned
@@ -160,8 +160,7 @@ def _add(
     same = next((each for each in known if each.digest == digest), None)
     if same is not None and same.shipped:
         raise ModelError(f"model {name}, {digest[:12]} is the one that ships with the node: there is nothing to add")
-    if same is not None:
-        same.pinned().check()
+    if same is not None and _is_sound(same):
         if same.state != "current":
             store.make_current(name, digest)
         return Added(store.current(name), False, was)
@@ -188,7 +187,7 @@ def _add(
         kind=brought.kind,
         place=brought.place,
         archive_sha256=brought.sha256,
-        reading=str(reading.absolute()) if reading else "",
+        reading=printable(str(reading.absolute())) if reading else "",
         left_out=brought.left_out,
         added=datetime.fromtimestamp(now(), UTC).isoformat(timespec="seconds"),
         user=whoever(),
@@ -197,6 +196,15 @@ def _add(
     )
     store.adopt(part, record)
     return Added(store.current(name), True, was)
+
+
+def _is_sound(entry: Entry) -> bool:
+    """Whether an installed version is as it was checked; one that is not is installed anew."""
+    try:
+        entry.pinned().check()
+    except bundle.BundleError:
+        return False
+    return True
 
 
 def _take_reading(reading: Path, to: Path) -> None:

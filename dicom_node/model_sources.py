@@ -77,12 +77,14 @@ def bring(source: str, into: Path, *, sha256: str, limits: Limits, progress: Pro
         place = _download(source, archive, limits.archive, progress)
         kind = "url"
     else:
-        archive, place = Path(source), str(Path(source).absolute())
+        archive, place = Path(source), printable(str(Path(source).absolute()))
         kind = "zip"
         if archive.is_dir():
             if sha256:
                 raise ModelError("--sha256 pins a zip file; a directory has no SHA-256 of its own")
             return Brought("directory", place, "", _copy(archive, into, limits))
+        if archive.exists() and not archive.is_file():
+            raise ModelError(f"{place}: is neither a folder nor a file; a bundle or a zip file of it was expected")
     try:
         with archive.open("rb") as file:
             if os.fstat(file.fileno()).st_size > limits.archive:
@@ -105,6 +107,8 @@ def bring(source: str, into: Path, *, sha256: str, limits: Limits, progress: Pro
 
 
 def _copy(source: Path, into: Path, limits: Limits) -> tuple[str, ...]:
+    if not (source / _METADATA).is_file():  # before the whole of a disk is copied
+        raise ModelError(f"{printable(str(source))}: holds no {_METADATA}; the folder of a MONAI bundle was expected")
     left_out: list[str] = []
     budget = _Budget(limits)
     for folder, folders, files in os.walk(source, onerror=_raise):
@@ -113,7 +117,7 @@ def _copy(source: Path, into: Path, limits: Limits) -> tuple[str, ...]:
             inside = file.relative_to(source).as_posix()
             mode = file.lstat().st_mode
             if _is_litter(PurePosixPath(inside)):
-                left_out.append(inside)
+                left_out.append(printable(inside))
                 if name in folders:
                     folders.remove(name)
             elif stat.S_ISREG(mode):
@@ -142,7 +146,7 @@ def _unpack(file: IO[bytes], place: str, into: Path, limits: Limits) -> tuple[st
             for member in members:
                 _check_member(member, place)
             files = [m for m in members if not m.is_dir()]
-            left_out = [m.filename for m in files if _is_litter(PurePosixPath(m.filename))]
+            left_out = [printable(m.filename) for m in files if _is_litter(PurePosixPath(m.filename))]
             kept = [m for m in files if not _is_litter(PurePosixPath(m.filename))]
             root = _root([m.filename for m in kept], place)
             budget, seen = _Budget(limits), set[str]()

@@ -8,8 +8,9 @@ Layout, where NAME is the model's name out of its reading.json (whose pattern is
     models/running.json              what the node that runs on this folder has loaded
     models/.lock, models/.part-*     one change at a time; a version that is being added
 
-A version appears by one rename, so that it is there whole or not at all, and a node can run meanwhile: it looks here
-only when it starts.
+A version appears by one rename, so that it is there whole or not at all, and is current once the history says so: what
+a loss of power leaves between the two is a former version. Where the version that the history calls current is not
+there, no other takes its place by itself. A node can run meanwhile: it looks here only when it starts.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ai import bundle
+from ai.manifest import NAME
 from ai.pins import Pinned, shipped_pins
 from dicom_node.config import Settings
 from dicom_node.errors import ConfigError, ModelError
@@ -40,7 +42,7 @@ _HISTORY = "history.json"
 _RUNNING = "running.json"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-_Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+_Name = Annotated[str, Field(pattern=NAME)]
 
 
 class Record(BaseModel):
@@ -91,9 +93,10 @@ class Entry:
         """The bundle with what its files must be."""
         if self.shipped:
             return shipped_pins()[self.name]
-        remedy = f"dicom-node models verify {self.name} says more; dicom-node models rollback {self.name} goes back"
+        remedy = f"add it again from its source, or go back with dicom-node models rollback {self.name}"
         files = self.record.files if self.record else {}
-        return Pinned(self.path, files, remedy, f"{self.fault}; {remedy}" if self.fault else "")
+        fault = self.fault if self.digest == "unknown" else f"{self.fault}; {remedy}"  # a damaged history has its own
+        return Pinned(self.path, files, remedy, fault if self.fault else "")
 
 
 class Models:
@@ -111,8 +114,9 @@ class Models:
         Raises:
             ModelError: the store cannot be read.
         """
-        names = [name] if name else sorted({*bundle.shipped(), *self._installed_names()})
-        return [entry for each in names for entry in self._of(each)]
+        installed = self._installed()
+        names = [name] if name else sorted({*bundle.shipped(), *installed})
+        return [entry for each in names for entry in self._of(each, installed.get(each))]
 
     def current(self, name: str) -> Entry:
         """The version of a model that a node reads with when it starts.
@@ -120,7 +124,10 @@ class Models:
         Raises:
             ModelError: there is no such model.
         """
-        entry = next((each for each in self.entries(name) if each.state == "current"), None)
+        there = self.entries(name)
+        entry = next((each for each in there if each.state == "current"), None)
+        if entry is None and there:
+            raise ModelError(f"model {name}: is installed, but no version of it is current; add one again")
         if entry is None:
             known = sorted({each.name for each in self.entries() if each.state == "current"})
             raise ModelError(f"there is no model {name!r}; there are: {', '.join(known) or 'none'}")
@@ -141,54 +148,58 @@ class Models:
             )
         return found[0]
 
-    def _installed_names(self) -> list[str]:
-        if not self.root.is_dir():
-            return []
+    def _installed(self) -> dict[str, set[str]]:
+        """The models that were installed, each with the digests of the versions that lie there."""
         try:
-            return sorted(
-                p.name for p in self.root.iterdir() if not p.name.startswith(".") and (p / _HISTORY).is_file()
-            )
+            if not self.root.is_dir():
+                return {}
+            homes = {p.name: p for p in self.root.iterdir() if p.is_dir() and not p.name.startswith(".")}
+            there = {
+                name: {p.name for p in home.iterdir() if _DIGEST.fullmatch(p.name) and p.is_dir()}
+                for name, home in homes.items()
+            }
+            return {name: digests for name, digests in there.items() if digests or (homes[name] / _HISTORY).exists()}
         except OSError as error:
-            raise ModelError(f"{self.root}: cannot be read: {error.strerror}") from error
+            raise ModelError(_unreadable(error, self.root)) from error
 
-    def _of(self, name: str) -> Iterator[Entry]:
+    def _of(self, name: str, here: set[str] | None) -> Iterator[Entry]:
+        """The versions of a model; ``here`` are the digests that lie there, None where it was never installed."""
         folder = self.root / name
         history: tuple[str, ...] = ()
-        here = self._digests(name)
-        if here:
+        fault, lost = "", "unknown"
+        if here is not None and (not here or (folder / _HISTORY).exists()):
             try:
                 history = self.history(name)
             except ModelError as error:  # which version was chosen is not known, so that none reads
-                yield Entry(name, "unknown", "unknown", "current", False, folder, None, str(error))
-        order = [d for d in reversed(history) if d in here]
-        order += sorted(here - set(order))
+                fault = str(error)
+        if history and here is not None and history[-1] not in here:
+            lost = history[-1]
+            fault = f"{folder / lost}: is missing, the version of {name} that is to read"
+        if fault:
+            yield Entry(name, "unknown", lost, "current", False, folder / lost / "bundle", None, fault)
+        order = [d for d in reversed(history) if d in (here or ())]
+        order += sorted((here or set()) - set(order))
         for digest in order:
-            record, fault = _read_record(folder / digest)
+            record, unread = _read_record(folder / digest)
             yield Entry(
                 name,
                 record.version if record else "unknown",
                 digest,
-                "current" if digest == order[0] and digest in history else "former",
+                "current" if history and digest == history[-1] else "former",
                 False,
                 folder / digest / "bundle",
                 record,
-                fault,
+                unread,
             )
         if name in bundle.shipped():
             path = bundle.shipped()[name]
-            state: Literal["hidden", "current"] = "hidden" if here else "current"
+            state: Literal["hidden", "current"] = "hidden" if history or fault else "current"
             try:
                 identity = bundle.describe(path).identity
             except bundle.BundleError as error:
                 yield Entry(name, "unknown", "unknown", state, True, path, None, str(error))
             else:
                 yield Entry(name, identity.version, identity.digest, state, True, path)
-
-    def _digests(self, name: str) -> set[str]:
-        """The versions of a model that lie there."""
-        if name not in self._installed_names():
-            return set()
-        return {p.name for p in (self.root / name).iterdir() if _DIGEST.fullmatch(p.name) and p.is_dir()}
 
     def history(self, name: str) -> tuple[str, ...]:
         """The digests that were current, in order; the last is.
@@ -199,8 +210,10 @@ class Models:
         file = self.root / name / _HISTORY
         try:
             return _History.model_validate_json(file.read_bytes()).digests
-        except (OSError, ValidationError) as error:
-            raise ModelError(f"{file}: cannot be read ({type(error).__name__}); add the model again") from error
+        except OSError as error:
+            raise ModelError(_unreadable(error, file)) from error
+        except ValidationError as error:
+            raise ModelError(f"{file}: is damaged; add the version that is to read again") from error
 
     # --- changing -----------------------------------------------------------------------------------------------
 
@@ -213,7 +226,8 @@ class Models:
         """
         self._check_owner()
         try:
-            self.root.mkdir(parents=True, exist_ok=True, mode=0o750)
+            for folder in (self.data_dir, self.root):  # as the node makes it: images of patients will lie beside
+                folder.mkdir(parents=True, exist_ok=True, mode=0o750)
             lock = (self.root / ".lock").open("a")
         except OSError as error:
             raise ModelError(f"{self.root}: cannot be written: {error.strerror}") from error
@@ -225,7 +239,8 @@ class Models:
             part = self.root / f".part-{uuid.uuid4().hex}"
             try:
                 for left in self.root.glob(".part-*"):  # a command that was killed
-                    remove_tree(left)
+                    with suppress(OSError):
+                        remove_tree(left)
                 part.mkdir(mode=0o700)
                 yield part
             except OSError as error:
@@ -249,7 +264,10 @@ class Models:
             )
 
     def adopt(self, part: Path, record: Record) -> None:
-        """Make a prepared folder (``bundle/`` in it) a version of its model, and the current one; inside `changing`."""
+        """Make a prepared folder (``bundle/`` in it) a version of its model, and the current one; inside `changing`.
+
+        It takes the place of one of the same digest, which was damaged.
+        """
         write_json(part / _RECORD, record.model_dump(mode="json"))
         (part / _RECORD).chmod(0o444)
         for folder, _, files in os.walk(part / "bundle", topdown=False):
@@ -259,9 +277,14 @@ class Models:
         part.chmod(0o755)
         home = self.root / record.name
         home.mkdir(exist_ok=True, mode=0o755)
-        part.rename(home / record.digest)
+        place, old = home / record.digest, part.with_name(f"{part.name}-old")
+        if os.path.lexists(place):
+            place.rename(old)
+        part.rename(place)
         _fsync(home)
         self.make_current(record.name, record.digest)
+        if old.exists():
+            remove_tree(old)
 
     def make_current(self, name: str, digest: str) -> None:
         """Let the next start of a node read with this version; inside `changing`."""
@@ -283,15 +306,26 @@ class Models:
         Raises:
             ModelError: there is no version before it.
         """
-        was = self.current(name)
         with self.changing():
-            there = self._digests(name)
-            before = tuple(d for d in (() if was.shipped else self.history(name)) if d in there)
-            if len(before) < 2:
-                others = ", ".join(sorted(d[:12] for d in there - {was.digest}))
+            was = self.current(name)
+            there = {e.digest: e for e in self.entries(name) if e.path.is_dir() and not e.shipped}
+            before = tuple(d for d in (() if was.shipped else self.history(name)) if d in there and d != was.digest)
+            if not before:
+                others = ", ".join(sorted(d[:12] for d in there.keys() - {was.digest}))
                 more = f"; installed, but not current before it: {others}" if others else ""
+                if name in bundle.shipped() and not was.shipped:
+                    more += f"; dicom-node models remove {name} goes back to the one that ships"
                 raise ModelError(f"model {name}: there is no version before {was.version}, {was.digest[:12]}{more}")
-            self._write_history(name, before[:-1])
+            to = there[before[-1]]
+            try:
+                to.pinned().check()
+            except bundle.BundleError as error:
+                raise ModelError(
+                    f"model {name}: the version before, {to.version}, {to.digest[:12]}, is damaged too: "
+                    f"{str(error).partition('; ')[0]}; add it again from its source, or, to go further back, first "
+                    f"dicom-node models remove {name} --digest {to.digest[:12]}"
+                ) from None
+            self._write_history(name, before)
         return was, self.current(name)
 
     def remove(self, settings: Settings, name: str, digest: str = "", *, running: bool) -> list[Entry]:
@@ -324,15 +358,23 @@ class Models:
                     "the node, then remove it"
                 )
             home = self.root / name
-            digests = {e.digest for e in gone}
-            kept = tuple(d for d in self.history(name) if d not in digests) or tuple(e.digest for e in left)
+            kept: tuple[str, ...] = ()
+            if left:
+                digests = {e.digest for e in gone}
+                kept = tuple(d for d in self.history(name) if d not in digests)
+                if not kept and any(e.state == "current" for e in gone):
+                    raise ModelError(
+                        f"model {name}: none of the versions that would stay was current before {gone[0].version}; add "
+                        "the one that is to read again, then remove this one"
+                    )
             if kept:
                 self._write_history(name, kept)
             else:
-                (home / _HISTORY).unlink()
+                (home / _HISTORY).unlink(missing_ok=True)
             for entry in gone:
-                (home / entry.digest).chmod(0o755)
-                (home / entry.digest).rename(part / entry.digest)
+                if (home / entry.digest).is_dir():  # it may be what is wrong that it is not
+                    (home / entry.digest).chmod(0o755)
+                    (home / entry.digest).rename(part / entry.digest)
             if not left:
                 with suppress(OSError):
                     home.rmdir()
@@ -397,12 +439,19 @@ def user_name(uid: int) -> str:
         return f"user {uid}"
 
 
+def _unreadable(error: OSError, file: Path) -> str:
+    other = "; run this as the user that the node runs as" if isinstance(error, PermissionError) else ""
+    return f"{error.filename or file}: cannot be read: {error.strerror}{other}"
+
+
 def _read_record(folder: Path) -> tuple[Record | None, str]:
     file = folder / _RECORD
     try:
         record = Record.model_validate_json(file.read_bytes())
-    except (OSError, ValidationError) as error:
-        return None, f"{file}: cannot be read ({type(error).__name__})"
+    except OSError as error:
+        return None, _unreadable(error, file)
+    except ValidationError:
+        return None, f"{file}: cannot be read: it is damaged"
     if record.digest != folder.name or record.name != folder.parent.name:
         return None, f"{file}: is the record of another version"
     return record, ""

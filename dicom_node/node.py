@@ -115,8 +115,8 @@ class Node:
             )
         self._receiver = Receiver(settings, Store(index, self._spool, clock))
         self._receiver.start()  # first of all: a modality that pushes now is served now
+        Models(settings.node.data_dir).note_loaded(self._bundles)
         if settings.routes:
-            Models(settings.node.data_dir).note_loaded(self._bundles)
             self._process = self._warm_process(settings.reading_models(), shadow=False)
             self._readers.append(self._reader("read", index, self._process, _READ_PATIENCE))
         if settings.shadow_models():

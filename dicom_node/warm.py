@@ -11,6 +11,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -28,6 +29,7 @@ from dicom_node.schema import StoredReport
 from dicom_node.spool import Spool
 
 _NICE = 5  # of 19: the reading process of shadows leaves a busy processor to everything else
+_OOM_SCORE = "800"  # of 1000: where memory runs out it is ended, and no process that somebody waits for
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +128,13 @@ class Loads:
 def load_models(bundles: Mapping[str, Pinned], device: str, *, background: bool = False) -> Warm:
     """Load every bundle that there is room for, and everything that encoding needs; runs in the warm process.
 
-    One in the ``background`` leaves the processor to the others wherever they want it.
+    One in the ``background`` leaves the processor to the others wherever they want it, and is the one that the system
+    ends where memory runs out.
     """
     if background:
         os.nice(_NICE)
+        with suppress(OSError):  # not every system has it
+            Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE, encoding="ascii")
     import dicom_node.results  # noqa: PLC0415 - highdicom, torch and monai stay out of the receiver's process
 
     silence_libraries()

@@ -264,6 +264,14 @@ def test_what_nobody_has_read_is_told(index: Index) -> None:
         compare(index, "a", "b")
     with pytest.raises(NodeError, match="the same model"):
         compare(index, "a", "a")
+    index.complete("1.1", 1, 1.0, [], 20.0, shadows=[("r", "b")])
+    with pytest.raises(NodeError, match="models that have read: a; waiting: 1"):
+        compare(index, "a", "b")
+    job = index.claim("shadow", None, 30.0, 60.0)
+    assert job is not None
+    index.fail(job, 31.0, "its weights are none")
+    with pytest.raises(NodeError, match=r"models that have read: a; failed: 1 \(its weights are none\)"):
+        compare(index, "a", "b")
 
 
 def test_the_command(tmp_path: Path, index: Index) -> None:

@@ -233,10 +233,11 @@ def test_a_part_of_the_images_within_a_source(phantoms: Path, tmp_path: Path) ->
         (["--within", "patient_id"], "its values would tell persons apart"),
         (["--where", "site=none"], "of 10 rows none can be evaluated"),
         (["--report", "{file}"], "cannot be made"),
+        (["--report", "{folder}"], "is the folder of the images, which a report could write over"),
     ],
 )
 def test_what_cannot_be_done_is_told(phantoms: Path, args: list[str], told: str) -> None:
-    args = [arg.format(file=phantoms / "labels.csv") for arg in args]
+    args = [arg.format(file=phantoms / "labels.csv", folder=phantoms / "images/../images") for arg in args]
     done = evaluate("phantom_cxr", "--images", phantoms / "images", "--labels", phantoms / "labels.csv", *args)
     assert done.exit_code == 1
     assert isinstance(done.exception, NodeError)
@@ -249,6 +250,8 @@ def test_a_model_that_is_not_there_and_labels_of_nothing_end_with_status_1(phant
     unknown = table(tmp_path / "l.csv", [["file", "nodule"], ["1.png", ""]])
     done = evaluate(shipped()["phantom_cxr"], "--images", phantoms / "images", "--labels", unknown)
     assert (done.exit_code, "nothing was evaluated" in str(done.exception)) == (1, True)
+    assert "phantom_cxr: is no installed model, so nothing compares its files" in done.output
+    assert "it runs: configs/inference.json: imports[0]: runs $import torch" in done.output
     broken = table(tmp_path / "l.csv", [["file", "nodule"], ["half.png", "1"]])
     done = evaluate("phantom_cxr", "--images", phantoms / "images", "--labels", broken)
     assert (done.exit_code, "none of 1 images could be read" in str(done.exception)) == (1, True)

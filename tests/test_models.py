@@ -14,6 +14,7 @@ import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -314,6 +315,20 @@ def test_what_is_not_there_is_told(store: Models, tmp_path: Path) -> None:
         install(store, tmp_path / "none.zip")
     with pytest.raises(ModelError, match="a directory has no SHA-256"):
         install(store, PHANTOM, sha256="0" * 64)
+    (tmp_path / "beside.bin").touch()
+    with pytest.raises(ModelError, match=r"holds no configs/metadata\.json; the folder of a MONAI bundle was expected"):
+        install(store, tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ModelError, match=r"pipe: is neither a folder nor a file"):
+        install(store, tmp_path / "pipe")
+
+
+def test_names_that_are_no_text_are_written_down_all_the_same(store: Models, source: Path) -> None:
+    (source / os.fsdecode(b".hidden\xff")).touch()
+    moved = source.rename(source.with_name(os.fsdecode(b"b\xe4r")))
+    record = install(store, moved, trial=untried).entry.record
+    assert record.left_out == (r".hidden\udcff",)
+    assert record.place == f"{source.parent}/" + r"b\udce4r"
 
 
 # --- downloads ----------------------------------------------------------------------------------------------------
@@ -510,10 +525,136 @@ def test_another_user_than_the_nodes_changes_nothing(
 def test_a_damaged_history_lets_no_version_read_until_one_is_added_again(store: Models, three: dict[str, Path]) -> None:
     (store.root / "local_cxr/history.json").write_text("{")
     assert versions(store)[0] == ("unknown", "current")
-    with pytest.raises(bundle.BundleError, match=r"history\.json: cannot be read"):
+    with pytest.raises(ModelError, match="add the version that is to read again"):
+        store.rollback("local_cxr")
+    with pytest.raises(bundle.BundleError, match=r"history\.json: is damaged"):
         store.current("local_cxr").pinned().check()
     install(store, three["2"])
     assert versions(store)[0] == ("2", "current")
+
+
+def no_power(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    def ends(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Models, method, ends)
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_a_loss_of_power_before_a_version_is_current_changes_nothing_and_adding_it_again_helps(
+    store: Models, source: Path, tmp_path: Path, *, older: bool
+) -> None:
+    if older:
+        install(store, write_bundle(tmp_path / "older", version="0"), trial=untried)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        no_power(patch, "make_current")
+        install(store, source, trial=untried)
+    assert versions(store) == [("0", "current")] * older + [("1.0.0", "former")]
+    if not older:
+        with pytest.raises(ModelError, match="is installed, but no version of it is current; add one again"):
+            store.current("local_cxr")
+    again = install(store, source, confirm=pytest.fail, trial=pytest.fail)
+    assert (again.new, again.entry.version, again.entry.state) == (False, "1.0.0", "current")
+
+
+def test_a_loss_of_power_leaves_a_model_that_ships_in_its_place(store: Models, tmp_path: Path) -> None:
+    newer = write_bundle(tmp_path / "newer", "phantom_cxr", "9")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        no_power(patch, "make_current")
+        install(store, newer, replace_shipped=True, trial=untried)
+    assert store.current("phantom_cxr").shipped
+    assert [e.version for e in store.remove(settings_for(store.data_dir), "phantom_cxr", running=False)] == ["9"]
+
+
+def test_a_loss_of_power_during_removal_leaves_what_can_be_removed(store: Models, three: dict[str, Path]) -> None:
+    free = settings_for(store.data_dir)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "rename", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        store.remove(free, "local_cxr", running=False)
+    assert {state for _, state in versions(store)} == {"former"}
+    assert len(store.remove(free, "local_cxr", running=False)) == 3
+    assert not (store.root / "local_cxr").exists()
+
+
+@pytest.mark.parametrize("name", ["local_cxr", "phantom_cxr"])
+def test_no_other_version_takes_the_place_of_one_that_is_gone(store: Models, tmp_path: Path, name: str) -> None:
+    sources = [write_bundle(tmp_path / version, name, version) for version in ("1", "2")]
+    _, entry = [install(store, each, replace_shipped=True, trial=untried).entry for each in sources]
+    for folder in (entry.path, *entry.path.rglob("*")):
+        folder.chmod(0o755)
+    shutil.rmtree(entry.path.parent)
+    lost = store.current(name)
+    assert (lost.digest, lost.shipped) == (entry.digest, False)
+    with pytest.raises(TamperedError, match=rf"{entry.digest}: is missing, the version of {name} that is to read"):
+        lost.pinned().check()
+    assert store.rollback(name)[1].version == "1"
+    added = install(store, sources[1], trial=untried)
+    assert (added.new, added.entry.version) == (True, "2")
+    added.entry.pinned().check()
+
+
+@pytest.mark.parametrize("what", ["bundle/models/model.pt", "record.json"])
+def test_a_damaged_version_is_mended_by_adding_it_again(store: Models, source: Path, what: str) -> None:
+    entry = install(store, source, trial=untried).entry
+    tampered(entry.path.parent / what, b"x")
+    with pytest.raises(TamperedError, match="add it again from its source"):
+        store.current("local_cxr").pinned().check()
+    seen: list[Path] = []
+    added = install(store, source, trial=lambda path: seen.append(path) or {})
+    assert (added.new, len(seen)) == (True, 1)  # it was tried anew
+    assert added.was.digest == entry.digest
+    added.entry.pinned().check()
+    assert versions(store) == [("1.0.0", "current")]
+    assert {p.name for p in store.root.iterdir()} == {".lock", "local_cxr"}
+
+
+def test_a_damaged_version_is_not_gone_back_to(store: Models, three: dict[str, Path]) -> None:
+    _, two, _ = store.entries("local_cxr")
+    tampered(two.path / "configs/inference.json", b"{}")
+    with pytest.raises(
+        ModelError, match=rf"version before, 2, .* is damaged too: .*remove local_cxr --digest {two.digest[:12]}"
+    ):
+        store.rollback("local_cxr")
+    assert versions(store)[0] == ("3", "current")
+    store.remove(settings_for(store.data_dir), "local_cxr", two.digest, running=False)
+    assert store.rollback("local_cxr")[1].version == "1"
+
+
+def test_removal_puts_no_version_into_service_that_was_rolled_back_from(store: Models, three: dict[str, Path]) -> None:
+    free = settings_for(store.data_dir)
+    for _ in range(2):
+        store.rollback("local_cxr")
+    one = store.current("local_cxr")
+    assert one.version == "1"
+    with pytest.raises(ModelError, match="none of the versions that would stay was current before 1; add the one"):
+        store.remove(free, "local_cxr", one.digest, running=False)
+    assert versions(store)[0] == ("1", "current")
+
+
+def test_a_damaged_history_does_not_keep_a_model_from_being_removed(store: Models, three: dict[str, Path]) -> None:
+    (store.root / "local_cxr/history.json").write_text("{")
+    store.remove(settings_for(store.data_dir), "local_cxr", running=False)
+    assert store.entries("local_cxr") == []
+
+
+def test_a_version_in_place_of_the_one_that_ships_says_how_to_get_that_back(store: Models, tmp_path: Path) -> None:
+    install(store, write_bundle(tmp_path / "9", "phantom_cxr", "9"), replace_shipped=True, trial=untried)
+    with pytest.raises(ModelError, match="dicom-node models remove phantom_cxr goes back to the one that ships"):
+        store.rollback("phantom_cxr")
+
+
+def test_a_folder_that_may_not_be_read_is_told(store: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "is_dir", refused)
+    with pytest.raises(ModelError, match="models: cannot be read: Permission denied; run this as the user"):
+        store.entries("local_cxr")
+
+
+def test_the_data_folder_is_made_as_the_node_makes_it(store: Models) -> None:
+    with store.changing():
+        assert [stat.S_IMODE(p.stat().st_mode) & 0o007 for p in (store.data_dir, store.root)] == [0, 0]
 
 
 # --- pins ---------------------------------------------------------------------------------------------------------
@@ -569,7 +710,7 @@ def test_the_warm_process_does_not_load_what_was_changed_and_loads_the_others(st
     assert isinstance(broken, Broken)
     assert broken.path is None  # it is not even asked what it would have read
     assert "docs/README.md: was changed" in broken.reason
-    assert "dicom-node models verify local_cxr" in broken.reason
+    assert "dicom-node models rollback local_cxr" in broken.reason
     # One that left the device is compared once more when it is loaded again.
     tampered(other.path / "models/model.pt", b"other weights")
     with pytest.raises(TamperedError, match=r"models/model\.pt: was changed"):
@@ -671,6 +812,68 @@ def test_the_code_in_a_bundle_is_listed_and_cannot_hide(source: Path) -> None:
         "models/model.ts: compiled network (TorchScript)",
         "scripts/mine.py: a program that the configuration can use",
     ]
+
+
+@pytest.mark.parametrize(
+    ("target", "listed"),
+    [
+        ("monai.networks.nets.DenseNet121", False),
+        ("monai.networks.nets.densenet.DenseNet121", False),
+        ("torch.nn.Conv2d", False),
+        ("torch.nn.modules.conv.Conv2d", False),
+        ("DenseNet121", False),
+        # What a module of MONAI's or torch's only imports is not its own.
+        ("monai.utils.misc.subprocess.Popen", True),
+        ("monai.utils.misc.run_cmd", True),
+        ("torch.nn.functional.torch.os.system", True),
+        ("torch.nn.functional.torch.multiprocessing.Process", True),
+        ("@elsewhere", True),
+    ],
+)
+def test_code_cannot_hide_behind_the_name_of_a_library(source: Path, target: str, *, listed: bool) -> None:
+    inference = source / "configs/inference.json"
+    inference.write_text(json.dumps({"elsewhere": "os.system", "part": {"_target_": target}}))
+    assert code_in(source) == [f"configs/inference.json: part._target_: calls {target}"] * listed
+
+
+@pytest.mark.parametrize("key", ["preprocessing#transforms#0#_target_", "network_def::_target_"])
+def test_code_cannot_hide_in_what_reading_json_overrides(source: Path, key: str) -> None:
+    change(source / "configs/reading.json", override={key: "os.system"})
+    assert f"configs/reading.json: override.{key}: calls os.system" in code_in(source)
+
+
+# Ten lists, each nine times the one before: 3 thousand million entries.
+_BOMB = "a: &a [$evil]\n" + "".join(f"{b}: &{b} [{', '.join(['*' + a] * 9)}]\n" for a, b in pairwise("abcdefghijk"))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a: &a [*a, $evil]", ["a[1]: runs $evil"]),
+        (_BOMB, ["a[0]: runs $evil"]),
+        ("[" * 100_000, ["cannot be read (RecursionError): it may run anything"]),
+    ],
+    ids=["itself", "many times over", "deep"],
+)
+def test_a_configuration_cannot_keep_the_list_busy(source: Path, text: str, told: list[str]) -> None:
+    (source / "configs/inference.json").unlink()
+    (source / "configs/inference.yaml").write_text(text)
+    assert code_in(source) == [f"configs/inference.yaml: {line}" for line in told]
+
+
+@pytest.mark.parametrize("name", ["metadata", "inference"])
+def test_a_configuration_that_is_too_deep_is_told(store: Models, source: Path, name: str) -> None:
+    (source / f"configs/{name}.json").write_text("[" * 100_000)
+    with pytest.raises(ModelError, match=rf"configs/{name}\.json: cannot be read as JSON: RecursionError"):
+        install(store, source)
+    assert untouched(store)
+
+
+@pytest.mark.parametrize("version", ["1.0\x1b[2K", "1" * 65, "1\n2"])
+def test_a_version_is_one_short_line(store: Models, source: Path, version: str) -> None:
+    change(source / "configs/metadata.json", version=version)
+    with pytest.raises(ModelError, match=r"metadata\.json: version has \d+ characters or some that cannot be printed"):
+        install(store, source)
 
 
 def test_metadata_is_checked_as_monai_specifies_it() -> None:

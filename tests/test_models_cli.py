@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,8 +18,9 @@ from test_published import Reference
 from typer.testing import CliRunner
 
 from ai._chest_codes import NIH14
+from ai.bundle import shipped
 from ai.manifest import load_reading_spec
-from dicom_node import model_adding
+from dicom_node import cli, cli_add, model_adding
 from dicom_node.cli import app
 from dicom_node.cli_models import app as models_app
 from dicom_node.models import Models, find
@@ -126,8 +128,10 @@ def test_list_and_show(config: Path, source: Path, quick: None) -> None:
     assert models(config, "add", source, "--yes")[0] == 0
     code, text, _ = models(config, "list")
     assert code == 0
-    assert [line.split()[0] for line in text.splitlines()] == ["model", "local_cxr", "phantom_cxr"]
-    local, phantom = json.loads(models(config, "list", "--json")[1])
+    names = sorted([*shipped(), "local_cxr"])
+    assert [line.split()[0] for line in text.splitlines()] == ["model", *names]
+    every = {each["name"]: each for each in json.loads(models(config, "list", "--json")[1])}
+    local, phantom = every["local_cxr"], every["phantom_cxr"]
     assert (local["state"], local["shipped"], local["routes"], local["fault"]) == ("current", False, ["chest"], "")
     assert (phantom["name"], phantom["shipped"], phantom["routes"]) == ("phantom_cxr", True, [])
     shown = json.loads(models(config, "show", "local_cxr", "--json")[1])
@@ -140,7 +144,7 @@ def test_list_and_show(config: Path, source: Path, quick: None) -> None:
     for part in ("intended use  Demonstration", "Nodule (427359005, SCT", "threshold 0.966", "model card", "takes  "):
         assert part in text
     code, _, told = models(config, "show", "other")
-    assert (code, told) == (1, "there is no model 'other'; there are: local_cxr, phantom_cxr")
+    assert (code, told) == (1, f"there is no model 'other'; there are: {', '.join(names)}")
 
 
 def test_text_of_a_bundle_cannot_act_on_the_terminal(config: Path, source: Path, quick: None) -> None:
@@ -157,7 +161,8 @@ def test_verify_rollback_and_remove(config: Path, source: Path, quick: None) -> 
     for each in (source, newer):
         assert models(config, "add", each, "--yes")[0] == 0
     code, text, _ = models(config, "verify")
-    assert (code, text.count("ok    model"), text.count("5 files as they were checked")) == (0, 3, 3)
+    assert (code, text.count("ok    model"), text.count("files as they were checked")) == (0, *[2 + len(shipped())] * 2)
+    assert text.count("ok    model local_cxr") == 2
     current = Models(config.parent / "state").current("local_cxr")
     tampered(current.path / "configs/inference.json", b"{}")
     code, text, _ = models(config, "verify", "local_cxr")
@@ -192,6 +197,33 @@ def test_the_model_of_a_running_node_is_not_removed(config: Path, source: Path, 
     assert models(config, "remove", "local_cxr", "--digest", current.digest[:12])[0] == 0
 
 
+def test_a_folder_of_another_user_is_told_in_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused() -> None:
+        raise PermissionError(13, "Permission denied", "/var/lib/node/index.sqlite")
+
+    monkeypatch.setattr(cli, "app", refused)
+    with pytest.raises(SystemExit, match="1"):
+        cli.main()
+    told = capsys.readouterr().err
+    assert told.startswith("dicom-node: /var/lib/node/index.sqlite: Permission denied; this runs as ")
+    assert told.endswith(": run this as the user that the node runs as\n")
+
+
+def test_sigterm_and_a_lost_connection_end_an_installation_as_ctrl_c_does() -> None:
+    for each in (signal.SIGTERM, signal.SIGHUP):
+        with pytest.raises(KeyboardInterrupt), cli_add._ends_cleanly():
+            signal.raise_signal(each)
+        assert signal.getsignal(each) is signal.SIG_DFL
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with cli_add._ends_cleanly():
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 # --- import -------------------------------------------------------------------------------------------------------
 
 
@@ -219,6 +251,11 @@ def test_weights_become_a_bundle_to_look_at(config: Path, weights: Path) -> None
         (["densenet121", "W", "--classes", "a", "--normalise", "zscore", "--add"], "chexnet, torchxrayvision or none"),
         (["densenet121", "W", "--classes", "a", "--normalise", "none", "--thresholds", "x", "--add"], "numbers"),
         (["densenet121", "W", "--classes", "a,b", "--normalise", "none", "--add"], "14 outputs, but 2 classes"),
+        (["densenet121", "W", "--classes", "nih14", "--normalise", "chexnet", "--name", "../x", "--add"], "'../x'"),
+        (
+            ["densenet121", "W", "--classes", "nih14", "--normalise", "chexnet", "--out", "/dev/null/x"],
+            "cannot be written",
+        ),
         (["densenet121", "W", "--classes", "nih14", "--normalise", "none", "--codes", "W", "--add"], "JSON object"),
     ],
 )

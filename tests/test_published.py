@@ -252,6 +252,7 @@ def test_a_pickled_model_is_refused_and_not_run(three: Reference, tmp_path: Path
         (lambda s: {**s, "features.attention.weight": torch.zeros(2)}, r"features\.attention\.weight is too many"),
         (lambda s: {**s, "features.norm5.bias": torch.zeros(7)}, r"norm5\.bias has the shape \(7,\), not \(1024,\)"),
         (lambda s: {**s, "features.norm5.bias": torch.full((1024,), math.nan)}, r"norm5\.bias is not finite"),
+        (lambda s: {**s, "features.norm5.bias": s["features.norm5.bias"].to_sparse()}, r"norm5\.bias is sparse"),
     ],
 )
 def test_what_is_no_densenet_121_is_told(three: Reference, spoil: Any, told: str) -> None:

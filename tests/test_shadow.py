@@ -332,6 +332,8 @@ def test_a_candidate_reads_what_the_route_takes_and_nothing_of_it_is_sent(
     assert pid is not None
     assert pid != node.reading_pid
     assert os.getpriority(os.PRIO_PROCESS, pid) > os.getpriority(os.PRIO_PROCESS, 0)
+    ended_first = [int(Path(f"/proc/{each}/oom_score_adj").read_text()) for each in (pid, node.reading_pid)]
+    assert ended_first[0] > ended_first[1]
 
     # What is not read again when something else of the study arrives: neither by the model nor by the candidate.
     study = sick.StudyInstanceUID
