@@ -685,3 +685,25 @@ def test_resizing_quickly_gives_what_monai_gives(shape: tuple[int, int], size: d
     assert float((one - two).abs().max()) < 1e-4
     back_one, back_two = (each.inverse({"image": image})["image"] for each, image in ((plainly, one), (quickly, two)))
     assert back_one.shape == back_two.shape == (1, *shape)
+
+
+@pytest.mark.filterwarnings("ignore:Divide by zero")  # MONAI says so of a flat picture
+@pytest.mark.parametrize("more", [{}, {"relative": True}, {"channel_wise": True}, {"clip": True, "dtype": None}])
+@pytest.mark.parametrize("kind", ["smooth", "few values", "flat"])
+def test_scaling_by_percentiles_quickly_gives_what_monai_gives(kind: str, more: dict[str, Any]) -> None:
+    import torch  # noqa: PLC0415
+    from monai.data import MetaTensor  # noqa: PLC0415
+    from monai.transforms import ScaleIntensityRangePercentilesd  # noqa: PLC0415
+
+    from ai._fast import QuickPercentiles, quick  # noqa: PLC0415
+
+    drawn = np.random.default_rng(2).normal(40.0, 200.0, (2, 61, 47)).astype(np.float32)
+    values = {"smooth": drawn, "few values": np.rint(drawn / 200.0), "flat": np.full_like(drawn, 7.0)}[kind]
+    picture = MetaTensor(torch.from_numpy(values), affine=torch.diag(torch.tensor([2.0, 3.0, 1.0, 1.0])))
+    plainly, quickly = (ScaleIntensityRangePercentilesd("image", 0.5, 99.5, 0.0, 1.0, **more) for _ in range(2))
+    quick(quickly)
+    assert type(quickly.scaler) is QuickPercentiles
+    one, two = (each({"image": picture.clone()})["image"] for each in (plainly, quickly))
+    assert torch.equal(one.affine, two.affine)
+    assert one.dtype == two.dtype
+    assert torch.allclose(one.as_tensor(), two.as_tensor(), rtol=1e-5, atol=1e-6)
