@@ -30,7 +30,7 @@ from ai.chest_training.measure import (
     probabilities,
 )
 from ai.chest_training.run import Place, region_centre, train
-from ai.chest_training.write import assemble, undetermined
+from ai.chest_training.write import assemble, is_placed, undetermined
 
 
 @pytest.fixture(autouse=True)
@@ -240,10 +240,10 @@ def test_the_shipped_bundle_reads_an_image_and_says_what_it_was_measured_to_know
         scores = parser.get_parsed_content("postprocessing")({"pred": logits})["pred"]
     assert scores.shape == (len(KEYS),)
     assert 0.0 < float(scores.min()) < float(scores.max()) < 1.0
-    assert info.spec.cam is not None
-    assert {info.spec.cam.layer, info.spec.cam.classifier} <= {name for name, _ in network.named_modules()}
     measured = json.loads((info.path / "configs" / "metadata.json").read_text(encoding="utf-8"))["eval_metrics"]
     card = (info.path / "docs" / "README.md").read_text(encoding="utf-8")
+    assert (info.spec.cam is not None) == is_placed(measured["boxes"]) == ("No place is shown" not in card)
+    assert {"features", "classifier"} <= {name for name, _ in network.named_modules()}
     assert tuple(output.key for output in info.spec.outputs) == KEYS
     for output in info.spec.outputs:
         one = measured["classes"].get(output.key)
@@ -309,3 +309,14 @@ def test_an_unknown_label_is_not_a_negative(tmp_path: Path) -> None:
     assert cases.labels[:, KEYS.index("abnormality")].tolist() == [0.0, 0.0, 1.0, 1.0]
     assert len(COLUMNS) == len(KEYS)
     assert replace(cases, patients=("P", "P", "Q", "Q")).folds[0] == fold("P")
+
+
+@pytest.mark.parametrize(
+    ("hits", "findings", "chance", "shown"),
+    [(4, 24, 1.9, False), (12, 24, 1.9, True), (3, 3, 2.5, False), (0, 0, 0.0, False)],
+)
+def test_heat_maps_are_shown_where_they_point_better_than_chance(
+    hits: int, findings: int, chance: float, shown: bool
+) -> None:
+    assert is_placed({"images": findings, "findings": findings, "hits": hits, "chance": chance}) is shown
+    assert not is_placed(None)

@@ -13,11 +13,10 @@ _CARD = """\
 
 ## What it is
 
-A reader of frontal chest radiographs. For each image it gives a score for {count} findings and shows by heat
-maps where it looked. It was trained on real radiographs of patients that were published for research, {images}
-images of {patients} patients in all: little, compared with the hundred thousands behind products and published
-networks. It makes the node demonstrable on real images and is a starting point for a hospital's own training;
-it is no medical device.
+A reader of frontal chest radiographs. For each image it gives a score for {count} findings. It was trained on
+real radiographs of patients that were published for research, {images} images of {patients} patients in all:
+little, compared with the hundred thousands behind products and published networks. It makes the node
+demonstrable on real images and is a starting point for a hospital's own training; it is no medical device.
 
 ## What it must not be used for
 
@@ -43,7 +42,7 @@ likelihood ratio. Where a finding is rare its true probability is far lower than
 
 "Undetermined" classes are never called present or absent, and their scores are not shown.{undetermined}
 
-The heat map is the class activation map (Zhou et al. 2016) of the same forward pass. {boxes}
+{shown} {boxes}
 
 ## Data
 
@@ -154,6 +153,12 @@ normal images of the others: 0.5 would be a score that does not go by the source
 """
 
 
+_SHOWN = "The heat map is the class activation map (Zhou et al. 2016) of the same forward pass."
+_NOT_SHOWN = """\
+**No place is shown.** The class activation map (Zhou et al. 2016) of this model points at findings hardly more often
+than chance, so heat maps and boxes would mislead: results name a finding without a region."""
+
+
 def card(reading: dict[str, Any], metadata: dict[str, Any], size: float) -> str:
     """The card as Markdown; ``size`` is that of the weights in MB (10^6 bytes)."""
     training, measured = metadata["training"], metadata["eval_metrics"]
@@ -170,6 +175,7 @@ def card(reading: dict[str, Any], metadata: dict[str, Any], size: float) -> str:
         side=metadata["network_data_format"]["inputs"]["image"]["spatial_shape"][0],
         operating=_operating(outputs, classes),
         undetermined=" Here:" + "".join(silent) if silent else " At present there is none.",
+        shown=_SHOWN if "cam" in reading else _NOT_SHOWN,
         boxes=_boxes(measured.get("boxes")),
         sources=_sources(training["sources"]),
         command=training["command"],

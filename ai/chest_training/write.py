@@ -18,6 +18,7 @@ from ai.chest_training.card import card
 from ai.chest_training.data import KEYS
 from ai.chest_training.fit import Recipe
 from ai.chest_training.measure import OperatingPoint
+from ai.evaluation.metrics import wilson
 
 VERSION = "0.1.0"
 UNRELIABLE = 0.60  # an interval of the AUC that reaches down to this leaves a class undetermined
@@ -38,6 +39,7 @@ _CODES = {  # name, code (SNOMED CT), meaning, site
     "abnormality": ("Any abnormality", "168734001", "Standard chest X-ray abnormal", None),
     "consolidation": ("Consolidation", "95436008", "Lung consolidation", _LUNG),
 }
+_REGION = 0.85  # of a map's range: a coarse map is shown by its peak, not by all that it touches
 
 
 def inference(side: int, planes: Sequence[int], members: int) -> dict[str, Any]:
@@ -106,7 +108,20 @@ def undetermined(key: str, figures: dict[str, Any]) -> str:
     return ""
 
 
-def reading(points: Sequence[OperatingPoint], figures: dict[str, Any]) -> dict[str, Any]:
+def is_placed(boxes: dict[str, Any] | None) -> bool:
+    """Whether heat maps point at findings more often than a point drawn at random would (95 %, Wilson).
+
+    Those that do not are not shown: a place that means nothing misleads whoever looks there.
+    """
+    if not boxes or not boxes["findings"]:
+        return False
+    low, _ = wilson(boxes["hits"], boxes["findings"])
+    return bool(low > boxes["chance"] / boxes["findings"])
+
+
+def reading(
+    points: Sequence[OperatingPoint], figures: dict[str, Any], boxes: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """``reading.json``; see `ai.manifest`."""
     outputs = []
     for channel, (key, point) in enumerate(zip(KEYS, points, strict=True)):
@@ -117,6 +132,7 @@ def reading(points: Sequence[OperatingPoint], figures: dict[str, Any]) -> dict[s
             "channel": channel,
             "code": {"value": value, "scheme": "SCT", "meaning": meaning},
             "threshold": round(point.threshold, 4),
+            "map_threshold": _REGION,
         }
         if site is not None:
             output["site"] = {"value": site[0], "scheme": "SCT", "meaning": site[1]}
@@ -136,7 +152,7 @@ def reading(points: Sequence[OperatingPoint], figures: dict[str, Any]) -> dict[s
             "view": ["PA", "AP", ""],
             "max_images": 8,
         },
-        "cam": {"layer": "features", "classifier": "classifier"},
+        **({"cam": {"layer": "features", "classifier": "classifier"}} if is_placed(boxes) else {}),
         "outputs": outputs,
     }
 
@@ -152,7 +168,7 @@ def metadata(side: int, recipe: Recipe, training: dict[str, Any], measured: dict
         "numpy_version": np.__version__,
         "required_packages_version": {},
         "name": "Frontal chest radiographs of adults (research)",
-        "task": "Classifies eight findings in frontal chest radiographs and shows where it looked",
+        "task": "Classifies eight findings in frontal chest radiographs",
         "description": f"{NOTICE}. Small residual networks trained from nothing on 2,771 public chest radiographs.",
         "authors": "dicom-node",
         "copyright": "Copyright (c) dicom-node contributors. Apache-2.0. The images' terms stand in the model card.",
@@ -213,7 +229,7 @@ def write_bundle(
         for key, value in whole.state_dict().items()
     }
     torch.save(halves, bundle / "models" / "model.pt")
-    said = reading(points, measured["classes"])
+    said = reading(points, measured["classes"], measured.get("boxes"))
     described = metadata(side, recipe, training, measured)
     for name, value in (
         ("inference", inference(side, recipe.planes, len(networks))),
