@@ -21,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ai._chest_codes import NIH14
+
 KEYS = (
     "nodule_or_mass",
     "tuberculosis",
@@ -41,22 +43,7 @@ COLUMNS = (  # of labels.csv, for KEYS; "abnormality" is what is not "no_finding
     "no_finding",
     "Consolidation",
 )
-NIH = (
-    "Atelectasis",
-    "Cardiomegaly",
-    "Effusion",
-    "Infiltration",
-    "Mass",
-    "Nodule",
-    "Pneumonia",
-    "Pneumothorax",
-    "Consolidation",
-    "Edema",
-    "Emphysema",
-    "Fibrosis",
-    "Pleural_Thickening",
-    "Hernia",
-)
+NIH = NIH14  # in the order of the labels and of the teacher's answers
 TEACHERS = {  # what the teacher calls a class of ours; the greatest of them counts
     "nodule_or_mass": ("Nodule", "Mass"),
     "pneumothorax": ("Pneumothorax",),
