@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +22,8 @@ _CONFIGS = (INFERENCE, "configs/inference.yaml", "configs/inference.yml")
 # What MONAI's bundle specification calls mandatory and we can check without its schema, which lies on the network.
 _METADATA_TEXTS = ("version", "monai_version", "pytorch_version", "numpy_version", "task", "description", "authors")
 _VERSION_LENGTH = 64  # it stands in every result, as a Long String (LO, PS3.5 section 6.2)
+
+_MADE_WITH = {"monai": "monai", "pytorch": "torch", "numpy": "numpy"}
 
 
 class BundleError(ValueError):
@@ -250,6 +253,17 @@ class _DataFormat:
         if not isinstance(channels, int) or channels < 1:
             raise BundleError(f"{place}.outputs.pred.num_channels is {channels!r}; a number of channels was expected")
         return cls(key, inputs_channels, sides, patches, channels)
+
+
+def made_with() -> dict[str, Any]:
+    """What ``metadata.json`` of a bundle that is written here says of the libraries that it was made with."""
+    said = {f"{key}_version": version(name).split("+")[0] for key, name in _MADE_WITH.items()}
+    return {**said, "required_packages_version": {}}
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a file of a bundle's configuration as people read it."""
+    path.write_text(json.dumps(value, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def short(error: BaseException) -> str:

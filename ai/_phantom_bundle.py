@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import monai
 import numpy as np
 import torch
 
+from ai._bundle_files import made_with, write_json
 from ai._phantom_evaluation import Case, hits
 from ai.manifest import CodeSpec, InputSpec, Output, ReadingSpec
 from ai.phantom import FINDING_KEYS
@@ -169,8 +169,8 @@ def write_bundle(bundle: Path, weights: dict[str, torch.Tensor], outputs: tuple[
         input=InputSpec(modality=("CR", "DX"), body_part=("CHEST", "THORAX", ""), view=("PA", "AP", "")),
         outputs=outputs,
     )
-    _write_json(bundle / "configs" / "reading.json", spec.model_dump(mode="json"))
-    _write_json(bundle / "configs" / "metadata.json", _metadata(bundle, figures))
+    write_json(bundle / "configs" / "reading.json", spec.model_dump(mode="json"))
+    write_json(bundle / "configs" / "metadata.json", _metadata(bundle, figures))
     _write_card(bundle)
 
 
@@ -179,7 +179,7 @@ def write_evaluation(bundle: Path, measured: dict[str, Any]) -> None:
     path = bundle / "configs" / "metadata.json"
     metadata = json.loads(path.read_text(encoding="utf-8"))
     metadata["eval_metrics"] = measured
-    _write_json(path, metadata)
+    write_json(path, metadata)
     _write_card(bundle)
 
 
@@ -213,10 +213,6 @@ def _table(measured: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
 def _metadata(bundle: Path, figures: Figures) -> dict[str, Any]:
     config = json.loads((bundle / "configs" / "inference.json").read_text(encoding="utf-8"))
     side = config["preprocessing"]["transforms"][-1]["spatial_size"]
@@ -224,10 +220,7 @@ def _metadata(bundle: Path, figures: Figures) -> dict[str, Any]:
         "schema": "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json",
         "version": VERSION,
         "changelog": {VERSION: "First version"},
-        "monai_version": monai.__version__.split("+")[0],
-        "pytorch_version": torch.__version__.split("+")[0],
-        "numpy_version": np.__version__,
-        "required_packages_version": {},
+        **made_with(),
         "name": "Chest radiograph phantoms (demonstration)",
         "task": "Finds four kinds of findings in procedural phantoms of chest radiographs",
         "description": f"{NOTICE}. A small U-Net that marks nodules, upper-lobe cavitary tuberculosis, pneumothorax "

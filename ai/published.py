@@ -11,16 +11,14 @@ how an image becomes the network's input, and the operating points.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from ai._bundle_files import INFERENCE, METADATA, READING, WEIGHTS, BundleError, short
+from ai._bundle_files import INFERENCE, METADATA, READING, WEIGHTS, BundleError, made_with, short, write_json
 from ai._chest_codes import finding_code, key_of, meaning_of
 from ai.contract import Code
 from ai.manifest import ReadingSpec
@@ -99,9 +97,9 @@ def write_bundle(weights: Weights, out: Path, said: Said, digest: str) -> Path:
         raise BundleError(f"{out}: is there already; a folder that does not exist yet was expected")
     for folder in ("configs", "models", "docs"):
         (out / folder).mkdir(parents=True)
-    _write(out / READING, reading)
-    _write(out / INFERENCE, _inference(weights, said.normalise, said.size))
-    _write(out / METADATA, _metadata(said, weights, digest))
+    write_json(out / READING, reading)
+    write_json(out / INFERENCE, _inference(weights, said.normalise, said.size))
+    write_json(out / METADATA, _metadata(said, weights, digest))
     (out / "docs/README.md").write_text(_card(said, weights, digest), encoding="utf-8")
     import torch  # noqa: PLC0415  (see read_densenet121)
 
@@ -327,10 +325,7 @@ def _metadata(said: Said, weights: Weights, digest: str) -> dict[str, Any]:
     return {
         "version": "1.0.0",
         "changelog": {"1.0.0": "Imported"},
-        "monai_version": version("monai"),
-        "pytorch_version": version("torch"),
-        "numpy_version": version("numpy"),
-        "required_packages_version": {},
+        **made_with(),
         "name": said.name,
         "task": "Classifies frontal chest radiographs",
         "description": f"DenseNet-121 with imported weights; the SHA-256 of their file is {digest}.",
@@ -399,7 +394,3 @@ def _card(said: Said, weights: Weights, digest: str) -> str:
         "",
     ]
     return "\n".join(lines)
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")

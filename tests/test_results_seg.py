@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage
+from stacks import OBLIQUE, TILTED
 from test_results_common import (
     BOXES,
     LEFT,
@@ -45,16 +46,6 @@ ABNORMAL = Code("49755003", "SCT", "Morphologically Abnormal Structure")
 CHEST_CT = DATA / "dicom/chest-ct/dicom"
 ROWS, COLUMNS = 19, 27  # no frame of one bit a pixel fills whole bytes
 
-
-def rotation(*degrees: float) -> NDArray[np.float64]:
-    a, b, c = np.radians(degrees)
-    x = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
-    y = np.array([[np.cos(b), 0, np.sin(b)], [0, 1, 0], [-np.sin(b), 0, np.cos(b)]])
-    z = np.array([[np.cos(c), -np.sin(c), 0], [np.sin(c), np.cos(c), 0], [0, 0, 1]])
-    return np.asarray(x @ y @ z)
-
-
-OBLIQUE, TILTED = rotation(23, -31, 8), rotation(-18, 0, 0)
 # Row cosines, column cosines, and the way from one slice to the next: along the normal, but with a tilted gantry.
 GEOMETRIES: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = {
     "axial": (np.array([1, 0, 0, 0, 1, 0]), np.array([0, 0, 2.5])),

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import monai
-import numpy as np
 import torch
 from monai.networks.nets import ResNet
 
+from ai._bundle_files import made_with, write_json
 from ai.chest_network import ChestNetwork
 from ai.chest_training.card import card
 from ai.chest_training.data import KEYS
@@ -163,10 +161,7 @@ def metadata(side: int, recipe: Recipe, training: dict[str, Any], measured: dict
         "schema": "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json",
         "version": VERSION,
         "changelog": {VERSION: "First version"},
-        "monai_version": monai.__version__.split("+")[0],
-        "pytorch_version": torch.__version__.split("+")[0],
-        "numpy_version": np.__version__,
-        "required_packages_version": {},
+        **made_with(),
         "name": "Frontal chest radiographs of adults (research)",
         "task": "Classifies eight findings in frontal chest radiographs",
         "description": f"{NOTICE}. Small residual networks trained from nothing on 2,771 public chest radiographs.",
@@ -236,7 +231,6 @@ def write_bundle(
         ("reading", said),
         ("metadata", described),
     ):
-        text = json.dumps(value, indent=4, ensure_ascii=False) + "\n"
-        (bundle / "configs" / f"{name}.json").write_text(text, encoding="utf-8")
+        write_json(bundle / "configs" / f"{name}.json", value)
     size = (bundle / "models" / "model.pt").stat().st_size / 1e6
     (bundle / "docs" / "README.md").write_text(card(said, described, size), encoding="utf-8")
