@@ -21,7 +21,8 @@ Text = Annotated[str, Field(min_length=1, max_length=1024)]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # The receiver's process imports this and reads none: its validators are built when the first file is.
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class CodeSpec(_Strict):
