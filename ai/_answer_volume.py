@@ -16,6 +16,7 @@ from ai._detect import detected
 from ai._forward import Passed, labels_of, probabilities
 from ai.contract import Code, Finding, Region, Segment, Segmentation
 from ai.manifest import Output
+from ai.mask import CutMask
 from ai.tasks import SHARE, without_small
 from ai.volume import Volume, to_frames
 
@@ -45,7 +46,7 @@ def answer_volume(info: BundleInfo, passed: Passed, volume: Volume) -> VolumeAns
     return _TASKS[info.spec.task](info, passed, volume)
 
 
-def segment(output: Output, mask: NDArray[np.bool_]) -> Segment:
+def segment(output: Output, mask: NDArray[np.bool_] | CutMask) -> Segment:
     """An outline (frames x rows x columns) with the meaning of its output."""
     category = output.category.code() if output.category else ABNORMALITY if output.finding else ANATOMY
     site = output.site.code() if output.site else None
@@ -114,7 +115,7 @@ def _segmentation(info: BundleInfo, passed: Passed, volume: Volume) -> VolumeAns
         scores.append(score)
         if output.undetermined:
             continue
-        segments.append(segment(output, mask))
+        segments.append(segment(output, CutMask.of(mask)))
         if output.finding:
             findings += _parts(output, certain, mask, volume, voxel_ml)
     findings.sort(key=lambda finding: -finding.score)

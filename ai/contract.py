@@ -20,6 +20,8 @@ if TYPE_CHECKING:  # the receiver's process does without numpy
     import numpy as np
     from numpy.typing import NDArray
 
+    from ai.mask import CutMask
+
 
 @dataclass(frozen=True, slots=True)
 class Code:
@@ -134,13 +136,14 @@ class Segment:
 
     ``mask`` is frames x rows x columns over the segmentation's sources: bool where the segmentation is binary, float32
     from 0 to 1 where it is fractional. Its rows and columns are the source's own pixels, neither flipped nor shifted.
+    A binary one may be a `CutMask`, which is gone through frame by frame: ``mask[frame]`` is rows x columns.
     """
 
     key: str
     name: str
     code: Code
     category: Code
-    mask: NDArray[np.bool_] | NDArray[np.float32]
+    mask: NDArray[np.bool_] | NDArray[np.float32] | CutMask
     site: Code | None = None
     laterality: Code | None = None
 

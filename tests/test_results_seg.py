@@ -34,6 +34,7 @@ from test_results_common import (
 )
 
 from ai.contract import Code, InstanceRef, ReadingError, Segment, Segmentation
+from ai.mask import CutMask
 from dicom_node.results import Run, common, encode, seg
 from dicom_node.results.overlay import Palette
 
@@ -122,7 +123,7 @@ def blob(count: int, seed: int = 1) -> NDArray[np.bool_]:
     return mask
 
 
-def segment(mask: Mask, **changes: Any) -> Segment:
+def segment(mask: Mask | CutMask, **changes: Any) -> Segment:
     return replace(Segment("lung", "Lung", LUNG, ANATOMY, mask), **changes)
 
 
@@ -357,6 +358,13 @@ def test_highdicom_reads_what_was_meant(geometry: str, kind: str, tmp_path: Path
     assert np.allclose(pixels, np.stack(masks, axis=-1), rtol=0, atol=0.5 / 255 + 1e-6)
     if kind == "binary":
         assert np.array_equal(read.pixel_array, np.stack([frame for *_, frame in frames_of(read)]))
+
+
+def test_a_mask_that_holds_its_box_alone_makes_the_same_object() -> None:
+    headers = series("axial", 5)
+    masks = [blob(5), np.zeros((5, ROWS, COLUMNS), bool), blob(5, 2) & (np.arange(5) > 2)[:, None, None]]
+    whole = built(headers, masks)
+    assert built(headers, [segment(CutMask.of(mask)) for mask in masks]) == whole
 
 
 def test_highdicom_reads_frames_of_an_enhanced_image(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from pydicom.dataset import Dataset
 from pydicom.valuerep import format_number_as_ds
 
 from ai import contract
+from ai.mask import CutMask
 from dicom_node.results import common
 from dicom_node.results.common import Run, concept
 from dicom_node.results.overlay import Palette
@@ -123,14 +124,16 @@ def _draw(planes_of: Planes, segmentation: contract.Segmentation, number: int) -
     return _Drawn(number, segmentation, planes, segments, filled[list(segments)].T)
 
 
-def _check(mask: NDArray[Any], kind: str, shape: tuple[int, int, int]) -> None:
+def _check(mask: NDArray[Any] | CutMask, kind: str, shape: tuple[int, int, int]) -> None:
     wanted = "bool" if kind == "binary" else "float from 0 to 1"
     wanted = f"expected frames x rows x columns = {shape[0]} x {shape[1]} x {shape[2]} of {wanted}"
     if kind not in ("binary", "fractional"):
         raise ValueError(f"a segmentation is of kind {kind!r}: expected 'binary' or 'fractional'")
     if mask.shape != shape or mask.dtype.kind != ("b" if kind == "binary" else "f"):
         raise ValueError(f"a mask is {' x '.join(map(str, mask.shape))} of {mask.dtype}: {wanted}")
-    if kind == "fractional" and not (mask.min() >= 0 and mask.max() <= 1):  # neither holds for NaN
+    if (
+        kind == "fractional" and isinstance(mask, np.ndarray) and not (mask.min() >= 0 and mask.max() <= 1)
+    ):  # neither holds for NaN
         raise ValueError(f"a mask has values that are no number, below 0 or above 1: {wanted}")
 
 

@@ -1,0 +1,60 @@
+"""Outlines of organs: most of a mask over a volume is empty, and a model may outline a hundred things."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CutMask:
+    """A mask (frames x rows x columns) of which only the box around what is outlined is held in memory.
+
+    ``part`` (bool) begins at ``start``; beyond it nothing is outlined. A frame is made whole when it is asked for.
+    """
+
+    shape: tuple[int, int, int]
+    start: tuple[int, int, int]
+    part: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, mask: NDArray[np.bool_]) -> CutMask:
+        """Cut a mask; a copy, so that the whole of it can be forgotten."""
+        sides = []
+        whole = mask
+        for axis in range(3):
+            others = tuple(other for other in range(3) if other != axis)
+            filled = np.flatnonzero(whole.any(axis=others))
+            sides.append(slice(int(filled[0]), int(filled[-1]) + 1) if filled.size else slice(0, 0))
+            whole = mask[tuple(sides)]  # the next axis has less to look at
+        frames, rows, columns = mask.shape
+        return cls((frames, rows, columns), (sides[0].start, sides[1].start, sides[2].start), whole.copy())
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """That of the part."""
+        return self.part.dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, frame: int) -> NDArray[np.bool_]:
+        """A frame (rows x columns); negative numbers count from the end.
+
+        Raises:
+            IndexError: there is no such frame.
+        """
+        number = range(self.shape[0])[frame] - self.start[0]
+        whole = np.zeros(self.shape[1:], dtype=np.bool_)
+        if 0 <= number < len(self.part):
+            _, top, left = self.start
+            _, rows, columns = self.part.shape
+            whole[top : top + rows, left : left + columns] = self.part[number]
+        return whole
+
+    def __iter__(self) -> Iterator[NDArray[np.bool_]]:
+        return (self[frame] for frame in range(len(self)))
