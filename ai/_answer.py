@@ -58,7 +58,7 @@ def _classification(info: BundleInfo, passed: Passed, rows: int, columns: int) -
     boxes: list[MarkedBox] = []
     heat: list[HeatMap | None] = []
     for output, score in zip(info.spec.outputs, scores, strict=True):
-        if passed.maps is None or not called(output, score):
+        if passed.maps is None or not output.located or not called(output, score):
             continue
         raw = passed.maps.of(output.channel)
         affine = passed.maps.affine @ cells(passed.maps.shape, (1, *raw.shape))

@@ -133,7 +133,8 @@ class Output(_Strict):
 
     ``finding`` false is for anatomy: it is outlined and not reported as something found. ``category`` is the segment's
     (CID 7150); absent, an abnormality for findings and an anatomical structure else. ``undetermined`` says why the
-    class is never called present or absent: the model's score for it is not to be relied on.
+    class is never called present or absent: the model's score for it is not to be relied on. ``located`` false hides
+    the activation map of a class: the score is to be relied on, the place is not.
     """
 
     key: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
@@ -148,6 +149,7 @@ class Output(_Strict):
     min_volume_ml: Annotated[float, Field(ge=0.0)] = 0.0
     finding: bool = True
     undetermined: Annotated[str, Field(max_length=256)] = ""
+    located: bool = True
 
 
 class ReadingSpec(_Strict):

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from PIL import Image
+from typer.testing import CliRunner
 
-from ai.bundle import describe, shipped
-from ai.chest_network import ChestNetwork, feature_map, resnet
+from ai.bundle import describe, load, shipped
+from ai.chest_network import ChestNetwork, ChestReader, LinearReader, pooled
+from ai.chest_training import run
 from ai.chest_training.__main__ import main
 from ai.chest_training.augment import augment
 from ai.chest_training.data import COLUMNS, FOLDS, KEYS, NIH, Cases, balanced_weights, fold, read_cases, source_odds
 from ai.chest_training.fit import OUTPUTS, Recipe, Stage, platt
 from ai.chest_training.measure import (
+    JOINED,
+    MIXED,
     OperatingPoint,
     auc_figures,
     calibration_error,
@@ -29,8 +36,10 @@ from ai.chest_training.measure import (
     measure,
     probabilities,
 )
-from ai.chest_training.run import Place, region_centre, train
+from ai.chest_training.run import Place, calibrate, hold_out, preparation, region_centre, train
 from ai.chest_training.write import assemble, is_placed, undetermined
+from ai.chest_training.write import reading as reading_of
+from dicom_node.cli import app
 
 
 @pytest.fixture(autouse=True)
@@ -124,6 +133,45 @@ def test_one_command_trains_measures_and_writes_a_bundle(tmp_path: Path) -> None
         assert torch.isfinite(network.eval()(torch.rand(1, 1, 64, 64))).all()
 
 
+def test_what_is_held_out_is_evaluated_by_models_that_have_not_seen_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calibrated_on = []
+
+    def spy(cases: Cases, *rest: Any) -> list[OperatingPoint]:
+        calibrated_on.append(set(cases.folds.tolist()))
+        return calibrate(cases, *rest)
+
+    monkeypatch.setattr(run, "calibrate", spy)
+    data, out = tmp_path / "data", tmp_path / "held"
+    data.mkdir()
+    rows = write_data(data)
+    small = Recipe(planes=(8, 8, 16, 16), stages=(Stage(32, 1, 1e-3),), batch=8)
+    place = Place(seed=3, device="cpu", jobs=1, work=tmp_path / "work", where="a test")
+    said: list[str] = []
+    hold_out(data, out, small, 2, place=place, say=said.append)
+    assert calibrated_on == [set(range(FOLDS)) - {2}] * 2
+    with (out / "labels.csv").open(newline="", encoding="utf-8") as opened:
+        held = list(csv.DictReader(opened))
+    assert [row["file"] for row in held] == [row["file"] for row in rows if fold(row["patient_id"]) == 2]
+    assert {row["abnormality"] for row in held} == {"0", "1"}
+    boxes = {row["boxes"] for row in held if row["nodule_or_mass"] == "1"}
+    assert boxes == {"nodule_or_mass:36.0,20.0,10.0,10.0"}  # pixels of the file, which is smaller than stored_px says
+    for name in ("network", "linear"):
+        report, table = tmp_path / name, ["--images", str(data), "--labels", str(out / "labels.csv")]
+        told = CliRunner().invoke(app, ["models", "evaluate", str(out / name), *table, "--report", str(report)])
+        assert told.exit_code == 0, told.output
+        found = json.loads((report / "evaluation.json").read_text(encoding="utf-8"))
+        assert found["images"]["used"] == len(held)
+        metadata = json.loads((out / name / "configs" / "metadata.json").read_text(encoding="utf-8"))
+        assert metadata["training"]["images"] == len(rows) - len(held)  # and the weights are those of the fold:
+        state = torch.load(out / name / "models" / "model.pt", weights_only=True)
+        if name == "network":
+            (kept,) = (tmp_path / "work").glob("*/fold-2-seed-3.pt")
+            trained = torch.load(kept, weights_only=True)["network"]
+            assert torch.equal(state["features.members.0.conv1.weight"], trained["trunk.conv1.weight"].half())
+
+
 def test_no_patient_is_in_two_folds_and_no_fold_is_empty() -> None:
     dealt = [fold(f"NIH{number:05d}") for number in range(500)]
     assert set(dealt) == set(range(FOLDS))
@@ -207,22 +255,37 @@ def test_the_threshold_parts_what_can_be_parted() -> None:
     assert 0.3 < choose_threshold(np.append(scores, 0.05), np.append(truth, 1), np.array([1.0] * 6 + [0.0])) < 0.7
 
 
-def test_the_shipped_network_is_the_calibrated_mean_and_its_map_adds_up_to_the_score() -> None:
+def test_the_shipped_network_is_the_calibrated_mean_and_its_map_is_what_it_says() -> None:
     torch.manual_seed(4)
     planes = (8, 8, 16, 16)
-    networks = [resnet(planes, OUTPUTS).eval() for _ in range(2)]
-    points = [OperatingPoint(0.5 + 0.1 * k, 0.2 * k - 0.5, 0.5, 0.3 * (k % 2)) for k in range(len(KEYS))]
-    whole = assemble(networks, points, planes)
+    networks = [ChestReader(planes, OUTPUTS).eval() for _ in range(2)]
+    baselines = [LinearReader(len(KEYS)).eval() for _ in range(2)]
+    points = [OperatingPoint(0.5 + 0.1 * k, 0.2 * k - 0.5, 0.5, 0.3 * (k % 2), 0.4 * (k % 3)) for k in range(len(KEYS))]
+    whole = assemble(networks, baselines, points, planes)
     image = torch.rand(2, 1, 64, 96)
     with torch.inference_mode():
         told = whole(image)
-        both = [(n(x * 2.0 - 1.0))[:, : len(KEYS)] for n in networks for x in (image, image.flip(-1))]
-        mean = torch.stack(both).mean(dim=0)
-        meant = torch.from_numpy(probabilities(mean.double().numpy(), points)).float()
+        each = [(n.maps(image * 2.0 - 1.0) + n.maps(image.flip(-1) * 2.0 - 1.0).flip(-1)) / 2.0 for n in networks]
+        mean = torch.stack([pooled(maps)[:, : len(KEYS)] for maps in each]).mean(dim=0)
+        linear = torch.stack([baseline(image) for baseline in baselines]).mean(dim=0)
+        meant = torch.from_numpy(probabilities(mean.double().numpy(), linear.double().numpy(), points)).float()
         torch.testing.assert_close(torch.sigmoid(told), meant, rtol=1e-4, atol=1e-4)
-        maps = torch.einsum("kc,nchw->nkhw", whole.classifier.weight, whole.features(image))
-        torch.testing.assert_close(maps.mean(dim=(2, 3)) + whole.classifier.bias, told, rtol=1e-4, atol=1e-4)
-        assert feature_map(networks[0], image).shape == (2, 16, 2, 3)
+        maps = torch.stack(each).mean(dim=0)[:, : len(KEYS)]
+        shown = whole.places(whole.features(image))
+        assert shown.shape == (2, len(KEYS), 4, 6)  # a cell for 16 x 16 pixels
+        joined = [point.slope * maps[:, k] for k, point in enumerate(points)]
+        abnormal = maps[:, KEYS.index("abnormality")]
+        wanted = torch.stack([one + points[k].share * abnormal for k, one in enumerate(joined)], dim=1)
+        wanted = torch.exp(wanted - wanted.amax(dim=(2, 3), keepdim=True))
+        torch.testing.assert_close(shown, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_a_map_that_is_high_somewhere_scores_more_than_its_mean() -> None:
+    maps = torch.zeros(1, 2, 8, 8)
+    maps[0, 1, 2, 3] = 12.0
+    flat, peaked = pooled(maps)[0].tolist()
+    assert flat == pytest.approx(0.0, abs=1e-6)
+    assert 12.0 / 64 < peaked < 12.0
 
 
 def test_the_shipped_bundle_reads_an_image_and_says_what_it_was_measured_to_know() -> None:
@@ -242,14 +305,110 @@ def test_the_shipped_bundle_reads_an_image_and_says_what_it_was_measured_to_know
     assert 0.0 < float(scores.min()) < float(scores.max()) < 1.0
     measured = json.loads((info.path / "configs" / "metadata.json").read_text(encoding="utf-8"))["eval_metrics"]
     card = (info.path / "docs" / "README.md").read_text(encoding="utf-8")
-    assert (info.spec.cam is not None) == is_placed(measured["boxes"]) == ("No place is shown" not in card)
-    assert {"features", "classifier"} <= {name for name, _ in network.named_modules()}
+    placed = any(is_placed(one) for one in measured["boxes"].values())
+    assert (info.spec.cam is not None) == placed == ("No place is shown" not in card)
+    assert {"features", "places"} <= {name for name, _ in network.named_modules()}
     assert tuple(output.key for output in info.spec.outputs) == KEYS
     for output in info.spec.outputs:
         one = measured["classes"].get(output.key)
         assert bool(output.undetermined) == (one is None or one["low"] <= 0.60)
         if one:
             assert f"| {one['auc']:.2f} [{one['low']:.2f}, {one['high']:.2f}] |" in card
+
+
+def test_a_place_is_shown_for_what_was_measured_to_have_one_and_the_map_is_that_of_places(tmp_path: Path) -> None:
+    bundle = shutil.copytree(shipped()["chest_xray"], tmp_path / "bundle")
+    path = bundle / "configs" / "reading.json"
+    reading = json.loads(path.read_text(encoding="utf-8"))
+    for output in reading["outputs"]:
+        output["threshold"] = 0.001  # everything is present
+    path.write_text(json.dumps(reading), encoding="utf-8")
+    model = load(bundle, threads=1)
+    grey = np.random.default_rng(3).random((300, 280), dtype=np.float32)
+    found = model.read_display(grey)
+    measured = json.loads((bundle / "configs" / "metadata.json").read_text(encoding="utf-8"))["eval_metrics"]
+    placed = {key for key in KEYS if is_placed(measured["boxes"].get(key))}
+    assert {heat.key for heat in found.heat_maps} == {box.key for box in found.boxes} == placed
+    assert len(found.scores) == len(KEYS)
+    image = preparation(256)(grey)
+    with torch.inference_mode():
+        maps = model.network.places(model.network.features(torch.from_numpy(image)[None, None]))[0]
+    for heat in found.heat_maps:
+        own = maps[KEYS.index(heat.key)].numpy()
+        wanted = (own - own.min()) / (own.max() - own.min())
+        np.testing.assert_allclose(heat.values, wanted, atol=1e-4)
+        box = next(box for box in found.boxes if box.key == heat.key)
+        x, y = region_centre(own)
+        assert ((box.left + box.right) / 2, (box.top + box.bottom) / 2) == (
+            pytest.approx(x * 280, abs=6),
+            pytest.approx(y * 300, abs=6),
+        )
+
+
+def test_places_are_judged_for_each_class_by_its_own_boxes() -> None:
+    assert is_placed({"findings": 21, "hits": 11, "chance": 1.7})
+    assert not is_placed({"findings": 21, "hits": 4, "chance": 1.7})
+    assert not is_placed({"findings": 1, "hits": 1, "chance": 0.1})  # one finding tells nothing
+    assert not is_placed(None)
+    said = reading_of(
+        "x", [OperatingPoint(1.0, 0.0, 0.5)] * len(KEYS), {}, {"pneumonia": {"findings": 9, "hits": 9, "chance": 1.0}}
+    )
+    assert [one["key"] for one in said["outputs"] if one.get("located", True)] == ["pneumonia"]
+    assert "cam" in said
+    assert "cam" not in reading_of("x", [OperatingPoint(1.0, 0.0, 0.5)] * len(KEYS), {}, {})
+
+
+def test_half_precision_moves_no_score_by_a_thousandth(tmp_path: Path) -> None:
+    path = shipped()["chest_xray"] / "models" / "model.pt"
+    halves = torch.load(path, weights_only=True)
+    assert all(bool(torch.isfinite(value).all()) for value in halves.values())
+    # The layers with the largest numbers, written in full and read back out of halves.
+    torch.manual_seed(2)
+    planes = (8, 8, 16, 16)
+    points = [OperatingPoint(0.8, -0.3, 0.5, 0.2, 0.3)] * len(KEYS)
+    linear = LinearReader(len(KEYS)).eval()
+    with torch.no_grad():
+        linear.classifier.weight.mul_(60.0)
+        linear.classifier.bias.fill_(15.0)
+    whole = assemble([ChestReader(planes, OUTPUTS).eval()], [linear], points, planes)
+    images = torch.rand(4, 1, 64, 64)
+    small = ChestNetwork(planes, len(KEYS), 1).eval()
+    small.load_state_dict(
+        {key: value.half() if value.is_floating_point() else value for key, value in whole.state_dict().items()}
+    )
+    with torch.inference_mode():
+        assert float((torch.sigmoid(whole(images)) - torch.sigmoid(small(images))).abs().max()) < 1e-3
+
+
+def test_the_linear_model_tells_the_direction_of_an_edge() -> None:
+    ramp = torch.linspace(0.2, 0.8, 128).repeat(128, 1)[None, None]
+    across, along = LinearReader.features(torch.cat([ramp, ramp.transpose(2, 3)])).split(1)
+    bins = [one[0, 1024:].reshape(8, 8, 8).sum(dim=(1, 2)) for one in (across, along)]
+    assert [int(one.argmax()) for one in bins] == [0, 4]
+    noisy = LinearReader.features(ramp + 1e-6 * torch.randn(ramp.shape, generator=torch.Generator().manual_seed(1)))
+    torch.testing.assert_close(noisy[:, 1024:], across[:, 1024:], atol=1e-2, rtol=0.0)
+
+
+def test_parts_join_in_units_of_their_spread() -> None:
+    rng = np.random.default_rng(8)
+    truth = np.tile([0.0, 1.0], 200)
+    labels = np.repeat(truth[:, None], len(KEYS), axis=1)
+    cases = some_cases(["a"] * 400, labels)
+    logits, linear = (rng.normal(0.0, 3.0, (400, len(KEYS))) + 2.0 * labels for _ in range(2))
+    points = calibrate(cases, logits.astype(np.float32), 10.0 * linear.astype(np.float32))
+    for key, point in zip(KEYS, points, strict=True):
+        k, abnormal = KEYS.index(key), KEYS.index("abnormality")
+        share = point.share * logits[:, abnormal].std() / (point.slope * logits[:, k].std())
+        joined = point.linear * 10.0 * linear[:, k].std() / (point.slope * logits[:, k].std())
+        assert share == pytest.approx(MIXED.get(key, 0.0), abs=1e-3)
+        assert joined == pytest.approx(JOINED.get(key, 0.0), abs=1e-3)
+
+
+def test_the_documentation_shows_the_figures_of_the_shipped_bundle(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["figures"]) == 0
+    tables = capsys.readouterr().out
+    assert tables.count("| nodule_or_mass |") == 2
+    assert tables in (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
 
 
 def test_the_region_of_a_map_lies_where_the_map_is_highest() -> None:

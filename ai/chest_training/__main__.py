@@ -15,9 +15,10 @@ import torch
 from monai.utils import set_determinism
 
 from ai.chest_training import __doc__ as about
+from ai.chest_training.card import summary
 from ai.chest_training.data import FOLDS
 from ai.chest_training.fit import Recipe
-from ai.chest_training.run import Place, crossvalidate, figures, load_cases, train
+from ai.chest_training.run import Place, crossvalidate, figures, hold_out, load_cases, train
 
 BUNDLE = Path(__file__).parent.parent / "bundles" / "chest_xray"
 
@@ -29,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, help_ in (
         ("train", "train a network for each fold, measure them on it, and write the bundle"),
         ("crossvalidate", "train and measure without writing a bundle; prints the figures as JSON"),
+        ("hold-out", "write a fold's labels, and the models that have not seen it: for `dicom-node models evaluate`"),
     ):
         command = commands.add_parser(name, help=help_)
         command.add_argument("--data", type=Path, required=True, help="folder with labels.csv and the images")
@@ -39,8 +41,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.add_argument("--side", type=int, help="pixels of the last stage, instead of the recipe's")
         command.add_argument("--epochs", type=int, help="epochs of each stage, instead of the recipe's: for a trial")
     commands.choices["train"].add_argument("--out", type=Path, default=BUNDLE, help="the bundle that is written")
+    commands.choices["hold-out"].add_argument("--out", type=Path, required=True, help="the folder that is written")
+    commands.choices["hold-out"].add_argument("--fold", type=int, choices=range(FOLDS), default=0)
     commands.choices["crossvalidate"].add_argument("--folds", default=",".join(map(str, range(FOLDS))))
+    commands.add_parser("figures", help="print the figures of the shipped bundle as the tables of docs/models.md")
     given = parser.parse_args(arguments)
+    if given.command == "figures":
+        reading, metadata = (
+            json.loads((BUNDLE / "configs" / f"{name}.json").read_text(encoding="utf-8"))
+            for name in ("reading", "metadata")
+        )
+        print(summary(reading, metadata["eval_metrics"]), end="")
+        return 0
     started = time.monotonic()
 
     def say(text: str) -> None:
@@ -58,6 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if given.command == "train":
             train(given.data, given.out, recipe, place=place, say=say)
+            return 0
+        if given.command == "hold-out":
+            hold_out(given.data, given.out, recipe, given.fold, place=place, say=say)
             return 0
         cases = load_cases(given.data, recipe)
         folds = [int(number) for number in given.folds.split(",")]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ai.chest_training.data import KEYS
+from ai.chest_training.measure import JOINED, MIXED, REGION
 
 _CARD = """\
 # chest_xray
@@ -70,13 +72,16 @@ Terms of use, as stated by the issuers as far as known to us; have them checked 
 
     {command}
 
-{members} residual networks (MONAI `ResNet`, basic blocks, {planes} channels) trained from nothing and averaged
-into one: weights of {size:.1f} MB in half precision. Patients are dealt into 5 folds by a hash of their
-identifier; there is a network for each of the folds {numbers}. It learnt from the other four folds, and **the
-fold that it has not seen is the one that it is measured on**. Tasks beside the {count} findings: the fourteen
-labels of NIH, the teacher's fourteen logits, view, sex and age. Stages: {stages}; AdamW, one cycle each, label
-smoothing, mixup, the running mean of the weights. Images are turned, scaled, shifted, mirrored, cut, and
-changed in exposure, contrast, sharpness, noise and resolution. It took {minutes} minutes on {where}.{note}
+{members} residual networks (MONAI `ResNet`, basic blocks, {planes} channels, maps of one cell for 16 x 16 pixels)
+trained from nothing, whose answers are averaged, and to which logistic regressions on small images and histograms
+of gradients, averaged likewise, are added for some findings: weights of {size:.1f} MB in half precision. A
+network's score of a finding is half the mean of its map of the finding and half the map's soft maximum (Pinheiro
+and Collobert 2015), so that a few cells can carry it. Patients are dealt into 5 folds by a hash of their
+identifier; there is a network for each of the folds {numbers}. It learnt from the other four folds, and **the fold
+that it has not seen is the one that it is measured on**. Tasks beside the {count} findings: the fourteen labels of
+NIH, the teacher's fourteen logits, view, sex and age. Stages: {stages}; AdamW, one cycle each, label smoothing,
+mixup, the running mean of the weights. Images are turned, scaled, shifted, mirrored, cut, and changed in exposure,
+contrast, sharpness, noise and resolution. The networks took {minutes} minutes together on {where}, each on one.
 
 Sources look different, and which findings they hold differs too: the source alone would tell a finding (see the
 control below). Therefore the odds of a finding in an image's source are added to the network's answer while it
@@ -85,26 +90,28 @@ negatives alike within each source, and **figures compare images of the same sou
 
 ## Measured on other patients
 
-AUC of images with the finding against images without any finding, of the same source; 95 % intervals by
-bootstrap over patients ({draws} draws; 300 in the tables of sources and groups). {measured_images} images of
-{measured_patients} patients; images of 64 pixels are left out, which nobody would send. Every image was scored
-by the one network of the {members} that has not seen its patient. What ships is the mean of all {members},
-which has seen all of these patients and so cannot be measured on them; the mean of networks is usually a little
-better than one of them, so these figures should be on the safe side for other patients of the same sources. For
-another hospital they promise nothing. Thresholds and calibration were chosen on these same out-of-fold scores
-(two numbers and one threshold a class), so sensitivity, specificity and calibration error are slightly
-flattering, and the mean of networks may be a little less sure of itself than its calibration says.
+AUC of images with the finding against images without any finding, of the same source; 95 % intervals by bootstrap
+over patients ({draws} draws; 300 in the tables of sources and groups). {measured_images} images of
+{measured_patients} patients; images of 64 pixels are left out, which nobody would send. Every image was scored by
+the one network of the {members}, and the one logistic regression, that have not seen its patient. What ships is the
+mean of all {members}, which has seen all of these patients and so cannot be measured on them; the mean of networks
+is usually a little better than one of them, so these figures should be on the safe side for other patients of the
+same sources. For another hospital they promise nothing. Thresholds and calibration were chosen on these same
+out-of-fold scores (two numbers and one threshold a class), so sensitivity, specificity and calibration error are
+slightly flattering, and the mean of networks may be a little less sure of itself than its calibration says. The
+weights by which parts are joined (below), the recipe, and where training stopped were chosen on them too.
 
 {measured}
 
-"Specificity" is among images without any finding, "among others" among those with other findings only. "AUC
-against others" compares images that have the finding with images that have other findings but not this one:
-**where it is near 0.5, the score tells sick from well and not which sickness**. The score of nodule or mass,
-pneumonia, effusion, cardiomegaly and consolidation is the sum of what the networks learnt of the finding and,
-weighing 0.6 times as much, of what they learnt of "any abnormality"; that weight, and where training stopped,
-were chosen on these same scores. Thresholds make sensitivity + specificity greatest (Youden 1950) among those
-that leave a sensitivity of 0.7. "Linear" is a logistic regression on small images and histograms of gradients,
-with the same folds.
+"Specificity" is among images without any finding, "among others" among those with other findings only. "AUC against
+others" compares images that have the finding with images that have other findings but not this one: **where it is
+near 0.5, the score tells sick from well and not which sickness**. The score of {mixed} is the sum of what the
+networks learnt of the finding and of what they learnt of "any abnormality" ({mixed_share} times as much); the
+logistic regression has a say in {joined}. All in units of the spread of the scores. Thresholds make sensitivity +
+specificity greatest (Youden 1950) among those that leave a sensitivity of 0.7. "AUC" is of all together, "networks"
+of the networks' own score of the finding, "linear" of the logistic regression alone, "teacher" is the published
+DenseNet-121 on those of the images that its answers are known of (it learnt from 112,000 radiographs, which may
+have held these).
 
 On images that are stored at 64 pixels: {thumbnails}.
 
@@ -152,11 +159,15 @@ normal images of the others: 0.5 would be a score that does not go by the source
   of the sources.
 """
 
-
-_SHOWN = "The heat map is the class activation map (Zhou et al. 2016) of the same forward pass."
+_SHOWN = """\
+**A place is shown for {placed} alone.** The heat map compares the odds of the finding at a place with those
+where they are highest: a class activation map (Zhou et al. 2016) of the same forward pass, out of the mean of the
+networks' maps of the finding, with that of "any abnormality" joined as in the score. It tells where, not how sure.
+What the logistic regression adds has no place and is not in it. A class's map is shown where it was measured to point
+at the finding more often than chance (95 %); of the others nobody knows whether it does: they have no place."""
 _NOT_SHOWN = """\
-**No place is shown.** The class activation map (Zhou et al. 2016) of this model points at findings hardly more often
-than chance, so heat maps and boxes would mislead: results name a finding without a region."""
+**No place is shown.** Of no class was the activation map of this model measured to point at the finding more often
+than chance, so heat maps and boxes might mislead: results name a finding without a region."""
 
 
 def card(reading: dict[str, Any], metadata: dict[str, Any], size: float) -> str:
@@ -175,8 +186,8 @@ def card(reading: dict[str, Any], metadata: dict[str, Any], size: float) -> str:
         side=metadata["network_data_format"]["inputs"]["image"]["spatial_shape"][0],
         operating=_operating(outputs, classes),
         undetermined=" Here:" + "".join(silent) if silent else " At present there is none.",
-        shown=_SHOWN if "cam" in reading else _NOT_SHOWN,
-        boxes=_boxes(measured.get("boxes")),
+        shown=_shown(outputs) if "cam" in reading else _NOT_SHOWN,
+        boxes=_boxes(measured["boxes"]),
         sources=_sources(training["sources"]),
         command=training["command"],
         members=len(training["folds"]),
@@ -188,15 +199,54 @@ def card(reading: dict[str, Any], metadata: dict[str, Any], size: float) -> str:
         stages=", then ".join(f"{one['epochs']} epochs at {one['side']} pixels" for one in recipe["stages"]),
         minutes=round(training["seconds"] / 60),
         where=training["where"],
-        note=training.get("note", ""),
         draws=measured["draws"],
-        measured=_measured(classes, measured["linear"]),
+        mixed=_listed([outputs[key]["name"].lower() for key in MIXED]),
+        mixed_share=_listed(sorted({f"{share:g}" for share in MIXED.values()})),
+        joined=_listed([f"{outputs[key]['name'].lower()} ({share:g} times as much)" for key, share in JOINED.items()]),
+        measured=_measured(classes, measured),
         thumbnails=", ".join(f"{key} {_interval(one)}" for key, one in measured["thumbnails"].items())
         or "not measured",
         by_source=_by(classes, "by_source"),
         by_group=_by(classes, "by_group"),
         control=_control(classes),
     )
+
+
+GROUPS = ("women", "men", "PA", "AP", "aged 18 to 39", "aged 40 to 64", "aged 65 and over")
+
+
+def summary(reading: dict[str, Any], measured: dict[str, Any]) -> str:
+    """The figures in short, as Markdown, for docs/models.md: two tables out of ``eval_metrics``."""
+    classes = measured["classes"]
+    silent = {output["key"] for output in reading["outputs"] if output.get("undetermined")}
+    head = [
+        "finding",
+        "positives",
+        "AUC",
+        "networks alone",
+        "linear model alone",
+        "sensitivity",
+        "specificity",
+        "calibration error",
+    ]
+    rows = [
+        [
+            key,
+            str(one["positives"]),
+            _interval(one),
+            _interval(measured["network"].get(key)),
+            _interval(measured["linear"].get(key)),
+            *(["never called"] * 2 if key in silent else [_two(one["sensitivity"]), _two(one["specificity"])]),
+            f"{one['calibration_error']:.3f}",
+        ]
+        for key, one in classes.items()
+    ]
+    groups = [[key, *(_interval(one["by_group"].get(name)) for name in GROUPS)] for key, one in classes.items()]
+    return f"{_table(head, rows)}\n\n{_table(['AUC', *GROUPS], groups)}\n"
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
@@ -230,13 +280,23 @@ def _operating(outputs: dict[str, Any], classes: dict[str, Any]) -> str:
     return _table(["finding", "is called", "threshold", "sensitivity", "specificity"], rows)
 
 
-def _boxes(one: dict[str, Any] | None) -> str:
-    if not one or not one["images"]:
+def _shown(outputs: dict[str, Any]) -> str:
+    return _SHOWN.format(
+        placed=" and ".join(one["name"].lower() for one in outputs.values() if one.get("located", True))
+    )
+
+
+def _boxes(classes: dict[str, Any]) -> str:
+    if not classes:
         return ""
+    said = [
+        f"{key} {one['hits']} of {one['findings']} (a point drawn at random would for {one['chance']:.1f})"
+        for key, one in classes.items()
+    ]
     return (
-        f"On the {one['images']} images that a radiologist's boxes are known of, the centre of the region above half "
-        f"of the map's maximum lay in a box of the same finding for {one['hits']} of {one['findings']} findings (a "
-        f"point drawn at random on the image would for {one['chance']:.1f}). It outlines nothing."
+        "Where radiologists' boxes are known, the centre of the region where the odds are at least "
+        f"{REGION:g} of the highest lay in a box of the same finding for: {', '.join(said)}. What counts as the "
+        "region was chosen on these same boxes. It outlines nothing."
     )
 
 
@@ -249,14 +309,16 @@ def _sources(sources: list[dict[str, Any]]) -> str:
     )
 
 
-def _measured(classes: dict[str, Any], linear: dict[str, Any]) -> str:
+def _measured(classes: dict[str, Any], measured: dict[str, Any]) -> str:
     rows = [
         [
             key,
             str(one["positives"]),
             str(one["normals"]),
             _interval(one),
-            _interval(linear.get(key)),
+            _interval(measured["network"].get(key)),
+            _interval(measured["linear"].get(key)),
+            _interval(measured["teacher"].get(key)),
             _two(one["sensitivity"]),
             _two(one["specificity"]),
             _two(one["specificity_among_other_findings"]),
@@ -271,7 +333,9 @@ def _measured(classes: dict[str, Any], linear: dict[str, Any]) -> str:
             "positives",
             "normals",
             "AUC",
-            "linear AUC",
+            "networks",
+            "linear",
+            "teacher",
             "sensitivity",
             "specificity",
             "among others",

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from monai.networks.nets import ResNet
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from ai.chest_network import resnet
+from ai.chest_network import ChestReader, pooled
 from ai.chest_training.augment import augment
 from ai.chest_training.data import KEYS, NIH, TEACHERS, Cases, balanced_weights, source_odds
 
@@ -46,21 +45,20 @@ class Recipe:
 
     planes: tuple[int, ...] = (32, 64, 128, 192)
     stages: tuple[Stage, ...] = (
-        Stage(96, 25, 3e-3),
-        Stage(192, 8, 1e-3, 0.4),
-        Stage(192, 8, 1e-3, 0.3, 3.0),
-        Stage(256, 6, 7e-4, 0.2, 2.0),
+        Stage(96, 60, 3e-3),
+        Stage(160, 20, 1e-3, 0.4, 2.0),
+        Stage(256, 10, 7e-4, 0.2, 2.0),
     )
     batch: int = 32
     decay: float = 0.05
     keep: float = 0.995
-    mixup: float = 0.3
+    mixup: float = 0.5
     smooth: float = 0.05
     nih: float = 0.3
     teacher: float = 0.5
     teach: float = 0.5
     extra: float = 0.2
-    strength: float = 0.7
+    strength: float = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,19 +83,20 @@ class _Run:
     say: Say
 
 
-def fit(cases: Cases, chosen: NDArray[np.int64], recipe: Recipe, *, seed: int, device: str, say: Say) -> ResNet:
+def fit(cases: Cases, chosen: NDArray[np.int64], recipe: Recipe, *, seed: int, device: str, say: Say) -> ChestReader:
     """Train on the images ``chosen`` alone; returns the running mean of the weights, in evaluation mode."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    network = resnet(recipe.planes, OUTPUTS).to(device, memory_format=torch.channels_last)
+    network = ChestReader(recipe.planes, OUTPUTS).to(device, memory_format=torch.channels_last)
     run = _Run(cases, chosen, _goals(cases, chosen, recipe), recipe, generator, device, say)
     mean = deepcopy(network)
     for number, stage in enumerate(recipe.stages):
         _train(network, mean, run, stage, first=number == 0)
-    return mean.to("cpu").eval()
+    shipped: ChestReader = mean.to("cpu").eval()
+    return shipped
 
 
-def _train(network: ResNet, mean: ResNet, run: _Run, stage: Stage, *, first: bool) -> None:
+def _train(network: ChestReader, mean: ChestReader, run: _Run, stage: Stage, *, first: bool) -> None:
     network.train()
     recipe, chosen, generator, device = run.recipe, run.chosen, run.generator, run.device
     small = run.cases.stored[chosen] <= 64
@@ -239,8 +238,8 @@ def follow(mean: torch.nn.Module, network: torch.nn.Module, keep: float) -> None
         torch._foreach_lerp_([old[key] for key in floats], [new[key] for key in floats], 1.0 - keep)
 
 
-def predict(network: torch.nn.Module, pixels: NDArray[np.uint8], side: int) -> NDArray[np.float32]:
-    """Logits (n, KEYS) of images (n, h, w) uint8, the mean of the image and its mirror image."""
+def predict(network: ChestReader, pixels: NDArray[np.uint8], side: int) -> NDArray[np.float32]:
+    """Logits (n, KEYS) of images (n, h, w) uint8, out of the mean maps of the image and of its mirror image."""
     parts = []
     with torch.inference_mode():
         for start in range(0, len(pixels), 64):
@@ -248,6 +247,6 @@ def predict(network: torch.nn.Module, pixels: NDArray[np.uint8], side: int) -> N
             if images.shape[-1] != side:
                 images = functional.interpolate(images, size=(side, side), mode="area")
             images = (images * 2.0 - 1.0).contiguous(memory_format=torch.channels_last)
-            logits = (network(images) + network(images.flip(-1))) / 2.0
-            parts.append(logits[:, : len(KEYS)].float().numpy())
+            maps = (network.maps(images) + network.maps(images.flip(-1)).flip(-1)) / 2.0
+            parts.append(pooled(maps)[:, : len(KEYS)].numpy())
     return np.concatenate(parts)

@@ -20,6 +20,10 @@ from ai.evaluation.metrics import auc, bootstrap_auc
 DRAWS = 1000
 _GROUP_DRAWS = 300
 LEAST_SENSITIVITY = 0.7
+# How much the logit of "abnormality", and that of the linear model, add to that of a class; see `run.calibrate`.
+MIXED = dict.fromkeys(("nodule_or_mass", "pneumonia", "effusion", "cardiomegaly", "consolidation"), 0.6)
+JOINED = {"tuberculosis": 1.0, "pneumonia": 0.4, "cardiomegaly": 0.4, "abnormality": 0.4}
+REGION = 0.5  # of a map: where the odds are at least half of what they are at its peak
 _FEWEST = 5  # positives and normals, below which a group gets no figure
 _BINS = 10
 AGES = (("under 18", 0, 18), ("18 to 39", 18, 40), ("40 to 64", 40, 65), ("65 and over", 65, 200))
@@ -29,22 +33,25 @@ AGES = (("under 18", 0, 18), ("18 to 39", 18, 40), ("40 to 64", 40, 65), ("65 an
 class OperatingPoint:
     """A class's calibration and its threshold on the calibrated probability.
 
-    A logit becomes slope * logit + share * (logit of "abnormality") + offset.
+    A logit becomes slope * logit + share * (logit of "abnormality") + linear * (logit of the linear model) + offset.
     """
 
     slope: float
     offset: float
     threshold: float
     share: float = 0.0
+    linear: float = 0.0
 
 
-def probabilities(logits: NDArray[np.floating[Any]], points: Sequence[OperatingPoint]) -> NDArray[np.float64]:
-    """Calibrated probabilities (n, classes) of logits (n, classes)."""
-    slope, share, offset = (
-        np.array([getattr(point, what) for point in points]) for what in ("slope", "share", "offset")
+def probabilities(
+    logits: NDArray[np.floating[Any]], linear: NDArray[np.floating[Any]], points: Sequence[OperatingPoint]
+) -> NDArray[np.float64]:
+    """Calibrated probabilities (n, classes) of the network's logits (n, classes) and those of the linear model."""
+    slope, share, joined, offset = (
+        np.array([getattr(point, what) for point in points]) for what in ("slope", "share", "linear", "offset")
     )
     abnormal = logits[:, [KEYS.index("abnormality")]]
-    return np.asarray(1.0 / (1.0 + np.exp(-(logits * slope + abnormal * share + offset))))
+    return np.asarray(1.0 / (1.0 + np.exp(-(logits * slope + abnormal * share + linear * joined + offset))))
 
 
 def choose_threshold(scores: NDArray[np.float64], truth: NDArray[Any], weights: NDArray[Any]) -> float:

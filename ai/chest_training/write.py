@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from monai.networks.nets import ResNet
 
 from ai._bundle_files import made_with, write_json
-from ai.chest_network import ChestNetwork
+from ai.chest_network import ChestNetwork, ChestReader, LinearReader
 from ai.chest_training.card import card
 from ai.chest_training.data import KEYS
 from ai.chest_training.fit import Recipe
-from ai.chest_training.measure import OperatingPoint
+from ai.chest_training.measure import REGION, OperatingPoint
 from ai.evaluation.metrics import wilson
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"
+_FEWEST_BOXES = 5  # of a class, below which a few hits say nothing
 UNRELIABLE = 0.60  # an interval of the AUC that reaches down to this leaves a class undetermined
 NOTICE = "Research model, not for diagnostic use"
 INTENDED_USE = (
@@ -37,21 +37,26 @@ _CODES = {  # name, code (SNOMED CT), meaning, site
     "abnormality": ("Any abnormality", "168734001", "Standard chest X-ray abnormal", None),
     "consolidation": ("Consolidation", "95436008", "Lung consolidation", _LUNG),
 }
-_REGION = 0.85  # of a map's range: a coarse map is shown by its peak, not by all that it touches
 
 
-def inference(side: int, planes: Sequence[int], members: int) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What becomes a bundle: its name, the calibrated network, how it came to be, and all that was measured of it."""
+
+    name: str
+    network: ChestNetwork | LinearReader
+    recipe: Recipe
+    training: dict[str, Any]
+    measured: dict[str, Any]
+    points: Sequence[OperatingPoint]
+
+
+def inference(side: int, network: dict[str, Any]) -> dict[str, Any]:
     """``inference.json``: the whole image on a square grid, in greys from its darkest to its brightest percentile."""
     return {
         "imports": ["$import torch"],
         "device": "cpu",
-        "network_def": {
-            "_target_": "ai.chest_network.ChestNetwork",
-            "planes": list(planes),
-            "classes": len(KEYS),
-            "members": members,
-            "mirror": True,
-        },
+        "network_def": network,
         "preprocessing": {
             "_target_": "Compose",
             "transforms": [
@@ -75,22 +80,48 @@ def inference(side: int, planes: Sequence[int], members: int) -> dict[str, Any]:
     }
 
 
-def assemble(networks: Sequence[ResNet], points: Sequence[OperatingPoint], planes: Sequence[int]) -> ChestNetwork:
+def assemble(
+    networks: Sequence[ChestReader],
+    baselines: Sequence[LinearReader],
+    points: Sequence[OperatingPoint],
+    planes: Sequence[int],
+) -> ChestNetwork:
     """One network that says what all say on average, calibrated: its sigmoid is the calibrated probability."""
     whole: ChestNetwork = ChestNetwork(planes, len(KEYS), len(networks)).eval()
-    offsets = torch.tensor([point.offset for point in points], dtype=torch.float64)
     mixed = torch.diag(torch.tensor([point.slope for point in points], dtype=torch.float64))
     mixed[:, KEYS.index("abnormality")] += torch.tensor([point.share for point in points], dtype=torch.float64)
-    weights, biases = [], []
+    heads = [network.head for network in networks]
+    weights = torch.stack([head.weight.detach().double()[: len(KEYS), :, 0, 0] for head in heads])
+    biases = torch.stack([head.bias.detach().double()[: len(KEYS)] for head in heads])
     for member, network in zip(whole.features.members, networks, strict=True):
-        kept = {key: value for key, value in network.state_dict().items() if not key.startswith("fc.")}
-        member.load_state_dict(kept, strict=True)
-        weights.append(network.fc.weight.detach().double()[: len(KEYS)] / len(networks))
-        biases.append(network.fc.bias.detach().double()[: len(KEYS)] / len(networks))
+        member.load_state_dict(network.trunk.state_dict(), strict=True)
     with torch.no_grad():
-        whole.classifier.weight.copy_(mixed @ torch.cat(weights, dim=1))
-        whole.classifier.bias.copy_(mixed @ torch.stack(biases).sum(dim=0) + offsets)
+        whole.heads.weight.copy_(weights.flatten(0, 1)[:, :, None, None])
+        whole.heads.bias.copy_(biases.flatten())
+        whole.calibration.weight.copy_(mixed)
+        whole.calibration.bias.copy_(torch.tensor([point.offset for point in points]))
+        together = torch.einsum("ok,mkc->omc", mixed, weights) / len(networks)
+        whole.places.weight.copy_(together.flatten(1)[:, :, None, None])
+        whole.places.bias.copy_(mixed @ biases.mean(dim=0))
+        share = torch.tensor([point.linear for point in points])
+        for ours, theirs in zip(whole.linear.parameters(), _mean(baselines), strict=True):
+            ours.copy_(theirs * share.view(-1, *(1,) * (theirs.ndim - 1)))
     return whole
+
+
+def calibrated(baseline: LinearReader, points: Sequence[OperatingPoint]) -> LinearReader:
+    """The linear model alone, so that its sigmoid is the calibrated probability."""
+    whole: LinearReader = LinearReader(len(KEYS)).eval()
+    slope, offset = (torch.tensor([getattr(point, what) for point in points]) for what in ("slope", "offset"))
+    with torch.no_grad():
+        whole.classifier.weight.copy_(baseline.classifier.weight * slope[:, None])
+        whole.classifier.bias.copy_(baseline.classifier.bias * slope + offset)
+    return whole
+
+
+def _mean(baselines: Sequence[LinearReader]) -> list[torch.Tensor]:
+    parts = zip(*(baseline.parameters() for baseline in baselines), strict=True)
+    return [torch.stack([part.detach() for part in same]).mean(dim=0) for same in parts]
 
 
 def undetermined(key: str, figures: dict[str, Any]) -> str:
@@ -107,39 +138,41 @@ def undetermined(key: str, figures: dict[str, Any]) -> str:
 
 
 def is_placed(boxes: dict[str, Any] | None) -> bool:
-    """Whether heat maps point at findings more often than a point drawn at random would (95 %, Wilson).
+    """Whether the heat maps of a class point at it more often than a point drawn at random would (95 %, Wilson).
 
-    Those that do not are not shown: a place that means nothing misleads whoever looks there.
+    Those that do not, or that nobody measured, are not shown: a place that means nothing misleads whoever looks there.
     """
-    if not boxes or not boxes["findings"]:
+    if not boxes or boxes["findings"] < _FEWEST_BOXES:
         return False
     low, _ = wilson(boxes["hits"], boxes["findings"])
     return bool(low > boxes["chance"] / boxes["findings"])
 
 
 def reading(
-    points: Sequence[OperatingPoint], figures: dict[str, Any], boxes: dict[str, Any] | None = None
+    name: str, points: Sequence[OperatingPoint], figures: dict[str, Any], boxes: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """``reading.json``; see `ai.manifest`."""
     outputs = []
     for channel, (key, point) in enumerate(zip(KEYS, points, strict=True)):
-        name, value, meaning, site = _CODES[key]
+        called, value, meaning, site = _CODES[key]
         output: dict[str, Any] = {
             "key": key,
-            "name": name,
+            "name": called,
             "channel": channel,
             "code": {"value": value, "scheme": "SCT", "meaning": meaning},
             "threshold": round(point.threshold, 4),
-            "map_threshold": _REGION,
+            "map_threshold": REGION,
         }
         if site is not None:
             output["site"] = {"value": site[0], "scheme": "SCT", "meaning": site[1]}
         if reason := undetermined(key, figures):
             output["undetermined"] = reason
+        if not is_placed((boxes or {}).get(key)):
+            output["located"] = False
         outputs.append(output)
     return {
         "format": 1,
-        "name": "chest_xray",
+        "name": name,
         "task": "classification",
         "manufacturer": "dicom-node",
         "intended_use": INTENDED_USE,
@@ -150,21 +183,30 @@ def reading(
             "view": ["PA", "AP", ""],
             "max_images": 8,
         },
-        **({"cam": {"layer": "features", "classifier": "classifier"}} if is_placed(boxes) else {}),
+        **(
+            {"cam": {"layer": "features", "classifier": "places"}}
+            if any(map(is_placed, (boxes or {}).values()))
+            else {}
+        ),
         "outputs": outputs,
     }
 
 
-def metadata(side: int, recipe: Recipe, training: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
-    """``metadata.json`` as MONAI defines it, with all figures in ``eval_metrics``."""
+def metadata(
+    side: int, what: str, recipe: Recipe, training: dict[str, Any], measured: dict[str, Any]
+) -> dict[str, Any]:
+    """``metadata.json`` as MONAI defines it, with all figures in ``eval_metrics``; ``what`` names the kind of model."""
     return {
         "schema": "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json",
         "version": VERSION,
-        "changelog": {VERSION: "First version"},
+        "changelog": {
+            VERSION: "Trained longer; finer maps, shown where they were measured to be right; a linear model joins",
+            "0.1.0": "First version",
+        },
         **made_with(),
         "name": "Frontal chest radiographs of adults (research)",
         "task": "Classifies eight findings in frontal chest radiographs",
-        "description": f"{NOTICE}. Small residual networks trained from nothing on 2,771 public chest radiographs.",
+        "description": f"{NOTICE}. {what}, trained from nothing on {training['images']} chest radiographs.",
         "authors": "dicom-node",
         "copyright": "Copyright (c) dicom-node contributors. Apache-2.0. The images' terms stand in the model card.",
         "intended_use": INTENDED_USE,
@@ -205,32 +247,27 @@ def metadata(side: int, recipe: Recipe, training: dict[str, Any], measured: dict
     }
 
 
-def write_bundle(
-    bundle: Path,
-    *,
-    networks: Sequence[ResNet],
-    points: Sequence[OperatingPoint],
-    recipe: Recipe,
-    training: dict[str, Any],
-    measured: dict[str, Any],
-) -> None:
-    """Write all files of the bundle; half precision halves the weights and moves scores by less than they mean."""
+def write_bundle(bundle: Path, written: Written) -> None:
+    """Write all files of the bundle; half precision halves the weights and moves a score by less than 0.001."""
     for folder in ("configs", "models", "docs"):
         (bundle / folder).mkdir(parents=True, exist_ok=True)
+    recipe, network, measured = written.recipe, written.network, written.measured
     side = recipe.stages[-1].side
-    whole = assemble(networks, points, recipe.planes)
     halves = {
         key: value.half().contiguous() if value.dtype.is_floating_point else value
-        for key, value in whole.state_dict().items()
+        for key, value in network.state_dict().items()
     }
     torch.save(halves, bundle / "models" / "model.pt")
-    said = reading(points, measured["classes"], measured.get("boxes"))
-    described = metadata(side, recipe, training, measured)
-    for name, value in (
-        ("inference", inference(side, recipe.planes, len(networks))),
-        ("reading", said),
-        ("metadata", described),
-    ):
+    defined: dict[str, Any] = {"_target_": f"{type(network).__module__}.{type(network).__name__}", "classes": len(KEYS)}
+    if isinstance(network, ChestNetwork):
+        defined |= {"planes": list(recipe.planes), "members": len(network.features.members)}
+    said = reading(written.name, written.points, measured["classes"], measured.get("boxes"))
+    what = "A linear model"
+    if isinstance(network, ChestNetwork):
+        what = "Small residual networks and a linear model"
+    described = metadata(side, what, recipe, written.training, measured)
+    for name, value in (("inference", inference(side, defined)), ("reading", said), ("metadata", described)):
         write_json(bundle / "configs" / f"{name}.json", value)
-    size = (bundle / "models" / "model.pt").stat().st_size / 1e6
-    (bundle / "docs" / "README.md").write_text(card(said, described, size), encoding="utf-8")
+    if "images" in measured:  # of all folds: there is enough for a card
+        size = (bundle / "models" / "model.pt").stat().st_size / 1e6
+        (bundle / "docs" / "README.md").write_text(card(said, described, size), encoding="utf-8")
