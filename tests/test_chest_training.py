@@ -21,9 +21,10 @@ from typer.testing import CliRunner
 
 from ai.bundle import describe, load, shipped
 from ai.chest_network import ChestNetwork, ChestReader, LinearReader, pooled
-from ai.chest_training import run
+from ai.chest_training import hold_out as held_out
 from ai.chest_training.__main__ import main
 from ai.chest_training.augment import augment
+from ai.chest_training.boxes import region_centre
 from ai.chest_training.data import COLUMNS, FOLDS, KEYS, NIH, Cases, balanced_weights, fold, read_cases, source_odds
 from ai.chest_training.fit import OUTPUTS, Recipe, Stage, platt
 from ai.chest_training.measure import (
@@ -36,7 +37,7 @@ from ai.chest_training.measure import (
     measure,
     probabilities,
 )
-from ai.chest_training.run import Place, calibrate, hold_out, preparation, region_centre, train
+from ai.chest_training.run import Place, calibrate, preparation, train
 from ai.chest_training.write import assemble, is_placed, undetermined
 from ai.chest_training.write import reading as reading_of
 from dicom_node.cli import app
@@ -142,14 +143,14 @@ def test_what_is_held_out_is_evaluated_by_models_that_have_not_seen_it(
         calibrated_on.append(set(cases.folds.tolist()))
         return calibrate(cases, *rest)
 
-    monkeypatch.setattr(run, "calibrate", spy)
+    monkeypatch.setattr(held_out, "calibrate", spy)
     data, out = tmp_path / "data", tmp_path / "held"
     data.mkdir()
     rows = write_data(data)
     small = Recipe(planes=(8, 8, 16, 16), stages=(Stage(32, 1, 1e-3),), batch=8)
     place = Place(seed=3, device="cpu", jobs=1, work=tmp_path / "work", where="a test")
     said: list[str] = []
-    hold_out(data, out, small, 2, place=place, say=said.append)
+    held_out.hold_out(data, out, small, 2, place=place, say=said.append)
     assert calibrated_on == [set(range(FOLDS)) - {2}] * 2
     with (out / "labels.csv").open(newline="", encoding="utf-8") as opened:
         held = list(csv.DictReader(opened))

@@ -18,7 +18,8 @@ from ai.chest_training import __doc__ as about
 from ai.chest_training.card import summary
 from ai.chest_training.data import FOLDS
 from ai.chest_training.fit import Recipe
-from ai.chest_training.run import Place, crossvalidate, figures, hold_out, load_cases, train
+from ai.chest_training.hold_out import hold_out
+from ai.chest_training.run import Place, crossvalidate, figures, load_cases, train
 
 BUNDLE = Path(__file__).parent.parent / "bundles" / "chest_xray"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import multiprocessing
 import time
@@ -17,37 +16,25 @@ import numpy as np
 import torch
 from monai.bundle import ConfigParser
 from numpy.typing import NDArray
-from PIL import Image
-from scipy import ndimage  # type: ignore[import-untyped]
 
 from ai.chest_network import BLOCKS, SHARPNESS, ChestNetwork, ChestReader, LinearReader
 from ai.chest_training.baseline import crossvalidate_linear
+from ai.chest_training.boxes import box_figures
 from ai.chest_training.data import FOLDS, KEYS, NIH, TEACHERS, Cases, Prepare, balanced_weights, read_cases
 from ai.chest_training.fit import OUTPUTS, Recipe, Say, fit, platt, predict
 from ai.chest_training.measure import (
     DRAWS,
     JOINED,
     MIXED,
-    REGION,
     OperatingPoint,
     auc_figures,
     choose_threshold,
     measure,
     probabilities,
 )
-from ai.chest_training.write import Written, assemble, calibrated, inference, write_bundle
+from ai.chest_training.write import Written, assemble, inference, write_bundle
 
 THUMBNAIL = 64  # pixels: images that are stored no larger
-BOXES = {  # what a radiologist's box is called, and the class that it shows
-    "Nodule": "nodule_or_mass",
-    "Mass": "nodule_or_mass",
-    "Pneumonia": "pneumonia",
-    "Infiltration": "pneumonia",
-    "Infiltrate": "pneumonia",
-    "Effusion": "effusion",
-    "Cardiomegaly": "cardiomegaly",
-    "Pneumothorax": "pneumothorax",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,51 +206,6 @@ def _aucs(cases: Cases, scores: NDArray[np.float64]) -> dict[str, Any]:
     return found
 
 
-def box_figures(cases: Cases, trained: Trained, points: Sequence[OperatingPoint], recipe: Recipe) -> dict[str, Any]:
-    """How often the centre of a heat map's region lies inside a radiologist's box of the same finding, by class.
-
-    The map is that of the network that has not seen the patient. ``chance`` sums the boxes' shares of the area.
-    """
-    found: dict[str, dict[str, Any]] = {}
-    folds = cases.folds
-    alone = {
-        number: assemble([network], [trained.baselines[number]], points, recipe.planes)
-        for number, network in trained.networks.items()
-    }
-    for row, boxes in enumerate(cases.boxes):
-        known = [(BOXES[name], box) for name, *box in boxes if name in BOXES]
-        if not known or folds[row] not in alone:
-            continue
-        maps = activations(alone[int(folds[row])], cases.pixels[row])
-        for key in sorted({key for key, _ in known}):
-            x, y = region_centre(maps[KEYS.index(key)])
-            same = [box for name, box in known if name == key]
-            one = found.setdefault(key, {"findings": 0, "hits": 0, "chance": 0.0})
-            one["findings"] += 1
-            one["hits"] += any(left <= x <= right and top <= y <= bottom for left, top, right, bottom in same)
-            one["chance"] += min(1.0, sum((right - left) * (bottom - top) for left, top, right, bottom in same))
-    return {key: {**one, "chance": round(one["chance"], 2)} for key, one in sorted(found.items())}
-
-
-def activations(network: ChestNetwork, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Class activation maps (KEYS, rows, columns) of an image (h, w); see `ChestNetwork`."""
-    with torch.inference_mode():
-        maps = network.places(network.features(torch.from_numpy(pixels)[None, None].float() / 255.0))
-    return np.asarray(maps[0].numpy())
-
-
-def region_centre(cam: NDArray[np.float32]) -> tuple[float, float]:
-    """Centre (x, y), in parts of width and height, of a reading's first box in a map (`ai.tasks.peaks`)."""
-    fine = ndimage.zoom(cam - cam.min(), 8, order=1, grid_mode=True, mode="nearest")
-    places, _ = ndimage.label(fine >= REGION * fine.max(), structure=np.ones((3, 3), dtype=int))
-    peak = np.unravel_index(int(np.argmax(fine)), fine.shape)
-    rows, columns = np.nonzero(places == places[peak])
-    return (
-        float((columns.min() + columns.max() + 1) / 2.0 / fine.shape[1]),
-        float((rows.min() + rows.max() + 1) / 2.0 / fine.shape[0]),
-    )
-
-
 def train(
     data: Path, bundle: Path, recipe: Recipe, *, place: Place, say: Say, folds: Sequence[int] = tuple(range(FOLDS))
 ) -> None:
@@ -280,65 +222,12 @@ def train(
     say(f"wrote {bundle}")
 
 
-def hold_out(data: Path, out: Path, recipe: Recipe, fold: int, *, place: Place, say: Say) -> None:
-    """Write what ``dicom-node models evaluate`` needs to measure models on a fold that they have not learnt from.
-
-    ``out/network`` and ``out/linear`` are bundles of what was trained without the fold; ``out/labels.csv`` names the
-    fold's images of more than 64 pixels. Calibration and thresholds are chosen on the images of the other folds, by
-    scores of networks that had seen the fold; how parts are weighed and how long is trained was chosen on all folds.
-    """
-    cases = load_cases(data, recipe)
-    if not (large := cases.stored > THUMBNAIL)[cases.folds == fold].any():
-        raise ValueError(f"{data}: fold {fold} has no image of more than {THUMBNAIL} pixels")
-    trained = crossvalidate(data, cases, recipe, tuple(range(FOLDS)), place=place, say=say)
-    others, held = large & (cases.folds != fold), np.flatnonzero(large & (cases.folds == fold))
-    logits, linear, seen = trained.logits[others], trained.linear[others], cases.part(others)
-    points = calibrate(seen, logits, linear)
-    network = assemble([trained.networks[fold]], [trained.baselines[fold]], points, recipe.planes)
-    apart = calibrate(seen, linear, linear, {}, {})
-    command = f"python -m ai.chest_training hold-out --data DIR --seed {place.seed} --fold {fold} --out DIR"
-    learnt = describe_training(cases.part(cases.folds != fold), place, trained)
-    training = {**learnt, "command": command, "folds": [fold]}
-    for name, model, chosen, said in (
-        ("network", network, points, (logits, linear)),
-        ("linear", calibrated(trained.baselines[fold], apart), apart, (linear, linear)),
-    ):
-        scores = probabilities(*said, chosen)
-        measured = {
-            "method": "other folds than the bundle's, out-of-fold: what calibration and thresholds were chosen on",
-            "classes": measure(seen, scores, [point.threshold for point in chosen]),
-            "boxes": box_figures(seen, trained, points, recipe) if name == "network" else {},
-        }
-        write_bundle(out / name, Written(f"chest_{name}", model, recipe, training, measured, chosen))
-    write_labels(out / "labels.csv", cases.part(held), data)
-    say(f"wrote {out}: two models that have not seen {len(held)} images, and the labels of these")
-
-
-def write_labels(path: Path, cases: Cases, folder: Path) -> None:
-    """A table for ``dicom-node models evaluate``: one row an image, one column a class, as 0, 1 or nothing.
-
-    ``folder`` holds the images, whose sizes make pixels of the boxes' parts.
-    """
-    with path.open("w", newline="", encoding="utf-8") as opened:
-        table = csv.writer(opened)
-        table.writerow(["file", "patient_id", "source", "view", "sex", "age", "boxes", "no_finding", *KEYS])
-        for row, file in enumerate(cases.files):
-            view, sex, age = cases.extra[row]
-            known = [
-                {0.0: "PA", 1.0: "AP"}.get(float(view), ""),
-                {0.0: "M", 1.0: "F"}.get(float(sex), ""),
-                "" if np.isnan(age) else str(round(float(age) * 100)),
-            ]
-            labels = ["" if np.isnan(label) else str(int(label)) for label in cases.labels[row]]
-            clean = {"0": "1", "1": "0"}.get(labels[KEYS.index("abnormality")], "")
-            with Image.open(folder / file) as image:
-                wide, tall = image.size
-            boxes = [
-                f"{BOXES[name]}:{x * wide:.1f},{y * tall:.1f},{(right - x) * wide:.1f},{(bottom - y) * tall:.1f}"
-                for name, x, y, right, bottom in cases.boxes[row]
-                if name in BOXES
-            ]
-            table.writerow([file, cases.patients[row], cases.sources[row], *known, ";".join(boxes), clean, *labels])
+def alone(trained: Trained, points: Sequence[OperatingPoint], recipe: Recipe) -> dict[int, ChestNetwork]:
+    """Each fold's network and linear model as a network that could ship."""
+    return {
+        number: assemble([network], [trained.baselines[number]], points, recipe.planes)
+        for number, network in trained.networks.items()
+    }
 
 
 def figures(cases: Cases, trained: Trained, recipe: Recipe, say: Say) -> tuple[list[OperatingPoint], dict[str, Any]]:
@@ -363,7 +252,7 @@ def figures(cases: Cases, trained: Trained, recipe: Recipe, say: Say) -> tuple[l
         "linear": _aucs(judged, linear[known]),
         "network": _aucs(judged, logits[known]),
         "teacher": teacher_figures(judged),
-        "boxes": box_figures(judged, trained, points, recipe),
+        "boxes": box_figures(judged, alone(trained, points, recipe)),
     }
     return points, measured
 
