@@ -212,16 +212,19 @@ def test_a_folder_of_another_user_is_told_in_words(
 
 
 def test_sigterm_and_a_lost_connection_end_an_installation_as_ctrl_c_does() -> None:
-    for each in (signal.SIGTERM, signal.SIGHUP):
-        with pytest.raises(KeyboardInterrupt), cli_add._ends_cleanly():
-            signal.raise_signal(each)
-        assert signal.getsignal(each) is signal.SIG_DFL
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)}  # the tests may be nohup's
     try:
+        for each in before:
+            signal.signal(each, signal.SIG_DFL)
+            with pytest.raises(KeyboardInterrupt), cli_add._ends_cleanly():
+                signal.raise_signal(each)
+            assert signal.getsignal(each) is signal.SIG_DFL
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
         with cli_add._ends_cleanly():
             signal.raise_signal(signal.SIGHUP)
     finally:
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 # --- import -------------------------------------------------------------------------------------------------------
