@@ -1,0 +1,68 @@
+"""scripts/bench: it measures what really arrived, and says so where something did not."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT, tool
+
+BENCH = ROOT / "scripts" / "benchmarks"
+
+
+def bench(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(BENCH), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
+
+
+@pytest.fixture
+def ingest(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(BENCH))
+    import ingest  # noqa: PLC0415 - scripts are no package
+
+    return ingest
+
+
+def test_every_server_gets_every_image(tmp_path: Path) -> None:
+    for name in ("storescu", "storescp", "Orthanc"):
+        tool(name)
+    told = bench("ingest", "--quick", "--dir", tmp_path, "--json", tmp_path / "figures.json")
+    assert told.returncode == 0, told.stderr
+    found = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
+    assert [load["images"] for load in found["loads"]] == [8, 8]
+    for load in found["loads"]:
+        names = [one["server"] for one in load["servers"]]
+        assert names == ["dicom-node", "DCMTK storescp", "Orthanc", "pynetdicom storescp"]
+        assert all(len(one["images_per_second"]) == 1 and one["images_per_second"][0] > 0 for one in load["servers"])
+        for name in names:
+            assert f"| {name} |" in told.stdout
+    assert [entry.name for entry in tmp_path.iterdir()] == ["figures.json"]  # nothing is left behind
+
+
+def test_an_image_that_was_acknowledged_and_is_not_there_is_no_figure(ingest: Any, tmp_path: Path) -> None:
+    tool("storescu")
+    from servers import SERVERS, Server  # type: ignore[import-not-found]  # noqa: PLC0415 - see ingest
+
+    def forgetful(folder: Path, port: int) -> tuple[list[str], Callable[[], int]]:
+        command, stored = SERVERS["dcmtk"].prepare(folder, port)
+        return command, lambda: max(0, stored() - 3)
+
+    server = Server("forgetful", "nothing", forgetful)
+    with pytest.raises(ingest.LostError, match="forgetful has 7 of the 8 images that it acknowledged"):
+        ingest.run(tmp_path, [server], ingest.QUICK[:1], rounds=1, say=lambda text: None)
+
+
+def test_a_server_that_does_not_start_and_a_wrong_argument_are_named(ingest: Any, tmp_path: Path) -> None:
+    from servers import MissingError, Server  # noqa: PLC0415 - see ingest
+
+    server = Server("broken", "nothing", lambda folder, port: (["false"], lambda: 0))
+    with pytest.raises(MissingError, match="broken does not listen"):
+        ingest.run(tmp_path, [server], ingest.QUICK[:1], rounds=1, say=lambda text: None)
+    told = bench("ingest", "--servers", "dcmtk,conquest")
+    assert told.returncode == 2
+    assert "conquest; expected some of dicom-node, dcmtk, orthanc, pynetdicom" in told.stderr
