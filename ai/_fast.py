@@ -23,13 +23,6 @@ _ROWS = 16  # rows of output that are worked out together, out of the few rows o
 class QuickResize(Resize):  # type: ignore[misc]
     """``Resize`` that smooths only where it looks; what it cannot do so, it leaves to its base."""
 
-    @classmethod
-    def of(cls, one: Resize) -> QuickResize:
-        """The same transform."""
-        quick = cls.__new__(cls)
-        quick.__dict__.update(one.__dict__)
-        return quick
-
     def __call__(self, img: Any, mode: str | None = None, *rest: Any, **more: Any) -> Any:
         """As of ``Resize``."""
         names = ("align_corners", "anti_aliasing", "anti_aliasing_sigma", "dtype", "lazy")
@@ -61,13 +54,6 @@ class QuickResize(Resize):  # type: ignore[misc]
 class QuickPercentiles(ScaleIntensityRangePercentiles):  # type: ignore[misc]
     """``ScaleIntensityRangePercentiles`` that finds its percentiles by partition, where torch sorts the image twice."""
 
-    @classmethod
-    def of(cls, one: ScaleIntensityRangePercentiles) -> QuickPercentiles:
-        """The same transform."""
-        quick = cls.__new__(cls)
-        quick.__dict__.update(one.__dict__)
-        return quick
-
     def _normalize(self, img: Any) -> Any:
         if (
             self.relative
@@ -84,9 +70,16 @@ class QuickPercentiles(ScaleIntensityRangePercentiles):  # type: ignore[misc]
 def quick(transform: Any) -> None:
     """Have a dictionary transform resize and scale quickly, if it does either."""
     if type(getattr(transform, "resizer", None)) is Resize:
-        transform.resizer = QuickResize.of(transform.resizer)
+        transform.resizer = _turned(transform.resizer, QuickResize)
     if type(getattr(transform, "scaler", None)) is ScaleIntensityRangePercentiles:
-        transform.scaler = QuickPercentiles.of(transform.scaler)
+        transform.scaler = _turned(transform.scaler, QuickPercentiles)
+
+
+def _turned(one: Any, quicker: type[Any]) -> Any:
+    """A transform as one of a class derived from its own, with all that it was set to."""
+    twin = object.__new__(quicker)
+    twin.__dict__.update(one.__dict__)
+    return twin
 
 
 @lru_cache(maxsize=16)

@@ -57,11 +57,29 @@ def test_an_image_that_was_acknowledged_and_is_not_there_is_no_figure(ingest: An
         ingest.run(tmp_path, [server], ingest.QUICK[:1], rounds=1, say=lambda text: None)
 
 
+def test_a_sender_that_fails_or_hangs_is_told_and_none_is_left(
+    ingest: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sender = tmp_path / "sender"
+    monkeypatch.setattr(ingest, "program", lambda name: str(sender))
+    monkeypatch.setattr(ingest, "_LIMIT_SECONDS", 1.0)
+    left = tmp_path / "left"
+    for what, message in (
+        ("echo no peer; exit 3", r"failed \(3\): no peer"),
+        ("exec sleep 60", "did not end within 1 s"),
+    ):
+        sender.write_text(f'#!/bin/sh\necho $$ > "{left}"\n{what}\n', encoding="utf-8")
+        sender.chmod(0o755)
+        with pytest.raises(ingest.LostError, match=message):
+            ingest.send([tmp_path], 1)
+        assert not Path(f"/proc/{left.read_text(encoding='utf-8').strip()}").exists()
+
+
 def test_a_server_that_does_not_start_and_a_wrong_argument_are_named(ingest: Any, tmp_path: Path) -> None:
     from servers import MissingError, Server  # noqa: PLC0415 - see ingest
 
-    server = Server("broken", "nothing", lambda folder, port: (["false"], lambda: 0))
-    with pytest.raises(MissingError, match="broken does not listen"):
+    server = Server("broken", "nothing", lambda folder, port: (["sh", "-c", "echo no room; exit 1"], lambda: 0))
+    with pytest.raises(MissingError, match="broken does not listen; its last words: no room"):
         ingest.run(tmp_path, [server], ingest.QUICK[:1], rounds=1, say=lambda text: None)
     told = bench("ingest", "--servers", "dcmtk,conquest")
     assert told.returncode == 2

@@ -104,17 +104,26 @@ def send(parts: Sequence[Path], port: int) -> None:
     """Send the files of each folder over an association of its own, all at once.
 
     Raises:
-        LostError: a sender failed.
+        LostError: a sender failed, or did not end.
     """
     command = [program("storescu"), "-aec", AE_TITLE, "-pdu", str(PDU), "-R", "+sd", "127.0.0.1", str(port)]
     senders = [
         subprocess.Popen([*command, str(part)], env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         for part in parts
     ]
-    for sender in senders:
-        said, _ = sender.communicate(timeout=_LIMIT_SECONDS)
-        if sender.returncode:
-            raise LostError(f"storescu failed ({sender.returncode}): {said[-500:].decode(errors='replace').strip()}")
+    try:
+        for sender in senders:
+            said, _ = sender.communicate(timeout=_LIMIT_SECONDS)
+            if sender.returncode:
+                last = said[-500:].decode(errors="replace").strip()
+                raise LostError(f"storescu failed ({sender.returncode}): {last}")
+    except subprocess.TimeoutExpired:
+        raise LostError(f"storescu did not end within {_LIMIT_SECONDS:.0f} s") from None
+    finally:
+        for sender in senders:
+            if sender.poll() is None:
+                sender.kill()
+                sender.communicate()
 
 
 def make(folder: Path, count: int, load: Load) -> Path:

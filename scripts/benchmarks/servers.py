@@ -61,7 +61,8 @@ class Server:
             began = time.monotonic()
             while not _listens(port):
                 if process.poll() is not None or time.monotonic() - began > _START_SECONDS:
-                    raise MissingError(f"{self.name} does not listen; its last words are in {folder / 'log'}")
+                    said = (folder / "log").read_bytes()[-500:].decode(errors="replace").strip()
+                    raise MissingError(f"{self.name} does not listen; its last words: {said or 'none'}")
                 time.sleep(0.05)
             yield Running(port, stored)
         finally:
