@@ -13,7 +13,7 @@ import json
 import sqlite3
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -186,6 +186,14 @@ class Index:
             "SELECT study, file, bytes, received FROM instances WHERE sop_instance_uid = ?", sop_instance_uid
         )
         return Received(**dict(rows[0])) if rows else None
+
+    def known_files(self, names: Collection[str]) -> set[str]:
+        """Which of some files of received instances are recorded; it looks through all."""
+        wanted = json.dumps(list(names))
+        return {
+            row[0]
+            for row in self._rows("SELECT file FROM instances WHERE file IN (SELECT value FROM json_each(?))", wanted)
+        }
 
     def replace_file(self, sop_instance_uid: str, file: str, size: int, transfer_syntax_uid: str) -> None:
         """Record the new file of an instance whose old one was gone or damaged."""

@@ -30,3 +30,12 @@ class Retryable(NodeError):  # noqa: N818 - it names what to do, as the table ab
 
 class Permanent(NodeError):  # noqa: N818 - as above
     """The job fails for good, visibly, until somebody revives it."""
+
+
+class Refused(Exception):  # noqa: N818 - it is an answer, not an error of ours
+    """A C-STORE that is answered with another status than success."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason

@@ -209,7 +209,7 @@ class Reader:
                 part.series_instance_uid,
                 position,
                 part.role,
-                self._spool.adopt(Path(part.part), "results", part.sop_instance_uid),
+                self._spool.adopt(Path(part.part), part.sop_instance_uid),
                 part.bytes,
                 part.profile,
             )

@@ -74,16 +74,3 @@ def no_delay(event: Any) -> None:
     sock = event.assoc.dul.socket.socket
     if sock is not None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
-def bounded(event: Any) -> None:
-    """For EVT_CONN_OPEN of an acceptor: a peer that falls silent in the middle of a message gives its place back.
-
-    Without a time-out on the socket pynetdicom's thread waits for the rest of the message for ever, and neither its own
-    timers nor its shutting down end that.
-    """
-    no_delay(event)
-    sock = event.assoc.dul.socket.socket
-    if sock is not None:
-        sock.settimeout(SILENT_SECONDS)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

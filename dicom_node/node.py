@@ -103,8 +103,9 @@ class Node:
 
     def _start(self) -> None:
         settings, clock = self.settings, self._clock
-        removed = self._spool.open()
+        self._spool.open()
         index = self.index = Index(self._spool.root / INDEX_FILE, create=True)
+        removed = self._spool.recover(index.known_files)
         again = index.requeue_running(clock())
         if removed or again:
             logger().info(

@@ -6,23 +6,97 @@ Layout under ``data_dir``, where every name is a digest and none is text from th
     results/<aa>/<SHA-256 of the SOP Instance UID>.dcm   what we made, kept to be sent again as it is
     incoming/*.part                                      being written; nothing here was ever acknowledged
 
-A file is first written and fsynced under ``incoming/``, then renamed into place and its folder fsynced: after a crash
-it is there whole or not at all.
+A result is written and fsynced under ``incoming/``, then renamed into place and its folder fsynced: after a crash it is
+there whole or not at all. A received instance is linked into place instead, and its partial file, which is named after
+it, goes only when the index knows it: what a crash leaves in ``incoming/`` names every file that nobody was told of.
 """
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import hashlib
+import itertools
 import os
 import uuid
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO
 
 from dicom_node.errors import ConfigError
 
-Area = Literal["spool", "results"]
+_WORTH_STARTING = 128 * 1024  # bytes
+_MOST_PIECES = 64  # of one write; more and smaller ones are joined first (the system takes 1024)
+
+
+class Part:
+    """The open partial file of an instance that is being received; for one thread."""
+
+    def __init__(self, path: str) -> None:
+        """Create it.
+
+        Raises:
+            OSError: it exists already, or as the file system gave it.
+        """
+        self.path = path
+        self.size = 0
+        self._on_its_way = 0  # bytes that the system was told to write to the disk
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+
+    def write(self, pieces: Sequence[memoryview]) -> None:
+        """Append ``pieces``.
+
+        Raises:
+            OSError: as the file system gave it (ENOSPC: the disk is full).
+        """
+        total = sum(map(len, pieces))
+        if len(pieces) > _MOST_PIECES:
+            pieces = [memoryview(b"".join(pieces))]
+        written = os.writev(self._file, pieces)
+        if written < total:  # a nearly full disk takes less than it is given, and says why the next time
+            rest = memoryview(b"".join(pieces))
+            while written < total:
+                written += os.write(self._file, rest[written:])
+        self.size += total
+        if self.size - self._on_its_way >= _WORTH_STARTING:
+            # What is on its way to the disk while the rest comes is nothing to wait for at the end.
+            _start_writing(self._file, self._on_its_way, self.size - self._on_its_way)
+            self._on_its_way = self.size
+
+    def sync(self) -> None:
+        """Make the file durable, with what the file system did to it so far (its links).
+
+        Raises:
+            OSError: it is not.
+        """
+        os.fsync(self._file)
+
+    def discard(self) -> None:
+        """Close it and delete its name."""
+        if self._file >= 0:
+            with suppress(OSError):
+                os.close(self._file)
+            self._file = -1
+            with suppress(OSError):
+                os.unlink(self.path)
+
+
+def _writeback() -> Callable[[int, int, int], None]:
+    """What has the system begin to write a range of a file to the disk (file, offset, bytes); Linux can."""
+    try:
+        sync_file_range = ctypes.CDLL(None).sync_file_range
+    except (AttributeError, OSError):
+        return lambda _file, _offset, _count: None
+    sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+
+    def start(file: int, offset: int, count: int) -> None:
+        sync_file_range(file, offset, count, 2)  # SYNC_FILE_RANGE_WRITE; where it fails, fsync says so
+
+    return start
+
+
+_start_writing = _writeback()
 
 
 class Spool:
@@ -32,17 +106,15 @@ class Spool:
         self._root = data_dir
         self._incoming = data_dir / "incoming"
         self._lock: IO[str] | None = None
+        self._numbers = itertools.count(1)
 
     @property
     def root(self) -> Path:
         """The node's folder of state."""
         return self._root
 
-    def open(self) -> int:
-        """Make the folders, lock them for this process and delete what was never acknowledged.
-
-        Returns:
-            how many partial files an earlier run left.
+    def open(self) -> None:
+        """Make the folders and lock them for this process.
 
         Raises:
             ConfigError: the folder cannot be written, or another node uses it.
@@ -50,6 +122,7 @@ class Spool:
         try:
             for folder in (self._root, self._incoming, self._root / "spool", self._root / "results"):
                 folder.mkdir(parents=True, exist_ok=True, mode=0o750)
+            self._make_folders()
             self._lock = (self._root / "lock").open("w")
         except OSError as error:
             raise ConfigError(f"data_dir {self._root}: cannot be written: {error.strerror}") from error
@@ -58,10 +131,35 @@ class Spool:
         except OSError as error:
             self._lock.close()
             raise ConfigError(f"data_dir {self._root}: another node is running on this folder") from error
-        left = list(self._incoming.glob("*.part"))
-        for part in left:
+
+    def _make_folders(self) -> None:
+        """Make the folders of all digests at once: one by one, each of the first images would pay for its own."""
+        for area in (self._root / "spool", self._root / "results"):
+            there = {each.name for each in area.iterdir()}
+            missing = [name for number in range(256) if (name := f"{number:02x}") not in there]
+            for name in missing:
+                (area / name).mkdir(mode=0o750)
+            if missing:
+                _fsync_folder(area)
+
+    def recover(self, known: Callable[[Collection[str]], Collection[str]]) -> int:
+        """Delete what an earlier run left unfinished, none of which was ever acknowledged.
+
+        Args:
+            known: which of some files, named as `place` names them, the index knows.
+
+        Returns:
+            how many files were deleted.
+        """
+        parts = list(self._incoming.glob("*.part"))
+        placed = {_name("spool", part.name.split(".", 1)[0]) for part in parts}
+        there = {name for name in placed if self.path(name).exists()}
+        unknown = there - set(known(there)) if there else set()
+        for name in unknown:
+            self.path(name).unlink()
+        for part in parts:  # only now: until here each says where its file may stand
             part.unlink()
-        return len(left)
+        return len(parts) + len(unknown)
 
     def in_use(self) -> bool:
         """Whether a node holds the folder now."""
@@ -98,29 +196,72 @@ class Spool:
             raise
         return part
 
-    def adopt(self, part: Path, area: Area, sop_instance_uid: str) -> str:
-        """Rename a durable partial file into place, replacing an unrecorded one of the same instance.
+    def adopt(self, part: Path, sop_instance_uid: str) -> str:
+        """Rename the durable partial file of a result into place, replacing an unrecorded one of the same instance.
 
         Returns:
             the file's name relative to ``data_dir``, as the index keeps it.
         """
-        name = f"{area}/{self._digest(sop_instance_uid)}"
-        path = self._root / name
-        if not path.parent.is_dir():
-            path.parent.mkdir(exist_ok=True, mode=0o750)
-            _fsync_folder(path.parent.parent)
+        name = _name("results", _digest(sop_instance_uid))
+        path = self.path(name)
         part.replace(path)
         _fsync_folder(path.parent)
         return name
 
+    def part_for(self, sop_instance_uid: str) -> Part:
+        """Begin the partial file of an instance that is being received.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        return Part(f"{self._incoming}/{_digest(sop_instance_uid)}.{next(self._numbers)}.part")
+
+    def is_there(self, sop_instance_uid: str) -> bool:
+        """Whether a file stands where `place` would put an instance's."""
+        return os.path.exists(f"{self._root}/{_name('spool', _digest(sop_instance_uid))}")
+
+    def place(self, part: Part, sop_instance_uid: str) -> str:
+        """Make a received instance durable in its place, where it replaces an unrecorded or damaged file.
+
+        ``part`` is to be discarded when the index knows the file, not before.
+
+        Returns:
+            the file's name relative to ``data_dir``, as the index keeps it.
+
+        Raises:
+            OSError: as the file system gave it; the file is not in its place.
+        """
+        name = _name("spool", _digest(sop_instance_uid))
+        path = f"{self._root}/{name}"
+        try:
+            os.link(part.path, path)
+        except FileExistsError:
+            os.unlink(path)
+            os.link(part.path, path)
+        try:
+            # After the link, which is part of what fsync writes: the folder's own fsync has nothing left to write.
+            part.sync()
+            _fsync_folder(os.path.dirname(path))
+        except BaseException:
+            self.remove(name)
+            raise
+        return name
+
+    def remove(self, name: str) -> None:
+        """Delete a file that the index does not know."""
+        discard(self.path(name))
+
     def path(self, name: str) -> Path:
-        """The absolute path of a name that `adopt` returned."""
+        """The absolute path of a name that `adopt` or `place` returned."""
         return self._root / name
 
-    @staticmethod
-    def _digest(sop_instance_uid: str) -> str:
-        digest = hashlib.sha256(sop_instance_uid.encode("utf-8")).hexdigest()
-        return f"{digest[:2]}/{digest}.dcm"
+
+def _digest(sop_instance_uid: str) -> str:
+    return hashlib.sha256(sop_instance_uid.encode("utf-8")).hexdigest()
+
+
+def _name(area: str, digest: str) -> str:
+    return f"{area}/{digest[:2]}/{digest}.dcm"
 
 
 def write_durably(path: Path, *chunks: bytes | memoryview) -> None:
@@ -143,7 +284,7 @@ def discard(part: Path) -> None:
         part.unlink()
 
 
-def _fsync_folder(folder: Path) -> None:
+def _fsync_folder(folder: str | Path) -> None:
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)

@@ -1,210 +1,188 @@
-"""One received data set on its way to disk and index: checked, written, fsynced, recorded.
+"""One received data set on its way to disk and index: written as it comes, fsynced, recorded.
 
 The one way in for every image. It knows nothing of associations, so another way of receiving can feed it.
 """
 
 from __future__ import annotations
 
-import io
-import re
+import os
+import sqlite3
 import threading
 import time
-import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.filebase import DicomBytesIO
-from pydicom.filereader import read_dataset
-from pydicom.filewriter import write_file_meta_info
-from pydicom.tag import BaseTag
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
-
-from dicom_node import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 from dicom_node.db import Index
-from dicom_node.log import logger, where
+from dicom_node.errors import Refused
+from dicom_node.header import HEAD_BYTES, Header, file_head, scan
+from dicom_node.log import logger
 from dicom_node.schema import NewInstance, Received
-from dicom_node.spool import Spool, discard
+from dicom_node.spool import Spool
 
-_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
-_DEFLATED_HEAD_LIMIT = 16 * 1024 * 1024  # a header larger than this is no header; it bounds what a bomb can inflate to
-
-
-class Refused(Exception):  # noqa: N818 - it is an answer, not an error of ours
-    """A C-STORE that is answered with another status than success."""
-
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
-        self.reason = reason
+_COMPARED_AT_ONCE = 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
-    """What the index needs of a data set; texts are empty where the data set has none."""
+class Incoming:
+    """A data set that is being received: its bytes go to a partial file as they come, their beginning is kept.
 
-    sop_class_uid: str
-    sop_instance_uid: str
-    study: str
-    series: str
-    modality: str
-    body_part: str
-    study_description: str
-    series_description: str
-
-
-_HEADER_TAGS: dict[str, int] = {
-    "sop_class_uid": 0x00080016,
-    "sop_instance_uid": 0x00080018,
-    "modality": 0x00080060,
-    "study_description": 0x00081030,
-    "series_description": 0x0008103E,
-    "body_part": 0x00180015,
-    "study": 0x0020000D,
-    "series": 0x0020000E,
-}
-_LAST_HEADER_TAG = max(_HEADER_TAGS.values())
-_SPECIFIC_CHARACTER_SET = 0x00080005
-
-
-def is_uid(text: str) -> bool:
-    """PS3.5 9.1: digits in components between dots, 64 characters at most.
-
-    Leading zeros of a component, which the standard forbids and some devices send, are let through: they do no harm, a
-    refused image does.
+    What it was announced as (the command's UIDs, which are checked to be UIDs) stands in the file's meta information.
     """
-    return len(text) <= 64 and _UID.fullmatch(text) is not None
 
+    def __init__(
+        self, spool: Spool, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, calling_ae: str
+    ) -> None:
+        """Begin the file.
 
-def scan(data_set: BinaryIO, transfer_syntax_uid: str) -> Header:
-    """Read what the index needs from an encoded data set, from its start, stopping long before the pixels.
+        Raises:
+            OSError: it cannot be written.
+        """
+        self.sop_class_uid = sop_class_uid
+        self.sop_instance_uid = sop_instance_uid
+        self.transfer_syntax_uid = transfer_syntax_uid
+        self.calling_ae = calling_ae
+        self._head = bytearray()
+        self._meta = file_head(sop_class_uid, sop_instance_uid, transfer_syntax_uid, calling_ae)
+        self._unwritten = [memoryview(self._meta)]  # it goes with the first bytes of the data set
+        self.part = spool.part_for(sop_instance_uid)
 
-    Raises:
-        Refused: C000, if it cannot be parsed or names no study and series.
-    """
-    syntax = UID(transfer_syntax_uid)
-    try:
-        if syntax == DeflatedExplicitVRLittleEndian:
-            inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data_set.read(), _DEFLATED_HEAD_LIMIT)
-            data_set = io.BytesIO(inflated)
-        found = read_dataset(
-            data_set,
-            # Encapsulated and private syntaxes are Explicit VR Little Endian (PS3.5 A.4); pydicom notices where not.
-            is_implicit_VR=syntax == ImplicitVRLittleEndian,
-            is_little_endian=syntax != ExplicitVRBigEndian,
-            stop_when=_past_header,
-            specific_tags=[BaseTag(t) for t in (_SPECIFIC_CHARACTER_SET, *_HEADER_TAGS.values())],
-        )
-        texts = {name: _text(found, tag) for name, tag in _HEADER_TAGS.items()}
-    except Exception as error:  # whatever a parser raises on hostile bytes means the same: it cannot be parsed
-        raise Refused(0xC000, f"the data set cannot be parsed as {transfer_syntax_uid} ({where(error)})") from error
-    header = Header(**texts)
-    missing = [
-        name
-        for name, uid in (
-            ("SOP Class UID (0008,0016)", header.sop_class_uid),
-            ("SOP Instance UID (0008,0018)", header.sop_instance_uid),
-            ("Study Instance UID (0020,000D)", header.study),
-            ("Series Instance UID (0020,000E)", header.series),
-        )
-        if not is_uid(uid)
-    ]
-    if missing:
-        raise Refused(0xC000, f"the data set has no valid {', '.join(missing)}")
-    return header
+    def write(self, pieces: Sequence[memoryview]) -> None:
+        """Append bytes of the data set.
 
+        Raises:
+            OSError: as the file system gave it (ENOSPC: the disk is full).
+        """
+        if len(self._head) < HEAD_BYTES:
+            for piece in pieces:
+                self._head += piece[: HEAD_BYTES - len(self._head)]
+        if self._unwritten:
+            pieces = [*self._unwritten, *pieces]
+            self._unwritten.clear()
+        self.part.write(pieces)
 
-def _past_header(tag: BaseTag, _vr: str | None, _length: int) -> bool:
-    return int(tag) > _LAST_HEADER_TAG
+    @property
+    def data_set_bytes(self) -> int:
+        """How many bytes of the data set have come by now."""
+        return self.part.size - len(self._meta)
 
+    def header(self) -> Header:
+        """Read the header of the whole data set, and hold it against what was announced.
 
-def _text(found: Dataset, tag: int) -> str:
-    if tag not in found:
-        return ""
-    value = found[tag].value
-    return "" if value is None else str(value).strip(" \0")
+        Raises:
+            Refused: C000, it cannot be parsed; A900, its UIDs are others than the command's.
+            OSError: the file cannot be read.
+        """
+        header = scan(self._head, self._data_set, self.transfer_syntax_uid)
+        for name, ours, theirs in (
+            ("Class", header.sop_class_uid, self.sop_class_uid),
+            ("Instance", header.sop_instance_uid, self.sop_instance_uid),
+        ):
+            if ours != theirs:
+                raise Refused(0xA900, f"the data set's SOP {name} UID {ours} is not the command's")
+        return header
 
+    def _data_set(self) -> BinaryIO:
+        file = Path(self.part.path).open("rb")  # noqa: SIM115 - the caller closes it
+        file.seek(len(self._meta))
+        return file
 
-def file_head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, calling_ae: str) -> bytes:
-    """The preamble, prefix and file meta information (PS3.10 7.1) that stand before the data set's own bytes."""
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = UID(sop_class_uid)
-    meta.MediaStorageSOPInstanceUID = UID(sop_instance_uid)
-    meta.TransferSyntaxUID = UID(transfer_syntax_uid)
-    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
-    meta.ImplementationVersionName = IMPLEMENTATION_VERSION
-    if calling_ae and calling_ae.isascii() and calling_ae.isprintable() and "\\" not in calling_ae:
-        meta.SourceApplicationEntityTitle = calling_ae
-    buffer = DicomBytesIO()
-    buffer.write(b"\0" * 128 + b"DICM")
-    write_file_meta_info(buffer, meta, enforce_standard=True)
-    return buffer.getvalue()
+    def discard(self) -> None:
+        """Close and delete the partial file; what was stored from it stays."""
+        self.part.discard()
 
 
 class Store:
-    """Takes one data set at a time, from any number of threads, to disk and index."""
+    """Takes data sets, from any number of threads, to disk and index."""
 
     def __init__(self, index: Index, spool: Spool, clock: Callable[[], float] = time.time) -> None:
         self._index = index
         self._spool = spool
         self.clock = clock
+        self._commits = _Commits(index)
         # The same instance may arrive on two associations at once: one of the two stores it, the other finds it stored.
-        self._locks = [threading.Lock() for _ in range(64)]
+        self._free = threading.Condition()
+        self._taken: set[str] = set()
 
-    def put(self, header: Header, transfer_syntax_uid: str, calling_ae: str, data_set: bytes | memoryview) -> bool:
-        """Make an instance durable and known.
+    def begin(self, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, calling_ae: str) -> Incoming:
+        """Begin to receive an instance; the UIDs are checked to be UIDs.
+
+        Raises:
+            OSError: its file cannot be written.
+        """
+        return Incoming(self._spool, sop_class_uid, sop_instance_uid, transfer_syntax_uid, calling_ae)
+
+    def put(self, incoming: Incoming, header: Header) -> bool:
+        """Make an instance durable and known; the caller discards ``incoming`` afterwards, whatever comes of it.
 
         Returns:
             False where we had it already; nothing is changed then.
 
         Raises:
+            Refused: C001, it is stored as an instance of another study.
             OSError, sqlite3.Error: nothing of it is kept.
         """
         uid = header.sop_instance_uid
-        if (known := self._index.received(uid)) is not None and self._is_kept(known, header, data_set):
-            return False
-        head = file_head(header.sop_class_uid, uid, transfer_syntax_uid, calling_ae)
-        part = self._spool.write_part(head, data_set)
-        try:
-            with self._locks[hash(uid) % len(self._locks)]:
-                if (known := self._index.received(uid)) is not None:
-                    if self._is_kept(known, header, data_set):
-                        return False
-                    file = self._spool.adopt(part, "spool", uid)
-                    self._index.replace_file(uid, file, len(head) + len(data_set), transfer_syntax_uid)
-                    logger().warning(
-                        "instance.restored",
-                        study=header.study,
-                        instance=uid,
-                        reason="its file was gone or damaged; the one that came again took its place",
-                    )
+        with self._alone(uid):
+            known = self._index.received(uid) if self._spool.is_there(uid) else None
+            if known is None:
+                if self._is_new(incoming, header):
                     return True
-                new = NewInstance(
-                    sop_instance_uid=uid,
-                    sop_class_uid=header.sop_class_uid,
-                    transfer_syntax_uid=transfer_syntax_uid,
-                    study=header.study,
-                    series=header.series,
-                    modality=header.modality,
-                    body_part=header.body_part,
-                    study_description=header.study_description,
-                    series_description=header.series_description,
-                    calling_ae=calling_ae,
-                    file=self._spool.adopt(part, "spool", uid),
-                    bytes=len(head) + len(data_set),
-                )
-                try:
-                    self._index.add_instance(new, self.clock())
-                except BaseException:
-                    discard(self._spool.path(new.file))
-                    raise
-        finally:
-            discard(part)
+                known = self._index.received(uid)  # its file was gone
+            if known is None:
+                raise RuntimeError("the index refuses an instance that it does not know")
+            if self._is_kept(known, header, incoming):
+                return False
+            file = self._spool.place(incoming.part, uid)
+            self._index.replace_file(uid, file, incoming.part.size, incoming.transfer_syntax_uid)
+            logger().warning(
+                "instance.restored",
+                study=header.study,
+                instance=uid,
+                reason="its file was gone or damaged; the one that came again took its place",
+            )
         return True
 
-    def _is_kept(self, known: Received, header: Header, data_set: bytes | memoryview) -> bool:
+    def _is_new(self, incoming: Incoming, header: Header) -> bool:
+        """Place and record an instance, unless the index knows it already."""
+        file = self._spool.place(incoming.part, header.sop_instance_uid)
+        new = NewInstance(
+            sop_instance_uid=header.sop_instance_uid,
+            sop_class_uid=header.sop_class_uid,
+            transfer_syntax_uid=incoming.transfer_syntax_uid,
+            study=header.study,
+            series=header.series,
+            modality=header.modality,
+            body_part=header.body_part,
+            study_description=header.study_description,
+            series_description=header.series_description,
+            calling_ae=incoming.calling_ae,
+            file=file,
+            bytes=incoming.part.size,
+        )
+        try:
+            self._commits.add(new, self.clock())
+        except BaseException as error:
+            self._spool.remove(file)
+            if isinstance(error, sqlite3.IntegrityError):
+                return False
+            raise
+        return True
+
+    @contextmanager
+    def _alone(self, sop_instance_uid: str) -> Iterator[None]:
+        with self._free:
+            while sop_instance_uid in self._taken:
+                self._free.wait()
+            self._taken.add(sop_instance_uid)
+        try:
+            yield
+        finally:
+            with self._free:
+                self._taken.discard(sop_instance_uid)
+                self._free.notify_all()
+
+    def _is_kept(self, known: Received, header: Header, incoming: Incoming) -> bool:
         """Whether a repeated instance is stored already; not so where its file is gone or damaged since.
 
         Raises:
@@ -216,18 +194,78 @@ class Store:
         path = self._spool.path(known.file)
         if not path.is_file() or path.stat().st_size != known.bytes:
             return False
-        if _ends_with(path, data_set):
+        if _end_alike(path, Path(incoming.part.path), incoming.data_set_bytes):
             log.debug("instance.repeated")
         else:
             log.warning("instance.repeated", reason="it came again with other content; the first one is kept")
         return True
 
 
-def _ends_with(path: Path, data_set: bytes | memoryview) -> bool:
-    """Whether a stored file's data set is exactly ``data_set``: its last bytes, the meta information left out."""
-    size = path.stat().st_size - len(data_set)
-    if size < 132:
-        return False
-    with path.open("rb") as file:
-        file.seek(size)
-        return file.read() == data_set
+class _Commits:
+    """Group commit: what several threads record at the same time is one transaction, and one fsync.
+
+    Whoever comes first commits for all who wait by then; nobody waits for company.
+    """
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self._turn = threading.Lock()
+        self._listing = threading.Lock()
+        self._waiting: list[_Commit] = []
+
+    def add(self, new: NewInstance, now: float) -> None:
+        """Record an instance durably.
+
+        Raises:
+            sqlite3.Error: it is not recorded.
+        """
+        mine = _Commit(new, now)
+        with self._listing:
+            self._waiting.append(mine)
+        with self._turn:
+            if not mine.done:
+                with self._listing:
+                    waiting, self._waiting = self._waiting, []
+                self._commit(waiting)
+        if mine.error is not None:
+            raise mine.error
+
+    def _commit(self, waiting: list[_Commit]) -> None:
+        try:
+            with self._index.transaction():
+                for one in waiting:
+                    self._index.add_instance(one.new, one.now)
+        except Exception as error:
+            if len(waiting) == 1:
+                waiting[0].error = error
+            else:  # it may be the fault of one, and is not to be everybody's
+                for one in waiting:
+                    self._commit([one])
+        for one in waiting:
+            one.done = True
+
+
+class _Commit:
+    """An instance that waits to be recorded."""
+
+    __slots__ = ("done", "error", "new", "now")
+
+    def __init__(self, new: NewInstance, now: float) -> None:
+        self.new = new
+        self.now = now
+        self.done = False
+        self.error: Exception | None = None
+
+
+def _end_alike(first: Path, second: Path, count: int) -> bool:
+    """Whether the last ``count`` bytes of two files are the same, and the first has no more than a head before them."""
+    with first.open("rb") as one, second.open("rb") as other:
+        start = os.fstat(one.fileno()).st_size - count
+        if start < 132:
+            return False
+        one.seek(start)
+        other.seek(-count, os.SEEK_END)
+        while piece := one.read(_COMPARED_AT_ONCE):
+            if other.read(len(piece)) != piece:
+                return False
+    return True

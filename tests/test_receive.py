@@ -35,8 +35,9 @@ from pynetdicom.dsutils import split_dataset
 from pynetdicom.sop_class import Verification
 
 from dicom_node import log
+from dicom_node.errors import Refused
+from dicom_node.header import is_uid, scan
 from dicom_node.node import Node
-from dicom_node.store import Refused, is_uid, scan
 
 StartNode = Callable[..., Node]
 
@@ -256,7 +257,7 @@ def test_a_data_set_without_its_uids_is_refused(node: Node, keyword: str) -> Non
 @given(st.binary(max_size=300), st.sampled_from([ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian]))
 def test_scanning_any_bytes_answers_or_refuses(data: bytes, syntax: str) -> None:
     try:
-        scan(io.BytesIO(data), syntax)
+        scan(data, lambda: io.BytesIO(data), syntax)
     except Refused as refused:
         assert refused.status == 0xC000
 
@@ -265,7 +266,7 @@ def test_a_deflate_bomb_is_bounded() -> None:
     squeeze = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
     bomb = squeeze.compress(b"\0" * 200_000_000) + squeeze.flush()
     with pytest.raises(Refused):
-        scan(io.BytesIO(bomb), DeflatedExplicitVRLittleEndian)
+        scan(bomb, lambda: io.BytesIO(bomb), DeflatedExplicitVRLittleEndian)
 
 
 @pytest.mark.parametrize(
@@ -379,7 +380,7 @@ def test_a_sender_that_falls_silent_gives_its_place_back(
     held = [half_an_image(node.port) for _ in range(3)]
 
     def acceptors() -> int:
-        return sum("AcceptorThread" in thread.name for thread in threading.enumerate())
+        return sum(thread.name == "association" for thread in threading.enumerate())
 
     assert acceptors() >= 3
     wait_until(lambda: acceptors() == 0, "the silent associations to end", 20)

@@ -1,0 +1,102 @@
+"""The C-STORE messages of DIMSE (PS3.7 9.3.1): the command that comes, and the answer that goes, as bytes.
+
+Every command set is Implicit VR Little Endian (PS3.7 6.3.1).
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+C_STORE_RQ = 0x0001
+_C_STORE_RSP = 0x8001
+_NO_DATA_SET = 0x0101
+
+_ELEMENT = struct.Struct("<HHI")
+_US = struct.Struct("<H")
+_AFFECTED_CLASS, _FIELD, _MESSAGE_ID, _DATA_SET_TYPE, _AFFECTED_INSTANCE = 0x0002, 0x0100, 0x0110, 0x0800, 0x1000
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What matters here of a command set; the UIDs are as they came, not checked, empty where there is none."""
+
+    field: int
+    message_id: int
+    has_data_set: bool
+    sop_class: bytes
+    sop_instance: bytes
+
+    @property
+    def sop_class_uid(self) -> str:
+        """Affected SOP Class UID without its padding."""
+        return self.sop_class.decode("latin-1").strip(" \0")
+
+    @property
+    def sop_instance_uid(self) -> str:
+        """Affected SOP Instance UID without its padding."""
+        return self.sop_instance.decode("latin-1").strip(" \0")
+
+
+def decode(command_set: bytes | bytearray) -> Command:
+    """Decode a command set.
+
+    Raises:
+        ValueError: it cannot be parsed, or has no Command Field or Data Set Type.
+    """
+    found: dict[int, bytes] = {}
+    at, end = 0, len(command_set)
+    while at < end:
+        if end - at < _ELEMENT.size:
+            raise ValueError("the command set ends within an element")
+        group, element, length = _ELEMENT.unpack_from(command_set, at)
+        at += _ELEMENT.size
+        if group != 0x0000 or length > end - at:
+            raise ValueError("the command set has an element of another group, or one that is longer than it")
+        found[element] = bytes(command_set[at : at + length])
+        at += length
+    try:
+        return Command(
+            field=_US.unpack(found[_FIELD])[0],
+            # A response has the identifier of what it answers instead; neither is needed but for answering.
+            message_id=_US.unpack(found.get(_MESSAGE_ID, b"\0\0"))[0],
+            has_data_set=_US.unpack(found[_DATA_SET_TYPE])[0] != _NO_DATA_SET,
+            sop_class=found.get(_AFFECTED_CLASS, b""),
+            sop_instance=found.get(_AFFECTED_INSTANCE, b""),
+        )
+    except (KeyError, struct.error) as error:
+        raise ValueError("the command set has no valid Command Field, Message ID or Data Set Type") from error
+
+
+def store_response(context: int, command: Command, status: int, longest_pdu: int) -> bytes:
+    """The P-DATA-TF PDUs that answer a C-STORE request.
+
+    Args:
+        context: id of the presentation context that the request came on.
+        command: the request's.
+        status: DIMSE status (PS3.4 B.2.3).
+        longest_pdu: bytes that the other side takes behind a PDU's header (PS3.8 D.1.1); 0: any.
+    """
+    rest = b"".join(
+        (
+            _element(_AFFECTED_CLASS, command.sop_class) if command.sop_class else b"",
+            _element(_FIELD, _US.pack(_C_STORE_RSP)),
+            _element(0x0120, _US.pack(command.message_id)),
+            _element(_DATA_SET_TYPE, _US.pack(_NO_DATA_SET)),
+            _element(0x0900, _US.pack(status)),
+            _element(_AFFECTED_INSTANCE, command.sop_instance) if command.sop_instance else b"",
+        )
+    )
+    command_set = _element(0x0000, struct.pack("<I", len(rest))) + rest
+    room = max(longest_pdu - 6, 1) if longest_pdu else len(command_set)
+    pdus = []
+    for at in range(0, len(command_set), room):
+        piece = command_set[at : at + room]
+        control = 0x03 if at + room >= len(command_set) else 0x01
+        pdus.append(struct.pack(">BxIIBB", 0x04, len(piece) + 6, len(piece) + 2, context, control) + piece)
+    return b"".join(pdus)
+
+
+def _element(number: int, value: bytes) -> bytes:
+    padded = value + b"\0" * (len(value) % 2)
+    return _ELEMENT.pack(0x0000, number, len(padded)) + padded

@@ -1,0 +1,228 @@
+"""The DICOM Upper Layer of an acceptor (PS3.8 section 9), from the socket to fragments of messages, in one thread.
+
+It reads with ``recv_into`` into one buffer and hands out views of it: a fragment is never copied, and never held whole,
+however long its PDU says that it is. pynetdicom's codecs decode and encode what negotiates an association.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+from pynetdicom.pdu import A_ASSOCIATE_RQ
+
+BUFFER_BYTES = 256 * 1024
+_LONGEST_REQUEST = 1024 * 1024  # bytes of an A-ASSOCIATE-RQ; 128 contexts of 20 transfer syntaxes are 180 KiB
+_LONGEST_OTHER = 1024  # bytes of a PDU that is neither a request nor data; the standard's have 4
+_GOODBYE_SECONDS = 2.0  # ARTIM: how long the other side may take to close, once everything is said
+
+_PDU = struct.Struct(">BxI")
+_PDV = struct.Struct(">IBB")
+_ASSOCIATE_RQ, _P_DATA, _RELEASE_RQ, _ABORT = 0x01, 0x04, 0x05, 0x07
+_RELEASE_RP = b"\x06\x00\x00\x00\x00\x04\x00\x00\x00\x00"
+
+# PS3.8 9.3.8: why the upper layer aborts.
+UNRECOGNIZED_PDU, UNEXPECTED_PDU, INVALID_PARAMETER = 0x01, 0x02, 0x06
+
+
+class GoneError(Exception):
+    """The connection is closed, or as good as that."""
+
+
+class SilentError(GoneError):
+    """Nothing came for too long."""
+
+
+class AbortedError(Exception):
+    """The other side aborted the association."""
+
+
+class ViolationError(Exception):
+    """What came breaks the protocol; the association is to be aborted for ``reason`` (PS3.8 9.3.8)."""
+
+    def __init__(self, reason: int, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class UpperLayer:
+    """One accepted connection. One thread reads; `send` and `abort` may be called from another one.
+
+    ``on_bytes`` is called whenever something came.
+    """
+
+    def __init__(self, sock: socket.socket, *, silent_seconds: float, on_bytes: Callable[[], None]) -> None:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # Nagle against delayed acknowledgements: 40 ms
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self._socket = sock
+        self._on_bytes = on_bytes
+        self._sending = threading.Lock()
+        self._buffer = memoryview(bytearray(BUFFER_BYTES))
+        self._begin = self._end = 0  # what was read and not yet handed out
+        self._before_reading: Callable[[], None] = _nothing
+        self.wait_at_most(silent_seconds)
+
+    def wait_at_most(self, seconds: float) -> None:
+        """Set how long the other side may send nothing, or take nothing.
+
+        The system watches that: a time-out of Python's would ask `poll` before each read.
+        """
+        self._socket.settimeout(None)
+        limit = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+
+    def request(self) -> A_ASSOCIATE_RQ:
+        """Read the A-ASSOCIATE-RQ that a connection begins with.
+
+        Raises:
+            GoneError, AbortedError, ViolationError: something else came, or nothing.
+        """
+        kind, length = self._pdu()
+        if kind == _ABORT:
+            raise AbortedError
+        if kind != _ASSOCIATE_RQ:
+            raise ViolationError(UNEXPECTED_PDU, f"a PDU of type {kind:02X}H came where an association is requested")
+        if length > _LONGEST_REQUEST:
+            raise ViolationError(INVALID_PARAMETER, f"a request for an association of {length} bytes")
+        pdu = A_ASSOCIATE_RQ()
+        try:
+            pdu.decode(_PDU.pack(kind, length) + self._take(length))
+        except (GoneError, AbortedError):
+            raise
+        except Exception as error:  # whatever a decoder raises on hostile bytes
+            raise ViolationError(INVALID_PARAMETER, "the request for an association cannot be parsed") from error
+        return pdu
+
+    def fragments(self, before_reading: Callable[[], None]) -> Iterator[tuple[int, int, memoryview, bool]]:
+        """What comes on an established association, until it is released.
+
+        Args:
+            before_reading: called before the buffer, and with it every view that was handed out, is overwritten.
+
+        Yields:
+            (presentation context id, message control header (PS3.8 E.2), bytes, whether the fragment ends with them).
+
+        Raises:
+            GoneError, AbortedError, ViolationError: it ended in another way.
+        """
+        self._before_reading = before_reading
+        buffer = self._buffer
+        while True:
+            kind, left = self._pdu()
+            if kind != _P_DATA:
+                if left > _LONGEST_OTHER:
+                    raise ViolationError(INVALID_PARAMETER, f"a PDU of type {kind:02X}H of {left} bytes")
+                self._take(left)
+                if kind == _RELEASE_RQ:
+                    return
+                if kind == _ABORT:
+                    raise AbortedError
+                reason = UNEXPECTED_PDU if 0 < kind < _ABORT else UNRECOGNIZED_PDU
+                raise ViolationError(reason, f"a PDU of type {kind:02X}H came on an established association")
+            while left:
+                if left < _PDV.size:
+                    raise ViolationError(INVALID_PARAMETER, f"{left} bytes stand behind the last fragment of a PDU")
+                self._need(_PDV.size)
+                length, context, control = _PDV.unpack_from(buffer, self._begin)
+                self._begin += _PDV.size
+                if not 2 <= length <= left - 4:
+                    raise ViolationError(INVALID_PARAMETER, f"a fragment of {length} bytes in {left} bytes of its PDU")
+                left -= length + 4
+                length -= 2
+                while True:
+                    begin = self._begin
+                    self._begin = end = min(begin + length, self._end)
+                    length -= end - begin
+                    yield context, control, buffer[begin:end], not length
+                    if not length:
+                        break
+                    self._read()
+
+    def send(self, data: bytes) -> None:
+        """Send an encoded PDU.
+
+        Raises:
+            GoneError: it cannot be sent.
+        """
+        try:
+            with self._sending:
+                self._socket.sendall(data)
+        except OSError as error:
+            raise GoneError from error
+
+    def released(self) -> None:
+        """Answer a release."""
+        with suppress(GoneError):
+            self.send(_RELEASE_RP)
+
+    def abort(self, reason: int | None = None) -> None:
+        """Abort: for a reason of the upper layer's (PS3.8 9.3.8), or as its user."""
+        with suppress(GoneError):
+            self.send(b"\x07\x00\x00\x00\x00\x04\x00\x00" + (b"\x00\x00" if reason is None else bytes((2, reason))))
+
+    def cut(self) -> None:
+        """Close the connection under the thread that reads, which then meets `GoneError`."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Let the other side close first, so that what was said last is not lost; it has a moment for that."""
+        deadline = time.monotonic() + _GOODBYE_SECONDS
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+            while (left := deadline - time.monotonic()) > 0:
+                self.wait_at_most(max(left, 0.01))
+                if not self._socket.recv_into(self._buffer):
+                    break
+        with suppress(OSError):
+            self._socket.close()
+
+    def _pdu(self) -> tuple[int, int]:
+        """The type and length of the next PDU."""
+        self._need(_PDU.size)
+        kind, length = _PDU.unpack_from(self._buffer, self._begin)
+        self._begin += _PDU.size
+        return kind, length
+
+    def _need(self, count: int) -> None:
+        """Read until ``count`` bytes, a few, are in the buffer."""
+        while self._end - self._begin < count:
+            self._read()
+
+    def _take(self, count: int) -> bytes:
+        """The next ``count`` bytes, copied."""
+        taken = bytearray()
+        while True:
+            piece = self._buffer[self._begin : min(self._begin + count - len(taken), self._end)]
+            self._begin += len(piece)
+            taken += piece
+            if len(taken) == count:
+                return bytes(taken)
+            self._read()
+
+    def _read(self) -> None:
+        """Read what is there, at least a byte, behind what is not yet handed out."""
+        self._before_reading()
+        kept = self._end - self._begin
+        if kept:
+            self._buffer[:kept] = bytes(self._buffer[self._begin : self._end])
+        self._begin, self._end = 0, kept
+        try:
+            count = self._socket.recv_into(self._buffer[kept:] if kept else self._buffer)
+        except BlockingIOError as error:
+            raise SilentError from error
+        except OSError as error:
+            raise GoneError from error
+        if not count:
+            raise GoneError
+        self._end += count
+        self._on_bytes()
+
+
+def _nothing() -> None:
+    pass
