@@ -95,6 +95,7 @@ class Conversation:
         self._association: Any = None
         self._log = logger()
         self._syntaxes: dict[int, str] = {}  # of the accepted presentation contexts
+        self._longest_answer = 0  # bytes of a PDU that the caller takes; 0: any
         self._stopping = False
         self._command = bytearray()
         self._storing: _Storing | None = None
@@ -179,6 +180,7 @@ class Conversation:
         if not association.is_established:
             return False
         self._caller = caller
+        self._longest_answer = association.requestor.maximum_length
         self._syntaxes = {each.context_id: str(each.transfer_syntax[0]) for each in association.accepted_contexts}
         return True
 
@@ -297,11 +299,12 @@ class Conversation:
         if storing is None:
             raise RuntimeError("no request is being served")
         status = self._stored(storing)
-        if storing.incoming is not None:
-            storing.incoming.discard()
-        self._storing = None
-        longest = self._association.requestor.maximum_length
-        self._upper.send(dimse.store_response(storing.context, storing.command, status, longest))
+        try:
+            self._upper.send(dimse.store_response(storing.context, storing.command, status, self._longest_answer))
+        finally:
+            self._storing = None
+            if storing.incoming is not None:
+                storing.incoming.discard()
 
     def _stored(self, storing: _Storing) -> int:
         """The status of a C-STORE whose data set is through."""

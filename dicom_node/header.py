@@ -6,7 +6,6 @@ import io
 import re
 import struct
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import BinaryIO
@@ -68,26 +67,33 @@ def is_uid(text: str) -> bool:
     return len(text) <= 64 and _UID.fullmatch(text) is not None
 
 
-def scan(head: bytes | bytearray, whole: Callable[[], BinaryIO], transfer_syntax_uid: str) -> Header:
-    """Read what the index needs from an encoded data set.
+def glance(head: bytes | bytearray, transfer_syntax_uid: str) -> Header | None:
+    """Read what the index needs from a data set's first bytes; None where they are too few, or call for `scan`."""
+    try:
+        texts = _plain(head, transfer_syntax_uid)
+    except Exception:  # hostile bytes; `scan` says what they are
+        return None
+    header = None if texts is None else Header(**texts)
+    return None if header is None or _missing(header) else header
 
-    Args:
-        head: its first bytes, as many as there are at hand; where they are plain and enough, nothing else is read.
-        whole: opens the data set at its start.
-        transfer_syntax_uid: how it is encoded.
+
+def scan(data_set: BinaryIO, transfer_syntax_uid: str) -> Header:
+    """Read what the index needs from an encoded data set, from its start, stopping long before the pixels.
 
     Raises:
         Refused: C000, if it cannot be parsed or names no study and series.
     """
     try:
-        texts = _plain(head, transfer_syntax_uid)
-        if texts is None:
-            with whole() as data_set:
-                texts = _thorough(data_set, transfer_syntax_uid)
+        header = Header(**_thorough(data_set, transfer_syntax_uid))
     except Exception as error:  # whatever a parser raises on hostile bytes means the same: it cannot be parsed
         raise Refused(0xC000, f"the data set cannot be parsed as {transfer_syntax_uid} ({where(error)})") from error
-    header = Header(**texts)
-    missing = [
+    if missing := _missing(header):
+        raise Refused(0xC000, f"the data set has no valid {', '.join(missing)}")
+    return header
+
+
+def _missing(header: Header) -> list[str]:
+    return [
         name
         for name, uid in (
             ("SOP Class UID (0008,0016)", header.sop_class_uid),
@@ -97,9 +103,6 @@ def scan(head: bytes | bytearray, whole: Callable[[], BinaryIO], transfer_syntax
         )
         if not is_uid(uid)
     ]
-    if missing:
-        raise Refused(0xC000, f"the data set has no valid {', '.join(missing)}")
-    return header
 
 
 # -- the thorough way: pydicom, for whatever is not plain

@@ -18,6 +18,7 @@ import fcntl
 import hashlib
 import itertools
 import os
+import threading
 import uuid
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
@@ -107,6 +108,8 @@ class Spool:
         self._incoming = data_dir / "incoming"
         self._lock: IO[str] | None = None
         self._numbers = itertools.count(1)
+        self._folders: dict[str, int] = {}
+        self._opening = threading.Lock()
 
     @property
     def root(self) -> Path:
@@ -174,6 +177,10 @@ class Spool:
 
     def close(self) -> None:
         """Give the folder free for another node."""
+        with self._opening:
+            for folder in self._folders.values():
+                os.close(folder)
+            self._folders.clear()
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -216,12 +223,8 @@ class Spool:
         """
         return Part(f"{self._incoming}/{_digest(sop_instance_uid)}.{next(self._numbers)}.part")
 
-    def is_there(self, sop_instance_uid: str) -> bool:
-        """Whether a file stands where `place` would put an instance's."""
-        return os.path.exists(f"{self._root}/{_name('spool', _digest(sop_instance_uid))}")
-
-    def place(self, part: Part, sop_instance_uid: str) -> str:
-        """Make a received instance durable in its place, where it replaces an unrecorded or damaged file.
+    def place(self, part: Part, sop_instance_uid: str, *, replace: bool = False) -> str:
+        """Make a received instance durable in its place.
 
         ``part`` is to be discarded when the index knows the file, not before.
 
@@ -229,23 +232,30 @@ class Spool:
             the file's name relative to ``data_dir``, as the index keeps it.
 
         Raises:
+            FileExistsError: there is a file in its place, which is not to be replaced.
             OSError: as the file system gave it; the file is not in its place.
         """
         name = _name("spool", _digest(sop_instance_uid))
         path = f"{self._root}/{name}"
-        try:
-            os.link(part.path, path)
-        except FileExistsError:
-            os.unlink(path)
-            os.link(part.path, path)
+        if replace:
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+        os.link(part.path, path)
         try:
             # After the link, which is part of what fsync writes: the folder's own fsync has nothing left to write.
             part.sync()
-            _fsync_folder(os.path.dirname(path))
+            os.fsync(self._folder(os.path.dirname(path)))
         except BaseException:
             self.remove(name)
             raise
         return name
+
+    def _folder(self, path: str) -> int:
+        """A folder of the spool, opened once: opening it costs as much as having it written."""
+        with self._opening:
+            if path not in self._folders:
+                self._folders[path] = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            return self._folders[path]
 
     def remove(self, name: str) -> None:
         """Delete a file that the index does not know."""
@@ -284,7 +294,7 @@ def discard(part: Path) -> None:
         part.unlink()
 
 
-def _fsync_folder(folder: str | Path) -> None:
+def _fsync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)

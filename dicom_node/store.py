@@ -12,11 +12,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 from dicom_node.db import Index
 from dicom_node.errors import Refused
-from dicom_node.header import HEAD_BYTES, Header, file_head, scan
+from dicom_node.header import HEAD_BYTES, Header, file_head, glance, scan
 from dicom_node.log import logger
 from dicom_node.schema import NewInstance, Received
 from dicom_node.spool import Spool
@@ -43,6 +42,7 @@ class Incoming:
         self.transfer_syntax_uid = transfer_syntax_uid
         self.calling_ae = calling_ae
         self._head = bytearray()
+        self._header: Header | None = None
         self._meta = file_head(sop_class_uid, sop_instance_uid, transfer_syntax_uid, calling_ae)
         self._unwritten = [memoryview(self._meta)]  # it goes with the first bytes of the data set
         self.part = spool.part_for(sop_instance_uid)
@@ -56,6 +56,8 @@ class Incoming:
         if len(self._head) < HEAD_BYTES:
             for piece in pieces:
                 self._head += piece[: HEAD_BYTES - len(self._head)]
+            if len(self._head) == HEAD_BYTES:  # now, while the rest is on its way
+                self._header = glance(self._head, self.transfer_syntax_uid)
         if self._unwritten:
             pieces = [*self._unwritten, *pieces]
             self._unwritten.clear()
@@ -73,7 +75,11 @@ class Incoming:
             Refused: C000, it cannot be parsed; A900, its UIDs are others than the command's.
             OSError: the file cannot be read.
         """
-        header = scan(self._head, self._data_set, self.transfer_syntax_uid)
+        header = self._header or glance(self._head, self.transfer_syntax_uid)
+        if header is None:
+            with Path(self.part.path).open("rb") as file:
+                file.seek(len(self._meta))
+                header = scan(file, self.transfer_syntax_uid)
         for name, ours, theirs in (
             ("Class", header.sop_class_uid, self.sop_class_uid),
             ("Instance", header.sop_instance_uid, self.sop_instance_uid),
@@ -81,11 +87,6 @@ class Incoming:
             if ours != theirs:
                 raise Refused(0xA900, f"the data set's SOP {name} UID {ours} is not the command's")
         return header
-
-    def _data_set(self) -> BinaryIO:
-        file = Path(self.part.path).open("rb")  # noqa: SIM115 - the caller closes it
-        file.seek(len(self._meta))
-        return file
 
     def discard(self) -> None:
         """Close and delete the partial file; what was stored from it stays."""
@@ -124,16 +125,14 @@ class Store:
         """
         uid = header.sop_instance_uid
         with self._alone(uid):
-            known = self._index.received(uid) if self._spool.is_there(uid) else None
-            if known is None:
-                if self._is_new(incoming, header):
-                    return True
-                known = self._index.received(uid)  # its file was gone
+            if self._is_new(incoming, header):
+                return True
+            known = self._index.received(uid)
             if known is None:
                 raise RuntimeError("the index refuses an instance that it does not know")
             if self._is_kept(known, header, incoming):
                 return False
-            file = self._spool.place(incoming.part, uid)
+            file = self._spool.place(incoming.part, uid, replace=True)
             self._index.replace_file(uid, file, incoming.part.size, incoming.transfer_syntax_uid)
             logger().warning(
                 "instance.restored",
@@ -145,7 +144,12 @@ class Store:
 
     def _is_new(self, incoming: Incoming, header: Header) -> bool:
         """Place and record an instance, unless the index knows it already."""
-        file = self._spool.place(incoming.part, header.sop_instance_uid)
+        try:
+            file = self._spool.place(incoming.part, header.sop_instance_uid)
+        except FileExistsError:
+            if self._index.received(header.sop_instance_uid) is not None:
+                return False
+            file = self._spool.place(incoming.part, header.sop_instance_uid, replace=True)  # nobody was told of it
         new = NewInstance(
             sop_instance_uid=header.sop_instance_uid,
             sop_class_uid=header.sop_class_uid,

@@ -257,7 +257,7 @@ def test_a_data_set_without_its_uids_is_refused(node: Node, keyword: str) -> Non
 @given(st.binary(max_size=300), st.sampled_from([ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian]))
 def test_scanning_any_bytes_answers_or_refuses(data: bytes, syntax: str) -> None:
     try:
-        scan(data, lambda: io.BytesIO(data), syntax)
+        scan(io.BytesIO(data), syntax)
     except Refused as refused:
         assert refused.status == 0xC000
 
@@ -266,7 +266,7 @@ def test_a_deflate_bomb_is_bounded() -> None:
     squeeze = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
     bomb = squeeze.compress(b"\0" * 200_000_000) + squeeze.flush()
     with pytest.raises(Refused):
-        scan(bomb, lambda: io.BytesIO(bomb), DeflatedExplicitVRLittleEndian)
+        scan(io.BytesIO(bomb), DeflatedExplicitVRLittleEndian)
 
 
 @pytest.mark.parametrize(
