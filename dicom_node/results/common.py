@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
+from itertools import chain
 from typing import Any
 
 from highdicom import ContributingEquipment
@@ -40,7 +41,7 @@ from dicom_node.results.source import (
     Source,
     copy_attributes,
     copy_optional,
-    element_bytes,
+    element_pieces,
     fit,
     holds_any_text,
     in_utf8,
@@ -493,8 +494,8 @@ def to_bytes(dataset: Dataset) -> bytes:
     start.write(b"\0" * 128 + b"DICM")
     write_file_meta_info(start, meta)
     charset = [own_charset(dataset)]
-    body = (element_bytes(dataset.get_item(tag, keep_deferred=True), charset) for tag in sorted(dataset.keys()))
-    return start.getvalue() + b"".join(body)
+    body = (element_pieces(dataset.get_item(tag, keep_deferred=True), charset) for tag in sorted(dataset.keys()))
+    return b"".join((start.getvalue(), *chain.from_iterable(body)))
 
 
 # --- what highdicom gets wrong --------------------------------------------------------------------------------------

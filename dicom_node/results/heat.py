@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ LOWEST = 0.25
 VISIBLE = 0.3
 """A heat map whose every value is below this shows nothing that can be seen."""
 
+_CHUNK_ROWS = 32  # at once: what fits into the processor's cache
 _FULL, _OPAQUE = 0.5, 0.45
 """From this value on the colour covers the picture by this share."""
 
@@ -74,16 +76,24 @@ def blend(rgb: NDArray[np.uint8], heats: Sequence[Heat]) -> None:
         values = _resampled(values.T, np.arange(left, right) + 0.5, heat.left, heat.right).T
         part = level[top:bottom, left:right]
         np.maximum(part, np.rint(values).astype(np.uint8), out=part)
+    blended = _blended()
+    for top in range(0, rows, _CHUNK_ROWS):
+        part, at = rgb[top : top + _CHUNK_ROWS], level[top : top + _CHUNK_ROWS]
+        if at.max() < LOWEST * 255:
+            continue
+        where = at.astype(np.intp) << 8
+        for channel in range(3):
+            part[..., channel] = blended[channel].take(where | part[..., channel], mode="clip")
+
+
+@lru_cache(maxsize=1)
+def _blended() -> tuple[NDArray[np.uint8], ...]:
+    """For each channel what becomes of a grey (the low 8 bits of the place) under a level (the high 8 bits)."""
     share = _shares() * 256.0
-    keep = (256.0 - share).astype(np.uint16)
+    keep = (256.0 - share).astype(np.uint16)[:, np.newaxis]
     add = (COLOURS * share[:, np.newaxis]).astype(np.uint16)
-    y, x = np.flatnonzero(level.max(axis=1) >= LOWEST * 255), np.flatnonzero(level.max(axis=0) >= LOWEST * 255)
-    if len(y) == 0:
-        return
-    window = np.s_[y[0] : y[-1] + 1, x[0] : x[-1] + 1]
-    part, at = rgb[window], level[window]
-    for channel in range(3):
-        part[..., channel] = (part[..., channel] * keep[at] + add[at, channel]) >> 8
+    greys = np.arange(256, dtype=np.uint16)
+    return tuple(((greys * keep + add[:, channel, np.newaxis]) >> 8).astype(np.uint8).ravel() for channel in range(3))
 
 
 def _resampled(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import struct
 import unicodedata
 import uuid
 from collections.abc import Iterable, Sequence
@@ -411,10 +412,23 @@ def _decoded(fragment: bytes, first: str, others: set[str], resets: bytes) -> st
 
 def element_bytes(element: DataElement | RawDataElement, charset: list[str]) -> bytes:
     """One element in explicit VR little endian; raw ones as they are, texts under the terms of ``charset``."""
+    return b"".join(element_pieces(element, charset))
+
+
+def element_pieces(element: DataElement | RawDataElement, charset: list[str]) -> tuple[bytes, ...]:
+    """`element_bytes` in pieces.
+
+    A picture is a piece of its own: pydicom would copy it three times on its way.
+    """
+    value = element.value
+    if element.VR == "OB" and isinstance(value, bytes) and len(value) < 0xFFFFFFFF:
+        odd = len(value) % 2
+        head = struct.pack("<HH2s2xI", element.tag.group, element.tag.element, b"OB", len(value) + odd)
+        return head, value, b"\0" * odd
     out = DicomBytesIO()
     out.is_little_endian, out.is_implicit_VR = True, False
     write_data_element(out, element, charset)
-    return out.getvalue()
+    return (out.getvalue(),)
 
 
 def _stand_in(uid: str) -> str:

@@ -55,23 +55,34 @@ class Server:
         folder.mkdir()
         port = free_port()
         command, stored = self.prepare(folder, port)
-        with (folder / "log").open("wb") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log, env=ENVIRONMENT, cwd=folder)
-        try:
-            began = time.monotonic()
-            while not _listens(port):
-                if process.poll() is not None or time.monotonic() - began > _START_SECONDS:
-                    said = (folder / "log").read_bytes()[-500:].decode(errors="replace").strip()
-                    raise MissingError(f"{self.name} does not listen; its last words: {said or 'none'}")
-                time.sleep(0.05)
+        with listening(self.name, command, folder, port):
             yield Running(port, stored)
-        finally:
-            process.terminate()
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+
+
+@contextmanager
+def listening(name: str, command: list[str], folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """A program that listens on ``port``, from then on and until it is ended.
+
+    Raises:
+        MissingError: it does not listen.
+    """
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=ENVIRONMENT, cwd=folder)
+    try:
+        began = time.monotonic()
+        while not _listens(port):
+            if process.poll() is not None or time.monotonic() - began > _START_SECONDS:
+                said = (folder / "log").read_bytes()[-500:].decode(errors="replace").strip()
+                raise MissingError(f"{name} does not listen; its last words: {said or 'none'}")
+            time.sleep(0.01)
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def free_port() -> int:
