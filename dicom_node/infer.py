@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
@@ -180,10 +180,11 @@ class Reader:
         One that ``supersedes`` calls off what older readings still have to send; a failure does not.
         """
         targets = [(name, self._settings.profile(route, name).digest) for name in route.to]
+        results = self._in_place(answer)
 
         def effects() -> None:
             if answer.reading is not None:
-                self._record(job, key, answer.reading, answer)
+                self._record(job, key, answer.reading, answer, results)
             if supersedes:
                 self._index.supersede(job, key, targets, self._clock())
             self._index.queue_sends(job, key, targets, self._clock())
@@ -192,29 +193,36 @@ class Reader:
 
     def _in_shadow(self, job: Job, answer: ReadAnswer, key: str) -> Done:
         """What the model said is recorded, beside what others said and never instead of it."""
+        results = self._in_place(answer)
 
         def effects() -> None:
             if answer.reading is not None:
-                self._record(job, key, answer.reading, answer)
+                self._record(job, key, answer.reading, answer, results)
 
         return Done("; ".join(answer.notes)[:1000], run_key=key, effects=effects)
 
-    def _record(self, job: Job, key: str, reading: Reading, answer: ReadAnswer) -> None:
-        # The files go into place before the commit that names them; a crash in between leaves files that the next
-        # attempt replaces, and nothing of them was sent.
-        results = [
+    def _in_place(self, answer: ReadAnswer) -> list[NewResult]:
+        """Put the result files into their places, before the transaction that names them.
+
+        The disk is not waited for while the index is held, which receiving needs. A crash in between leaves files that
+        the next attempt replaces, and nothing of them was sent.
+        """
+        names = self._spool.adopt([(Path(part.part), part.sop_instance_uid) for part in answer.parts])
+        return [
             NewResult(
                 part.sop_instance_uid,
                 part.sop_class_uid,
                 part.series_instance_uid,
                 position,
                 part.role,
-                self._spool.adopt(Path(part.part), part.sop_instance_uid),
+                name,
                 part.bytes,
                 part.profile,
             )
-            for position, part in enumerate(answer.parts)
+            for position, (part, name) in enumerate(zip(answer.parts, names, strict=True))
         ]
+
+    def _record(self, job: Job, key: str, reading: Reading, answer: ReadAnswer, results: Sequence[NewResult]) -> None:
         identity = reading.model
         self._index.add_reading(
             NewReading(

@@ -203,17 +203,21 @@ class Spool:
             raise
         return part
 
-    def adopt(self, part: Path, sop_instance_uid: str) -> str:
-        """Rename the durable partial file of a result into place, replacing an unrecorded one of the same instance.
+    def adopt(self, parts: Sequence[tuple[Path, str]]) -> list[str]:
+        """Rename the durable partial files of results into place, replacing unrecorded ones of the same instances.
+
+        Args:
+            parts: each with its SOP Instance UID.
 
         Returns:
-            the file's name relative to ``data_dir``, as the index keeps it.
+            the files' names relative to ``data_dir``, as the index keeps them.
         """
-        name = _name("results", _digest(sop_instance_uid))
-        path = self.path(name)
-        part.replace(path)
-        _fsync_folder(path.parent)
-        return name
+        names = [_name("results", _digest(uid)) for _, uid in parts]
+        for (part, _), name in zip(parts, names, strict=True):
+            part.replace(self.path(name))
+        for name in names:  # after all are renamed: the first of these writes what the others would
+            os.fsync(self._folder(os.path.dirname(self.path(name))))
+        return names
 
     def part_for(self, sop_instance_uid: str) -> Part:
         """Begin the partial file of an instance that is being received.

@@ -66,7 +66,7 @@ class Bench:
         image.ContributingEquipmentSequence[0].PurposeOfReferenceCodeSequence = [make_item(CodeValue="109102")]
         path = self.spool.new_part()
         image.save_as(path, enforce_file_format=True)
-        name = self.spool.adopt(path, uid)
+        name = self.spool.adopt([(path, uid)])[0]
         new = NewResult(uid, sop_class, "1.9", 0, "sc", name, 1, "p")
         with self.index.transaction():
             self.index.add_reading(NewReading(uid, "1", "m", "1", "d", 1.0, "{}"), [new])

@@ -14,7 +14,7 @@ def test_a_file_is_adopted_whole(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     spool.open()
     part = spool.write_part(b"head", memoryview(b"body"))
-    name = spool.adopt(part, "1.2.3")
+    name = spool.adopt([(part, "1.2.3")])[0]
     assert spool.path(name).read_bytes() == b"headbody"
     assert not part.exists()
     spool.close()
@@ -24,7 +24,7 @@ def test_a_file_is_adopted_whole(tmp_path: Path) -> None:
 def test_no_uid_becomes_a_path(tmp_path: Path, uid: str) -> None:
     spool = Spool(tmp_path / "node")
     spool.open()
-    path = spool.path(spool.adopt(spool.write_part(b"x"), uid)).resolve()
+    path = spool.path(spool.adopt([(spool.write_part(b"x"), uid)])[0]).resolve()
     assert path.is_relative_to((tmp_path / "node/results").resolve())
     assert len(path.stem) == 64
     spool.close()
