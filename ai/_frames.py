@@ -18,7 +18,7 @@ from ai._colour import PALETTE, SAMPLES, paletted, rgb
 from ai._dicom import frame_count, guarded, open_pixels, or_missing, text_of, whole_of
 from ai._frame_data import FrameData
 from ai._pipeline import FORM, GREYS, PIPELINE, depth_of, form_of, grey_or_open, named_photometric
-from ai._voi import BlankError, Words, as_bytes, render
+from ai._voi import BlankError, Words, as_bytes, render_bytes
 from ai.contract import ReadingError
 
 IMAGE = [
@@ -78,7 +78,7 @@ def load_display(path: str | Path, frame: int = 1) -> NDArray[np.uint8]:
 def _grey(words: Words, dataset: Dataset, form: _pixels.Form, syntax: uid.UID) -> NDArray[np.uint8]:
     pipeline = grey_or_open(dataset, form, syntax)
     try:
-        return as_bytes(render(words, pipeline))
+        return render_bytes(words, pipeline)
     except BlankError as blank:
         # There is nothing to read in it, but results are drawn on it, the one that says so among them.
         return as_bytes(np.full(words.shape, blank.grey, dtype=np.float32))

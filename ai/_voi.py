@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from math import isfinite, isqrt
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from ai.contract import ReadingError
 
 Words = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.uint32]
 Reals = NDArray[np.float64]
+_Shown = TypeVar("_Shown", np.float32, np.uint8)
 Integers = NDArray[np.int64]
 
 # The automatic window leaves out this share of the pixels at either end: markers, dead pixels, the unexposed border.
@@ -164,24 +166,43 @@ def render(words: Words, grey: Grey) -> NDArray[np.float32]:
     Raises:
         BlankError: the image shows nothing: it is all padding, or one grey.
     """
-    sample = _sample(words)
     if grey.depth.allocated > 16:
         return _finish(_to_screen(words, grey, lambda keep, values: (values[keep], None), words_are_image=True))
+    return _finish(_looked_up(words, _table(words, grey)))
+
+
+def render_bytes(words: Words, grey: Grey) -> NDArray[np.uint8]:
+    """`render` and `as_bytes` in one: the same bytes, without a picture of floats in between where a table will do.
+
+    Raises:
+        BlankError: as `render`.
+    """
+    if grey.depth.allocated <= 16:
+        display = _looked_up(words, as_bytes(_table(words, grey)))
+        if display.min() != display.max():
+            return display
+    return as_bytes(render(words, grey))  # which tells a blank image from one of hardly different greys
+
+
+def _table(words: Words, grey: Grey) -> NDArray[np.float32]:
+    """What stands on the screen for every possible word of at most 16 bits."""
     size = 1 << max(grey.depth.allocated, 8)
-    domain = np.arange(size, dtype=np.uint32)
-    counts = np.bincount(sample.ravel(), minlength=size)
+    counts = np.bincount(_sample(words).ravel(), minlength=size)
 
     def weigh(keep: NDArray[np.bool_], values: Reals) -> tuple[Reals, Integers]:
         seen = keep & (counts > 0)
         return values[seen], counts[seen]
 
-    table = _to_screen(domain, grey, weigh, words_are_image=False)
-    display = np.empty(words.shape, dtype=np.float32)
+    return _to_screen(np.arange(size, dtype=np.uint32), grey, weigh, words_are_image=False)
+
+
+def _looked_up(words: Words, table: NDArray[_Shown]) -> NDArray[_Shown]:
+    display = np.empty(words.shape, dtype=table.dtype)
     for start in range(0, words.shape[0], _CHUNK_ROWS):  # by chunks that stay in the cache: twice as fast
         rows = slice(start, start + _CHUNK_ROWS)
         # No word is outside of the table, and "clip" spares the check.
         np.take(table, words[rows], out=display[rows], mode="clip")
-    return _finish(display)
+    return display
 
 
 def _to_screen(

@@ -73,6 +73,12 @@ class Part:
         """
         os.fsync(self._file)
 
+    def closed(self) -> Path:
+        """Close it and keep it; where it is."""
+        os.close(self._file)
+        self._file = -1
+        return Path(self.path)
+
     def discard(self) -> None:
         """Close it and delete its name."""
         if self._file >= 0:
@@ -189,19 +195,24 @@ class Spool:
         """A fresh name below ``incoming/`` for a file that is about to be written."""
         return self._incoming / f"{uuid.uuid4().hex}.part"
 
-    def write_part(self, *chunks: bytes | memoryview) -> Path:
-        """Write ``chunks`` to a new partial file and fsync it; on any error nothing is left behind.
+    def write_parts(self, contents: Sequence[bytes | memoryview]) -> list[Path]:
+        """Write each of ``contents`` to a new partial file of its own, durably; on any error nothing is left behind.
 
         Raises:
             OSError: as the file system gave it (ENOSPC: the disk is full).
         """
-        part = self.new_part()
+        parts: list[Part] = []
         try:
-            write_durably(part, *chunks)
+            for content in contents:
+                parts.append(Part(str(self.new_part())))
+                parts[-1].write([memoryview(content)])
+            for part in parts:  # when all are on their way: the first of these waits for what the others would
+                part.sync()
         except BaseException:
-            discard(part)
+            for part in parts:
+                part.discard()
             raise
-        return part
+        return [part.closed() for part in parts]
 
     def adopt(self, parts: Sequence[tuple[Path, str]]) -> list[str]:
         """Rename the durable partial files of results into place, replacing unrecorded ones of the same instances.
@@ -262,8 +273,9 @@ class Spool:
             return self._folders[path]
 
     def remove(self, name: str) -> None:
-        """Delete a file that the index does not know."""
-        discard(self.path(name))
+        """Delete a file that the index does not know; one that is gone already is no error."""
+        with suppress(OSError):
+            self.path(name).unlink()
 
     def path(self, name: str) -> Path:
         """The absolute path of a name that `adopt` or `place` returned."""
@@ -276,26 +288,6 @@ def _digest(sop_instance_uid: str) -> str:
 
 def _name(area: str, digest: str) -> str:
     return f"{area}/{digest[:2]}/{digest}.dcm"
-
-
-def write_durably(path: Path, *chunks: bytes | memoryview) -> None:
-    """Create ``path`` with ``chunks`` one after the other and fsync it.
-
-    Raises:
-        OSError: it exists already, or as the file system gave it.
-    """
-    with path.open("xb", buffering=0) as file:
-        for chunk in chunks:
-            rest = memoryview(chunk)
-            while rest:  # an unbuffered write may take less than it is given
-                rest = rest[file.write(rest) or 0 :]
-        os.fsync(file.fileno())
-
-
-def discard(part: Path) -> None:
-    """Delete a partial file; a file that is gone already, or a disk that cannot, is no error."""
-    with suppress(OSError):
-        part.unlink()
 
 
 def _fsync_folder(folder: Path) -> None:

@@ -282,6 +282,7 @@ def _encoded(request: ReadRequest, key: str, reading: Reading, images: Any) -> R
         objects += [(wanted.profile.digest, each) for each in made]
         notes += results.left_out(run, made, images)
     encoded = time.perf_counter()
+    files = spool.write_parts([each.content for _, each in objects])
     parts = tuple(
         ResultPart(
             each.role,
@@ -289,10 +290,10 @@ def _encoded(request: ReadRequest, key: str, reading: Reading, images: Any) -> R
             each.sop_instance_uid,
             each.series_instance_uid,
             profile,
-            str(spool.write_part(each.content)),
+            str(file),
             len(each.content),
         )
-        for profile, each in objects
+        for (profile, each), file in zip(objects, files, strict=True)
     )
     seconds = (*reading.seconds, ("encode", encoded - began), ("write", time.perf_counter() - encoded))
     # Maps and masks are in the objects now, and would be most of what crosses to the other process.
