@@ -84,3 +84,26 @@ def test_a_server_that_does_not_start_and_a_wrong_argument_are_named(ingest: Any
     told = bench("ingest", "--servers", "dcmtk,conquest")
     assert told.returncode == 2
     assert "conquest; expected some of dicom-node, dcmtk, orthanc, pynetdicom" in told.stderr
+
+
+def test_a_study_is_followed_from_its_last_image_to_its_last_result(tmp_path: Path) -> None:
+    told = bench("turnaround", "--quick", "--trace", "--dir", tmp_path, "--json", tmp_path / "figures.json")
+    assert told.returncode == 0, told.stderr
+    found = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
+    (start,), (study,) = found["starts"], found["studies"]
+    assert 0 < start["first C-ECHO"] < start["first reading"]
+    assert found["turnaround"] == [pytest.approx(sum(study.values()))]
+    steps = {name for name in study if not name.startswith("sending of ")}
+    assert {"reading: decode", "reading: network", "reading: encode", "reading: write"} < steps
+    assert all(seconds > -0.01 for seconds in study.values()), "a step ended before it began"
+    assert found["network alone"][0] > 0
+    assert "| reading: encode |" in told.stdout
+
+
+def test_studies_are_read_while_images_are_received(tmp_path: Path) -> None:
+    told = bench("throughput", "--quick", "--dir", tmp_path, "--json", tmp_path / "figures.json")
+    assert told.returncode == 0, told.stderr
+    found = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
+    assert found["studies"] == 3
+    assert all(value > 0 for turn in found["turns"] for value in turn.values())
+    assert "| studies a minute / the network alone |" in told.stdout

@@ -1,4 +1,4 @@
-"""Measures the node beside the programs that one would use instead, on this machine and in one run."""
+"""Measures the node on this machine: beside the programs that one would use instead, and beside its bare network."""
 
 from __future__ import annotations
 
@@ -6,42 +6,94 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ingest
+import reading
 from servers import SERVERS, MissingError
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """A benchmark: what it measures, its rounds, the run in a folder, its figures as a table, options of its own."""
+
+    help: str
+    rounds: int
+    run: Callable[[Path, argparse.Namespace, int, Say], dict[str, Any]]
+    table: Callable[[dict[str, Any], argparse.Namespace], str]
+    options: Callable[[argparse.ArgumentParser], object] = lambda _parser: None
+
+
+def _ingest(folder: Path, given: argparse.Namespace, rounds: int, say: Say) -> dict[str, Any]:
+    servers = [SERVERS[name] for name in given.servers]
+    return ingest.run(folder, servers, ingest.QUICK if given.quick else ingest.LOADS, rounds=rounds, say=say)
+
+
+def _servers(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := [name for name in names if name not in SERVERS]:
+        raise argparse.ArgumentTypeError(f"{', '.join(unknown)}; expected some of {', '.join(SERVERS)}")
+    return names
+
+
+def _rounds(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError("at least 1 was expected")
+    return int(text)
+
+
+VERBS = {
+    "ingest": Verb(
+        "images a second from storescu to the disk",
+        3,
+        _ingest,
+        lambda found, _given: ingest.table(found),
+        lambda parser: parser.add_argument(
+            "--servers", type=_servers, default=list(SERVERS), help=f"some of {', '.join(SERVERS)}"
+        ),
+    ),
+    "turnaround": Verb(
+        "from the last C-STORE response to the last result in the PACS, and from the start to the first C-ECHO",
+        3,
+        lambda folder, given, rounds, say: reading.turnaround(folder, rounds=rounds, quick=given.quick, say=say),
+        lambda found, given: reading.turnaround_table(found, trace=given.trace),
+        lambda parser: parser.add_argument("--trace", action="store_true", help="where the milliseconds go, by step"),
+    ),
+    "throughput": Verb(
+        "studies a minute beside the bare network, and what that costs receiving",
+        1,
+        lambda folder, given, rounds, say: reading.throughput(folder, rounds=rounds, quick=given.quick, say=say),
+        lambda found, _given: reading.throughput_table(found),
+    ),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a benchmark; returns the exit status."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("ingest", help="images a second from storescu to the disk")
-    command.add_argument("--quick", action="store_true", help="one round of few images: whether it runs, not how fast")
-    command.add_argument("--rounds", type=int, default=3, help="times that each server has its turn (3)")
-    command.add_argument("--servers", default=",".join(SERVERS), help=f"some of {', '.join(SERVERS)}")
-    command.add_argument("--dir", type=Path, help="where files go: the disk that is measured (a temporary folder)")
-    command.add_argument("--json", type=Path, help="write every figure here")
+    for name, verb in VERBS.items():
+        command = commands.add_parser(name, help=verb.help)
+        command.add_argument("--quick", action="store_true", help="a round of little: whether it runs, not how fast")
+        command.add_argument("--rounds", type=_rounds, default=verb.rounds, help=f"how often ({verb.rounds})")
+        command.add_argument("--dir", type=Path, help="where files go: the disk that is measured (a temporary folder)")
+        command.add_argument("--json", type=Path, help="write every figure here")
+        verb.options(command)
     given = parser.parse_args(arguments)
-    names = given.servers.split(",")
-    if unknown := [name for name in names if name not in SERVERS]:
-        parser.error(f"--servers: {', '.join(unknown)}; expected some of {', '.join(SERVERS)}")
-    if given.rounds < 1:
-        parser.error("--rounds: at least 1 was expected")
+    verb = VERBS[given.command]
     try:
         with tempfile.TemporaryDirectory(prefix="bench-", dir=given.dir) as folder:
-            found = ingest.run(
-                Path(folder),
-                [SERVERS[name] for name in names],
-                ingest.QUICK if given.quick else ingest.LOADS,
-                rounds=1 if given.quick else given.rounds,
-                say=lambda text: print(text, file=sys.stderr, flush=True),
-            )
+            rounds = 1 if given.quick else given.rounds
+            found = verb.run(Path(folder), given, rounds, lambda text: print(text, file=sys.stderr, flush=True))
     except (MissingError, ingest.LostError, OSError) as error:
         print(f"scripts/bench: {error}", file=sys.stderr)
         return 1
-    print(ingest.table(found))
+    print(verb.table(found, given))
     if given.json:
         given.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     return 0
