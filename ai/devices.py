@@ -42,6 +42,19 @@ def devices(wanted: str) -> tuple[tuple[Device, ...], str]:
     return (*(Device(name, partial(_cuda_free, name)) for name in chosen), cpu), complaint
 
 
+def reads_on_cpu(wanted: str) -> bool:
+    """Whether models will run on the CPU, as far as can be told without torch: no GPU is wanted, or none is there."""
+    return wanted == CPU or (wanted == "auto" and not any(Path("/dev").glob("nvidia[0-9]*")))
+
+
+def use_threads(count: int) -> None:
+    """Let torch use so many processors of this machine from now on, in this process."""
+    import torch  # noqa: PLC0415  (see devices)
+
+    if torch.get_num_threads() != count:
+        torch.set_num_threads(count)
+
+
 def _cuda_free(name: str) -> int:
     """What the driver has free, and what torch has taken from it and does not use."""
     import torch  # noqa: PLC0415  (see devices)

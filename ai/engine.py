@@ -24,6 +24,7 @@ from ai.errors import where
 R = TypeVar("R")
 _state: Any = None  # what the warm process loaded; nothing in any other process
 _WATCH_SECONDS = 1.0  # how soon a process that died while idle is started anew
+_REST: Any = ()  # a task that is none: see `WarmProcess.rest`
 _LOAD_SECONDS = 300.0  # a model that takes longer than this to load is taken for stuck
 
 
@@ -92,6 +93,10 @@ class WarmProcess(Executor):
         self._tasks.put((future, fn, args))
         return future
 
+    def rest(self) -> None:
+        """End the process when what was queued before is done; the next task starts it anew."""
+        self._tasks.put(_REST)
+
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End the process at once; a task in work fails."""
         self._stopping = True
@@ -116,6 +121,10 @@ class WarmProcess(Executor):
                 continue
             if task is None:
                 break
+            if task is _REST:
+                loads = False
+                self._kill()
+                continue
             loads = True
             future, fn, args = task
             if not future.set_running_or_notify_cancel():
@@ -129,7 +138,7 @@ class WarmProcess(Executor):
                 rest = self._tasks.get_nowait()
             except queue.Empty:
                 break
-            if rest is not None:
+            if rest is not None and rest is not _REST:
                 rest[0].set_exception(WarmProcessError("the reading process is shutting down"))
         self._kill()
 

@@ -390,6 +390,11 @@ class Index:
             ).fetchone()
         return Job(*row) if row else None
 
+    def is_waiting(self, kind: JobKind, count: int) -> bool:
+        """Whether at least ``count`` jobs of a kind are queued."""
+        rows = self._rows("SELECT 1 FROM jobs WHERE state = 'queued' AND kind = ? LIMIT ?", kind, count)
+        return len(rows) == count
+
     def next_due(self, kind: JobKind, target: str | None) -> float | None:
         """When the next queued job of a kind (and target) is due; None where none is, or it is not its turn yet."""
         rows = self._rows(

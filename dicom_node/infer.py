@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +36,33 @@ from dicom_node.warm import ReadAnswer, ReadRequest, Wanted, read, report_failur
 from dicom_node.worker import Done
 
 
+class Processors:
+    """The processors of a machine, shared by the processes that read at the same time.
+
+    Two networks with a thread each are faster than one with two, and threads that wait for each other on processors
+    that others use are slower than none.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._busy = 0
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def shared(self) -> Iterator[int]:
+        """Read within; how many threads the network may have."""
+        with self._lock:
+            self._busy += 1
+            threads = max(1, self._count // self._busy)
+        try:
+            yield threads
+        finally:
+            with self._lock:
+                self._busy -= 1
+
+
 class Reader:
-    """Does the jobs "read" and "shadow", each kind with a warm process of its own."""
+    """Does the jobs "read" and "shadow", each with a warm process."""
 
     def __init__(
         self,
@@ -46,8 +73,10 @@ class Reader:
         site: str,
         *,
         on_sends: Callable[[], None] = lambda: None,
+        processors: Processors | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._processors = processors
         self._settings = settings
         self._index = index
         self._spool = spool
@@ -74,7 +103,9 @@ class Reader:
             )
         began = time.perf_counter()
         try:
-            answer = self._executor.submit(read, self._request(job, route, job.created)).result()
+            with self._processors.shared() if self._processors is not None else nullcontext() as threads:
+                request = dataclasses.replace(self._request(job, route, job.created), threads=threads)
+                answer = self._executor.submit(read, request).result()
         except ReadingError as error:
             raise Permanent(str(error)) from error
         except (engine.WarmProcessError, RuntimeError) as error:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 
+from ai.devices import reads_on_cpu
 from ai.engine import WarmProcess
 from ai.pins import Pinned
 from dicom_node import __version__
 from dicom_node.config import Settings
 from dicom_node.db import INDEX_FILE, Index
 from dicom_node.deliver import Sender
-from dicom_node.infer import Reader
+from dicom_node.infer import Processors, Reader
 from dicom_node.log import logger
 from dicom_node.models import Models, find
 from dicom_node.receive import Receiver
@@ -26,6 +28,8 @@ from dicom_node.warm import Loads, loader, loads
 from dicom_node.worker import Patience, Worker
 
 _SEND_LEASE_SECONDS = 3600.0  # one worker serves a destination, so a lease only matters where that worker is gone
+_SPARE_WORTH = 12  # studies that wait for a reading: then it is worth loading the models a second time
+_SPARE_REST_SECONDS = 60.0  # what the second process of models is kept for when there is nothing for it to read
 _READ_PATIENCE = Patience(attempts=3, seconds=None, first_delay=1.0, longest_delay=30.0)
 _SHADOW_PATIENCE = Patience(attempts=2, seconds=None, first_delay=1.0)  # nobody waits for it, and each try costs time
 
@@ -51,6 +55,10 @@ class Node:
         self._spool = Spool(settings.node.data_dir)
         self.index: Index | None = None
         self._process: WarmProcess | None = None
+        self._spare_process: WarmProcess | None = None  # reads beside the first while many studies wait, on CPUs
+        self._spare_until = 0.0  # when it may rest (`time.monotonic`)
+        self._spare_loading: Future[Loads] | None = None
+        self._spare_failed = False
         self._shadow_process: WarmProcess | None = None  # a candidate that crashes or hangs takes nobody with it
         self._receiver: Receiver | None = None
         self._completer: Completer | None = None
@@ -73,6 +81,11 @@ class Node:
     def reading_pid(self) -> int | None:
         """Process id of the warm process."""
         return self._process.pid if self._process is not None else None
+
+    @property
+    def spare_pid(self) -> int | None:
+        """Process id of the second warm process, which is there while many studies wait."""
+        return self._spare_process.pid if self._spare_process is not None else None
 
     @property
     def shadow_pid(self) -> int | None:
@@ -118,8 +131,22 @@ class Node:
         self._receiver.start()  # first of all: a modality that pushes now is served now
         Models(settings.node.data_dir).note_loaded(self._bundles)
         if settings.routes:
+            processors = Processors(os.cpu_count() or 1)
             self._process = self._warm_process(settings.reading_models(), shadow=False)
-            self._readers.append(self._reader("read", index, self._process, _READ_PATIENCE))
+            self._readers.append(self._reader("read", index, self._process, _READ_PATIENCE, processors=processors))
+            if (os.cpu_count() or 1) > 1 and reads_on_cpu(settings.node.device):
+                self._spare_process = self._spare(settings.reading_models())
+                self._readers.append(
+                    self._reader(
+                        "read",
+                        index,
+                        self._spare_process,
+                        _READ_PATIENCE,
+                        processors=processors,
+                        when=self._spare_is_wanted,
+                        idle=self._spare_idles,
+                    )
+                )
         if settings.shadow_models():
             self._shadow_process = self._warm_process(settings.shadow_models(), shadow=True)
             self._readers.append(self._reader("shadow", index, self._shadow_process, _SHADOW_PATIENCE))
@@ -161,10 +188,68 @@ class Node:
             eager=not shadow,  # a candidate takes memory, a GPU's above all, when the others have theirs
         )
 
-    def _reader(self, kind: JobKind, index: Index, process: WarmProcess, patience: Patience) -> Worker:
+    def _spare(self, models: Sequence[str]) -> WarmProcess:
+        """A second process with the same models, which yields to everything else and is started when it is needed."""
+        bundles = {name: self._bundles[name] for name in models if name in self._bundles}
+        node = self.settings.node
+        return WarmProcess(
+            loader(bundles, node.device, background=True),
+            timeout=node.read_timeout_seconds,
+            on_load=self._tell_spare,
+            eager=False,
+        )
+
+    def _tell_spare(self, reason: str) -> None:
+        if reason:
+            self._spare_failed = True
+            logger().warning("models.failed", reason=f"studies are read by one process alone: {reason}")
+        else:
+            self._wake_readers()
+
+    def _spare_is_wanted(self) -> bool:
+        """Whether the second process is to take a job, which it does only when its models are loaded.
+
+        Until they are the first process reads on, and no study waits for them.
+        """
+        process, index = self._spare_process, self.index
+        if process is None or index is None or self._spare_failed:
+            return False
+        if index.is_waiting("read", 2 if process.warm else _SPARE_WORTH):
+            self._spare_until = time.monotonic() + _SPARE_REST_SECONDS
+            if process.warm:
+                return True
+            if self._spare_loading is None or self._spare_loading.done():
+                self._spare_loading = process.submit(loads)
+        return False
+
+    def _spare_idles(self) -> None:
+        process = self._spare_process
+        if process is not None and process.warm and time.monotonic() > self._spare_until:
+            process.rest()
+
+    def _reader(
+        self,
+        kind: JobKind,
+        index: Index,
+        process: WarmProcess,
+        patience: Patience,
+        *,
+        processors: Processors | None = None,
+        when: Callable[[], bool] = lambda: True,
+        idle: Callable[[], None] = lambda: None,
+    ) -> Worker:
         settings = self.settings
         site = f"{settings.node.ae_title}/{index.node_id()}"
-        reader = Reader(settings, index, self._spool, process, site, on_sends=self._wake_senders, clock=self._clock)
+        reader = Reader(
+            settings,
+            index,
+            self._spool,
+            process,
+            site,
+            on_sends=self._wake_senders,
+            processors=processors,
+            clock=self._clock,
+        )
         return Worker(
             index,
             kind,
@@ -172,6 +257,8 @@ class Node:
             patience=patience,
             lease_seconds=settings.node.read_timeout_seconds + 600.0,  # the process may have to load its models first
             on_failure=reader.failed,
+            when=when,
+            idle=idle,
             clock=self._clock,
         )
 
@@ -220,7 +307,7 @@ class Node:
         workers = (*self._readers, *self._senders)
         for worker in workers:
             worker.ask_to_stop()
-        for process in (self._process, self._shadow_process):
+        for process in (self._process, self._spare_process, self._shadow_process):
             if process is not None:
                 process.shutdown()
         for worker in workers:

@@ -20,7 +20,7 @@ from typing import Any
 
 from ai import bundle, engine
 from ai.contract import BusyError, Model, ModelIdentity, PassedOver, Reading, ReadingError, Selection, SeriesRef
-from ai.devices import devices
+from ai.devices import devices, use_threads
 from ai.pins import Pinned, TamperedError
 from ai.shelf import Loaded, Shelf, Title, out_of_memory
 from dicom_node.config import Profile
@@ -42,7 +42,10 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class ReadRequest:
-    """What goes into the warm process; ``known`` are this study's runs, each with the profiles it has results for."""
+    """What goes into the warm process; ``known`` are this study's runs, each with the profiles it has results for.
+
+    ``threads`` is how many processors the network may use; None leaves it to torch.
+    """
 
     model: str
     study: str
@@ -52,6 +55,7 @@ class ReadRequest:
     wanted: tuple[Wanted, ...]
     known: Mapping[str, frozenset[str]]
     data_dir: str
+    threads: int | None = None
 
     def missing(self, run_key: str) -> tuple[Wanted, ...]:
         """What a run has no results for yet: a destination that was added takes nothing from the others."""
@@ -210,6 +214,8 @@ def read(request: ReadRequest) -> ReadAnswer:
     key = results.run_key(request.site, model.identity, uids, "")
     if request.is_done(key):
         return ReadAnswer(selection.passed_over, run_key=key)
+    if request.threads is not None:
+        use_threads(request.threads)
     try:
         reading = model.read(selection)
     except bundle.BundleError as error:  # it had no room when the others were loaded

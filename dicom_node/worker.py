@@ -66,6 +66,7 @@ class Worker:
     """Works through the jobs of one kind (and one target, where given), one at a time.
 
     ``on_failure`` says what is still done for a job that fails for good; it is written in the transaction that says so.
+    ``when`` says whether this worker is to take a job now, where others do the same work.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Worker:
         target: str | None = None,
         idle: Callable[[], None] = lambda: None,
         on_failure: Callable[[Job, str], Done] = lambda _job, _reason: Done(),
+        when: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._index = index
@@ -89,6 +91,7 @@ class Worker:
         self._lease_seconds = lease_seconds
         self._idle = idle
         self._on_failure = on_failure
+        self._when = when
         self._clock = clock
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -130,7 +133,7 @@ class Worker:
                 if self.work_once():
                     continue
                 self._idle()
-                pause = self._pause()
+                pause = self._pause() if self._when() else _POLL_SECONDS
             except Exception as error:  # the index or the disk is in trouble: say so and try again, for ever
                 logger().error("worker.failed", kind=self._kind, error=where(error))
             self._wake.wait(pause)
@@ -145,6 +148,8 @@ class Worker:
         Returns:
             whether there was one.
         """
+        if not self._when():
+            return False
         job = self._index.claim(self._kind, self._target, self._clock(), self._lease_seconds)
         if job is None:
             return False

@@ -114,6 +114,20 @@ def test_one_that_is_not_eager_loads_for_its_first_task(tmp_path: Path, monkeypa
         process.shutdown()
 
 
+def test_one_that_rests_gives_its_memory_back_and_is_started_anew_for_the_next_task(tmp_path: Path) -> None:
+    process = WarmProcess(partial(load, tmp_path / "loads"), timeout=30.0)
+    try:
+        before = process.submit(loaded_pid).result()
+        process.rest()
+        wait_until(lambda: process.pid is None, "the process to end")
+        time.sleep(1.5)  # longer than it takes to miss a process that died by itself
+        assert process.pid is None
+        assert process.submit(loaded_pid).result() != before
+        process.rest()
+    finally:
+        process.shutdown()
+
+
 def test_a_refusal_keeps_its_words_and_the_process(start: Start) -> None:
     process = start()
     pid = process.submit(loaded_pid).result()

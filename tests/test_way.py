@@ -102,6 +102,24 @@ def test_a_study_without_findings_says_so(
     assert "without findings" in str(pydicom.dcmread(path))
 
 
+def test_a_second_process_reads_while_many_studies_wait_and_then_rests(
+    start_node: StartNode, start_pacs: StartPacs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dicom_node.node._SPARE_WORTH", 3)
+    monkeypatch.setattr("dicom_node.node._SPARE_REST_SECONDS", 1.0)
+    pacs = start_pacs()
+    node = start_node(settings_for(tmp_path / "node", pacs_port=pacs.port, node={"device": "cpu"}))
+    wait_until(lambda: node.warm, "the models to be loaded", 60)
+    assert node.spare_pid is None
+    images = [radiograph(20 + number, rows=250, columns=200) for number in range(40)]
+    send(node.port, *images)
+    wait_until(lambda: node.spare_pid is not None, "the second process")
+    wait_until(lambda: node._spare_is_wanted(), "it to be warm while studies wait", 60)
+    assert {ended(node, image.StudyInstanceUID)["state"] for image in images} == {"delivered"}
+    assert len(set(pacs.uids())) == len(pacs.uids()) >= 2 * len(images)
+    wait_until(lambda: node.spare_pid is None, "the second process to rest", 30)
+
+
 def test_a_late_image_is_read_as_the_next_revision_and_nothing_is_sent_twice(
     start_node: StartNode, start_pacs: StartPacs, tmp_path: Path, sick: Any
 ) -> None:

@@ -60,6 +60,24 @@ def test_effects_and_done_are_one_transaction(index: Index) -> None:
     assert not after
 
 
+def test_a_worker_that_is_not_wanted_leaves_the_jobs_to_others(index: Index) -> None:
+    wanted: list[bool] = []
+    spare = Worker(
+        index,
+        "read",
+        lambda _: Done(),
+        patience=Patience(3, None),
+        lease_seconds=60.0,
+        when=lambda: bool(wanted),
+        clock=Clock(),
+    )
+    assert not spare.work_once()
+    assert job(index)["state"] == "queued"
+    wanted.append(True)
+    assert spare.work_once()
+    assert job(index)["state"] == "done"
+
+
 def test_then_runs_after_the_commit(index: Index) -> None:
     seen: list[object] = []
     done = Done(reason="fine", then=lambda: seen.append(job(index)["state"]))
