@@ -26,6 +26,7 @@ from dicom_node import views
 from dicom_node.db import INDEX_FILE, Index
 from dicom_node.node import Node
 from dicom_node.results.text import report_text
+from dicom_node.warm import loads, read
 from dicom_node.worker import Patience
 
 StartNode = Callable[..., Node]
@@ -106,17 +107,25 @@ def test_a_second_process_reads_while_many_studies_wait_and_then_rests(
     start_node: StartNode, start_pacs: StartPacs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dicom_node.node._SPARE_WORTH", 3)
-    monkeypatch.setattr("dicom_node.node._SPARE_REST_SECONDS", 1.0)
+    monkeypatch.setattr("dicom_node.node._SPARE_REST_SECONDS", 5.0)
     pacs = start_pacs()
     node = start_node(settings_for(tmp_path / "node", pacs_port=pacs.port, node={"device": "cpu"}))
     wait_until(lambda: node.warm, "the models to be loaded", 60)
     assert node.spare_pid is None
-    images = [radiograph(20 + number, rows=250, columns=200) for number in range(40)]
+    spare = node._spare_process
+    assert spare is not None
+    taken: list[object] = []
+    submit = spare.submit
+    monkeypatch.setattr(spare, "submit", lambda fn, *args: taken.append(fn) or submit(fn, *args))
+    images = [radiograph(20 + number, rows=250, columns=200) for number in range(16)]
     send(node.port, *images)
-    wait_until(lambda: node.spare_pid is not None, "the second process")
-    wait_until(lambda: node._spare_is_wanted(), "it to be warm while studies wait", 60)
-    assert {ended(node, image.StudyInstanceUID)["state"] for image in images} == {"delivered"}
-    assert len(set(pacs.uids())) == len(pacs.uids()) >= 2 * len(images)
+    wait_until(lambda: spare.warm, "the second process to be loaded", 60)
+    assert taken == [loads], "it read before it was warm"
+    again = [radiograph(50 + number, rows=250, columns=200) for number in range(16)]
+    send(node.port, *again)
+    assert {ended(node, image.StudyInstanceUID)["state"] for image in (*images, *again)} == {"delivered"}
+    assert read in taken, "it read nothing"
+    assert len(set(pacs.uids())) == len(pacs.uids()) >= 64, "two results of each study, and each once"
     wait_until(lambda: node.spare_pid is None, "the second process to rest", 30)
 
 
