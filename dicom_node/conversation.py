@@ -1,7 +1,7 @@
 """One association of the Storage SCP, from the connection to the release: a thread that reads, stores and answers.
 
-pynetdicom negotiates, and serves what is not C-STORE; the bytes of images go from the socket to the file without being
-held. Statuses of a C-STORE are explained in `receive`.
+pynetdicom negotiates and answers C-ECHO; the bytes of images go from the socket to the file without being held.
+Statuses of a C-STORE are explained in `receive`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 import structlog
 from pynetdicom import AE
 from pynetdicom.association import Association
-from pynetdicom.pdu import A_ABORT_RQ, A_ASSOCIATE_AC, A_ASSOCIATE_RJ, P_DATA_TF
+from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RJ, P_DATA_TF
 from pynetdicom.pdu_primitives import A_ABORT, A_ASSOCIATE, A_P_ABORT, P_DATA
 from pynetdicom.transport import AddressInformation
 
@@ -90,7 +90,7 @@ class Conversation:
         self._store = store
         self._judge = judge
         self._on_end = on_end
-        self._upper = UpperLayer(sock, silent_seconds=_REQUEST_SECONDS, on_bytes=self._note_bytes)
+        self._upper = UpperLayer(sock, request_seconds=_REQUEST_SECONDS, on_bytes=self._note_bytes)
         self._caller: Caller | None = None
         self._association: Any = None
         self._log = logger()
@@ -200,7 +200,9 @@ class Conversation:
             command = dimse.decode(self._command)
         except ValueError as error:
             raise ViolationError(INVALID_PARAMETER, "a command set that cannot be parsed") from error
-        if command.field != dimse.C_STORE_RQ:
+        if command.field not in (dimse.C_STORE_RQ, dimse.C_ECHO_RQ):
+            raise ViolationError(INVALID_PARAMETER, f"a message {command.field:04X}H, which no service here knows")
+        if command.field == dimse.C_ECHO_RQ:
             self._hand_over(context, 0x03, bytes(self._command))
             self._other = (context, bytearray()) if command.has_data_set else None
             if self._other is None:
@@ -241,17 +243,20 @@ class Conversation:
         primitive.presentation_data_value_list = [[context, bytes((control,)) + data]]
         try:
             self._association.dimse.receive_primitive(primitive)
-        except Exception as error:  # whatever it raises on a command that it does not know
-            raise ViolationError(INVALID_PARAMETER, "a message that no service here knows") from error
+        except Exception as error:  # whatever it raises on hostile values
+            raise ViolationError(INVALID_PARAMETER, "a message that cannot be parsed") from error
         if not self._association.dul.event_queue.empty():
             raise ViolationError(INVALID_PARAMETER, "a message that cannot be parsed")
 
     def _serve(self) -> None:
         context, message = self._association.dimse.get_msg()
-        if message is not None:
-            self._association._serve_request(message, context)
+        if message is None or not message.is_valid_request:  # pynetdicom would let the caller wait for an answer
+            raise ViolationError(INVALID_PARAMETER, "a message that lacks what it must have")
+        self._association._serve_request(message, context)
+        if self._association.dul.gone is not None:
+            raise self._association.dul.gone
         if self._association.is_aborted:
-            raise GoneError  # pynetdicom has told the other side
+            raise ViolationError(INVALID_PARAMETER, "a message that could not be answered")
 
     # -- C-STORE
 
@@ -361,6 +366,7 @@ class _Provider:
     def __init__(self, upper: UpperLayer) -> None:
         self._upper = upper
         self.event_queue: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self.gone: GoneError | None = None  # pynetdicom swallows it
 
     def send_pdu(self, primitive: Any) -> None:
         if isinstance(primitive, A_ASSOCIATE):
@@ -368,10 +374,14 @@ class _Provider:
         elif isinstance(primitive, P_DATA):
             pdu = P_DATA_TF(primitive)
         elif isinstance(primitive, A_ABORT | A_P_ABORT):
-            pdu = A_ABORT_RQ(primitive)
+            return  # `_serve` sees that it aborts, tells the other side and the log
         else:
             raise TypeError(f"no acceptor sends {type(primitive).__name__}")
-        self._upper.send(pdu.encode())
+        try:
+            self._upper.send(pdu.encode())
+        except GoneError as error:
+            self.gone = error
+            raise
 
     @staticmethod
     def is_alive() -> bool:

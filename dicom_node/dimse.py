@@ -9,6 +9,7 @@ import struct
 from dataclasses import dataclass
 
 C_STORE_RQ = 0x0001
+C_ECHO_RQ = 0x0030
 _C_STORE_RSP = 0x8001
 _NO_DATA_SET = 0x0101
 

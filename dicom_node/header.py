@@ -53,8 +53,10 @@ _HEADER_TAGS: dict[str, int] = {
     "series": 0x0020000E,
 }
 _UID_TAGS = frozenset(tag for name, tag in _HEADER_TAGS.items() if name.endswith("uid") or name in ("study", "series"))
+_LO_TAGS = frozenset(tag for name, tag in _HEADER_TAGS.items() if name.endswith("description"))
 _SPECIFIC_CHARACTER_SET = 0x00080005
 _WANTED = frozenset((_SPECIFIC_CHARACTER_SET, *_HEADER_TAGS.values()))
+_VRS = {tag: b"UI" if tag in _UID_TAGS else b"LO" if tag in _LO_TAGS else b"CS" for tag in _WANTED}
 _LAST_HEADER_TAG = max(_HEADER_TAGS.values())
 
 
@@ -182,7 +184,7 @@ def _plain(head: bytes | bytearray, syntax: str) -> dict[str, str] | None:
             if tag <= last:
                 raise _NotPlainError  # noqa: TRY301 - as everything else that is not plain
             if tag in _WANTED:
-                if end > len(head) or end < begin:
+                if end > len(head) or end < begin or (explicit and head[at + 4 : at + 6] != _VRS[tag]):
                     raise _NotPlainError  # noqa: TRY301
                 found[tag] = bytes(head[begin:end])
             at = end if end >= begin else _past_sequence(head, begin, explicit=explicit, depth=1)
@@ -240,12 +242,14 @@ def _past_item(head: bytes | bytearray, at: int, *, explicit: bool, depth: int) 
 
 def _decoded(value: bytes, tag: int, charset: bytes) -> str:
     if value.isascii() and b"\x1b" not in value and b"\\" not in value:
-        return value.decode("ascii").strip(" \0")
+        text = value.decode("ascii").strip(" \0")
+        if tag in _UID_TAGS and text != text.strip():
+            raise _NotPlainError
+        return text
     if tag in _UID_TAGS:
         raise _NotPlainError
-    vr = "CS" if tag in (0x00080060, 0x00180015) else "LO"
-    raw = RawDataElement(BaseTag(tag), vr, len(value), value, 0, False, True)
-    names = charset.decode("latin-1").strip(" \0").split("\\")
+    raw = RawDataElement(BaseTag(tag), _VRS[tag].decode(), len(value), value, 0, False, True)
+    names = charset.decode("latin-1").rstrip(" \0").split("\\")
     decoded = convert_raw_data_element(raw, encoding=convert_encodings(names) if charset else None).value
     return "" if decoded is None else str(decoded).strip(" \0")
 

@@ -19,6 +19,7 @@ BUFFER_BYTES = 256 * 1024
 _LONGEST_REQUEST = 1024 * 1024  # bytes of an A-ASSOCIATE-RQ; 128 contexts of 20 transfer syntaxes are 180 KiB
 _LONGEST_OTHER = 1024  # bytes of a PDU that is neither a request nor data; the standard's have 4
 _GOODBYE_SECONDS = 2.0  # ARTIM: how long the other side may take to close, once everything is said
+_BUSY_SECONDS = 0.1  # how long an abort waits for a PDU that another thread sends
 
 _PDU = struct.Struct(">BxI")
 _PDV = struct.Struct(">IBB")
@@ -52,10 +53,10 @@ class ViolationError(Exception):
 class UpperLayer:
     """One accepted connection. One thread reads; `send` and `abort` may be called from another one.
 
-    ``on_bytes`` is called whenever something came.
+    Within ``request_seconds`` an association is to be asked for. ``on_bytes`` is called whenever something came.
     """
 
-    def __init__(self, sock: socket.socket, *, silent_seconds: float, on_bytes: Callable[[], None]) -> None:
+    def __init__(self, sock: socket.socket, *, request_seconds: float, on_bytes: Callable[[], None]) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # Nagle against delayed acknowledgements: 40 ms
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self._socket = sock
@@ -63,8 +64,8 @@ class UpperLayer:
         self._sending = threading.Lock()
         self._buffer = memoryview(bytearray(BUFFER_BYTES))
         self._begin = self._end = 0  # what was read and not yet handed out
-        self._before_reading: Callable[[], None] = _nothing
-        self.wait_at_most(silent_seconds)
+        self._before_reading: Callable[[], None] = self._hurry
+        self._request_by = time.monotonic() + request_seconds
 
     def wait_at_most(self, seconds: float) -> None:
         """Set how long the other side may send nothing, or take nothing.
@@ -161,9 +162,17 @@ class UpperLayer:
             self.send(_RELEASE_RP)
 
     def abort(self, reason: int | None = None) -> None:
-        """Abort: for a reason of the upper layer's (PS3.8 9.3.8), or as its user."""
-        with suppress(GoneError):
-            self.send(b"\x07\x00\x00\x00\x00\x04\x00\x00" + (b"\x00\x00" if reason is None else bytes((2, reason))))
+        """Abort: for a reason of the upper layer's (PS3.8 9.3.8), or as its user.
+
+        Nobody waits for a side that takes nothing: it learns it from the connection's end.
+        """
+        pdu = b"\x07\x00\x00\x00\x00\x04\x00\x00" + (b"\x00\x00" if reason is None else bytes((2, reason)))
+        if self._sending.acquire(timeout=_BUSY_SECONDS):
+            try:
+                with suppress(OSError):
+                    self._socket.send(pdu, socket.MSG_DONTWAIT)
+            finally:
+                self._sending.release()
 
     def cut(self) -> None:
         """Close the connection under the thread that reads, which then meets `GoneError`."""
@@ -205,6 +214,13 @@ class UpperLayer:
                 return bytes(taken)
             self._read()
 
+    def _hurry(self) -> None:
+        """Wait no longer than there is time to ask for an association, however slowly its bytes come."""
+        left = self._request_by - time.monotonic()
+        if left <= 0:
+            raise SilentError
+        self.wait_at_most(max(left, 0.001))
+
     def _read(self) -> None:
         """Read what is there, at least a byte, behind what is not yet handed out."""
         self._before_reading()
@@ -222,7 +238,3 @@ class UpperLayer:
             raise GoneError
         self._end += count
         self._on_bytes()
-
-
-def _nothing() -> None:
-    pass

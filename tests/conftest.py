@@ -147,7 +147,12 @@ def associate(port: int, *contexts: tuple[str, str], calling: str = "TESTER", ca
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 30
     for sop_class, syntax in dict.fromkeys(contexts):
         ae.add_requested_context(sop_class, syntax)
-    return ae.associate("127.0.0.1", port, ae_title=called)
+    for _ in range(5):
+        association = ae.associate("127.0.0.1", port, ae_title=called)
+        if not association.is_aborted or association.acceptor.primitive is not None:
+            break
+        # A rejection that comes at once: pynetdicom looks for the connection when it is closed again, and misses both.
+    return association
 
 
 def send(port: int, *images: FileDataset, calling: str = "TESTER", called: str = "AINODE") -> list[int]:
