@@ -228,7 +228,7 @@ def failing(number: int) -> Callable[..., None]:
     [
         ("dicom_node.spool.Part.sync", errno.EIO, 0x0110),
         ("dicom_node.spool.Part.sync", errno.ENOSPC, 0xA700),
-        ("dicom_node.spool._fsync_folder", errno.EIO, 0x0110),
+        ("dicom_node.spool.Spool._folder", errno.EIO, 0x0110),
         ("dicom_node.spool.os.link", errno.EIO, 0x0110),
         ("dicom_node.spool.os.link", errno.EMLINK, 0x0110),
         ("dicom_node.spool.Part.__init__", errno.EDQUOT, 0xA700),
