@@ -42,21 +42,25 @@ NOT_TAKEN = "not taken:"
 _CALLED_OFF = "not sent: superseded by"
 
 # A reading in shadow waits until no study waits for its own: it never stands in front of a result.
-_ITS_TURN = """(kind != 'shadow' OR NOT EXISTS
-    (SELECT 1 FROM jobs r WHERE r.kind = 'read' AND r.state IN ('queued', 'running')))"""
+# Asked of each state alone: each has an index of its own.
+_ITS_TURN = """(NOT EXISTS (SELECT 1 FROM jobs r WHERE r.kind = 'read' AND r.state = 'queued')
+    AND NOT EXISTS (SELECT 1 FROM jobs r WHERE r.kind = 'read' AND r.state = 'running'))"""
 
+_NEWEST = "SELECT * FROM studies ORDER BY last_received DESC LIMIT :limit"
+_ONE = "SELECT * FROM studies WHERE study = :study"
 # Two kinds of work belong to a revision: its read jobs, and the sending of the results that they ended with.
+# CROSS JOIN begins with what is listed: left to choose, SQLite begins with every job that there ever was.
 _STATE = """
-    WITH listed AS (
-        SELECT * FROM studies WHERE (:study IS NULL OR study = :study) ORDER BY last_received DESC LIMIT :limit
+    WITH listed AS MATERIALIZED ({listed}),
+    reads AS MATERIALIZED (
+        SELECT l.study, j.kind, j.state, j.run_key, j.reason, j.finished
+        FROM listed l CROSS JOIN jobs j ON j.study = l.study AND j.revision = l.revision AND j.kind = 'read'
     ),
     work AS (
-        SELECT l.study, j.kind, j.state, j.run_key, j.reason, j.finished
-        FROM listed l JOIN jobs j ON j.study = l.study AND j.revision = l.revision AND j.kind = 'read'
+        SELECT * FROM reads
         UNION ALL
-        SELECT l.study, s.kind, s.state, s.run_key, s.reason, s.finished
-        FROM listed l JOIN jobs j ON j.study = l.study AND j.revision = l.revision AND j.kind = 'read'
-            JOIN jobs s ON s.run_key = j.run_key AND s.kind = 'send'
+        SELECT r.study, s.kind, s.state, s.run_key, s.reason, s.finished
+        FROM reads r CROSS JOIN jobs s ON s.study = r.study AND s.run_key = r.run_key AND s.kind = 'send'
     ),
     told AS (
         SELECT study,
@@ -215,18 +219,24 @@ class Index:
             the study's revision.
         """
         with self.transaction():
-            known = self._run("SELECT revision FROM studies WHERE study = ?", new.study).fetchone()
+            known = self._run("SELECT revision, completed FROM studies WHERE study = ?", new.study).fetchone()
             own = known is not None and self._is_own(new.sop_instance_uid, new.series)
             if not own:
-                known = self._run(
-                    """INSERT INTO studies (study, first_received, last_received) VALUES (?, ?, ?)
-                    ON CONFLICT (study) DO UPDATE SET last_received = max(last_received, excluded.last_received),
-                        revision = revision + (completed IS NOT NULL), completed = NULL, routes = '[]'
-                    RETURNING revision""",
-                    new.study,
-                    now,
-                    now,
-                ).fetchone()
+                if known is not None and known["completed"] is None:
+                    # Nearly every instance: naming more columns would write the index of open studies again, too.
+                    self._run(
+                        "UPDATE studies SET last_received = max(last_received, ?) WHERE study = ?", now, new.study
+                    )
+                else:
+                    known = self._run(
+                        """INSERT INTO studies (study, first_received, last_received) VALUES (?, ?, ?)
+                        ON CONFLICT (study) DO UPDATE SET last_received = max(last_received, excluded.last_received),
+                            revision = revision + 1, completed = NULL, routes = '[]'
+                        RETURNING revision""",
+                        new.study,
+                        now,
+                        now,
+                    ).fetchone()
                 self._run(
                     "INSERT INTO series VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
                     new.study,
@@ -368,25 +378,28 @@ class Index:
 
         One of the kind "shadow" is given only while no job of the kind "read" is queued or running.
         """
-        token = uuid.uuid4().hex
+        of = _of(kind, target)
+        values = {
+            "kind": kind,
+            "target": target,
+            "now": now,
+            "lease_until": now + lease_seconds,
+            "token": uuid.uuid4().hex,
+        }
         with self.transaction():
-            row = self._run(
-                f"""UPDATE jobs SET state = 'running', attempts = attempts + 1, token = ?, lease_until = ?,
-                    started = coalesce(started, ?)
+            # First of what is queued, which is one step into an index, and of what is running, which is a few jobs.
+            row = self._db.conn.execute(
+                f"""UPDATE jobs SET state = 'running', attempts = attempts + 1, token = :token,
+                    lease_until = :lease_until, started = coalesce(started, :now)
                 WHERE id = (
-                    SELECT id FROM jobs WHERE kind = ? AND (? IS NULL OR target = ?)
-                        AND ((state = 'queued' AND due <= ?) OR (state = 'running' AND lease_until <= ?))
-                        AND {_ITS_TURN}
+                    SELECT id FROM (
+                        SELECT * FROM (SELECT id, due FROM jobs WHERE state = 'queued' AND {of} AND due <= :now
+                            ORDER BY due, id LIMIT 1)
+                        UNION ALL
+                        SELECT id, due FROM jobs WHERE state = 'running' AND {of} AND lease_until <= :now)
                     ORDER BY due, id LIMIT 1)
                 RETURNING id, kind, subject, study, revision, route, target, run_key, attempts, created, token""",  # noqa: S608 - our own words
-                token,
-                now + lease_seconds,
-                now,
-                kind,
-                target,
-                target,
-                now,
-                now,
+                values,
             ).fetchone()
         return Job(*row) if row else None
 
@@ -397,14 +410,9 @@ class Index:
 
     def next_due(self, kind: JobKind, target: str | None) -> float | None:
         """When the next queued job of a kind (and target) is due; None where none is, or it is not its turn yet."""
-        rows = self._rows(
-            f"""SELECT min(due) FROM jobs
-            WHERE kind = ? AND (? IS NULL OR target = ?) AND state = 'queued' AND {_ITS_TURN}""",  # noqa: S608 - our own words
-            kind,
-            target,
-            target,
-        )
-        due = rows[0][0]
+        sql = f"SELECT min(due) FROM jobs WHERE state = 'queued' AND {_of(kind, target)}"  # noqa: S608 - our own words
+        with self._lock:
+            (due,) = self._db.conn.execute(sql, {"kind": kind, "target": target}).fetchone()
         return None if due is None else float(due)
 
     def finish(self, job: Job, now: float, *, reason: str = "", run_key: str | None = None) -> bool:
@@ -464,15 +472,12 @@ class Index:
             how many were revived.
         """
         with self.transaction():
-            return self._run(
-                """UPDATE jobs SET state = 'queued', attempts = 0, due = ?, created = ?, finished = NULL, reason = '',
-                    run_key = iif(kind = 'send', run_key, NULL)
-                WHERE (state = 'failed' OR (state = 'done' AND reason LIKE ?)) AND (? IS NULL OR study = ?)""",
-                now,
-                now,
-                f"{NOT_TAKEN}%",
-                study,
-                study,
+            of_study = "" if study is None else "study = :study AND"
+            return self._db.conn.execute(
+                f"""UPDATE jobs SET state = 'queued', attempts = 0, due = :now, created = :now, finished = NULL,
+                    reason = '', run_key = iif(kind = 'send', run_key, NULL)
+                WHERE {of_study} (state = 'failed' OR (state = 'done' AND reason LIKE :not_taken))""",  # noqa: S608 - our own words
+                {"study": study, "now": now, "not_taken": f"{NOT_TAKEN}%"},
             ).rowcount
 
     # -- reading and results
@@ -538,8 +543,9 @@ class Index:
                 queued += self._run(
                     """INSERT INTO jobs (kind, subject, study, revision, route, target, run_key, state, due, created)
                     VALUES ('send', ?, ?, ?, ?, ?, ?, 'queued', ?, ?)
-                    ON CONFLICT (kind, subject, target) DO UPDATE SET state = 'queued', attempts = 0, reason = '',
-                        revision = excluded.revision, due = excluded.due, created = excluded.created, finished = NULL
+                    ON CONFLICT (study, kind, subject, target) DO UPDATE SET state = 'queued', attempts = 0,
+                        reason = '', revision = excluded.revision, due = excluded.due, created = excluded.created,
+                        finished = NULL
                     WHERE jobs.state = 'done' AND jobs.reason LIKE ?""",
                     row[0],
                     job.study,
@@ -556,8 +562,10 @@ class Index:
     def classes_sent(self, run_key: str, destination: str) -> frozenset[str]:
         """The SOP classes of all that a destination is to get of a run."""
         rows = self._rows(
-            """SELECT DISTINCT r.sop_class_uid FROM jobs j JOIN results r ON r.sop_instance_uid = j.subject
-            WHERE j.run_key = ? AND j.kind = 'send' AND j.target = ?""",
+            """SELECT DISTINCT r.sop_class_uid
+            FROM readings g CROSS JOIN results r ON r.run_key = g.run_key
+                CROSS JOIN jobs j ON j.study = g.study AND j.kind = 'send' AND j.subject = r.sop_instance_uid
+            WHERE g.run_key = ? AND j.target = ?""",
             run_key,
             destination,
         )
@@ -566,10 +574,11 @@ class Index:
     def latest_report(self, study: str, model: str, destinations: Sequence[str]) -> StoredReport | None:
         """The newest report of a model on a study that any of the destinations has, or is being sent now."""
         marks = ", ".join("?" * len(destinations))
+        # CROSS JOIN: from the study's readings to what was sent of them, not from all that was ever sent.
         rows = self._rows(
             f"""SELECT r.sop_class_uid, r.sop_instance_uid, r.series, g.created
-            FROM readings g JOIN results r ON r.run_key = g.run_key AND r.role = 'sr'
-                JOIN jobs j ON j.kind = 'send' AND j.subject = r.sop_instance_uid
+            FROM readings g CROSS JOIN results r ON r.run_key = g.run_key AND r.role = 'sr'
+                CROSS JOIN jobs j ON j.study = g.study AND j.kind = 'send' AND j.subject = r.sop_instance_uid
             WHERE g.study = ? AND g.model = ? AND j.target IN ({marks})
                 AND (j.state = 'running' OR (j.state = 'done' AND j.reason NOT LIKE ? AND j.reason NOT LIKE ?))
             ORDER BY g.created DESC, r.sop_instance_uid LIMIT 1""",  # noqa: S608 - marks alone
@@ -636,7 +645,7 @@ class Index:
         """Each study (newest first, or the one asked for) with its state and the time of each step."""
         with self._lock:
             values = {"study": study, "limit": limit, "not_taken": f"{NOT_TAKEN}%"}
-            rows = self._db.conn.execute(_STATE, values).fetchall()
+            rows = self._db.conn.execute(_STATE.format(listed=_NEWEST if study is None else _ONE), values).fetchall()
         return [{**dict(row), **{name: json.loads(row[name]) for name in ("routes", "not_taken")}} for row in rows]
 
     def jobs_of(self, study: str) -> list[dict[str, Any]]:
@@ -671,8 +680,12 @@ class Index:
         One after the other, since a year of them is more than fits into memory; the index is not held up meanwhile.
         """
         with self._lock:
+            # By the index that is in the order asked for: sorted instead, they would all be held at once.
             for row in self._run(
-                "SELECT * FROM readings WHERE model = ? AND created >= ? ORDER BY study, created, run_key", model, since
+                """SELECT * FROM readings INDEXED BY readings_by_study
+                WHERE model = ? AND created >= ? ORDER BY study, created, run_key""",
+                model,
+                since,
             ):
                 yield {**dict(row), "reading": json.loads(row["reading"])}
 
@@ -693,3 +706,16 @@ class Index:
             since,
         )
         return [{**dict(row), "eligible": bool(row["eligible"])} for row in rows]
+
+
+def _of(kind: JobKind, target: str | None) -> str:
+    """The condition for jobs of a kind (and target) whose turn it is; the values are ``:kind`` and ``:target``.
+
+    What does not matter is left out, and not said in SQL: "is not asked for, or is this" leads past every index.
+    """
+    terms = ["kind = :kind"]
+    if target is not None:
+        terms.append("target = :target")
+    if kind == "shadow":
+        terms.append(_ITS_TURN)
+    return " AND ".join(terms)

@@ -150,6 +150,50 @@ _M003 = (
 )
 
 
+@SCHEMA()
+def m004_indexes(db: Database) -> None:
+    """A full index answers as an empty one does: fewer indexes, and those of what waits hold nothing else."""
+    for statement in _M004:
+        db.execute(statement)
+
+
+# Jobs were found by an index of all of them, and where no target was asked for by their kind alone: through every one
+# ever done. Now what is queued has one in the order in which it is due, and so has what is running, one job a worker.
+# Every index of all jobs or readings is a page, anywhere in it, that each new one writes. So there are fewer, and they
+# begin with the study, which has its jobs on one page: what a subject is belongs to one study, so it is unique as ever.
+_M004 = (
+    """CREATE TABLE jobs_new (
+        id INTEGER PRIMARY KEY,
+        kind TEXT NOT NULL CHECK (kind IN ('read', 'send', 'shadow')),
+        subject TEXT NOT NULL,
+        study TEXT NOT NULL REFERENCES studies,
+        revision INTEGER NOT NULL,
+        route TEXT NOT NULL,
+        target TEXT NOT NULL,
+        run_key TEXT,
+        state TEXT NOT NULL CHECK (state IN ('queued', 'running', 'done', 'failed')),
+        attempts INTEGER NOT NULL DEFAULT 0,
+        due REAL NOT NULL,
+        lease_until REAL,
+        token TEXT,
+        created REAL NOT NULL,
+        started REAL,
+        finished REAL,
+        reason TEXT NOT NULL DEFAULT '',
+        UNIQUE (study, kind, subject, target)
+    ) STRICT""",
+    """INSERT INTO jobs_new SELECT id, kind, subject, study, revision, route, target, run_key, state, attempts, due,
+        lease_until, token, created, started, finished, reason FROM jobs""",
+    "DROP TABLE jobs",
+    "ALTER TABLE jobs_new RENAME TO jobs",
+    "CREATE INDEX jobs_to_claim ON jobs (kind, due) WHERE state = 'queued'",
+    "CREATE INDEX jobs_to_claim_for ON jobs (kind, target, due) WHERE state = 'queued'",
+    "CREATE INDEX jobs_running ON jobs (kind) WHERE state = 'running'",
+    "DROP INDEX readings_by_model",
+    "CREATE INDEX readings_by_study ON readings (study, model)",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class NewInstance:
     """A received instance on its way into the index; texts are what the data set holds, empty where it has none."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 from sqlite_utils import Database
 
+from dicom_node import schema
 from dicom_node.db import Index
 from dicom_node.errors import ConfigError
 from dicom_node.schema import SCHEMA, Job, NewInstance, NewReading, NewResult
@@ -339,6 +342,160 @@ def test_an_index_from_before_there_were_profiles_is_upgraded(tmp_path: Path) ->
     index = Index(path, create=True)
     assert "profile" in index._db["results"].columns_dict
     index.close()
+
+
+def before_m004(path: Path) -> dict[str, list[dict[str, object]]]:
+    """An index of the version before, with a job in every state; returns all rows."""
+    old = Database(path)
+    SCHEMA.apply(old, stop_before="m004_indexes")
+    old["studies"].insert_all({"study": f"1.{n}", "first_received": 1.0, "last_received": 2.0} for n in range(50))
+    old["instances"].insert_all(
+        {"sop_instance_uid": f"1.{n}.{m}", "sop_class_uid": "1", "transfer_syntax_uid": "2", "study": f"1.{n}",
+         "series": f"1.{n}.0", "calling_ae": "A", "own": 0, "file": f"f/{n}/{m}", "bytes": 1, "received": 2.0}
+        for n in range(50) for m in range(20)
+    )  # fmt: skip
+    old["readings"].insert_all(
+        {"run_key": f"k{n}", "study": f"1.{n}", "model": "m", "version": "1", "digest": "d", "created": 3.0,
+         "reading": json.dumps({"n": n})}
+        for n in range(50)
+    )  # fmt: skip
+    old["results"].insert_all(
+        {"sop_instance_uid": f"9.{n}", "sop_class_uid": "1", "series": "9", "run_key": f"k{n}", "position": 0,
+         "role": "sr", "file": f"r/{n}", "bytes": 5, "profile": "p"}
+        for n in range(50)
+    )  # fmt: skip
+    states = ("done", "failed", "queued", "running")
+    old["jobs"].insert_all(
+        {"id": 1000 - 3 * n - at, "kind": kind, "subject": subject, "study": f"1.{n}", "revision": 1, "route": "r",
+         "target": target, "state": states[n % 4], "attempts": n, "due": float(n), "created": 3.0, "run_key": f"k{n}",
+         "reason": "why", "lease_until": 60.0 if n % 4 == 3 else None}
+        for n in range(50)
+        for at, (kind, subject, target) in enumerate(
+            (("read", f"1.{n}/1", "m"), ("send", f"9.{n}", "pacs"), ("send", f"9.{n}", "archive"))
+        )
+    )  # fmt: skip
+    rows = {table: list(old[table].rows) for table in ("studies", "instances", "readings", "results", "jobs")}
+    old.close()
+    return rows
+
+
+def test_an_index_with_other_indexes_is_upgraded_and_keeps_everything(tmp_path: Path) -> None:
+    path = tmp_path / "index.sqlite"
+    before = before_m004(path)
+    with pytest.raises(ConfigError, match="was made by an earlier version; start the node once"):
+        Index(path)
+    Index(path, create=True).close()
+    new = Database(path)
+    for table, rows in before.items():
+        assert sorted(new[table].rows, key=repr) == sorted(rows, key=repr)
+    names = {each.name for each in new["jobs"].indexes if not each.name.startswith("sqlite_")}
+    assert names == {"jobs_to_claim", "jobs_to_claim_for", "jobs_running"}
+    assert "readings_by_study" in {each.name for each in new["readings"].indexes}
+    assert next(new.query("PRAGMA integrity_check")) == {"integrity_check": "ok"}
+    assert list(new.query("PRAGMA foreign_key_check")) == []
+    new.close()
+    index = Index(path)
+    assert index.known_runs("1.7") == {"k7": frozenset({"p"})}
+    assert [job["id"] for job in index.jobs_of("1.7")] == [977, 978, 979]
+    assert index.claim("read", None, 30.0, 60.0).study == "1.2"  # type: ignore[union-attr]
+    assert index.claim("send", "archive", 30.0, 60.0).id == 1000 - 3 * 2 - 2  # type: ignore[union-attr]
+    assert index.requeue_running(30.0) == 12 * 3 + 2
+    index.close()
+
+
+def test_an_upgrade_that_fails_leaves_the_index_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "index.sqlite"
+    before = before_m004(path)
+    with monkeypatch.context() as broken:
+        broken.setattr(schema, "_M004", (*schema._M004, "INSERT INTO nowhere VALUES (1)"))
+        with pytest.raises(ConfigError, match="cannot be opened"):
+            Index(path, create=True)
+    old = Database(path)
+    assert {table: list(old[table].rows) for table in before} == before
+    assert {each.name for each in old["jobs"].indexes} >= {"jobs_to_claim", "jobs_by_study", "jobs_by_run", "jobs_open"}
+    old.close()
+    Index(path, create=True).close()
+
+
+def test_what_is_asked_all_the_time_looks_through_no_table(index: Index) -> None:
+    # SQLite has no statistics of this index: what it plans for an empty one, it plans for a full one.
+    asked: list[str] = []
+    conn = index._db.conn
+    conn.set_trace_callback(asked.append)
+    for number in range(2):
+        receive(index, f"1.2.{number}")
+    (study,) = index.open_studies()
+    assert index.received("1.2.1") is not None
+    index.replace_file("1.2.1", "f", 1, "1.2")
+    index.series_of("1.1")
+    index.instances_of("1.1")
+    index.complete("1.1", study.revision, study.last_received, [("r", "m")], 20.0, shadows=[("r", "n")])
+    assert index.claim("shadow", None, 30.0, 60.0) is None
+    for kind, target in (("read", None), ("shadow", None), ("send", "pacs")):
+        index.next_due(kind, target)  # type: ignore[arg-type]
+        index.fail_unknown(kind, ["m", "n", "pacs"], "gone", 30.0)  # type: ignore[arg-type]
+    index.requeue_running(25.0)
+    job = claimed(index)
+    index.revision("1.1")
+    index.known_runs("1.1")
+    index.latest_report("1.1", "m", ["pacs", "archive"])
+    row = NewResult("9.1", "1.2", "9", 0, "sr", "r/1", 5, "p")
+    with index.transaction():
+        index.finish(job, 40.0, run_key="k")
+        index.add_reading(NewReading("k", "1.1", "m", "1", "d", 1.0, "{}"), [row])
+        index.supersede(job, "k", [("pacs", "p")], 40.0)
+        index.queue_sends(job, "k", [("pacs", "p")], 40.0)
+    for _ in range(2):
+        send = index.claim("send", "pacs", 50.0, 60.0)
+        assert send is not None
+        index.retry_later(send, 50.0, "time-out")
+    send = claimed(index, "send", 50.0)
+    index.give_back(send, 50.0)
+    index.fail(claimed(index, "send", 51.0), 52.0, "A900")
+    index.classes_sent("k", "pacs")
+    index.result("9.1")
+    assert len(index.studies_with_state()) == len(index.studies_with_state("1.1")) == 1
+    index.jobs_of("1.1")
+    index.readings_of("1.1")
+    index.revive("1.1", 60.0)
+    conn.set_trace_callback(None)
+
+    small = {"SCAN studies USING INDEX studies_open", "SCAN jobs USING INDEX jobs_running"}
+    listed = {"SCAN studies USING INDEX studies_by_time", "SCAN l", "SCAN reads", "SCAN r", "SCAN work"}
+    statements = [sql for sql in asked if re.match(r"\s*(SELECT|INSERT|UPDATE|WITH)\b", sql)]
+    assert len(statements) > 40
+    for sql in statements:
+        steps = [str(row["detail"]) for row in conn.execute(f"EXPLAIN QUERY PLAN {sql}")]
+        scans = {step for step in steps if step.startswith("SCAN") and not step.startswith(("SCAN (", "SCAN told"))}
+        assert scans <= small | (listed if sql.lstrip().startswith("WITH") else set()), sql
+
+
+def test_the_oldest_due_job_is_claimed_first_be_it_queued_or_expired(index: Index) -> None:
+    for number, due in enumerate((12.0, 11.0, 13.0, 11.0)):
+        receive(index, f"1.2.{number}", study=f"1.{number}")
+        assert index.complete(f"1.{number}", 1, 10.0, [("r", "m")], due)
+
+    def next_study(now: float) -> str | None:
+        job = index.claim("read", None, now, 5.0)
+        return None if job is None else job.study
+
+    assert next_study(10.5) is None
+    assert [next_study(11.0), next_study(11.5), next_study(11.9)] == ["1.1", "1.3", None]
+    assert next_study(16.2) == "1.1", "its lease is over, and it was due before those that are queued"
+    assert [next_study(16.3), next_study(16.35), next_study(16.4)] == ["1.0", "1.2", None]
+    assert next_study(16.6) == "1.3"
+    assert next_study(16.7) is None
+
+
+def test_an_instance_that_was_received_earlier_makes_a_study_no_older(index: Index) -> None:
+    for number, now in enumerate((10.0, 20.0, 15.0)):
+        assert receive(index, f"1.2.{number}", now=now) == 1
+    (study,) = index.open_studies()
+    assert study.last_received == 20.0
+    completed(index, ("r", "m"))
+    assert receive(index, "1.2.9", now=12.0) == 2
+    row = index.studies_with_state("1.1")[0]
+    assert (row["last_received"], row["first_received"], row["completed"], row["routes"]) == (20.0, 10.0, None, [])
 
 
 def test_a_job_cut_off_by_the_nodes_end_keeps_its_attempts(index: Index) -> None:

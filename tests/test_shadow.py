@@ -255,7 +255,7 @@ def test_an_index_of_the_version_before_keeps_everything(tmp_path: Path) -> None
     added = {"readings": {"shadow": 0}}
     for table, rows in before.items():
         assert list(new[table].rows) == [{**row, **added.get(table, {})} for row in rows]
-    assert {each.name for each in new["jobs"].indexes} >= {"jobs_to_claim", "jobs_by_study", "jobs_by_run"}
+    assert {each.name for each in new["jobs"].indexes} >= {"jobs_to_claim", "jobs_to_claim_for", "jobs_running"}
     assert next(new.query("PRAGMA integrity_check")) == {"integrity_check": "ok"}
     assert list(new.query("PRAGMA foreign_key_check")) == []
     new.close()
