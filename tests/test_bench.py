@@ -1,16 +1,21 @@
-"""scripts/bench: it measures what really arrived, and says so where something did not."""
+"""scripts/bench: it measures what really arrived, and says so where something did not; what it finds is plausible."""
 
 from __future__ import annotations
 
 import json
+import socket
+import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import ROOT, tool
+
+from dicom_node.db import Index
 
 BENCH = ROOT / "scripts" / "benchmarks"
 
@@ -107,3 +112,100 @@ def test_studies_are_read_while_images_are_received(tmp_path: Path) -> None:
     assert found["studies"] == 3
     assert all(value > 0 for turn in found["turns"] for value in turn.values())
     assert "| studies a minute / the network alone |" in told.stdout
+
+
+def test_what_the_node_holds_in_memory_is_asked_of_the_system(tmp_path: Path) -> None:
+    tool("storescu")
+    told = bench("memory", "--quick", "--dir", tmp_path, "--json", tmp_path / "figures.json")
+    assert told.returncode == 0, told.stderr
+    found = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
+    one, many, queue = found["object"], found["associations"], found["queue"]
+    assert one["object_bytes"] > 64e6
+    assert one["greatest"] - one["before"] == one["more"] < 32e6  # half of the object: it is never held
+    assert 10e6 < one["before"] < 1e9
+    assert many["instances"] == 240
+    assert len(many["samples"]) == 20
+    assert many["first"]["memory"] <= many["greatest"] < 2 * many["idle"]["memory"]
+    assert many["last"]["threads"] == many["idle"]["threads"]
+    assert many["last"]["files"] < many["idle"]["files"] + 256 + 8  # the spool's folders stay open, nothing else
+    assert queue["queued"] == 200
+    assert abs(queue["more"]) < 50e6
+    assert "(bar: 200.0 MB)" in told.stdout
+    assert [entry.name for entry in tmp_path.iterdir()] == ["figures.json"]
+
+
+def test_what_a_full_index_costs_is_held_against_an_empty_one(tmp_path: Path) -> None:
+    told = bench("index", "--quick", "--dir", tmp_path, "--json", tmp_path / "f.json", "--plot", tmp_path / "p.svg")
+    assert told.returncode == 0, told.stderr
+    found = json.loads((tmp_path / "f.json").read_text(encoding="utf-8"))
+    assert [size["instances"] for size in found["sizes"]] == [0, 2500, 5000, 10_000, 20_000]
+    assert found["sizes"][-1]["bytes"] > 20_000 * 500
+    for size in found["sizes"]:
+        for each in size["operations"]:
+            assert 0 < each["empty_seconds"] < 1
+            # What looks through a table takes ten times as long and more; a test has no quiet machine for less.
+            assert each["ratio"] < 8, each
+            assert f"| {each['operation']} |" in told.stdout
+    assert "<svg" in (tmp_path / "p.svg").read_text(encoding="utf-8")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["f.json", "p.svg"]
+
+
+def test_the_index_is_filled_as_a_node_fills_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(BENCH))
+    from filling import MODEL, Hospital, fill, queue  # type: ignore[import-not-found]  # noqa: PLC0415 - see ingest
+
+    file = tmp_path / "index.sqlite"
+    Index(file, create=True).close()
+    delivered = fill(file, Hospital(1), 20)
+    queue(file, Hospital(2), 5, due=2e9)
+    index = Index(file)
+    try:
+        states = {row["study"]: (row["state"], row["instances"]) for row in index.studies_with_state()}
+        assert {states[uid] for uid in delivered} == {("delivered", 20)}
+        assert sorted(set(states.values())) == [("delivered", 20), ("reading", 20)]
+        assert len(states) == 25
+        for uid in delivered:
+            assert len(index.instances_of(uid)) == 20
+            assert len(index.series_of(uid)) == 2
+            assert index.latest_report(uid, MODEL, ["pacs"]) is not None
+            (reading,) = index.readings_of(uid)
+            assert [result["role"] for result in reading["results"]] == ["sr", "sc", "seg"]
+        assert index.next_due("read", None) == 2e9
+        assert index.next_due("send", "pacs") is None
+    finally:
+        index.close()
+    with sqlite3.connect(file) as conn:
+        assert conn.execute("PRAGMA foreign_key_check").fetchall() == []
+        (longest,) = conn.execute("SELECT max(length(sop_instance_uid)) FROM instances").fetchone()
+    conn.close()
+    assert longest <= 64
+
+
+def test_the_quick_sender_takes_no_answer_but_success(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCH))
+    from ingest import LostError  # type: ignore[import-not-found]  # noqa: PLC0415 - see ingest
+    from sender import Sender  # type: ignore[import-not-found]  # noqa: PLC0415
+
+    accepted = b"\x02\x00\x00\x00\x00\x00"
+    failed = b"\x04\x00\x00\x00\x00\x10" + b"\x00\x00\x00\x0c\x01\x03" + b"\x00\x00\x00\x09\x02\x00\x00\x00\x00\xa7"
+    for answer, message in (
+        (b"\x07\x00\x00\x00\x00\x04\x00\x00\x00\x00", "a PDU of type 07H where 02H was expected"),
+        (accepted + failed, "refused an image"),
+        (accepted, "closed the connection"),
+    ):
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            thread = threading.Thread(target=_answer_once, args=(server, answer))
+            thread.start()
+            with pytest.raises(LostError, match=message):
+                Sender(server.getsockname()[1]).associate(1, 1)
+            thread.join()
+
+
+def _answer_once(server: socket.socket, answer: bytes) -> None:
+    connection, _ = server.accept()
+    with connection:
+        connection.recv(65536)
+        connection.sendall(answer)
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(65536):
+            pass

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import index
 import ingest
+import memory
 import reading
 from servers import SERVERS, MissingError
 
@@ -20,7 +22,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Verb:
-    """A benchmark: what it measures, its rounds, the run in a folder, its figures as a table, options of its own."""
+    """A benchmark: what it measures, its rounds (0: it has none), the run, its figures as a table, its own options."""
 
     help: str
     rounds: int
@@ -32,6 +34,12 @@ class Verb:
 def _ingest(folder: Path, given: argparse.Namespace, rounds: int, say: Say) -> dict[str, Any]:
     servers = [SERVERS[name] for name in given.servers]
     return ingest.run(folder, servers, ingest.QUICK if given.quick else ingest.LOADS, rounds=rounds, say=say)
+
+
+def _index_table(found: dict[str, Any], given: argparse.Namespace) -> str:
+    if given.plot:
+        index.plot(found, given.plot)
+    return index.table(found)
 
 
 def _servers(text: str) -> list[str]:
@@ -70,6 +78,19 @@ VERBS = {
         lambda folder, given, rounds, say: reading.throughput(folder, rounds=rounds, quick=given.quick, say=say),
         lambda found, _given: reading.throughput_table(found),
     ),
+    "memory": Verb(
+        "the node's memory: a large object, many images and associations, a long queue",
+        0,
+        lambda folder, given, _rounds, say: memory.run(folder, memory.QUICK if given.quick else memory.FULL, say=say),
+        lambda found, _given: memory.table(found),
+    ),
+    "index": Verb(
+        "what a full index costs, beside an empty one",
+        0,
+        lambda folder, given, _rounds, say: index.run(folder, index.QUICK if given.quick else index.FULL, say=say),
+        _index_table,
+        lambda parser: parser.add_argument("--plot", type=Path, help="draw it into this file (.png, .svg)"),
+    ),
 }
 
 
@@ -80,7 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, verb in VERBS.items():
         command = commands.add_parser(name, help=verb.help)
         command.add_argument("--quick", action="store_true", help="a round of little: whether it runs, not how fast")
-        command.add_argument("--rounds", type=_rounds, default=verb.rounds, help=f"how often ({verb.rounds})")
+        if verb.rounds:
+            command.add_argument("--rounds", type=_rounds, default=verb.rounds, help=f"how often ({verb.rounds})")
         command.add_argument("--dir", type=Path, help="where files go: the disk that is measured (a temporary folder)")
         command.add_argument("--json", type=Path, help="write every figure here")
         verb.options(command)
@@ -88,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verb = VERBS[given.command]
     try:
         with tempfile.TemporaryDirectory(prefix="bench-", dir=given.dir) as folder:
-            rounds = 1 if given.quick else given.rounds
+            rounds = 1 if given.quick or not verb.rounds else given.rounds
             found = verb.run(Path(folder), given, rounds, lambda text: print(text, file=sys.stderr, flush=True))
     except (MissingError, ingest.LostError, OSError) as error:
         print(f"scripts/bench: {error}", file=sys.stderr)

@@ -28,10 +28,11 @@ class MissingError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A server that listens: its port, and how many instances it has stored by now."""
+    """A server that listens: its port, how many instances it has stored by now, and its process."""
 
     port: int
     stored: Callable[[], int]
+    pid: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +56,8 @@ class Server:
         folder.mkdir()
         port = free_port()
         command, stored = self.prepare(folder, port)
-        with listening(self.name, command, folder, port):
-            yield Running(port, stored)
+        with listening(self.name, command, folder, port) as process:
+            yield Running(port, stored, process.pid)
 
 
 @contextmanager
