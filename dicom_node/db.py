@@ -46,6 +46,9 @@ _CALLED_OFF = "not sent: superseded by"
 _ITS_TURN = """(NOT EXISTS (SELECT 1 FROM jobs r WHERE r.kind = 'read' AND r.state = 'queued')
     AND NOT EXISTS (SELECT 1 FROM jobs r WHERE r.kind = 'read' AND r.state = 'running'))"""
 
+_STUDY_IS_FREE = """NOT EXISTS
+    (SELECT 1 FROM jobs r WHERE r.state = 'running' AND r.kind = 'read' AND r.study = jobs.study)"""
+
 _NEWEST = "SELECT * FROM studies ORDER BY last_received DESC LIMIT :limit"
 _ONE = "SELECT * FROM studies WHERE study = :study"
 # Two kinds of work belong to a revision: its read jobs, and the sending of the results that they ended with.
@@ -376,9 +379,11 @@ class Index:
     def claim(self, kind: JobKind, target: str | None, now: float, lease_seconds: float) -> Job | None:
         """Take the oldest due job of a kind (and target); an expired lease is claimable again.
 
-        One of the kind "shadow" is given only while no job of the kind "read" is queued or running.
+        One of the kind "shadow" is given only while no job of the kind "read" is queued or running. Of one study no two
+        are read at a time: the report on fewer images would not know of the one on all of them.
         """
         of = _of(kind, target)
+        alone = _STUDY_IS_FREE if kind == "read" else "TRUE"
         values = {
             "kind": kind,
             "target": target,
@@ -393,8 +398,8 @@ class Index:
                     lease_until = :lease_until, started = coalesce(started, :now)
                 WHERE id = (
                     SELECT id FROM (
-                        SELECT * FROM (SELECT id, due FROM jobs WHERE state = 'queued' AND {of} AND due <= :now
-                            ORDER BY due, id LIMIT 1)
+                        SELECT * FROM (SELECT id, due FROM jobs
+                            WHERE state = 'queued' AND {of} AND due <= :now AND {alone} ORDER BY due, id LIMIT 1)
                         UNION ALL
                         SELECT id, due FROM jobs WHERE state = 'running' AND {of} AND lease_until <= :now)
                     ORDER BY due, id LIMIT 1)

