@@ -117,15 +117,18 @@ def test_a_second_process_reads_while_many_studies_wait_and_then_rests(
     taken: list[object] = []
     submit = spare.submit
     monkeypatch.setattr(spare, "submit", lambda fn, *args: taken.append(fn) or submit(fn, *args))
-    images = [radiograph(20 + number, rows=250, columns=200) for number in range(16)]
-    send(node.port, *images)
-    wait_until(lambda: spare.warm, "the second process to be loaded", 60)
-    assert taken == [loads], "it read before it was warm"
-    again = [radiograph(50 + number, rows=250, columns=200) for number in range(16)]
-    send(node.port, *again)
-    assert {ended(node, image.StudyInstanceUID)["state"] for image in (*images, *again)} == {"delivered"}
-    assert read in taken, "it read nothing"
-    assert len(set(pacs.uids())) == len(pacs.uids()) >= 64, "two results of each study, and each once"
+    images = [radiograph(20 + number, rows=250, columns=200) for number in range(8)]
+    assert node.reading_pid is not None
+    os.kill(node.reading_pid, signal.SIGSTOP)  # so that studies wait, however fast this machine is
+    try:
+        send(node.port, *images)
+        wait_until(lambda: spare.warm, "the second process to be loaded", 90)
+        assert taken[:1] == [loads], "it took a study before it was warm"
+        wait_until(lambda: read in taken, "the second process to read")
+    finally:
+        os.kill(node.reading_pid, signal.SIGCONT)
+    assert {ended(node, image.StudyInstanceUID)["state"] for image in images} == {"delivered"}
+    assert len(set(pacs.uids())) == len(pacs.uids()) >= 16, "two results of each study or more, and each once"
     wait_until(lambda: node.spare_pid is None, "the second process to rest", 30)
 
 
