@@ -28,7 +28,8 @@ from dicom_node.log import silence_libraries
 from dicom_node.schema import StoredReport
 from dicom_node.spool import Spool
 
-_NICE = 5  # of 19: the reading process of shadows leaves a busy processor to everything else
+_NICE = 10  # of 19: reading leaves a busy processor to receiving, which a modality waits for
+_NICE_IN_BACKGROUND = 15  # and what nobody waits for leaves it to reading
 _OOM_SCORE = "800"  # of 1000: where memory runs out it is ended, and no process that somebody waits for
 
 
@@ -135,8 +136,8 @@ def load_models(bundles: Mapping[str, Pinned], device: str, *, background: bool 
     One in the ``background`` leaves the processor to the others wherever they want it, and is the one that the system
     ends where memory runs out.
     """
+    os.nice(_NICE_IN_BACKGROUND if background else _NICE)
     if background:
-        os.nice(_NICE)
         with suppress(OSError):  # not every system has it
             Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE, encoding="ascii")
     import dicom_node.results  # noqa: PLC0415 - highdicom, torch and monai stay out of the receiver's process

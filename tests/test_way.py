@@ -125,6 +125,10 @@ def test_a_second_process_reads_while_many_studies_wait_and_then_rests(
         wait_until(lambda: spare.warm, "the second process to be loaded", 90)
         assert taken[:1] == [loads], "it took a study before it was warm"
         wait_until(lambda: read in taken, "the second process to read")
+        niceness = [
+            os.getpriority(os.PRIO_PROCESS, pid or 0) for pid in (os.getpid(), node.reading_pid, node.spare_pid)
+        ]
+        assert niceness[0] < niceness[1] < niceness[2] or niceness[0] > 4, "reading does not yield to receiving"
     finally:
         os.kill(node.reading_pid, signal.SIGCONT)
     assert {ended(node, image.StudyInstanceUID)["state"] for image in images} == {"delivered"}
