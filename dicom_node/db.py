@@ -382,8 +382,6 @@ class Index:
         One of the kind "shadow" is given only while no job of the kind "read" is queued or running. Of one study no two
         are read at a time: the report on fewer images would not know of the one on all of them.
         """
-        of = _of(kind, target)
-        alone = _STUDY_IS_FREE if kind == "read" else "TRUE"
         values = {
             "kind": kind,
             "target": target,
@@ -399,9 +397,10 @@ class Index:
                 WHERE id = (
                     SELECT id FROM (
                         SELECT * FROM (SELECT id, due FROM jobs
-                            WHERE state = 'queued' AND {of} AND due <= :now AND {alone} ORDER BY due, id LIMIT 1)
+                            WHERE {_queued(kind, target)} AND due <= :now ORDER BY due, id LIMIT 1)
                         UNION ALL
-                        SELECT id, due FROM jobs WHERE state = 'running' AND {of} AND lease_until <= :now)
+                        SELECT id, due FROM jobs
+                            WHERE state = 'running' AND {_of(kind, target)} AND lease_until <= :now)
                     ORDER BY due, id LIMIT 1)
                 RETURNING id, kind, subject, study, revision, route, target, run_key, attempts, created, token""",  # noqa: S608 - our own words
                 values,
@@ -415,7 +414,7 @@ class Index:
 
     def next_due(self, kind: JobKind, target: str | None) -> float | None:
         """When the next queued job of a kind (and target) is due; None where none is, or it is not its turn yet."""
-        sql = f"SELECT min(due) FROM jobs WHERE state = 'queued' AND {_of(kind, target)}"  # noqa: S608 - our own words
+        sql = f"SELECT min(due) FROM jobs WHERE {_queued(kind, target)}"  # noqa: S608 - our own words
         with self._lock:
             (due,) = self._db.conn.execute(sql, {"kind": kind, "target": target}).fetchone()
         return None if due is None else float(due)
@@ -724,3 +723,9 @@ def _of(kind: JobKind, target: str | None) -> str:
     if kind == "shadow":
         terms.append(_ITS_TURN)
     return " AND ".join(terms)
+
+
+def _queued(kind: JobKind, target: str | None) -> str:
+    """`_of` for jobs that wait and could be claimed."""
+    alone = f" AND {_STUDY_IS_FREE}" if kind == "read" else ""
+    return f"state = 'queued' AND {_of(kind, target)}{alone}"

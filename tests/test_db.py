@@ -592,6 +592,7 @@ def test_of_one_study_no_two_jobs_are_read_at_a_time(index: Index) -> None:
     first, second = claimed(index), claimed(index)
     assert (first.study, first.target, second.study) == ("1.1", "m", "1.3")
     assert index.claim("read", None, 30.0, 60.0) is None
+    assert index.next_due("read", None) is None, "a worker would look again and again for what it may not take"
     with index.transaction():
         assert index.finish(first, 31.0)
     third = claimed(index, now=32.0)
