@@ -24,7 +24,7 @@ from ai.errors import where
 R = TypeVar("R")
 _state: Any = None  # what the warm process loaded; nothing in any other process
 _WATCH_SECONDS = 1.0  # how soon a process that died while idle is started anew
-_REST: Any = ()  # a task that is none: see `WarmProcess.rest`
+_REST: Any = object()  # a task that is none: see `WarmProcess.rest`
 _LOAD_SECONDS = 300.0  # a model that takes longer than this to load is taken for stuck
 
 

@@ -131,11 +131,12 @@ class Node:
         self._receiver.start()  # first of all: a modality that pushes now is served now
         Models(settings.node.data_dir).note_loaded(self._bundles)
         if settings.routes:
-            processors = Processors(os.cpu_count() or 1)
-            self._process = self._warm_process(settings.reading_models(), shadow=False)
+            count = os.cpu_count() or 1
+            processors = Processors(count)
+            self._process = self._warm_process(settings.reading_models(), partial(self._tell_load, False))
             self._readers.append(self._reader("read", index, self._process, _READ_PATIENCE, processors=processors))
-            if (os.cpu_count() or 1) > 1 and reads_on_cpu(settings.node.device):
-                self._spare_process = self._spare(settings.reading_models())
+            if count > 1 and reads_on_cpu(settings.node.device):
+                self._spare_process = self._warm_process(settings.reading_models(), self._tell_spare, background=True)
                 self._readers.append(
                     self._reader(
                         "read",
@@ -148,7 +149,9 @@ class Node:
                     )
                 )
         if settings.shadow_models():
-            self._shadow_process = self._warm_process(settings.shadow_models(), shadow=True)
+            self._shadow_process = self._warm_process(
+                settings.shadow_models(), partial(self._tell_load, True), background=True
+            )
             self._readers.append(self._reader("shadow", index, self._shadow_process, _SHADOW_PATIENCE))
         patience = Patience(attempts=None, seconds=settings.node.deliver_for_hours * 3600)
         for peer in settings.destinations():
@@ -178,25 +181,20 @@ class Node:
             version=__version__,
         )
 
-    def _warm_process(self, models: Sequence[str], *, shadow: bool) -> WarmProcess:
-        bundles = {name: self._bundles[name] for name in models if name in self._bundles}
-        node = self.settings.node
-        return WarmProcess(
-            loader(bundles, node.device, background=shadow),
-            timeout=node.read_timeout_seconds,
-            on_load=partial(self._tell_load, shadow),
-            eager=not shadow,  # a candidate takes memory, a GPU's above all, when the others have theirs
-        )
+    def _warm_process(
+        self, models: Sequence[str], on_load: Callable[[str], None], *, background: bool = False
+    ) -> WarmProcess:
+        """A process with these models; one in the background is loaded when it is needed, and yields to the others.
 
-    def _spare(self, models: Sequence[str]) -> WarmProcess:
-        """A second process with the same models, which yields to everything else and is started when it is needed."""
+        It takes memory, a GPU's above all, when the others have theirs.
+        """
         bundles = {name: self._bundles[name] for name in models if name in self._bundles}
         node = self.settings.node
         return WarmProcess(
-            loader(bundles, node.device, background=True),
+            loader(bundles, node.device, background=background),
             timeout=node.read_timeout_seconds,
-            on_load=self._tell_spare,
-            eager=False,
+            on_load=on_load,
+            eager=not background,
         )
 
     def _tell_spare(self, reason: str) -> None:

@@ -75,7 +75,9 @@ class Incoming:
             Refused: C000, it cannot be parsed; A900, its UIDs are others than the command's.
             OSError: the file cannot be read.
         """
-        header = self._header or glance(self._head, self.transfer_syntax_uid)
+        header = self._header
+        if header is None and len(self._head) < HEAD_BYTES:  # otherwise it was looked at on the way
+            header = glance(self._head, self.transfer_syntax_uid)
         if header is None:
             with Path(self.part.path).open("rb") as file:
                 file.seek(len(self._meta))
@@ -125,7 +127,7 @@ class Store:
         """
         uid = header.sop_instance_uid
         with self._alone(uid):
-            if self._is_new(incoming, header):
+            if self._added(incoming, header):
                 return True
             known = self._index.received(uid)
             if known is None:
@@ -142,8 +144,8 @@ class Store:
             )
         return True
 
-    def _is_new(self, incoming: Incoming, header: Header) -> bool:
-        """Place and record an instance, unless the index knows it already."""
+    def _added(self, incoming: Incoming, header: Header) -> bool:
+        """Place and record an instance; False where the index knows it already, and nothing is changed."""
         try:
             file = self._spool.place(incoming.part, header.sop_instance_uid)
         except FileExistsError:

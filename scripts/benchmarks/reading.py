@@ -39,20 +39,18 @@ name = "sender"
 ae_title = "STORESCU"
 host = "127.0.0.1"
 may_store = true
-{pacs}
-[[routes]]
-name = "chest"
-models = ["chest_xray"]
-to = [{to}]
-[routes.match]
-modality = ["CR", "DX"]
-"""
-_PACS = """[[peers]]
+[[peers]]
 name = "pacs"
 ae_title = "{title}"
 host = "127.0.0.1"
-port = {port}
+port = {pacs}
 destination = true
+[[routes]]
+name = "chest"
+models = ["chest_xray"]
+to = ["pacs"]
+[routes.match]
+modality = ["CR", "DX"]
 """
 # A study's row with its only reading, and when its first result was taken up and its last was taken by the PACS.
 _TIMES = """
@@ -79,8 +77,8 @@ class Node:
             conn.row_factory = sqlite3.Row
             return [dict(row) for row in conn.execute(_TIMES) if not row["left"]]
 
-    def wait_for(self, count: int) -> list[dict[str, Any]]:
-        """Wait until ``count`` studies are delivered.
+    def wait_for(self, count: int, *, every: float = 0.02) -> list[dict[str, Any]]:
+        """Wait until ``count`` studies are delivered, and look ``every`` so many seconds.
 
         Raises:
             LostError: they are not.
@@ -89,22 +87,16 @@ class Node:
         while len(found := self.studies()) < count:
             if time.monotonic() > deadline:
                 raise LostError(f"{len(found)} of {count} studies are delivered after {_LIMIT_SECONDS:.0f} s")
-            time.sleep(0.02)
+            time.sleep(every)
         return found
 
 
 @contextmanager
-def running(folder: Path, *, pacs: int | None, quiet: float) -> Iterator[Node]:
-    """A node that reads chest radiographs and sends its results to the PACS on a port, if there is one."""
+def running(folder: Path, *, pacs: int) -> Iterator[Node]:
+    """A node that reads chest radiographs and sends its results to the PACS on a port."""
     folder.mkdir()
     port = free_port()
-    told = _CONFIGURATION.format(
-        title=AE_TITLE,
-        port=port,
-        quiet=quiet,
-        pacs="" if pacs is None else _PACS.format(title=AE_TITLE, port=pacs),
-        to="" if pacs is None else '"pacs"',
-    )
+    told = _CONFIGURATION.format(title=AE_TITLE, port=port, quiet=QUIET_SECONDS, pacs=pacs)
     (folder / "node.toml").write_text(told, encoding="utf-8")
     command = [sys.executable, "-m", "dicom_node", "run", "--config", "node.toml"]
     with listening("the node", command, folder, port):
@@ -131,7 +123,7 @@ def turnaround(folder: Path, *, rounds: int, quick: bool, say: Callable[[str], N
             images = [make(folder / f"images-{turn}-{number}", 1, load) for number in range(studies + 1)]
             bare.append(_bare_seconds(next(images[0].iterdir()), 3 if quick else 10))
             began, clock = time.perf_counter(), time.time()
-            with running(folder / f"node-{turn}", pacs=pacs.port, quiet=QUIET_SECONDS) as node:
+            with running(folder / f"node-{turn}", pacs=pacs.port) as node:
                 echo = _first_echo(node.port) - began
                 send([images[0]], node.port)
                 first = node.wait_for(1)[0]
@@ -237,13 +229,13 @@ def throughput(folder: Path, *, rounds: int, quick: bool, say: Callable[[str], N
             images = folder / f"images-{turn}"
             first, studies = make(images / "first", 1, load), _studies(images / "studies", count, load)
             bare = _bare_seconds(next(studies.iterdir()), 3 if quick else 20)
-            with running(folder / f"node-{turn}", pacs=pacs.port, quiet=QUIET_SECONDS) as node:
+            with running(folder / f"node-{turn}", pacs=pacs.port) as node:
                 send([first], node.port)
                 node.wait_for(1)  # warm
                 idle = [_images_per_second(images / f"idle-{number}", unread, node) for number in range(3)]
                 send([studies], node.port)
                 busy = [_images_per_second(images / f"busy-{number}", unread, node) for number in range(3)]
-                read = sorted(node.wait_for(count + 1), key=lambda study: float(study["started"]))[1:]
+                read = sorted(node.wait_for(count + 1, every=1.0), key=lambda study: float(study["started"]))[1:]
             seconds = max(study["finished"] for study in read) - read[0]["started"]
             figures = {
                 "studies a minute": 60 * count / seconds,
