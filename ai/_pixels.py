@@ -7,12 +7,13 @@ compressed image may declare gigapixels, so the size in the code stream must be 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import uid
-from pydicom.encaps import get_frame
+from pydicom.encaps import encapsulate, get_frame
 from pydicom.pixels.decoders.base import get_decoder
 
 from ai._voi import Words
@@ -115,7 +116,7 @@ def native(data: bytes, vr: str, form: Form, values: int, *, little: bool) -> Wo
 
 def _compressed(data: bytes, form: Form, syntax: uid.UID) -> tuple[Words, str]:
     try:
-        return _decompressed(data, form, syntax)
+        return _decompressed(get_frame(data, 0, number_of_frames=1), form, syntax)
     except ReadingError:
         raise
     except Exception as error:  # each codec has its own; their messages are not ours to repeat
@@ -125,10 +126,10 @@ def _compressed(data: bytes, form: Form, syntax: uid.UID) -> tuple[Words, str]:
         ) from None
 
 
-def _decompressed(data: bytes, form: Form, syntax: uid.UID) -> tuple[Words, str]:
+@lru_cache(maxsize=1)  # what a model has read is drawn next, and JPEG 2000 takes half a second
+def _decompressed(frame: bytes, form: Form, syntax: uid.UID) -> tuple[Words, str]:
     if form.bits_allocated == 1:
         raise ReadingError("BitsAllocated is 1 in a compressed image; 8, 16 or 32 was expected")
-    frame = get_frame(data, 0, number_of_frames=1)
     bits = form.bits_stored
     if syntax == uid.RLELossless:
         # A run of RLE expands 64-fold at most, and good data are at worst 1/128 longer than plain data (PS3.5 G.3).
@@ -143,15 +144,20 @@ def _decompressed(data: bytes, form: Form, syntax: uid.UID) -> tuple[Words, str]
         if syntax == uid.JPEGExtended12Bit and stream.bits > 8:
             if form.samples != 1:
                 raise ReadingError(f"the compressed image has {stream.bits} bits a colour, 8 were expected")
-            return _extended_12_bit(frame, form), form.photometric
+            return _read_only(_extended_12_bit(frame, form)), form.photometric
         if syntax in _JPEG_LOSSLESS and form.samples != 1:
             _check_headers(frame, form)
         bits = stream.bits
-    decoded, photometric = _decode(data, form, syntax, bits)
+    decoded, photometric = _decode(encapsulate([frame], has_bot=False), form, syntax, bits)
     shape = (form.rows, form.columns) if form.samples == 1 else (form.rows, form.columns, form.samples)
     if decoded.shape != shape:
         raise ReadingError(f"the decoder gave an array of {decoded.shape}, not {' x '.join(map(str, shape))}")
-    return decoded.view(np.dtype(f"u{decoded.dtype.itemsize}")), photometric
+    return _read_only(decoded.view(np.dtype(f"u{decoded.dtype.itemsize}"))), photometric
+
+
+def _read_only(words: Words) -> Words:
+    words.flags.writeable = False  # they may be given out again
+    return words
 
 
 def _decode(data: bytes, form: Form, syntax: uid.UID, bits: int) -> tuple[NDArray[Any], str]:
