@@ -195,17 +195,17 @@ class Spool:
         """A fresh name below ``incoming/`` for a file that is about to be written."""
         return self._incoming / f"{uuid.uuid4().hex}.part"
 
-    def write_parts(self, contents: Sequence[bytes | memoryview]) -> list[Path]:
-        """Write each of ``contents`` to a new partial file of its own, durably; on any error nothing is left behind.
+    def write_parts(self, contents: Sequence[Sequence[bytes | memoryview]]) -> list[Path]:
+        """Write each of ``contents``, in pieces, to a new partial file, durably; on any error nothing is left behind.
 
         Raises:
             OSError: as the file system gave it (ENOSPC: the disk is full).
         """
         parts: list[Part] = []
         try:
-            for content in contents:
+            for pieces in contents:
                 parts.append(Part(str(self.new_part())))
-                parts[-1].write([memoryview(content)])
+                parts[-1].write([memoryview(each) for each in pieces])
             for part in parts:  # when all are on their way: the first of these waits for what the others would
                 part.sync()
         except BaseException:

@@ -289,7 +289,7 @@ def _encoded(request: ReadRequest, key: str, reading: Reading, images: Any) -> R
         objects += [(wanted.profile.digest, each) for each in made]
         notes += results.left_out(run, made, images)
     encoded = time.perf_counter()
-    files = spool.write_parts([each.content for _, each in objects])
+    files = spool.write_parts([each.pieces for _, each in objects])
     parts = tuple(
         ResultPart(
             each.role,
@@ -298,7 +298,7 @@ def _encoded(request: ReadRequest, key: str, reading: Reading, images: Any) -> R
             each.series_instance_uid,
             profile,
             str(file),
-            len(each.content),
+            sum(map(len, each.pieces)),
         )
         for (profile, each), file in zip(objects, files, strict=True)
     )

@@ -36,7 +36,6 @@ from ai.contract import ClassResult, Code, Finding, PassedOver, Presence, Readin
 from dicom_node.results import Predecessor, Run, common, drawing, legend, sc, scene
 from dicom_node.results.labels import Place, Rect
 from dicom_node.results.legend import Row
-from dicom_node.results.typeface import font
 
 CLASS = ClassResult(*CLASSES[0], 0.9, 0.5, Presence.PRESENT)
 SPOTS: Boxes = {
@@ -520,7 +519,7 @@ def test_long_and_many_reasons_are_shortened(spy: Spy) -> None:
     ],
 )
 def test_lines_are_broken_where_each_language_breaks_them(text: str, lines: list[str]) -> None:
-    assert legend.wrap(text, font(20), 7.4 * 20) == lines
+    assert legend.wrap(text, 20, 7.4 * 20) == lines
 
 
 def test_a_word_wider_than_the_picture_goes_on_in_the_next_line(spy: Spy) -> None:

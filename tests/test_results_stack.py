@@ -450,6 +450,39 @@ def test_a_heat_map_is_never_normalised() -> None:
     assert (half != full).any()
 
 
+@pytest.mark.parametrize("grey_picture", [True, False])
+def test_a_map_is_blended_as_if_every_pixel_were_looked_at(grey_picture: bool) -> None:
+    rng = np.random.default_rng(5)
+    for rows, columns in ((61, 90), (5, 7), (1, 1)):
+        picture = rng.integers(0, 256, (rows, columns, 3), np.uint8)
+        if grey_picture:
+            picture[...] = picture[..., :1]
+        heats = []
+        for cells in ((7, 5), (1, 1), (3, 9)):  # with colour in few cells, so that most of the picture has none
+            values = np.where(rng.random(cells) < 0.2, rng.random(cells), 0.2).astype(np.float32)
+            heats.append(heat.Heat(values, *(-3.5, 2.0, columns - 4.0, rows + 6.5)))
+        heats.append(heat.Heat(np.full((2, 2), np.nan, np.float32), 0.0, 0.0, float(columns), float(rows)))
+        level = np.max([_levels(each, rows, columns) for each in heats], axis=0)
+        share = np.where(level / 255 < heat.LOWEST, 0.0, np.interp(level / 255, [heat.LOWEST, 0.5], [0.0, 0.45]))
+        wanted = picture * (1 - share[..., None]) + heat.COLOURS[level] * share[..., None]
+        heat.blend(picture, heats, grey=grey_picture)
+        assert np.abs(picture - wanted).max() <= 2.0  # of 255: the two are whole numbers of 256ths
+
+
+def _levels(each: heat.Heat, rows: int, columns: int) -> NDArray[np.intp]:
+    """The level of each pixel, interpolated between the centres of all cells, row by row and then along the rows."""
+    values = np.nan_to_num(each.values.astype(float)) * 255.0
+    down, across = (
+        (last - first) * (np.arange(count) + 0.5) / count + first
+        for first, last, count in ((each.top, each.bottom, len(values)), (each.left, each.right, values.shape[1]))
+    )
+    along = np.array([np.interp(np.arange(rows) + 0.5, down, column) for column in values.T])
+    found = np.array([np.interp(np.arange(columns) + 0.5, across, row) for row in along.T])
+    y, x = np.arange(rows)[:, None] + 0.5, np.arange(columns) + 0.5
+    inside = (y > each.top - 0.5) & (y < each.bottom + 0.5) & (x > each.left - 0.5) & (x < each.right + 0.5)
+    return np.where(inside, np.rint(found), 0).astype(np.intp)
+
+
 def test_the_colours_grow_lighter_with_the_value() -> None:
     luminance = heat.COLOURS.astype(float) / 255 @ [0.2126, 0.7152, 0.0722]
     assert (np.diff(luminance[::8]) > 0).all()

@@ -13,7 +13,7 @@ from dicom_node.spool import Spool
 def test_a_file_is_adopted_whole(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     spool.open()
-    part = spool.write_parts([b"head", memoryview(b"body")])[1]
+    part = spool.write_parts([[b"head"], [b"bo", memoryview(b"dy")]])[1]
     name = spool.adopt([(part, "1.2.3")])[0]
     assert spool.path(name).read_bytes() == b"body"
     assert not part.exists()
@@ -24,7 +24,7 @@ def test_a_file_is_adopted_whole(tmp_path: Path) -> None:
 def test_no_uid_becomes_a_path(tmp_path: Path, uid: str) -> None:
     spool = Spool(tmp_path / "node")
     spool.open()
-    path = spool.path(spool.adopt([(spool.write_parts([b"x"])[0], uid)])[0]).resolve()
+    path = spool.path(spool.adopt([(spool.write_parts([[b"x"]])[0], uid)])[0]).resolve()
     assert path.is_relative_to((tmp_path / "node/results").resolve())
     assert len(path.stem) == 64
     spool.close()
@@ -33,7 +33,7 @@ def test_no_uid_becomes_a_path(tmp_path: Path, uid: str) -> None:
 def test_what_was_never_acknowledged_is_deleted_at_the_start(tmp_path: Path) -> None:
     first = Spool(tmp_path)
     first.open()
-    first.write_parts([b"half"])
+    first.write_parts([[b"half"]])
     first.close()
     again = Spool(tmp_path)
     again.open()
@@ -91,7 +91,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     spool.open()
     with pytest.raises(TypeError):
-        spool.write_parts([b"good", "no bytes"])  # type: ignore[arg-type]
+        spool.write_parts([[b"good"], ["no bytes"]])  # type: ignore[arg-type]
     assert not list((tmp_path / "incoming").iterdir())
     spool.close()
 

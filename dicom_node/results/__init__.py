@@ -48,7 +48,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class ResultObject:
-    """A finished object: ``content`` is a complete DICOM Part 10 file in explicit VR little endian.
+    """A finished object: ``pieces`` are, one behind the other, a DICOM Part 10 file in explicit VR little endian.
 
     ``index`` counts the objects of a role from 0.
     """
@@ -58,7 +58,12 @@ class ResultObject:
     sop_class_uid: str
     sop_instance_uid: str
     series_instance_uid: str
-    content: bytes
+    pieces: tuple[bytes | memoryview, ...]
+
+    @property
+    def content(self) -> bytes:
+        """The whole file."""
+        return b"".join(self.pieces)
 
 
 class Images(Protocol):
@@ -198,5 +203,5 @@ def _result(role: str, index: int, dataset: Dataset) -> ResultObject:
         str(dataset.SOPClassUID),
         str(dataset.SOPInstanceUID),
         str(dataset.SeriesInstanceUID),
-        common.to_bytes(dataset),
+        common.to_pieces(dataset),
     )

@@ -21,13 +21,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
-from itertools import chain
 from typing import Any
 
+import numpy as np
 from highdicom import ContributingEquipment
 from highdicom.sr import CodedConcept
+from numpy.typing import NDArray
 from pydicom import config
-from pydicom.dataelem import DataElement
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_file_meta_info
@@ -479,7 +480,12 @@ def _set_uid(item: Dataset, keyword: str, uid: str) -> None:
 
 
 def to_bytes(dataset: Dataset) -> bytes:
-    """A finished object as a DICOM Part 10 file in explicit VR little endian (PS3.10 7.1).
+    """A finished object as a DICOM Part 10 file in explicit VR little endian (PS3.10 7.1)."""
+    return b"".join(to_pieces(dataset))
+
+
+def to_pieces(dataset: Dataset) -> tuple[bytes | memoryview, ...]:
+    """`to_bytes` before it is joined: a few pieces, of which a picture's pixels are one.
 
     The elements are written one by one: pydicom's ``write_dataset`` would decode the copied ones and encode them anew.
     """
@@ -494,8 +500,16 @@ def to_bytes(dataset: Dataset) -> bytes:
     start.write(b"\0" * 128 + b"DICM")
     write_file_meta_info(start, meta)
     charset = [own_charset(dataset)]
-    body = (element_pieces(dataset.get_item(tag, keep_deferred=True), charset) for tag in sorted(dataset.keys()))
-    return b"".join((start.getvalue(), *chain.from_iterable(body)))
+    pieces: list[bytes | memoryview] = []
+    small = [start.getvalue()]
+    for tag in sorted(dataset.keys()):
+        for piece in element_pieces(dataset.get_item(tag, keep_deferred=True), charset):
+            if isinstance(piece, bytes):
+                small.append(piece)
+            else:
+                pieces += [b"".join(small), piece]
+                small = []
+    return (*pieces, b"".join(small))
 
 
 # --- what highdicom gets wrong --------------------------------------------------------------------------------------
@@ -509,9 +523,20 @@ def mend_secondary_capture(dataset: Dataset, run: Run, source: Source) -> None:
     dataset.ImageType = ["DERIVED", "SECONDARY"]  # it adds OTHER, a value of no defined meaning
     dataset.ConversionType = "WSD"  # it says DI, digitized interface: the picture was made on a workstation
     dataset.BurnedInAnnotation = "YES"  # it leaves this open, and the scores are burned in
-    dataset["PixelData"].VR = "OB"  # it leaves OB or OW open; 8 bits allocated are bytes (PS3.5 A.2)
     # It demands an orientation: the source's, and empty (type 2C) where the source does not know it.
     dataset.PatientOrientation = None
+
+
+def set_picture(dataset: Dataset, rgb: NDArray[np.uint8]) -> None:
+    """Put the pixels (rows x columns x 3) into a finished Secondary Capture: highdicom copies a picture twice.
+
+    They are not copied here either: the picture is not to be written to any more.
+    """
+    dataset.Rows, dataset.Columns = rgb.shape[:2]
+    pixels: Any = np.ascontiguousarray(rgb).data.cast("B")
+    tag = tag_of("PixelData")
+    # 8 bits allocated are bytes (PS3.5 A.2); highdicom leaves OB or OW open.
+    dataset[tag] = RawDataElement(tag, "OB", len(pixels), pixels, 0, False, True)
 
 
 def add_inferred_from(measurement: Dataset, region: Dataset) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from dicom_node.results.labels import Place, Rect, place, place_tags
-from dicom_node.results.typeface import drawable, font
+from dicom_node.results.typeface import drawable, width_of, write
 
 Colour = tuple[int, int, int]
 
@@ -195,9 +195,9 @@ def _dashes(start: int, end: int, dash: int, turn: int, turns: int) -> range:
 def _panel(text: str, size: int, colour: Colour) -> NDArray[np.uint8]:
     """A label: type on black."""
     pad, text = max(2, size // 5), drawable(text)
-    width, height = math.ceil(font(size).getlength(text)) + 2 * pad, line_height(size)
+    width, height = math.ceil(width_of(text, size)) + 2 * pad, line_height(size)
     image = Image.new("RGB", (width, height), DARK)
-    ImageDraw.Draw(image).text((pad, height // 2), text, fill=colour, font=font(size), anchor="lm")
+    write(ImageDraw.Draw(image), (pad, height // 2), text, size, colour)
     return np.asarray(image)
 
 

@@ -62,28 +62,83 @@ def _shares() -> NDArray[np.float64]:
     return shares
 
 
-def blend(rgb: NDArray[np.uint8], heats: Sequence[Heat]) -> None:
-    """Lay the heat maps (the highest value at each pixel) over a picture (rows x columns x 3), in place."""
+def blend(rgb: NDArray[np.uint8], heats: Sequence[Heat], *, grey: bool = False) -> None:
+    """Lay the heat maps (the highest value at each pixel) over a picture (rows x columns x 3), in place.
+
+    Of a ``grey`` picture all three channels are the same.
+    """
     rows, columns = rgb.shape[:2]
-    level = np.zeros((rows, columns), np.uint8)
-    for heat in heats:
-        top, bottom = max(int(np.floor(heat.top)), 0), min(int(np.ceil(heat.bottom)), rows)
-        left, right = max(int(np.floor(heat.left)), 0), min(int(np.ceil(heat.right)), columns)
-        if heat.values.size == 0 or top >= bottom or left >= right:
-            continue
-        values = np.nan_to_num(heat.values.astype(np.float32), nan=0.0).clip(0.0, 1.0) * np.float32(255.0)
-        values = _resampled(values, np.arange(top, bottom) + 0.5, heat.top, heat.bottom)
-        values = _resampled(values.T, np.arange(left, right) + 0.5, heat.left, heat.right).T
-        part = level[top:bottom, left:right]
-        np.maximum(part, np.rint(values).astype(np.uint8), out=part)
+    areas = [area for heat in heats if (area := _area(heat, rows, columns)) is not None]
     blended = _blended()
     for top in range(0, rows, _CHUNK_ROWS):
-        part, at = rgb[top : top + _CHUNK_ROWS], level[top : top + _CHUNK_ROWS]
-        if at.max() < LOWEST * 255:
+        bottom = min(top + _CHUNK_ROWS, rows)
+        at = [area for area in areas if area.top < bottom and area.bottom > top]
+        if not at:
             continue
-        where = at.astype(np.intp) << 8
+        left, right = min(area.left for area in at), max(area.right for area in at)
+        level = np.zeros((bottom - top, right - left), np.uint8)
+        for area in at:
+            area.lay_on(level, top, left)
+        part = rgb[top:bottom, left:right]
+        where = level.astype(np.intp) << 8
+        if grey:
+            where |= part[..., 0]
         for channel in range(3):
-            part[..., channel] = blended[channel].take(where | part[..., channel], mode="clip")
+            at_channel = where if grey else where | part[..., channel]
+            part[..., channel] = blended[channel].take(at_channel, mode="clip")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Area:
+    """The pixels between four edges, in which a heat map can be seen.
+
+    ``values`` (bottom - top x cells) are those of the map from 0 to 255 at each row of pixels; ``below``, ``above`` and
+    ``share`` say of which two cells a column of pixels is made, and how much of it of the second.
+    """
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+    values: NDArray[np.float32]
+    below: NDArray[np.intp]
+    above: NDArray[np.intp]
+    share: NDArray[np.float32]
+
+    def lay_on(self, level: NDArray[np.uint8], top: int, left: int) -> None:
+        """Raise levels (0 to 255) to these; ``level`` begins at a row and a column of the picture."""
+        first, last = max(self.top, top), min(self.bottom, top + len(level))
+        values = self.values[first - self.top : last - self.top]
+        mixed = values.take(self.below, axis=1) * (1 - self.share) + values.take(self.above, axis=1) * self.share
+        part = level[first - top : last - top, self.left - left : self.right - left]
+        np.maximum(part, np.rint(mixed).astype(np.uint8), out=part)
+
+
+def _area(heat: Heat, rows: int, columns: int) -> _Area | None:
+    """Where on a picture of so many pixels a heat map can be seen; none where nowhere."""
+    values = np.nan_to_num(heat.values.astype(np.float32), nan=0.0).clip(0.0, 1.0)
+    top, bottom = down = _pixels(values, 0, heat.top, heat.bottom, rows)
+    left, right = across = _pixels(values, 1, heat.left, heat.right, columns)
+    if top >= bottom or left >= right:
+        return None
+    values *= np.float32(255.0)
+    below, above, share = _between(len(values), heat.top, heat.bottom, down)
+    share = share[:, np.newaxis]
+    along = (values[below] * (1 - share) + values[above] * share).astype(np.float32, copy=False)
+    return _Area(top, bottom, left, right, along, *_between(values.shape[1], heat.left, heat.right, across))
+
+
+def _pixels(values: NDArray[np.float32], axis: int, first: float, last: float, size: int) -> tuple[int, int]:
+    """From where to where a map between two edges can be seen along an axis of so many pixels.
+
+    That is one cell further than it has colour, for it is interpolated.
+    """
+    cells = np.flatnonzero(np.asarray((values >= LOWEST).any(axis=1 - axis)))
+    if not len(cells):
+        return 0, 0
+    width = (last - first) / values.shape[axis]
+    start, end = first + (cells[0] - 1) * width, first + (cells[-1] + 2) * width
+    return max(int(np.floor(max(start, first))), 0), min(int(np.ceil(min(end, last))), size)
 
 
 @lru_cache(maxsize=1)
@@ -96,14 +151,11 @@ def _blended() -> tuple[NDArray[np.uint8], ...]:
     return tuple(((greys * keep + add[:, channel, np.newaxis]) >> 8).astype(np.uint8).ravel() for channel in range(3))
 
 
-def _resampled(
-    values: NDArray[np.float32], centres: NDArray[np.float64], first: float, last: float
-) -> NDArray[np.float32]:
-    """Values at other places along the first axis, linear between the centres of their cells."""
-    count = len(values)
+def _between(
+    count: int, first: float, last: float, pixels: tuple[int, int]
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
+    """Linear interpolation between the centres of cells: of which two each value is made, and the second's share."""
+    centres = np.arange(*pixels) + 0.5
     at = ((centres - first) / (last - first) * count - 0.5).clip(0.0, count - 1.0)
-    below = np.minimum(at.astype(np.int64), max(count - 2, 0))
-    above = np.minimum(below + 1, count - 1)
-    share = (at - below).astype(np.float32)[:, np.newaxis]
-    result: NDArray[np.float32] = values[below] * (1 - share) + values[above] * share
-    return result
+    below = np.minimum(at.astype(np.intp), max(count - 2, 0))
+    return below, np.minimum(below + 1, count - 1), (at - below).astype(np.float32)

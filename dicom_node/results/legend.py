@@ -14,11 +14,11 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from dicom_node.results.drawing import DARK, Colour, line_height
 from dicom_node.results.labels import Rect
-from dicom_node.results.typeface import drawable, font
+from dicom_node.results.typeface import drawable, width_of, write
 
 TEXT: Colour = (235, 235, 235)
 FAINT: Colour = (165, 165, 165)
@@ -104,10 +104,10 @@ def lay_out(legend: Legend, size: int, columns: int) -> Layout:
 
     The table stands beside the sentences or below them, in one column or several: whatever takes the fewest rows.
     """
-    type_, gap = font(size), 2 * size
+    gap = 2 * size
     cells = [tuple(map(drawable, row)) for row in ([legend.heading] if legend.rows else [])]
     cells += [tuple(map(drawable, row.cells)) for row in legend.rows]
-    widths = [math.ceil(max(map(type_.getlength, column))) for column in zip(*cells, strict=True)]
+    widths = [math.ceil(max(width_of(cell, size) for cell in column)) for column in zip(*cells, strict=True)]
     wide = sum(size + width for width in widths)  # the first column stands behind a swatch, the others behind a space
     columns = max(columns, max(wide, _MEASURE * size) + gap)
     measure = columns - gap
@@ -128,11 +128,11 @@ class _Setting:
     def __init__(self, legend: Legend, size: int, measure: int, tables: int, *, beside: bool, wide: int) -> None:
         self._legend, self._size, self._tables = legend, size, tables
         self._beside, self._wide = beside, wide
-        self._line, type_ = line_height(size), font(size)
+        self._line = line_height(size)
         self._lines = [
             (part, WARNING if sentence.emphasized else TEXT)
             for sentence in legend.sentences
-            for part in wrap(drawable(sentence.text), type_, measure)
+            for part in wrap(drawable(sentence.text), size, measure)
         ]
         self._measure = measure
         self._scale = 3 * self._line if legend.scale else 0
@@ -169,14 +169,14 @@ class _Setting:
             top = size + len(self._lines) * line + line // 2
             scale = Rect(size, top, size + min(self._measure, 20 * size), top + line)
             for share, text in self._legend.scale.ticks:
-                width = math.ceil(font(size).getlength(text))
+                width = math.ceil(width_of(text, size))
                 x = round(scale.left + share * (scale.right - scale.left) - width / 2)
                 x = min(max(x, scale.left), scale.right - width)
                 written.append(self._write(text, x, scale.bottom, TEXT))
         return Layout(columns, self.height, tuple(written), tuple(swatches), scale)
 
     def _write(self, text: str, x: int, y: int, colour: Colour) -> Written:
-        return Written(text, Rect(x, y, x + math.ceil(font(self._size).getlength(text)), y + self._line), colour)
+        return Written(text, Rect(x, y, x + math.ceil(width_of(text, self._size)), y + self._line), colour)
 
 
 def paint(layout: Layout, legend: Legend, size: int) -> NDArray[np.uint8]:
@@ -186,7 +186,7 @@ def paint(layout: Layout, legend: Legend, size: int) -> NDArray[np.uint8]:
     pen.rectangle((0, 0, layout.columns - 1, max(1, size // 14) - 1), fill=FAINT)
     for each in layout.written:
         middle = (each.rect.top + each.rect.bottom) // 2
-        pen.text((each.rect.left, middle), each.text, fill=each.colour, font=font(size), anchor="lm")
+        write(pen, (each.rect.left, middle), each.text, size, each.colour)
     for swatch in layout.swatches:
         left, top, right, bottom = swatch.rect
         pen.rectangle((left, top, right - 1, bottom - 1), fill=swatch.colour)
@@ -203,19 +203,19 @@ def paint(layout: Layout, legend: Legend, size: int) -> NDArray[np.uint8]:
     return np.asarray(image)
 
 
-def wrap(text: str, type_: ImageFont.FreeTypeFont, width: float) -> list[str]:
+def wrap(text: str, size: int, width: float) -> list[str]:
     """Lines no wider than ``width``, broken at spaces and between Japanese characters, but in no word of katakana.
 
     A word that is wider than a line goes on in the next.
     """
     lines = [""]
     for piece in _pieces(text):
-        if type_.getlength(lines[-1] + piece.rstrip()) <= width:
+        if width_of(lines[-1] + piece.rstrip(), size) <= width:
             lines[-1] += piece
             continue
         lines.append("")
         for character in piece:
-            if lines[-1] and type_.getlength(lines[-1] + character.strip()) > width:
+            if lines[-1] and width_of(lines[-1] + character.strip(), size) > width:
                 lines.append("")
             lines[-1] += character
     return [line.strip() for line in lines if line.strip()]

@@ -38,6 +38,8 @@ from dicom_node.results.source import (
 if TYPE_CHECKING:
     from dicom_node.results import Images
 
+_NO_PIXELS = np.zeros((1, 1, 3), np.uint8)
+
 
 def build(run: Run, headers: Sequence[Dataset], images: Images) -> Iterator[Dataset]:
     """The Secondary Captures of a run, one after another; each is numbered by its place.
@@ -79,7 +81,7 @@ def _capture(run: Run, sources: Sequence[Source], shot: Shot, index: int) -> Dat
     used = [sources[number] for number in shown]
     first = used[0]
     picture = SCImage(
-        pixel_array=shot.rgb,
+        pixel_array=_NO_PIXELS,
         photometric_interpretation="RGB",
         bits_allocated=8,
         coordinate_system="PATIENT",
@@ -109,6 +111,7 @@ def _capture(run: Run, sources: Sequence[Source], shot: Shot, index: int) -> Dat
             picture,
             ["LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"],
         )
+    common.set_picture(picture, shot.rgb)
     result: Dataset = picture
     return result
 

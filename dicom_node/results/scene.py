@@ -145,7 +145,7 @@ class Scene:
     def _hot(self, frame: Frame, pixels: Pixels) -> Pixels:
         """A frame with its heat maps, and the boxes thin."""
         rgb, factor = self._enlarged(frame, pixels)
-        heat.blend(rgb, self._overlay.heats(frame, factor))
+        heat.blend(rgb, self._overlay.heats(frame, factor), grey=pixels.ndim == 2)
         thin = max(1, line_width(rgb.shape[0], rgb.shape[1]) // 2)
         Picture(rgb, line=thin).mark(self._overlay.boxes(frame, factor, factor), labels=False)
         return rgb

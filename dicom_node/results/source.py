@@ -415,13 +415,13 @@ def element_bytes(element: DataElement | RawDataElement, charset: list[str]) -> 
     return b"".join(element_pieces(element, charset))
 
 
-def element_pieces(element: DataElement | RawDataElement, charset: list[str]) -> tuple[bytes, ...]:
+def element_pieces(element: DataElement | RawDataElement, charset: list[str]) -> tuple[bytes | memoryview, ...]:
     """`element_bytes` in pieces.
 
     A picture is a piece of its own: pydicom would copy it three times on its way.
     """
     value = element.value
-    if element.VR == "OB" and isinstance(value, bytes) and len(value) < 0xFFFFFFFF:
+    if element.VR == "OB" and isinstance(value, bytes | memoryview) and len(value) < 0xFFFFFFFF:
         odd = len(value) % 2
         head = struct.pack("<HH2s2xI", element.tag.group, element.tag.element, b"OB", len(value) + odd)
         return head, value, b"\0" * odd

@@ -85,14 +85,18 @@ def build(run: Run, sources: Sequence[Dataset]) -> Dataset:
         for number, finding in enumerate(run.reading.findings)
     ]
     kind = Comprehensive3DSR if run.profile.sr_class == "comprehensive3d" else ComprehensiveSR
+    root = _root(run, images, groups)
     document: Dataset = kind(
         evidence=[image.stand_in for image in images],
-        content=_root(run, images, groups),
+        content=_container(codes.DCM.ImagingMeasurementReport, [_library(images)], template="1500", relationship=None),
         is_complete=True,
         is_final=False,
         is_verified=False,
         **common.identity(run, images[0], "sr", 0),
     )
+    # highdicom copies the content twice and walks through it five times, half of all that a report takes: it is shown
+    # the library alone, in which every image stands that the content refers to.
+    document.ContentSequence = root.ContentSequence
     for group in _groups_of(document):
         parts = {item.ConceptNameCodeSequence[0].CodeValue: item for item in group.ContentSequence}
         common.add_inferred_from(parts[_CERTAINTY.value], parts["111030"])
