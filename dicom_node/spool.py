@@ -20,7 +20,7 @@ import itertools
 import os
 import threading
 import uuid
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -195,8 +195,10 @@ class Spool:
         """A fresh name below ``incoming/`` for a file that is about to be written."""
         return self._incoming / f"{uuid.uuid4().hex}.part"
 
-    def write_parts(self, contents: Sequence[Sequence[bytes | memoryview]]) -> list[Path]:
+    def write_parts(self, contents: Iterable[Sequence[bytes | memoryview]]) -> list[Path]:
         """Write each of ``contents``, in pieces, to a new partial file, durably; on any error nothing is left behind.
+
+        One is on its way to the disk while the next is made, where ``contents`` are made when they are asked for.
 
         Raises:
             OSError: as the file system gave it (ENOSPC: the disk is full).

@@ -10,13 +10,13 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ai import bundle, engine
 from ai.contract import BusyError, Model, ModelIdentity, PassedOver, Reading, ReadingError, Selection, SeriesRef
@@ -28,6 +28,7 @@ from dicom_node.log import silence_libraries
 from dicom_node.schema import StoredReport
 from dicom_node.spool import Spool
 
+T = TypeVar("T")
 _NICE = 10  # of 19: reading leaves a busy processor to receiving, which a modality waits for
 _NICE_IN_BACKGROUND = 15  # and what nobody waits for leaves it to reading
 _OOM_SCORE = "800"  # of 1000: where memory runs out it is ended, and no process that somebody waits for
@@ -273,39 +274,45 @@ def _encoded(request: ReadRequest, key: str, reading: Reading, images: Any) -> R
         return ReadAnswer(reading.passed_over, run_key=key)
     began = time.perf_counter()
     created, spool = _moment(request.created), Spool(Path(request.data_dir))
-    objects: list[tuple[str, Any]] = []
     notes: list[str] = list(reading.remarks)
     if reading.failed:
         reasons = "; ".join(dict.fromkeys(each.reason for each in reading.failed))
         notes.append(f"incomplete: {len(reading.failed)} of the images could not be read: {reasons}")
-    for wanted in request.missing(key):
-        old = wanted.predecessor
-        predecessor = None
-        if old is not None:
-            moment = _moment(old.created)
-            predecessor = results.Predecessor(old.sop_class_uid, old.sop_instance_uid, old.series, moment)
-        run = results.Run(key, created, request.site, reading, wanted.profile, predecessor)
-        made = results.encode(run, images)
-        objects += [(wanted.profile.digest, each) for each in made]
-        notes += results.left_out(run, made, images)
-    encoded = time.perf_counter()
-    files = spool.write_parts([each.pieces for _, each in objects])
-    parts = tuple(
-        ResultPart(
-            each.role,
-            each.sop_class_uid,
-            each.sop_instance_uid,
-            each.series_instance_uid,
-            profile,
-            str(file),
-            sum(map(len, each.pieces)),
-        )
-        for (profile, each), file in zip(objects, files, strict=True)
-    )
-    seconds = (*reading.seconds, ("encode", encoded - began), ("write", time.perf_counter() - encoded))
+    made: list[tuple[tuple[str, str, str, str, str], int]] = []
+    encoding: list[float] = []
+
+    def contents() -> Iterator[tuple[bytes | memoryview, ...]]:
+        for wanted in request.missing(key):
+            old, predecessor, roles = wanted.predecessor, None, []
+            if old is not None:
+                moment = _moment(old.created)
+                predecessor = results.Predecessor(old.sop_class_uid, old.sop_instance_uid, old.series, moment)
+            run = results.Run(key, created, request.site, reading, wanted.profile, predecessor)
+            for each in _timed(results.objects_of(run, images), encoding):
+                uids = (each.sop_class_uid, each.sop_instance_uid, each.series_instance_uid)
+                made.append(((each.role, *uids, wanted.profile.digest), sum(map(len, each.pieces))))
+                roles.append(each.role)
+                yield each.pieces
+            notes.extend(results.left_out(run, roles, images))
+
+    files = spool.write_parts(contents())
+    parts = tuple(ResultPart(*told, str(file), size) for (told, size), file in zip(made, files, strict=True))
+    writing = time.perf_counter() - began - sum(encoding)
+    seconds = (*reading.seconds, ("encode", sum(encoding)), ("write", writing))
     # Maps and masks are in the objects now, and would be most of what crosses to the other process.
     small = dataclasses.replace(reading, heat_maps=(), segmentations=())
     return ReadAnswer(reading.passed_over, key, small, request.created, parts, seconds, tuple(dict.fromkeys(notes)))
+
+
+def _timed(items: Iterator[T], seconds: list[float]) -> Iterator[T]:
+    """The items, with how long each took to come."""
+    while True:
+        began = time.perf_counter()
+        item = next(items, None)
+        seconds.append(time.perf_counter() - began)
+        if item is None:
+            return
+        yield item
 
 
 def _digest(*parts: object) -> str:

@@ -6,7 +6,7 @@ attributes, :mod:`words` the texts in each language, and each kind of object has
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -41,6 +41,7 @@ __all__ = [
     "encode",
     "identified",
     "left_out",
+    "objects_of",
     "run_key",
     "warm_up",
 ]
@@ -108,7 +109,12 @@ class StoredImages:
 
 
 def encode(run: Run, images: Images | None = None) -> tuple[ResultObject, ...]:
-    """Every object that the run's profile asks for, in the order in which they are sent.
+    """`objects_of`, all at once."""
+    return tuple(objects_of(run, images))
+
+
+def objects_of(run: Run, images: Images | None = None) -> Iterator[ResultObject]:
+    """Every object that the run's profile asks for, in the order in which they are sent, made when it is asked for.
 
     The same run gives the same bytes.
 
@@ -123,12 +129,10 @@ def encode(run: Run, images: Images | None = None) -> tuple[ResultObject, ...]:
     if run.reading.failure and not all(source.text_of(header, "StudyInstanceUID") for header in headers):
         raise ReadingError("an image does not say of which study it is, so that the report would belong to nobody")
     run, headers = common.in_the_wanted_characters(run, headers)
-    return tuple(
-        _result(role, index, dataset)
-        for role in ROLES
-        if role in run.profile.outputs
-        for index, dataset in enumerate(_BUILDERS[role](run, headers, images))
-    )
+    for role in ROLES:
+        if role in run.profile.outputs:
+            for index, dataset in enumerate(_BUILDERS[role](run, headers, images)):
+                yield _result(role, index, dataset)
 
 
 def identified(refs: Iterable[InstanceRef], study: str, images: Images) -> tuple[InstanceRef, ...]:
@@ -148,9 +152,9 @@ def identified(refs: Iterable[InstanceRef], study: str, images: Images) -> tuple
     return tuple(filter(known, refs))
 
 
-def left_out(run: Run, objects: Sequence[ResultObject], images: Images | None = None) -> tuple[str, ...]:
-    """Why segmentations of the reading have no object among those that :func:`encode` made, in plain words."""
-    made = sum(each.role == "seg" for each in objects)
+def left_out(run: Run, roles: Iterable[str], images: Images | None = None) -> tuple[str, ...]:
+    """Why segmentations of the reading have no object among those of these roles that were made, in plain words."""
+    made = sum(role == "seg" for role in roles)
     if "seg" not in run.profile.outputs or made == len(run.reading.segmentations):
         return ()
     images = images or StoredImages()
