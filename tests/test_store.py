@@ -247,7 +247,7 @@ def test_a_disk_that_fails_is_answered_and_leaves_nothing(
         raw.send(store_message(uid, data_set(uid, bytes(600_000))))
         assert raw.status() == status
         assert not list((tmp_path / "node/spool").rglob("*.dcm"))
-        assert not list((tmp_path / "node/incoming").iterdir())
+        wait_until(lambda: not list((tmp_path / "node/incoming").iterdir()), "the partial file to go, after the answer")
         assert node.received(uid) is None
         monkeypatch.undo()
         raw.send(store_message(uid, data_set(uid, bytes(600_000)), 2) + message(ECHO, echo_rq(3)))
