@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from pydicom import uid
 from pydicom.dataset import Dataset
-from pydicom.encaps import encapsulate
 
 from ai import _pixels
 from ai._dicom import PixelValue
@@ -44,7 +43,7 @@ class FrameData:
         for at, length in fragments[starts[frame - 1] : starts[frame]]:
             self._value.file.seek(at)
             parts.append(self._value.file.read(length))
-        return encapsulate([b"".join(parts)], has_bot=False)
+        return _pixels.item(b"".join(parts))
 
 
 def _native(value: PixelValue, form: _pixels.Form, frame: int, frames: int, *, little: bool) -> bytes:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import uid
-from pydicom.encaps import encapsulate, get_frame
+from pydicom.encaps import get_frame
 from pydicom.pixels.decoders.base import get_decoder
 
 from ai._voi import Words
@@ -114,6 +114,14 @@ def native(data: bytes, vr: str, form: Form, values: int, *, little: bool) -> Wo
     return np.frombuffer(data, dtype=dtype, count=values).astype(dtype.newbyteorder("="), copy=False)
 
 
+def item(frame: bytes) -> bytes:
+    """The code stream of one frame as the value of Pixel Data (7FE0,0010), as it is (PS3.5 A.4).
+
+    pydicom would pad an odd one, and a decoder take the padding for a byte that was lost.
+    """
+    return b"\xfe\xff\x00\xe0\0\0\0\0\xfe\xff\x00\xe0" + len(frame).to_bytes(4, "little") + frame
+
+
 def _compressed(data: bytes, form: Form, syntax: uid.UID) -> tuple[Words, str]:
     try:
         return _decompressed(get_frame(data, 0, number_of_frames=1), form, syntax)
@@ -148,7 +156,7 @@ def _decompressed(frame: bytes, form: Form, syntax: uid.UID) -> tuple[Words, str
         if syntax in _JPEG_LOSSLESS and form.samples != 1:
             _check_headers(frame, form)
         bits = stream.bits
-    decoded, photometric = _decode(encapsulate([frame], has_bot=False), form, syntax, bits)
+    decoded, photometric = _decode(item(frame), form, syntax, bits)
     shape = (form.rows, form.columns) if form.samples == 1 else (form.rows, form.columns, form.samples)
     if decoded.shape != shape:
         raise ReadingError(f"the decoder gave an array of {decoded.shape}, not {' x '.join(map(str, shape))}")

@@ -17,6 +17,7 @@ import dataclasses
 import json
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager, nullcontext
@@ -101,14 +102,15 @@ class Reader:
                 f"route {job.route!r} with model {job.target!r} is no longer in the configuration; "
                 "push the study again, or put it back and retry"
             )
-        began = time.perf_counter()
+        began, batch = time.perf_counter(), uuid.uuid4().hex
         try:
             with self._processors.shared() if self._processors is not None else nullcontext() as threads:
-                request = dataclasses.replace(self._request(job, route, job.created), threads=threads)
+                request = dataclasses.replace(self._request(job, route, job.created), threads=threads, batch=batch)
                 answer = self._executor.submit(read, request).result()
         except ReadingError as error:
             raise Permanent(str(error)) from error
         except (engine.WarmProcessError, RuntimeError) as error:
+            self._spool.discard_parts(batch)  # a process that dies while it encodes leaves what it had written
             raise Retryable(str(error)) from error
         return self._done(job, route, answer, time.perf_counter() - began)
 

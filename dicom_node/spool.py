@@ -191,11 +191,7 @@ class Spool:
             self._lock.close()
             self._lock = None
 
-    def new_part(self) -> Path:
-        """A fresh name below ``incoming/`` for a file that is about to be written."""
-        return self._incoming / f"{uuid.uuid4().hex}.part"
-
-    def write_parts(self, contents: Iterable[Sequence[bytes | memoryview]]) -> list[Path]:
+    def write_parts(self, contents: Iterable[Sequence[bytes | memoryview]], batch: str = "") -> list[Path]:
         """Write each of ``contents``, in pieces, to a new partial file, durably; on any error nothing is left behind.
 
         One is on its way to the disk while the next is made, where ``contents`` are made when they are asked for.
@@ -204,9 +200,10 @@ class Spool:
             OSError: as the file system gave it (ENOSPC: the disk is full).
         """
         parts: list[Part] = []
+        batch = batch or uuid.uuid4().hex
         try:
             for pieces in contents:
-                parts.append(Part(str(self.new_part())))
+                parts.append(Part(f"{self._incoming}/{batch}.{len(parts)}.part"))
                 parts[-1].write([memoryview(each) for each in pieces])
             for part in parts:  # when all are on their way: the first of these waits for what the others would
                 part.sync()
@@ -215,6 +212,11 @@ class Spool:
                 part.discard()
             raise
         return [part.closed() for part in parts]
+
+    def discard_parts(self, batch: str) -> None:
+        """Delete what a process that is gone has left of a batch of `write_parts`."""
+        for part in self._incoming.glob(f"{batch}.*.part"):
+            part.unlink(missing_ok=True)
 
     def adopt(self, parts: Sequence[tuple[Path, str]]) -> list[str]:
         """Rename the durable partial files of results into place, replacing unrecorded ones of the same instances.

@@ -46,7 +46,8 @@ class Wanted:
 class ReadRequest:
     """What goes into the warm process; ``known`` are this study's runs, each with the profiles it has results for.
 
-    ``threads`` is how many processors the network may use; None leaves it to torch.
+    ``threads`` is how many processors the network may use; None leaves it to torch. ``batch`` is in the names of the
+    result files while they lie under ``incoming/``.
     """
 
     model: str
@@ -58,6 +59,7 @@ class ReadRequest:
     known: Mapping[str, frozenset[str]]
     data_dir: str
     threads: int | None = None
+    batch: str = ""
 
     def missing(self, run_key: str) -> tuple[Wanted, ...]:
         """What a run has no results for yet: a destination that was added takes nothing from the others."""
@@ -295,7 +297,7 @@ def _encoded(request: ReadRequest, key: str, reading: Reading, images: Any) -> R
                 yield each.pieces
             notes.extend(results.left_out(run, roles, images))
 
-    files = spool.write_parts(contents())
+    files = spool.write_parts(contents(), request.batch)
     parts = tuple(ResultPart(*told, str(file), size) for (told, size), file in zip(made, files, strict=True))
     writing = time.perf_counter() - began - sum(encoding)
     seconds = (*reading.seconds, ("encode", sum(encoding)), ("write", writing))

@@ -31,7 +31,7 @@ from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 
 from ai import _pixels
 from ai.contract import Code, ReadingError
-from ai.images import Radiograph, display_uint8, laterality, load_radiograph, read_header
+from ai.images import Radiograph, display_uint8, laterality, load_display, load_radiograph, read_header
 
 DATA = Path(os.environ.get("DICOM_NODE_REAL_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 SECRET = "SECRET^PATIENT"
@@ -554,6 +554,21 @@ def test_a_compressed_image_of_another_size_is_never_decoded(tmp_path: Path, mon
     path = write(tmp_path / "image.dcm", row(1, 2), meta_syntax=uid.RLELossless, PixelData=encapsulate([long_run]))
     with pytest.raises(ReadingError, match="an RLE frame of 10064 bytes is longer than its 4 bytes of pixels"):
         load_radiograph(path)
+
+
+@pytest.mark.parametrize("load", [load_radiograph, load_display])
+def test_a_fragment_that_lost_its_last_byte_is_refused(tmp_path: Path, load: Callable[[Path], Any]) -> None:
+    # Padded to an even length, as a new item would be, the zero would stand for the pixel that is gone.
+    segment = bytes([2, 10, 20, 30, 2, 40, 50, 61])
+    rle = (1).to_bytes(4, "little") + (64).to_bytes(4, "little") + bytes(56) + segment
+    cut = b"\xfe\xff\x00\xe0\0\0\0\0" + b"\xfe\xff\x00\xe0" + (len(rle) - 1).to_bytes(4, "little") + rle[:-1]
+    whole, damaged = (
+        write(tmp_path / name, row(10, 20, 30, 40, 50, 61, dtype=np.uint8), meta_syntax=uid.RLELossless, PixelData=data)
+        for name, data in (("whole.dcm", encapsulate([rle])), ("cut.dcm", cut + b"\xfe\xff\xdd\xe0\0\0\0\0"))
+    )
+    load(whole)
+    with pytest.raises(ReadingError, match="is damaged"):
+        load(damaged)
 
 
 @pytest.mark.parametrize("syntax", [uid.JPEG2000Lossless, uid.JPEGLosslessSV1, uid.JPEGLSLossless, uid.RLELossless])

@@ -26,7 +26,8 @@ from dicom_node import views
 from dicom_node.db import INDEX_FILE, Index
 from dicom_node.node import Node
 from dicom_node.results.text import report_text
-from dicom_node.warm import loads, read
+from dicom_node.spool import Spool
+from dicom_node.warm import ReadRequest, loads, read
 from dicom_node.worker import Patience
 
 StartNode = Callable[..., Node]
@@ -432,6 +433,29 @@ def test_a_model_that_dies_fails_that_job_and_never_touches_the_receiver(
     wait_until(lambda: "exit status 9" in detail(node, study)["reason"], "the crash to be told")
     assert send(node.port, make_image()) == [0x0000]
     (tmp_path / "flag").unlink()
+    assert ended(node, study)["state"] == "delivered"
+
+
+def dies_between_two_results(request: ReadRequest) -> None:
+    """In the place of `warm.read`: the process ends while its second result is made."""
+
+    def contents() -> Iterator[list[bytes]]:
+        yield [b"the first result"]
+        os._exit(9)
+
+    Spool(Path(request.data_dir)).write_parts(contents(), request.batch)
+
+
+def test_a_process_that_dies_while_it_encodes_leaves_nothing_behind(
+    start_node: StartNode, start_pacs: StartPacs, tmp_path: Path, healthy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dicom_node.infer.read", dies_between_two_results)
+    node = start_node(settings_for(tmp_path / "node", pacs_port=start_pacs().port))
+    study = healthy.StudyInstanceUID
+    send(node.port, healthy)
+    wait_until(lambda: "exit status 9" in detail(node, study)["reason"], "the crash to be told")
+    assert not list((tmp_path / "node/incoming").iterdir())
+    monkeypatch.undo()
     assert ended(node, study)["state"] == "delivered"
 
 

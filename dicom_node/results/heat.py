@@ -133,7 +133,7 @@ def _pixels(values: NDArray[np.float32], axis: int, first: float, last: float, s
 
     That is one cell further than it has colour, for it is interpolated.
     """
-    cells = np.flatnonzero(np.asarray((values >= LOWEST).any(axis=1 - axis)))
+    cells = np.flatnonzero(np.asarray((np.rint(values * 255.0) >= LOWEST * 255).any(axis=1 - axis)))
     if not len(cells):
         return 0, 0
     width = (last - first) / values.shape[axis]

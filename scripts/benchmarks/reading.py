@@ -77,7 +77,7 @@ class Node:
             conn.row_factory = sqlite3.Row
             return [dict(row) for row in conn.execute(_TIMES) if not row["left"]]
 
-    def wait_for(self, count: int, *, every: float = 0.02) -> list[dict[str, Any]]:
+    def wait_for(self, count: int, *, every: float = 0.1) -> list[dict[str, Any]]:
         """Wait until ``count`` studies are delivered, and look ``every`` so many seconds.
 
         Raises:
