@@ -28,7 +28,7 @@ _LIMIT_SECONDS = 300.0
 _LARGE = Load("DX of 10 MB", 1, 1, 2500, 2048)
 _MEDIUM = Load("DX of 2 MB", 1, 1, 1024, 1024)
 _SMALL = Load("DX of 0.5 MB", 1, 1, 512, 512)
-_CONFIGURATION = """[node]
+CONFIGURATION = """[node]
 ae_title = "{title}"
 host = "127.0.0.1"
 port = {port}
@@ -96,7 +96,7 @@ def running(folder: Path, *, pacs: int) -> Iterator[Node]:
     """A node that reads chest radiographs and sends its results to the PACS on a port."""
     folder.mkdir()
     port = free_port()
-    told = _CONFIGURATION.format(title=AE_TITLE, port=port, quiet=QUIET_SECONDS, pacs=pacs)
+    told = CONFIGURATION.format(title=AE_TITLE, port=port, quiet=QUIET_SECONDS, pacs=pacs)
     (folder / "node.toml").write_text(told, encoding="utf-8")
     command = [sys.executable, "-m", "dicom_node", "run", "--config", "node.toml"]
     with listening("the node", command, folder, port):

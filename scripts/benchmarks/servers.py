@@ -71,7 +71,7 @@ def listening(name: str, command: list[str], folder: Path, port: int) -> Iterato
         process = subprocess.Popen(command, stdout=log, stderr=log, env=ENVIRONMENT, cwd=folder)
     try:
         began = time.monotonic()
-        while not _listens(port):
+        while not listens(port):
             if process.poll() is not None or time.monotonic() - began > _START_SECONDS:
                 said = (folder / "log").read_bytes()[-500:].decode(errors="replace").strip()
                 raise MissingError(f"{name} does not listen; its last words: {said or 'none'}")
@@ -105,7 +105,8 @@ def program(name: str) -> str:
     return found
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
+    """Whether anything listens on a port of this machine."""
     with socket.socket() as probe:
         probe.settimeout(0.5)
         return probe.connect_ex(("127.0.0.1", port)) == 0
