@@ -6,6 +6,7 @@ import dataclasses
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +65,9 @@ class Bench:
         image = make_image(SOPClassUID=sop_class, SOPInstanceUID=uid)
         image.ContributingEquipmentSequence = [make_item(Manufacturer="x")]
         image.ContributingEquipmentSequence[0].PurposeOfReferenceCodeSequence = [make_item(CodeValue="109102")]
-        path = self.spool.new_part()
-        image.save_as(path, enforce_file_format=True)
-        name = self.spool.adopt([(path, uid)])[0]
+        file = BytesIO()
+        image.save_as(file, enforce_file_format=True)
+        name = self.spool.adopt([(self.spool.write_parts([[file.getvalue()]])[0], uid)])[0]
         new = NewResult(uid, sop_class, "1.9", 0, "sc", name, 1, "p")
         with self.index.transaction():
             self.index.add_reading(NewReading(uid, "1", "m", "1", "d", 1.0, "{}"), [new])
