@@ -70,7 +70,7 @@ def points(config: Path) -> Iterator[Point]:
     )
     if settings.node.accept_unknown_callers and not is_loopback(settings.node.host):
         yield Point("warn", "callers", "accept_unknown_callers = true: anybody on the network may store here")
-    yield _folder(settings.node.data_dir)
+    yield _folder(settings.node.data_dir, settings.node.keep_free_gb)
     yield _port(settings, running=Spool(settings.node.data_dir).in_use())
     yield from _devices(settings.node.device)
     yield from _models(settings)
@@ -79,7 +79,7 @@ def points(config: Path) -> Iterator[Point]:
         yield _echo(settings, peer)
 
 
-def _folder(folder: Path) -> Point:
+def _folder(folder: Path, keep_free_gb: float) -> Point:
     """Whether the node can keep its state there; a missing folder is not made, since it would be this user's."""
     me = user_name(os.geteuid())
     owner = me
@@ -108,6 +108,8 @@ def _folder(folder: Path) -> Point:
     text = f"{folder}: {text}, {free / 1024**3:.1f} GiB free"
     if owner != me:
         text += f"; it belongs to {owner}, but this check runs as {me}: check as the user that the node runs as"
+    if free < keep_free_gb * 1e9:
+        return Point("FAIL", "data_dir", f"{text}: no image would be taken, as node.keep_free_gb is {keep_free_gb:g}")
     return Point("warn" if free < _LOW_SPACE or owner != me else "ok", "data_dir", text)
 
 

@@ -127,7 +127,9 @@ class Node:
                 jobs=again,
                 reason="unfinished files were deleted, unfinished jobs are queued again",
             )
-        self._receiver = Receiver(settings, Store(index, self._spool, clock))
+        self._receiver = Receiver(
+            settings, Store(index, self._spool, clock, keep_free=round(settings.node.keep_free_gb * 1e9))
+        )
         self._receiver.start()  # first of all: a modality that pushes now is served now
         Models(settings.node.data_dir).note_loaded(self._bundles)
         if settings.routes:

@@ -11,7 +11,7 @@ status  when
 0117    the SOP Instance UID breaks the rules for UIDs
 0122    the SOP Class UID breaks the rules for UIDs
 0124    the caller may not store (``may_store = false``)
-A700    no room on the disk; the sender tries again
+A700    no room on the disk, or less than ``keep_free_gb``; the sender tries again
 A900    the data set's SOP Class or Instance UID is not the command's
 C000    the data set cannot be parsed, or names no study and series
 C001    its SOP Instance UID is stored already, of another study
@@ -47,6 +47,7 @@ _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _REJECT_CALLING = (0x01, 0x01, 0x03)
 _REJECT_CALLED = (0x01, 0x01, 0x07)
 _REJECT_LIMIT = (0x02, 0x03, 0x02)  # for now, by the presentation layer: local limit exceeded
+_REJECT_CONGESTED = (0x02, 0x03, 0x01)  # the same: temporary congestion
 
 
 class Receiver:
@@ -182,6 +183,12 @@ class Receiver:
                     f'ae_title = "{printable(calling)}", host = "{address}", may_store = true'
                 )
             return self._reject(association, _REJECT_CALLING, reason, fix)
+        wants_to_store = any(
+            context.abstract_syntax != Verification for context in request.presentation_context_definition_list
+        )
+        if wants_to_store and (full := self._store.no_room()) is not None:  # C-ECHO is answered all the same
+            fix = "make room on that disk; senders try again by themselves"
+            return self._reject(association, _REJECT_CONGESTED, full, fix)
         logger().debug("association.accepted", peer=", ".join(peer.name for peer in peers) or "unknown caller")
         return Caller(calling, peers)
 

@@ -18,7 +18,9 @@ import fcntl
 import hashlib
 import itertools
 import os
+import shutil
 import threading
+import time
 import uuid
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
@@ -28,6 +30,7 @@ from typing import IO
 from dicom_node.errors import ConfigError
 
 _WORTH_STARTING = 128 * 1024  # bytes
+_ASKED_SECONDS = 1.0  # how long an answer about the room on the disk holds
 _MOST_PIECES = 64  # of one write; more and smaller ones are joined first (the system takes 1024)
 
 
@@ -116,6 +119,7 @@ class Spool:
         self._numbers = itertools.count(1)
         self._folders: dict[str, int] = {}
         self._opening = threading.Lock()
+        self._free = (0, float("-inf"))
 
     @property
     def root(self) -> Path:
@@ -190,6 +194,18 @@ class Spool:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+    def free(self) -> int:
+        """How many bytes are free on the disk of the data, at most a second ago.
+
+        Raises:
+            OSError: the file system does not say.
+        """
+        found, asked = self._free
+        if (now := time.monotonic()) - asked > _ASKED_SECONDS:
+            found = shutil.disk_usage(self._root).free
+            self._free = (found, now)
+        return found
 
     def write_parts(self, contents: Iterable[Sequence[bytes | memoryview]], batch: str = "") -> list[Path]:
         """Write each of ``contents``, in pieces, to a new partial file, durably; on any error nothing is left behind.

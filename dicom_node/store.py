@@ -96,9 +96,15 @@ class Incoming:
 
 
 class Store:
-    """Takes data sets, from any number of threads, to disk and index."""
+    """Takes data sets, from any number of threads, to disk and index.
 
-    def __init__(self, index: Index, spool: Spool, clock: Callable[[], float] = time.time) -> None:
+    It takes none while less than ``keep_free`` bytes are free: the results of what is stored, and the index, need room.
+    """
+
+    def __init__(
+        self, index: Index, spool: Spool, clock: Callable[[], float] = time.time, *, keep_free: int = 0
+    ) -> None:
+        self._keep_free = keep_free
         self._index = index
         self._spool = spool
         self.clock = clock
@@ -111,9 +117,25 @@ class Store:
         """Begin to receive an instance; the UIDs are checked to be UIDs.
 
         Raises:
+            Refused: A700, too little room is left.
             OSError: its file cannot be written.
         """
+        if (reason := self.no_room()) is not None:
+            raise Refused(0xA700, reason)
         return Incoming(self._spool, sop_class_uid, sop_instance_uid, transfer_syntax_uid, calling_ae)
+
+    def no_room(self) -> str | None:
+        """Why nothing is taken now; None where there is room.
+
+        Raises:
+            OSError: the file system does not say.
+        """
+        free = self._spool.free()
+        if free >= self._keep_free:
+            return None
+        return (
+            f"{free / 1e9:.2f} GB are free where data_dir lies, and node.keep_free_gb keeps {self._keep_free / 1e9:g}"
+        )
 
     def put(self, incoming: Incoming, header: Header) -> bool:
         """Make an instance durable and known; the caller discards ``incoming`` afterwards, whatever comes of it.

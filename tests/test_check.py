@@ -41,7 +41,7 @@ def test_a_missing_data_dir_is_told_and_not_made(tmp_path: Path) -> None:
 
 def test_a_data_dir_that_could_not_be_made_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda _path, _mode: False)  # the superuser may write everywhere
-    point = check._folder(tmp_path / "a")
+    point = check._folder(tmp_path / "a", 1.0)
     assert point == Point(
         "FAIL", "data_dir", f"{tmp_path}/a: is not there, and {ME} may not make it: {tmp_path} cannot be written"
     )
@@ -53,7 +53,7 @@ def test_a_data_dir_that_is_there_is_written_and_left_as_it_was(
 ) -> None:
     synced: list[list[Path]] = []
     monkeypatch.setattr(os, "fsync", lambda _fd: synced.append(list(tmp_path.iterdir())))
-    assert check._folder(tmp_path) == Point("ok", "data_dir", f"{tmp_path}: writable, 8.0 GiB free")
+    assert check._folder(tmp_path, 1.0) == Point("ok", "data_dir", f"{tmp_path}: writable, 8.0 GiB free")
     assert len(synced[0]) == 1
     assert list(tmp_path.iterdir()) == []
 
@@ -61,7 +61,7 @@ def test_a_data_dir_that_is_there_is_written_and_left_as_it_was(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    assert check._folder(tmp_path) == Point(
+    assert check._folder(tmp_path, 1.0) == Point(
         "FAIL", "data_dir", f"{tmp_path}: cannot be written: No space left on device"
     )
     assert list(tmp_path.iterdir()) == []
@@ -72,18 +72,21 @@ def test_a_file_in_the_place_of_the_folder_fails(tmp_path: Path) -> None:
     file.touch()
     link.symlink_to(tmp_path / "nowhere")
     for folder, culprit in ((file, file), (file / "a", file), (link, link)):
-        point = check._folder(folder)
+        point = check._folder(folder, 1.0)
         assert point == Point("FAIL", "data_dir", f"{folder}: cannot be written: {culprit} is no folder")
 
 
 def test_little_room_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=1024**3))
-    assert [check._folder(folder).verdict for folder in (tmp_path, tmp_path / "a")] == ["warn", "warn"]
+    assert [check._folder(folder, 1.0).verdict for folder in (tmp_path, tmp_path / "a")] == ["warn", "warn"]
+    point = check._folder(tmp_path, 2.0)
+    assert point.verdict == "FAIL"
+    assert point.text.endswith("1.0 GiB free: no image would be taken, as node.keep_free_gb is 2")
 
 
 def test_a_data_dir_of_another_user_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: tmp_path.stat().st_uid + 4_000_000)
-    point = check._folder(tmp_path)
+    point = check._folder(tmp_path, 1.0)
     assert point.verdict == "warn"
     assert f"it belongs to {ME}, but this check runs as user {tmp_path.stat().st_uid + 4_000_000}: " in point.text
 

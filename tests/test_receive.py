@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import socket
 import subprocess
 import threading
@@ -13,6 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -322,6 +324,39 @@ def test_control_characters_in_an_ae_title_do_not_reach_the_log(
     assert send(node.port, make_image()) == [0x0000]
 
 
+def test_images_are_refused_before_the_disk_is_full_and_taken_when_there_is_room_again(
+    start_node: StartNode,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    logged: Callable[[str], list[dict[str, Any]]],
+) -> None:
+    free = [2_000_000_000]
+    monkeypatch.setattr("dicom_node.spool._ASKED_SECONDS", -1.0)
+    monkeypatch.setattr("dicom_node.spool.shutil.disk_usage", lambda _path: SimpleNamespace(free=free[0]))
+    node = start_node(settings_for(tmp_path / "node", node={"keep_free_gb": 2.0}))
+    images = [make_image() for _ in range(3)]
+    contexts = [(images[0].SOPClassUID, images[0].file_meta.TransferSyntaxUID), (Verification, ImplicitVRLittleEndian)]
+    open_ = associate(node.port, *contexts)
+    assert open_.send_c_store(images[0]).Status == 0x0000
+    free[0] -= 1
+    assert open_.send_c_store(images[1]).Status == 0xA700
+    assert "node.keep_free_gb keeps 2" in logged("instance.refused")[0]["reason"]
+    wait_until(lambda: not list((tmp_path / "node/incoming").iterdir()), "nothing to be left")
+    assert open_.send_c_echo().Status == 0x0000
+    late = associate(node.port, *contexts)
+    assert late.is_rejected
+    answer = late.acceptor.primitive
+    assert (answer.result, answer.result_source, answer.diagnostic) == (2, 3, 1)  # for now: temporary congestion
+    assert "are free where data_dir lies" in wait_until(lambda: logged("association.rejected"), "the log")[0]["reason"]
+    alive = associate(node.port, contexts[1])
+    assert alive.send_c_echo().Status == 0x0000
+    alive.release()
+    free[0] += 1
+    assert open_.send_c_store(images[1]).Status == 0x0000
+    open_.release()
+    assert send(node.port, images[2]) == [0x0000]
+
+
 def test_a_peer_that_may_not_store_is_told_so(start_node: StartNode, tmp_path: Path) -> None:
     peers = [{"name": "reader", "ae_title": "READER", "host": "127.0.0.1"}]
     node = start_node(settings_for(tmp_path / "node", peers=peers))
@@ -348,7 +383,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_is_answered_a700_and_the_node_lives_on(start_node: StartNode, small_disk: Path) -> None:
-    node = start_node(settings_for(small_disk / "node"))
+    node = start_node(settings_for(small_disk / "node", node={"keep_free_gb": 0.0}))
     filler = small_disk / "filler"
     filler.write_bytes(b"\0" * 1_200_000)
     big = [make_image(Rows=500, Columns=500, PixelData=os.urandom(500_000)) for _ in range(6)]
@@ -360,6 +395,19 @@ def test_a_full_disk_is_answered_a700_and_the_node_lives_on(start_node: StartNod
     filler.unlink()
     again = [image for image, status in zip(big, statuses, strict=True) if status == 0xA700][:1]
     assert send(node.port, *again) == [0x0000]
+
+
+def test_so_much_as_is_to_be_kept_free_stays_free(
+    start_node: StartNode, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dicom_node.spool._ASKED_SECONDS", -1.0)
+    node = start_node(settings_for(small_disk / "node", node={"keep_free_gb": 0.001}))
+    images = [make_image(Rows=300, Columns=500, PixelData=os.urandom(150_000)) for _ in range(30)]
+    statuses = send(node.port, *images)
+    assert statuses[0] == 0x0000
+    assert statuses == sorted(statuses), "once there is too little room no image is taken any more"
+    assert statuses[-1] == 0xA700
+    assert shutil.disk_usage(small_disk).free > 600_000
 
 
 def half_an_image(port: int) -> socket.socket:
