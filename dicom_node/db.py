@@ -22,6 +22,7 @@ from sqlite_utils import Database
 
 from dicom_node.errors import ConfigError
 from dicom_node.schema import (
+    MIGRATIONS,
     SCHEMA,
     Job,
     JobKind,
@@ -130,9 +131,16 @@ class Index:
             conn.row_factory = sqlite3.Row
             self._lock = threading.RLock()
             self._db = Database(conn)
+            if newer := [each.name for each in SCHEMA.applied(self._db) if each.name not in MIGRATIONS]:
+                conn.close()
+                raise ConfigError(
+                    f"{path}: was made by a newer version of dicom-node ({', '.join(newer)}), which this one would "
+                    "damage: install that version again, or go back to the backup that was made before it"
+                )
             if create:
                 conn.execute("PRAGMA journal_mode=WAL")
-                SCHEMA.apply(self._db)
+                with self._db.atomic():  # all of an upgrade or nothing: a version in between is one that nobody tested
+                    SCHEMA.apply(self._db)
             elif SCHEMA.pending(self._db):
                 conn.close()
                 raise ConfigError(

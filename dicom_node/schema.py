@@ -194,6 +194,10 @@ _M004 = (
 )
 
 
+MIGRATIONS = frozenset(("m001_first", "m002_profiles", "m003_shadow", "m004_indexes"))
+"""All that this version knows; an index with another one was made by a newer version."""
+
+
 @dataclass(frozen=True, slots=True)
 class NewInstance:
     """A received instance on its way into the index; texts are what the data set holds, empty where it has none."""

@@ -6,6 +6,7 @@ import json
 import re
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -415,6 +416,69 @@ def test_an_upgrade_that_fails_leaves_the_index_as_it_was(tmp_path: Path, monkey
     assert {each.name for each in old["jobs"].indexes} >= {"jobs_to_claim", "jobs_by_study", "jobs_by_run", "jobs_open"}
     old.close()
     Index(path, create=True).close()
+
+
+def test_an_upgrade_over_several_versions_is_one_transaction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "index.sqlite"
+    old = Database(path)
+    SCHEMA.apply(old, stop_before="m002_profiles")
+    before = old.schema
+    old.close()
+    with monkeypatch.context() as broken:
+        broken.setattr(schema, "_M004", (*schema._M004, "INSERT INTO nowhere VALUES (1)"))
+        with pytest.raises(ConfigError, match="cannot be opened"):
+            Index(path, create=True)
+    old = Database(path)
+    assert old.schema == before
+    assert [each.name for each in SCHEMA.applied(old)] == ["m001_first"]
+    old.close()
+    Index(path, create=True).close()
+
+
+@pytest.mark.parametrize("version", sorted(schema.MIGRATIONS))
+def test_an_index_of_every_version_there_was_is_brought_up_to_date(tmp_path: Path, version: str) -> None:
+    path = tmp_path / "index.sqlite"
+    with closing(sqlite3.connect(path)) as old:  # as that version made it: the files in indexes/ are never edited
+        old.executescript((Path(__file__).parent / "indexes" / f"{version}.sql").read_text(encoding="utf-8"))
+    index = Index(path, create=True)
+    states = {row["study"]: (row["state"], row["instances"]) for row in index.studies_with_state()}
+    assert states == {"1.1": ("delivering", 1), "1.2": ("receiving", 1)}
+    assert [(job["kind"], job["target"], job["state"]) for job in index.jobs_of("1.1")] == [
+        ("read", "m", "done"),
+        ("send", "pacs", "done"),
+        ("send", "archive", "queued"),
+    ]
+    assert index.received("1.1.1.1") is not None
+    job = index.claim("send", "archive", 10.0, 60.0)
+    assert job is not None
+    assert index.result(job.subject) is not None
+    with index.transaction():
+        assert index.finish(job, 11.0)
+    assert {row["study"]: row["state"] for row in index.studies_with_state()}["1.1"] == "delivered"
+    index.close()
+    with closing(sqlite3.connect(path)) as new, closing(sqlite3.connect(":memory:")) as fresh:
+        SCHEMA.apply(Database(fresh))
+        shapes = [
+            sorted(conn.execute("SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall())
+            for conn in (new, fresh)
+        ]
+        assert shapes[0] == shapes[1]
+        assert new.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert new.execute("PRAGMA foreign_key_check").fetchall() == []
+
+
+def test_an_index_of_a_newer_version_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "index.sqlite"
+    Index(path, create=True).close()
+    later = Database(path)
+    assert {each.name for each in SCHEMA.applied(later)} == schema.MIGRATIONS
+    later["_sqlite_migrations"].insert({"migration_set": "dicom_node", "name": "m999_later", "applied_at": "2030"})
+    later.close()
+    content = path.read_bytes()
+    for create in (True, False):
+        with pytest.raises(ConfigError, match=r"was made by a newer version of dicom-node \(m999_later\)"):
+            Index(path, create=create)
+    assert path.read_bytes() == content
 
 
 def test_what_is_asked_all_the_time_looks_through_no_table(index: Index) -> None:
