@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import socket
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -60,9 +62,11 @@ class Bench:
                 self.index.queue_sends(dataclasses.replace(job, id=number), jobs[0].subject, [("pacs", "p")], 1.0)
         return [dataclasses.replace(job, run_key=jobs[0].subject) for job in jobs]
 
-    def result(self, sop_class: str = SecondaryCaptureImageStorage) -> Job:
+    def result(self, sop_class: str = SecondaryCaptureImageStorage, *, size: int = 0) -> Job:
         uid = generate_uid(None)
         image = make_image(SOPClassUID=sop_class, SOPInstanceUID=uid)
+        if size:
+            image.PixelData = bytes(size)
         image.ContributingEquipmentSequence = [make_item(Manufacturer="x")]
         image.ContributingEquipmentSequence[0].PurposeOfReferenceCodeSequence = [make_item(CodeValue="109102")]
         file = BytesIO()
@@ -162,6 +166,70 @@ def test_something_that_is_no_pacs_is_tried_again(bench: Bench, monkeypatch: pyt
         silent.listen()
         with pytest.raises(Retryable, match="did not answer the association request"):
             bench.sender(silent.getsockname()[1])(bench.result())
+
+
+def test_a_pacs_that_takes_an_object_and_never_answers_is_tried_again(
+    bench: Bench, start_pacs: StartPacs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dicom_node.deliver._ANSWER_SECONDS", 0.5)
+    pacs, awake = start_pacs(), threading.Event()
+    pacs.answer = lambda _uid: 0xA700 if awake.wait(60) else 0
+    sender, job = bench.sender(pacs.port), bench.result()
+    with pytest.raises(Retryable, match=r"no answer within 0\.5 s"):
+        sender(job)
+    awake.set()
+    pacs.answer = lambda _uid: 0x0000
+    assert sender(job).reason == ""
+    assert pacs.uids() == [job.subject]
+
+
+@contextmanager
+def cutting(port: int, limit: list[int], last: bytes) -> Iterator[int]:
+    """A way to a PACS that ends after so many bytes of an association; ``last`` is what the sender still gets.
+
+    The bytes of each association are taken from ``limit``; when it is empty none is cut.
+    """
+
+    def forward(source: socket.socket, target: socket.socket, left: float) -> None:
+        with suppress(OSError):
+            while left > 0 and (data := source.recv(8192)):
+                target.sendall(data)
+                left -= len(data)
+        for end in (source, target):
+            with suppress(OSError):
+                if left <= 0 and end is source and last:
+                    end.sendall(last)
+                end.shutdown(socket.SHUT_RDWR)
+
+    def serve(listener: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = listener.accept()
+                far = socket.create_connection(("127.0.0.1", port))
+                left = float(limit.pop(0)) if limit else float("inf")
+                for arguments in ((near, far, left), (far, near, float("inf"))):
+                    threading.Thread(target=forward, args=arguments, daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, args=(listener,), daemon=True).start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("last", [b"", bytes([7, 0, 0, 0, 0, 4, 0, 0, 2, 0])], ids=["it hangs up", "it aborts"])
+@pytest.mark.parametrize("limit", [1, 300, 20_000, 200_000])
+def test_an_association_that_ends_amid_an_object_is_tried_again(
+    bench: Bench, start_pacs: StartPacs, limit: int, last: bytes
+) -> None:
+    pacs = start_pacs()
+    job = bench.result(size=400_000)
+    with cutting(pacs.port, [limit], last) as port:
+        sender = bench.sender(port)
+        with pytest.raises(Retryable):
+            sender(job)
+        assert pacs.stored == []
+        assert sender(job).reason == ""
+    assert pacs.stored == [(job.subject, bench.bytes_of(job))]
 
 
 def test_an_association_that_the_pacs_ended_is_opened_again(bench: Bench, start_pacs: StartPacs) -> None:

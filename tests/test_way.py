@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -384,6 +386,32 @@ def test_a_pacs_that_is_down_costs_nothing_but_time(
     pacs = start_pacs(port)
     assert ended(node, study)["state"] == "delivered"
     assert len(pacs.uids()) == 2
+
+
+def test_a_destination_that_never_answers_keeps_no_other_waiting(
+    start_node: StartNode, start_pacs: StartPacs, tmp_path: Path, healthy: Any
+) -> None:
+    stuck, archive, awake = start_pacs(ae_title="STUCK"), start_pacs(ae_title="ARCHIVE"), threading.Event()
+    stuck.answer = lambda _uid: 0x0000 if awake.wait(100) else 0xA700
+    peers = [
+        {"name": pacs, "ae_title": pacs.upper(), "host": "127.0.0.1", "port": port, "destination": True}
+        for pacs, port in (("stuck", stuck.port), ("archive", archive.port))
+    ]
+    routes = [{"name": "all", "models": ["phantom_cxr"], "to": ["stuck", "archive"], "outputs": ["sr", "sc"]}]
+    node = start_node(settings_for(tmp_path / "node", peers=peers, routes=routes))
+    again = copy.deepcopy(healthy)
+    again.StudyInstanceUID, again.SeriesInstanceUID, again.SOPInstanceUID = (generate_uid(None) for _ in range(3))
+    again.file_meta.MediaStorageSOPInstanceUID = again.SOPInstanceUID
+    for image in (healthy, again):
+        send(node.port, image)
+    wait_until(lambda: len(archive.uids()) == 4, "both studies to be in the archive")
+    assert stuck.uids() == []
+    states = {study: detail(node, study)["state"] for study in (healthy.StudyInstanceUID, again.StudyInstanceUID)}
+    assert set(states.values()) == {"delivering"}
+    awake.set()
+    for study in states:
+        assert ended(node, study)["state"] == "delivered"
+    assert sorted(stuck.uids()) == sorted(archive.uids())
 
 
 def test_what_the_pacs_refused_is_revived_by_retry(
