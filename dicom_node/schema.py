@@ -5,6 +5,7 @@ A migration that was released is never edited; a change of the tables is another
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Literal
 
@@ -194,7 +195,8 @@ _M004 = (
 )
 
 
-MIGRATIONS = frozenset(("m001_first", "m002_profiles", "m003_shadow", "m004_indexes"))
+with closing(Database(memory=True)) as _empty:
+    MIGRATIONS = frozenset(each.name for each in SCHEMA.pending(_empty))
 """All that this version knows; an index with another one was made by a newer version."""
 
 

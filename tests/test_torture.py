@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,11 @@ def test_kills_lose_nothing_and_the_audit_would_see_it(
         seen["not there"] = list(audit(node, sent, pacs[1:])[1])
         sent.studies.add("1.2.4")
         seen["no outcome"] = fault()
+        sent.studies.remove("1.2.4")
+        with closing(sqlite3.connect(node.data / "index.sqlite")) as index, index:
+            columns = "study, model, version, digest, created, reading, shadow"
+            index.execute(f"INSERT INTO readings (run_key, {columns}) SELECT 'again', {columns} FROM readings LIMIT 1")
+        seen["read twice"] = fault()
         return clean
 
     monkeypatch.setattr(torture, "audit", spoil_and_audit)
@@ -65,6 +72,6 @@ def test_kills_lose_nothing_and_the_audit_would_see_it(
     bad = ("lost", "changed", "duplicated", "without outcome", "said to be delivered and not there", "files left over")
     assert [found[name] for name in bad] == [0] * len(bad)
     assert {name: len(faults) for name, faults in seen.items()} == {
-        **{"changed": 1, "lost": 1, "left over": 2, "twice": 2, "not there": 1, "no outcome": 1}
+        **{"changed": 1, "lost": 1, "left over": 2, "twice": 2, "not there": 1, "no outcome": 1, "read twice": 1}
     }
     assert [entry.name for entry in tmp_path.iterdir()] == ["figures.json"]  # nothing is left behind

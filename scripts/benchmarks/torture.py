@@ -140,14 +140,20 @@ class Node:
         return None
 
     def rows(self, sql: str, *values: object) -> list[tuple[object, ...]]:
-        """What the index says; nothing while there is none."""
+        """What the index says.
+
+        Raises:
+            sqlite3.Error: it says nothing.
+        """
         index = self.data / "index.sqlite"
-        if not index.exists():
-            return []
+        with closing(sqlite3.connect(f"{index.as_uri()}?mode=ro", uri=True, timeout=10)) as conn:
+            return conn.execute(sql, values).fetchall()
+
+    def _glance(self, sql: str, *values: object) -> list[tuple[object, ...]]:
+        """`rows`, or none between two lives of the node, when there may be no index that can be read."""
         try:
-            with closing(sqlite3.connect(f"{index.as_uri()}?mode=ro", uri=True, timeout=10)) as conn:
-                return conn.execute(sql, values).fetchall()
-        except sqlite3.OperationalError:  # between two lives of the node
+            return self.rows(sql, *values)
+        except sqlite3.OperationalError:
             return []
 
     def steps(self) -> set[str]:
@@ -159,16 +165,16 @@ class Node:
         if any(len(part) == _RESULT_PART for part in parts):
             found.add("writing")
         late = time.time() - QUIET_SECONDS + 0.05
-        if self.rows("SELECT 1 FROM studies WHERE completed IS NULL AND last_received < ? LIMIT 1", late):
+        if self._glance("SELECT 1 FROM studies WHERE completed IS NULL AND last_received < ? LIMIT 1", late):
             found.add("completing")
-        for (kind,) in self.rows("SELECT DISTINCT kind FROM jobs WHERE state = 'running'"):
+        for (kind,) in self._glance("SELECT DISTINCT kind FROM jobs WHERE state = 'running'"):
             found.add("reading" if kind == "read" else "delivering")
         return found
 
     def unfinished(self) -> int:
         """Studies that are not at their end."""
-        open_ = self.rows("SELECT count(*) FROM studies WHERE completed IS NULL")
-        jobs = self.rows("SELECT count(DISTINCT study) FROM jobs WHERE state IN ('queued', 'running')")
+        open_ = self._glance("SELECT count(*) FROM studies WHERE completed IS NULL")
+        jobs = self._glance("SELECT count(DISTINCT study) FROM jobs WHERE state IN ('queued', 'running')")
         return sum(int(str(count)) for ((count,),) in (open_, jobs) if open_ and jobs)
 
 
@@ -282,14 +288,14 @@ def torture(
     began = time.monotonic()
     with SERVERS["orthanc"].running(folder / "pacs") as pacs:
         node = Node(folder / "node", pacs.port)
-        node.start()
         senders = [
             Modality(node, folder / f"images-{number}", sent, push, random.Random(seed + number))  # noqa: S311
             for number, push in enumerate([push_with_storescu, push_with_pynetdicom], 1)
         ]
-        for sender in senders:
-            sender.start()
         try:
+            node.start()
+            for sender in senders:
+                sender.start()
             done = 0
             while done < kills or time.monotonic() - began < seconds:
                 step, victim = _kill(node, STEPS[done % len(STEPS)], dice)
@@ -347,7 +353,7 @@ def _drain(node: Node, say: Callable[[str], None]) -> int:
     """Leave the node alone until all is done; what failed for good, as the node died of it thrice, is tried again."""
     _settle(node)
     failed = node.rows("SELECT count(DISTINCT study) FROM jobs WHERE state = 'failed'")
-    count = int(str(failed[0][0])) if failed else 0
+    count = int(str(failed[0][0]))
     if count:
         say(f"{count} studies failed for good: dicom-node retry --all")
         command = [sys.executable, "-m", "dicom_node", "retry", "--all", "--config", "node.toml"]
