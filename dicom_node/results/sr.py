@@ -85,10 +85,11 @@ def build(run: Run, sources: Sequence[Dataset]) -> Dataset:
         for number, finding in enumerate(run.reading.findings)
     ]
     kind = Comprehensive3DSR if run.profile.sr_class == "comprehensive3d" else ComprehensiveSR
-    root = _root(run, images, groups)
+    library = _library(images)
+    root = _root(run, images, library, groups)
     document: Dataset = kind(
         evidence=[image.stand_in for image in images],
-        content=_container(codes.DCM.ImagingMeasurementReport, [_library(images)], template="1500", relationship=None),
+        content=_container(codes.DCM.ImagingMeasurementReport, [library], template="1500", relationship=None),
         is_complete=True,
         is_final=False,
         is_verified=False,
@@ -119,14 +120,14 @@ def _predecessor(old: Predecessor, image: Source) -> Dataset:
     return study
 
 
-def _root(run: Run, images: Sequence[Source], groups: Sequence[ContentItem]) -> ContentItem:
+def _root(run: Run, images: Sequence[Source], library: ContentItem, groups: Sequence[ContentItem]) -> ContentItem:
     procedure = _procedure(images[0].header)
     content = [
         *LanguageOfContentItemAndDescendants(CodedConcept(run.words.locale[0], "RFC5646", run.words.locale[1])),
         *observer(run),
         CodeContentItem(codes.DCM.ProcedureReported, procedure, relationship_type="HAS CONCEPT MOD"),
         *(TextContentItem(codes.DCM.Comment, each, relationship_type="CONTAINS") for each in _sentences(run, images)),
-        _library(images),
+        library,
         *([_container(codes.DCM.ImagingMeasurements, groups)] if groups else []),
         _evaluations(run),
     ]
