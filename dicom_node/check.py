@@ -24,13 +24,14 @@ from pydicom.uid import (
     JPEGLSNearLossless,
     RLELossless,
 )
+from pynetdicom import evt
 from pynetdicom.sop_class import Verification
 
 from ai import bundle, devices
 from dicom_node.config import Peer, Settings, is_loopback, load
 from dicom_node.errors import ConfigError, ModelError
 from dicom_node.models import Models, user_name
-from dicom_node.net import application_entity
+from dicom_node.net import application_entity, on_open
 from dicom_node.spool import Spool
 
 _LOW_SPACE = 5 * 1024**3
@@ -180,7 +181,9 @@ def _echo(settings: Settings, peer: Peer) -> Point:
     what = f"peer {peer.name}"
     at = f"{peer.ae_title} at {peer.host}:{peer.port}"
     try:
-        association = ae.associate(peer.host, peer.port, ae_title=peer.ae_title)
+        association = ae.associate(
+            peer.host, peer.port, ae_title=peer.ae_title, evt_handlers=[(evt.EVT_CONN_OPEN, on_open)]
+        )
     except (socket.gaierror, UnicodeError):
         return Point("warn", what, f"host name {peer.host!r} cannot be resolved")
     except OSError as error:

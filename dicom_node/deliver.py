@@ -33,7 +33,7 @@ from dicom_node.config import Peer, Settings
 from dicom_node.db import NOT_TAKEN, Index
 from dicom_node.errors import Permanent, Retryable
 from dicom_node.log import logger
-from dicom_node.net import accepted_syntaxes, application_entity, as_implicit, no_delay
+from dicom_node.net import accepted_syntaxes, application_entity, as_implicit, on_open
 from dicom_node.schema import Job, StoredResult
 from dicom_node.spool import Spool
 from dicom_node.worker import Done
@@ -181,4 +181,4 @@ def _judge(status: int, peer: Peer) -> None:
 
 def _on_connected(event: Any, connected: list[bool]) -> None:
     connected.append(True)
-    no_delay(event)
+    on_open(event)

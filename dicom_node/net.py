@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,38 @@ def _make_implicit(dataset: Dataset) -> None:
     dataset.set_original_encoding(True, True)
 
 
-def no_delay(event: Any) -> None:
-    """For EVT_CONN_OPEN: Nagle's algorithm against delayed acknowledgements costs 40 ms a message."""
+class _Checkpoint(threading.Event):
+    """Where pynetdicom's thread of an association waits while a request is under way and its answer is awaited.
+
+    pynetdicom asks a flag whether it waits, which that thread takes down a moment after it went on. A request made in
+    that moment has its answer read by the thread, which has no use for it, and would be awaited in vain. Here the flag
+    is down by the time the thread goes on.
+    """
+
+    def __init__(self, association: Any) -> None:
+        super().__init__()
+        self.set()
+        self._association = association
+        self._passing = threading.Lock()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it is set, and say that the thread goes on."""
+        while super().wait(timeout):
+            with self._passing:
+                if self.is_set():
+                    self._association._is_paused = False
+                    return True
+        return False
+
+    def clear(self) -> None:
+        """Let nothing pass from now on; what has passed has said so."""
+        with self._passing:
+            super().clear()
+
+
+def on_open(event: Any) -> None:
+    """For EVT_CONN_OPEN of every association that we ask for: no answer is waited for longer than it takes."""
     sock = event.assoc.dul.socket.socket
-    if sock is not None:
+    if sock is not None:  # Nagle's algorithm against delayed acknowledgements costs 40 ms a message
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    event.assoc._reactor_checkpoint = _Checkpoint(event.assoc)  # its thread does not run yet

@@ -15,7 +15,7 @@ from pydicom.uid import UID
 from pynetdicom import evt
 
 from dicom_node.errors import NodeError
-from dicom_node.net import application_entity, no_delay
+from dicom_node.net import application_entity, on_open
 
 _CONTEXTS = 128  # PS3.8 9.3.2.2: what one association may propose
 _SECONDS = 60.0
@@ -78,7 +78,7 @@ def push(
         ae.dimse_timeout = ae.network_timeout = _SECONDS
         for sop_class, syntax in dict.fromkeys(key for _, key in batch):
             ae.add_requested_context(sop_class, syntax)
-        handlers: list[Any] = [(evt.EVT_CONN_OPEN, no_delay)]
+        handlers: list[Any] = [(evt.EVT_CONN_OPEN, on_open)]
         try:
             association = ae.associate(target.host, target.port, ae_title=target.ae_title, evt_handlers=handlers)
         except (OSError, UnicodeError) as error:

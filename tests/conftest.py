@@ -27,7 +27,7 @@ from pynetdicom import AE, evt
 
 from dicom_node import log
 from dicom_node.config import Settings
-from dicom_node.net import configure_pynetdicom
+from dicom_node.net import configure_pynetdicom, on_open
 from dicom_node.node import Node
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -148,7 +148,7 @@ def associate(port: int, *contexts: tuple[str, str], calling: str = "TESTER", ca
     for sop_class, syntax in dict.fromkeys(contexts):
         ae.add_requested_context(sop_class, syntax)
     for _ in range(5):
-        association = ae.associate("127.0.0.1", port, ae_title=called)
+        association = ae.associate("127.0.0.1", port, ae_title=called, evt_handlers=[(evt.EVT_CONN_OPEN, on_open)])
         if not association.is_aborted or association.acceptor.primitive is not None:
             break
         # A rejection that comes at once: pynetdicom looks for the connection when it is closed again, and misses both.

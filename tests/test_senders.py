@@ -26,10 +26,11 @@ from pydicom.uid import (
     JPEGLSLossless,
     generate_uid,
 )
+from pynetdicom import evt
 from pynetdicom.dsutils import split_dataset
 
 from dicom_node import log
-from dicom_node.net import application_entity
+from dicom_node.net import application_entity, on_open
 from dicom_node.node import Node
 
 StartNode = Callable[..., Node]
@@ -211,7 +212,9 @@ def test_pynetdicom(watched: Watched, images: list[Path], longest: int, as_file:
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 30
     for syntax in (ExplicitVRLittleEndian, JPEGLSLossless):
         ae.add_requested_context(ComputedRadiographyImageStorage, syntax)
-    association = ae.associate("127.0.0.1", watched.node.port, ae_title="AINODE", max_pdu=longest)
+    association = ae.associate(
+        "127.0.0.1", watched.node.port, ae_title="AINODE", max_pdu=longest, evt_handlers=[(evt.EVT_CONN_OPEN, on_open)]
+    )
     assert association.is_established
     statuses = [association.send_c_store(file if as_file else dcmread(file)).Status for file in images]
     association.release()

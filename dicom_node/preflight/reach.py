@@ -20,7 +20,7 @@ from pynetdicom.presentation import PresentationContext
 from dicom_node.answers import abort, rejection
 from dicom_node.config import Peer
 from dicom_node.log import printable
-from dicom_node.net import application_entity, no_delay
+from dicom_node.net import application_entity, on_open
 
 _PROBE_SECONDS = 3.0
 _UNREACHABLE = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN}
@@ -197,7 +197,7 @@ class Caller:
                 _shut(heard)
 
     def _on_open(self, event: Any, heard: _Heard) -> None:
-        no_delay(event)
+        on_open(event)
         heard.sock = event.assoc.dul.socket.socket
         # Or a message that stops in the middle would hold pynetdicom's thread, and with it this program, for ever.
         heard.sock.settimeout(self.limits.answer)
