@@ -115,7 +115,7 @@ def test_ohif_draws_each_region_where_the_report_says(ohif: Ohif, delivered: Del
         study.wait_for_image(image)
         frame = study.frame()
         placement = Placement.fitted(frame, image.Rows, image.Columns)
-        page = np.asarray(study.screenshot(tmp_path / "image.png").convert("L"))
+        page = np.asarray(study.drawn(tmp_path / "image.png").convert("L"))
         tolerance = max(1.5, placement.scale)  # in screen pixels, or one pixel of the image where that is larger
         assert placement.offset(image.pixel_array, page) <= tolerance
 
@@ -143,7 +143,7 @@ def test_ohif_shows_the_secondary_capture_in_its_colours(ohif: Ohif, delivered: 
         study.open(sc)
         study.wait_for_image(sc)
         placement = Placement.fitted(study.frame(), sc.Rows, sc.Columns)
-        page = np.asarray(study.screenshot(tmp_path / "picture.png").convert("RGB"))
+        page = np.asarray(study.drawn(tmp_path / "picture.png").convert("RGB"))
         assert placement.offset(picture[..., 1], page[..., 1]) <= max(1.5, placement.scale)
         wanted = np.stack([placement.laid(picture[..., channel], page.shape) for channel in range(3)], axis=-1)
         coloured = np.ptp(wanted, axis=-1) > 64  # the boxes, their names and the legend

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -186,6 +187,18 @@ class Study:
         """Open the list of measurements beside the image."""
         self.page.locator('[data-cy="trackedMeasurements-btn"]').click()
         return self.page.locator('[data-cy="data-row"]')
+
+    def drawn(self, path: Path) -> Image.Image:
+        """The page once something is to be seen in the viewport, and stands still: OHIF says so a moment before."""
+        frame, before, deadline = self.frame(), None, time.monotonic() + 30
+        while time.monotonic() < deadline:
+            page = self.screenshot(path)
+            now = page.crop((int(frame.left), int(frame.top), int(frame.right), int(frame.bottom))).tobytes()
+            if now == before and len(np.unique(np.frombuffer(now, np.uint8))) > 32:
+                return page
+            before = now
+            self.page.wait_for_timeout(250)
+        raise AssertionError("OHIF draws nothing, or does not stand still")
 
     def screenshot(self, path: Path) -> Image.Image:
         """The page as it is seen, kept for people as well."""
