@@ -147,6 +147,7 @@ class NodeSettings(_Strict):
     read_timeout_seconds: Annotated[Seconds, Field(ge=1)] = 120.0
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]{1,2})?)$")] = "auto"
     keep_free_gb: Annotated[float, Field(strict=True, ge=0, le=1_000_000, allow_inf_nan=False)] = 1.0
+    max_waiting_studies: Annotated[int, Field(strict=True, ge=1, le=1_000_000_000)] = 10_000
     deliver_for_hours: Annotated[float, Field(strict=True, gt=0, le=8760, allow_inf_nan=False)] = 72.0
 
 

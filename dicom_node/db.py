@@ -417,8 +417,19 @@ class Index:
 
     def is_waiting(self, kind: JobKind, count: int) -> bool:
         """Whether at least ``count`` jobs of a kind are queued."""
-        rows = self._rows("SELECT 1 FROM jobs WHERE state = 'queued' AND kind = ? LIMIT ?", kind, count)
-        return len(rows) == count
+        counted = "SELECT count(*) FROM (SELECT 1 FROM jobs WHERE state = 'queued' AND kind = ? LIMIT ?)"
+        return bool(self._rows(counted, kind, count)[0][0] == count)
+
+    def studies_waiting(self, least: int) -> int:
+        """How many studies have a reading queued; 0 where it is fewer than ``least``, which is told at once."""
+        if not self.is_waiting("read", least):
+            return 0
+        (row,) = self._rows("SELECT count(DISTINCT study) FROM jobs WHERE state = 'queued' AND kind = 'read'")
+        return int(row[0]) if row[0] >= least else 0
+
+    def knows(self, study: str) -> bool:
+        """Whether anything of a study was ever received."""
+        return bool(self._rows("SELECT 1 FROM studies WHERE study = ?", study))
 
     def next_due(self, kind: JobKind, target: str | None) -> float | None:
         """When the next queued job of a kind (and target) is due; None where none is, or it is not its turn yet."""

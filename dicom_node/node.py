@@ -127,9 +127,14 @@ class Node:
                 jobs=again,
                 reason="unfinished files were deleted, unfinished jobs are queued again",
             )
-        self._receiver = Receiver(
-            settings, Store(index, self._spool, clock, keep_free=round(settings.node.keep_free_gb * 1e9))
+        store = Store(
+            index,
+            self._spool,
+            clock,
+            keep_free=round(settings.node.keep_free_gb * 1e9),
+            max_waiting=settings.node.max_waiting_studies,
         )
+        self._receiver = Receiver(settings, store)
         self._receiver.start()  # first of all: a modality that pushes now is served now
         Models(settings.node.data_dir).note_loaded(self._bundles)
         if settings.routes:

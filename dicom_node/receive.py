@@ -11,7 +11,8 @@ status  when
 0117    the SOP Instance UID breaks the rules for UIDs
 0122    the SOP Class UID breaks the rules for UIDs
 0124    the caller may not store (``may_store = false``)
-A700    no room on the disk, or less than ``keep_free_gb``; the sender tries again
+A700    no room on the disk, or less than ``keep_free_gb``; or a study that the node has nothing of, while
+        ``max_waiting_studies`` wait to be read; the sender tries again
 A900    the data set's SOP Class or Instance UID is not the command's
 C000    the data set cannot be parsed, or names no study and series
 C001    its SOP Instance UID is stored already, of another study
@@ -186,9 +187,13 @@ class Receiver:
         wants_to_store = any(
             context.abstract_syntax != Verification for context in request.presentation_context_definition_list
         )
-        if wants_to_store and (full := self._store.no_room()) is not None:  # C-ECHO is answered all the same
-            fix = "make room on that disk; senders try again by themselves"
-            return self._reject(association, _REJECT_CONGESTED, full, fix)
+        if wants_to_store:  # C-ECHO is answered all the same
+            for mark, fix in (
+                (self._store.no_room, "make room on that disk"),
+                (self._store.backlog, "see in dicom-node studies and in the log why reading does not keep up"),
+            ):
+                if (full := mark()) is not None:
+                    return self._reject(association, _REJECT_CONGESTED, full, f"{fix}; senders try again by themselves")
         logger().debug("association.accepted", peer=", ".join(peer.name for peer in peers) or "unknown caller")
         return Caller(calling, peers)
 

@@ -21,6 +21,7 @@ from dicom_node.schema import NewInstance, Received
 from dicom_node.spool import Spool
 
 _COMPARED_AT_ONCE = 1024 * 1024
+_ASKED_SECONDS = 1.0  # how long an answer about the queue holds
 
 
 class Incoming:
@@ -99,12 +100,22 @@ class Store:
     """Takes data sets, from any number of threads, to disk and index.
 
     It takes none while less than ``keep_free`` bytes are free: the results of what is stored, and the index, need room.
+    While ``max_waiting`` studies wait to be read it takes no other one, but the rest of those that it has a part of: it
+    would read half a study as if it were all of it.
     """
 
     def __init__(
-        self, index: Index, spool: Spool, clock: Callable[[], float] = time.time, *, keep_free: int = 0
+        self,
+        index: Index,
+        spool: Spool,
+        clock: Callable[[], float] = time.time,
+        *,
+        keep_free: int = 0,
+        max_waiting: int | None = None,
     ) -> None:
         self._keep_free = keep_free
+        self._max_waiting = max_waiting
+        self._waiting = (0, float("-inf"))
         self._index = index
         self._spool = spool
         self.clock = clock
@@ -137,6 +148,25 @@ class Store:
             f"{free / 1e9:.2f} GB are free where data_dir lies, and node.keep_free_gb keeps {self._keep_free / 1e9:g}"
         )
 
+    def backlog(self) -> str | None:
+        """Why no other study is taken now; None while few enough wait to be read.
+
+        What waits to be delivered does not count: it harms nothing but the disk, which has a mark of its own, and no
+        modality is to fail because a PACS is down.
+
+        Raises:
+            sqlite3.Error: the index does not say.
+        """
+        if self._max_waiting is None:
+            return None
+        waiting, asked = self._waiting
+        if (now := time.monotonic()) - asked > _ASKED_SECONDS:
+            waiting = self._index.studies_waiting(self._max_waiting)
+            self._waiting = (waiting, now)
+        if not waiting:
+            return None
+        return f"{waiting} studies wait to be read, and node.max_waiting_studies is {self._max_waiting}"
+
     def put(self, incoming: Incoming, header: Header) -> bool:
         """Make an instance durable and known; the caller discards ``incoming`` afterwards, whatever comes of it.
 
@@ -144,10 +174,12 @@ class Store:
             False where we had it already; nothing is changed then.
 
         Raises:
-            Refused: C001, it is stored as an instance of another study.
+            Refused: C001, it is stored as an instance of another study; A700, no other study is taken now.
             OSError, sqlite3.Error: nothing of it is kept.
         """
         uid = header.sop_instance_uid
+        if (reason := self.backlog()) is not None and not self._index.knows(header.study):
+            raise Refused(0xA700, reason)
         with self._alone(uid):
             if self._added(incoming, header):
                 return True

@@ -498,6 +498,8 @@ def test_what_is_asked_all_the_time_looks_through_no_table(index: Index) -> None
     for kind, target in (("read", None), ("shadow", None), ("send", "pacs")):
         index.next_due(kind, target)  # type: ignore[arg-type]
         index.fail_unknown(kind, ["m", "n", "pacs"], "gone", 30.0)  # type: ignore[arg-type]
+    assert index.knows("1.1")
+    assert index.studies_waiting(1) == 1
     index.requeue_running(25.0)
     job = claimed(index)
     index.revision("1.1")

@@ -357,6 +357,51 @@ def test_images_are_refused_before_the_disk_is_full_and_taken_when_there_is_room
     assert send(node.port, images[2]) == [0x0000]
 
 
+def test_further_studies_are_refused_while_too_many_wait_to_be_read_and_none_is_cut_in_half(
+    start_node: StartNode,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    logged: Callable[[str], list[dict[str, Any]]],
+) -> None:
+    monkeypatch.setattr("dicom_node.store._ASKED_SECONDS", -1.0)
+    node = start_node(settings_for(tmp_path / "node", node={"max_waiting_studies": 2, "quiet_seconds": 3600.0}))
+    index = node.index
+    assert index is not None
+    began, stranger, waiting = make_image(), make_image(), [make_image() for _ in range(2)]
+    rest = make_image(StudyInstanceUID=began.StudyInstanceUID)
+    contexts = [(began.SOPClassUID, ExplicitVRLittleEndian), (Verification, ImplicitVRLittleEndian)]
+    open_ = associate(node.port, *contexts)
+    assert [open_.send_c_store(image).Status for image in (began, *waiting)] == [0x0000] * 3
+
+    def complete(image: Any, *models: str) -> None:
+        (row,) = index.studies_with_state(image.StudyInstanceUID)
+        routes = [("all", model) for model in models]
+        assert index.complete(row["study"], row["revision"], row["last_received"], routes, time.time())
+
+    complete(waiting[0], "m", "n")  # two readings, one study
+    assert open_.send_c_store(make_image()).Status == 0x0000
+    complete(waiting[1], "m")
+    assert open_.send_c_store(stranger).Status == 0xA700
+    assert "2 studies wait to be read" in logged("instance.refused")[0]["reason"]
+    assert open_.send_c_store(rest).Status == 0x0000
+    assert open_.send_c_store(waiting[0]).Status == 0x0000, "it is there already"
+    late = associate(node.port, *contexts)
+    assert late.is_rejected
+    answer = late.acceptor.primitive
+    assert (answer.result, answer.result_source, answer.diagnostic) == (2, 3, 1)  # for now: temporary congestion
+    assert "2 studies wait" in wait_until(lambda: logged("association.rejected"), "the log")[0]["reason"]
+    alive = associate(node.port, contexts[1])
+    assert alive.send_c_echo().Status == 0x0000
+    alive.release()
+    assert index.claim("read", None, time.time(), 60.0) is not None
+    assert open_.send_c_store(stranger).Status == 0xA700, "the first study has another reading to wait for"
+    index.fail_unknown("read", ["m"], "gone", time.time())
+    assert open_.send_c_store(stranger).Status == 0x0000
+    open_.release()
+    assert send(node.port, make_image()) == [0x0000]
+    assert node.received(rest.SOPInstanceUID) is not None
+
+
 def test_a_peer_that_may_not_store_is_told_so(start_node: StartNode, tmp_path: Path) -> None:
     peers = [{"name": "reader", "ae_title": "READER", "host": "127.0.0.1"}]
     node = start_node(settings_for(tmp_path / "node", peers=peers))
