@@ -136,10 +136,18 @@ def retry(
     if bool(uid) == every:
         raise NodeError("name one study, or give --all")
     index = _index(config)
-    if uid and not index.studies_with_state(uid):
+    known = index.studies_with_state(uid) if uid else []
+    if uid and not known:
         raise NodeError(f"this node knows no study {uid}")
     revived = index.revive(uid or None, time.time())
-    print(f"{revived} failed job{'s' * (revived != 1)} queued again" if revived else "nothing has failed")
+    removed = any(study["removed"] for study in known)
+    nothing = "nothing can be tried again" if removed else "nothing has failed"
+    print(f"{revived} failed job{'s' * (revived != 1)} queued again" if revived else nothing)
+    if removed:
+        print(
+            "retention has removed files of this study: results that are gone cannot be sent again, and images that "
+            "are gone can only be read again if they are received again"
+        )
 
 
 @app.command()
@@ -184,6 +192,11 @@ def _clock(value: str | None) -> str:
     return "" if value is None else f"{datetime.fromisoformat(value).astimezone():%Y-%m-%d %H:%M:%S}"
 
 
+def _removed(study: dict[str, Any]) -> str:
+    at = study["times"]["removed"]
+    return f"removed by retention {_clock(at)}" if at else ""
+
+
 def _state(text: str) -> str:
     colour = _STATE_COLOURS.get(text, "cyan")
     return f"[{colour}]{text}[/{colour}]"
@@ -208,7 +221,7 @@ def _print_studies(every: list[dict[str, Any]]) -> None:
             _seconds(took["reading"]),
             _seconds(took["delivering"]),
             _seconds(took["turnaround"]),
-            escape(one["reason"]),
+            escape("; ".join(filter(None, [one["reason"], _removed(one)]))),
         )
     console = Console()
     if not console.is_terminal:
@@ -231,6 +244,8 @@ def _print_study(one: dict[str, Any]) -> None:
         ("delivered", "delivered"),
     ):
         show(f"{label:<12}{_clock(one['times'][step]) or '-'}")
+    if removed := _removed(one):
+        show(f"files       {removed}: images and results that were there then")
     show(f"in all      {_seconds(one['seconds']['turnaround']) or '-'} from the last image to the last result")
     for reading in one["readings"]:
         _print_reading(show, reading)

@@ -151,6 +151,13 @@ class NodeSettings(_Strict):
     deliver_for_hours: Annotated[float, Field(strict=True, gt=0, le=8760, allow_inf_nan=False)] = 72.0
 
 
+class Retention(_Strict):
+    """``[retention]``: when files of studies that are done with are removed; without ``days`` never."""
+
+    days: Annotated[float, Field(strict=True, ge=0.04, le=36500, allow_inf_nan=False)] | None = None
+    free_gb: Annotated[float, Field(strict=True, gt=0, le=1_000_000, allow_inf_nan=False)] | None = None
+
+
 class Peer(_Wishes):
     """``[[peers]]``: an AE that we talk to.
 
@@ -207,11 +214,13 @@ class Settings(_Strict):
     """The whole file. ``data_dir`` is absolute once loaded: a relative one is taken from the file's own folder."""
 
     node: NodeSettings = NodeSettings()
+    retention: Retention = Retention()
     peers: tuple[Peer, ...] = ()
     routes: tuple[Route, ...] = ()
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
+        self._room_before_refusing()
         _once("peers", "name", [p.name for p in self.peers])
         _once("routes", "name", [r.name for r in self.routes])
         self._no_loop()
@@ -235,6 +244,18 @@ class Settings(_Strict):
                     )
             self._callers_exist(route)
         return self
+
+    def _room_before_refusing(self) -> None:
+        free, kept = self.retention.free_gb, self.node.keep_free_gb
+        if free is None:
+            return
+        if self.retention.days is None:
+            raise ValueError("retention.free_gb alone removes nothing: expected retention.days beside it")
+        if free <= kept:
+            raise ValueError(
+                f"retention.free_gb is {free:g}: expected more than node.keep_free_gb ({kept:g}), or images would be "
+                "refused before room is made for them"
+            )
 
     def _no_loop(self) -> None:
         node = self.node

@@ -52,6 +52,15 @@ _STUDY_IS_FREE = """NOT EXISTS
 
 _NEWEST = "SELECT * FROM studies ORDER BY last_received DESC LIMIT :limit"
 _ONE = "SELECT * FROM studies WHERE study = :study"
+_OLD = """SELECT * FROM studies WHERE completed IS NOT NULL AND kept = 1
+    AND last_received < :before AND (last_received, study) > (:after, :study)
+    ORDER BY last_received, study LIMIT :limit"""
+# A job whose files retention has removed: a result cannot be sent again, and no image is left to be read.
+_WITHOUT_FILES = """(kind = 'send' AND EXISTS
+        (SELECT 1 FROM results r WHERE r.sop_instance_uid = jobs.subject AND r.removed IS NOT NULL)
+    OR kind IN ('read', 'shadow') AND NOT EXISTS
+        (SELECT 1 FROM instances i WHERE i.study = jobs.study AND NOT i.own AND i.removed IS NULL))"""
+
 # Two kinds of work belong to a revision: its read jobs, and the sending of the results that they ended with.
 # CROSS JOIN begins with what is listed: left to choose, SQLite begins with every job that there ever was.
 _STATE = """
@@ -198,26 +207,34 @@ class Index:
     def received(self, sop_instance_uid: str) -> Received | None:
         """What we hold of an instance, or None where we do not have it."""
         rows = self._rows(
-            "SELECT study, file, bytes, received FROM instances WHERE sop_instance_uid = ?", sop_instance_uid
+            "SELECT study, file, bytes, received, removed FROM instances WHERE sop_instance_uid = ?", sop_instance_uid
         )
         return Received(**dict(rows[0])) if rows else None
 
     def known_files(self, names: Collection[str]) -> set[str]:
-        """Which of some files of received instances are recorded; it looks through all."""
-        wanted = json.dumps(list(names))
-        return {
-            row[0]
-            for row in self._rows("SELECT file FROM instances WHERE file IN (SELECT value FROM json_each(?))", wanted)
-        }
+        """Which of some files of received instances are recorded as being there; it looks through all."""
+        sql = "SELECT file FROM instances WHERE removed IS NULL AND file IN (SELECT value FROM json_each(?))"
+        return {row[0] for row in self._rows(sql, json.dumps(list(names)))}
 
-    def replace_file(self, sop_instance_uid: str, file: str, size: int, transfer_syntax_uid: str) -> None:
-        """Record the new file of an instance whose old one was gone or damaged."""
+    def replace_file(self, sop_instance_uid: str, file: str, size: int, transfer_syntax_uid: str, now: float) -> None:
+        """Record the new file of an instance whose old one was gone, damaged or removed.
+
+        One that was removed counts as received now: it is not removed again at once.
+        """
         with self.transaction():
             self._run(
-                "UPDATE instances SET file = ?, bytes = ?, transfer_syntax_uid = ? WHERE sop_instance_uid = ?",
+                """UPDATE studies SET kept = 1 WHERE kept = 0
+                AND study = (SELECT study FROM instances WHERE sop_instance_uid = ?)""",
+                sop_instance_uid,
+            )
+            self._run(
+                """UPDATE instances SET file = ?, bytes = ?, transfer_syntax_uid = ?,
+                    received = iif(removed IS NULL, received, ?), removed = NULL
+                WHERE sop_instance_uid = ?""",
                 file,
                 size,
                 transfer_syntax_uid,
+                now,
                 sop_instance_uid,
             )
 
@@ -232,7 +249,9 @@ class Index:
         with self.transaction():
             known = self._run("SELECT revision, completed FROM studies WHERE study = ?", new.study).fetchone()
             own = known is not None and self._is_own(new.sop_instance_uid, new.series)
-            if not own:
+            if own:
+                self._run("UPDATE studies SET kept = 1 WHERE study = ? AND kept = 0", new.study)
+            else:
                 if known is not None and known["completed"] is None:
                     # Nearly every instance: naming more columns would write the index of open studies again, too.
                     self._run(
@@ -242,7 +261,7 @@ class Index:
                     known = self._run(
                         """INSERT INTO studies (study, first_received, last_received) VALUES (?, ?, ?)
                         ON CONFLICT (study) DO UPDATE SET last_received = max(last_received, excluded.last_received),
-                            revision = revision + 1, completed = NULL, routes = '[]'
+                            revision = revision + 1, completed = NULL, routes = '[]', kept = 1
                         RETURNING revision""",
                         new.study,
                         now,
@@ -258,7 +277,8 @@ class Index:
                     new.series_description,
                 )
             self._run(
-                "INSERT INTO instances VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                """INSERT INTO instances (sop_instance_uid, sop_class_uid, transfer_syntax_uid, study, series,
+                    calling_ae, own, file, bytes, received) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
                 new.sop_instance_uid,
                 new.sop_class_uid,
                 new.transfer_syntax_uid,
@@ -298,10 +318,20 @@ class Index:
         return [StoredSeries(**{**dict(row), "callers": tuple(json.loads(row["callers"]))}) for row in rows]
 
     def instances_of(self, study: str) -> list[StoredInstance]:
-        """The received instances of a study, without our own results, in an order that does not change."""
+        """The received instances of a study, without our own results, in an order that does not change.
+
+        Those whose files retention has removed are not among them.
+        """
+        return self._instances(study, "removed IS NULL")
+
+    def removed_from(self, study: str) -> list[StoredInstance]:
+        """Those that `instances_of` leaves out."""
+        return self._instances(study, "removed IS NOT NULL")
+
+    def _instances(self, study: str, condition: str) -> list[StoredInstance]:
         rows = self._rows(
-            """SELECT sop_instance_uid, sop_class_uid, series, calling_ae, file FROM instances
-            WHERE study = ? AND NOT own ORDER BY series, sop_instance_uid""",
+            f"""SELECT sop_instance_uid, sop_class_uid, series, calling_ae, file FROM instances
+            WHERE study = ? AND NOT own AND {condition} ORDER BY series, sop_instance_uid""",  # noqa: S608 - our own words
             study,
         )
         return [StoredInstance(*row) for row in rows]
@@ -489,7 +519,8 @@ class Index:
     def revive(self, study: str | None, now: float) -> int:
         """Queue every failed job again (of one study, or of all) with its attempts forgotten.
 
-        What a destination did not take is offered again, too: its settings may have been mended.
+        What a destination did not take is offered again, too: its settings may have been mended. What needs files that
+        retention has removed stays as it is.
 
         Returns:
             how many were revived.
@@ -499,7 +530,8 @@ class Index:
             return self._db.conn.execute(
                 f"""UPDATE jobs SET state = 'queued', attempts = 0, due = :now, created = :now, finished = NULL,
                     reason = '', run_key = iif(kind = 'send', run_key, NULL)
-                WHERE {of_study} (state = 'failed' OR (state = 'done' AND reason LIKE :not_taken))""",  # noqa: S608 - our own words
+                WHERE {of_study} (state = 'failed' OR (state = 'done' AND reason LIKE :not_taken))
+                    AND NOT {_WITHOUT_FILES}""",  # noqa: S608 - our own words
                 {"study": study, "now": now, "not_taken": f"{NOT_TAKEN}%"},
             ).rowcount
 
@@ -657,10 +689,74 @@ class Index:
     def result(self, sop_instance_uid: str) -> StoredResult | None:
         """A result by its SOP Instance UID."""
         rows = self._rows(
-            "SELECT sop_instance_uid, sop_class_uid, role, file FROM results WHERE sop_instance_uid = ?",
+            "SELECT sop_instance_uid, sop_class_uid, role, file, removed FROM results WHERE sop_instance_uid = ?",
             sop_instance_uid,
         )
         return StoredResult(*rows[0]) if rows else None
+
+    # -- removing
+
+    def old_studies(self, before: float, after: tuple[float, str], limit: int) -> list[dict[str, Any]]:
+        """Studies that have files and got their last image before a moment, oldest first, each with its state.
+
+        ``after`` is (last_received, study) of the one to go on behind.
+        """
+        with self._lock:
+            values = {"before": before, "after": after[0], "study": after[1], "limit": limit}
+            rows = self._db.conn.execute(
+                _STATE.format(listed=_OLD), {**values, "not_taken": f"{NOT_TAKEN}%"}
+            ).fetchall()
+        return sorted(map(dict, rows), key=lambda row: (row["last_received"], row["study"]))
+
+    def remove_files(self, study: str, revision: int, before: float, now: float) -> bool:
+        """Record that every file of a study is removed, which is then to be done.
+
+        Not where anything happened to it since ``before``, or is to be done.
+
+        Returns:
+            whether it was recorded; False leaves everything as it was.
+        """
+        with self.transaction():
+            changed = self._run(
+                """UPDATE studies SET removed = ?, kept = 0, leftover = 1
+                WHERE study = ? AND revision = ? AND completed < ? AND last_received < ?
+                    AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.study = studies.study
+                        AND (j.state IN ('queued', 'running') OR j.finished >= ?))
+                    AND NOT EXISTS (SELECT 1 FROM instances i WHERE i.study = studies.study AND i.received >= ?)""",
+                now,
+                study,
+                revision,
+                *[before] * 4,
+            ).rowcount
+            if not changed:
+                return False
+            self._run("UPDATE instances SET removed = ? WHERE study = ? AND removed IS NULL", now, study)
+            self._run(
+                """UPDATE results SET removed = ? WHERE removed IS NULL
+                    AND run_key IN (SELECT run_key FROM readings WHERE study = ?)""",
+                now,
+                study,
+            )
+            return True
+
+    def leftover(self) -> list[str]:
+        """Studies of which files may be there that are recorded as removed."""
+        return [row[0] for row in self._rows("SELECT study FROM studies WHERE leftover = 1 ORDER BY study")]
+
+    def removed_files(self, study: str) -> tuple[list[str], list[str]]:
+        """The SOP Instance UIDs of a study's images, and of its results, whose files are recorded as removed."""
+        images = self._rows("SELECT sop_instance_uid FROM instances WHERE study = ? AND removed IS NOT NULL", study)
+        results = self._rows(
+            """SELECT r.sop_instance_uid FROM readings g CROSS JOIN results r ON r.run_key = g.run_key
+            WHERE g.study = ? AND r.removed IS NOT NULL""",
+            study,
+        )
+        return [row[0] for row in images], [row[0] for row in results]
+
+    def nothing_left(self, study: str) -> None:
+        """Record that no file is there that is recorded as removed."""
+        with self.transaction():
+            self._run("UPDATE studies SET leftover = 0 WHERE study = ?", study)
 
     # -- seeing
 

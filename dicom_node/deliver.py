@@ -71,6 +71,8 @@ class Sender:
             Permanent: the PACS refused it for good.
         """
         result = self._index.result(job.subject)
+        if result is not None and result.removed is not None:
+            raise Permanent("retention has removed the result's file, so it cannot be sent any more")
         if result is None or not self._spool.path(result.file).is_file():
             raise Permanent("the result's file is gone from the data folder")
         began = time.perf_counter()

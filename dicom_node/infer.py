@@ -144,6 +144,7 @@ class Reader:
 
     def _request(self, job: Job, route: Route, created: float) -> ReadRequest:
         instances = self._index.instances_of(job.study)
+        removed = self._index.removed_from(job.study)
         said = self._index.series_of(job.study)
         taken = dict.fromkeys(one.series for one in said if matches(route.match, one))
         series = tuple(
@@ -167,18 +168,22 @@ class Reader:
             series=series,
             site=self._site,
             created=created,
-            wanted=() if job.kind == "shadow" else self._wanted(job, route),
+            wanted=() if job.kind == "shadow" else self._wanted(job, route, replaces=not removed),
             known=self._index.known_runs(job.study),
             data_dir=str(self._spool.root),
+            removed=tuple(each.sop_instance_uid for each in removed if each.series in taken),
         )
 
-    def _wanted(self, job: Job, route: Route) -> tuple[Wanted, ...]:
-        """Each profile once, with the latest report that one of its destinations has."""
+    def _wanted(self, job: Job, route: Route, *, replaces: bool) -> tuple[Wanted, ...]:
+        """Each profile once, with the latest report that one of its destinations has, if this reading replaces it.
+
+        It does not where images are gone that the report may be about: what was found on them still stands.
+        """
         destinations: dict[Profile, list[str]] = {}
         for name in route.to:
             destinations.setdefault(self._settings.profile(route, name), []).append(name)
         return tuple(
-            Wanted(profile, self._index.latest_report(job.study, job.target, names))
+            Wanted(profile, self._index.latest_report(job.study, job.target, names) if replaces else None)
             for profile, names in destinations.items()
         )
 

@@ -20,6 +20,7 @@ from dicom_node.infer import Processors, Reader
 from dicom_node.log import logger
 from dicom_node.models import Models, find
 from dicom_node.receive import Receiver
+from dicom_node.retention import Retention
 from dicom_node.schema import JobKind
 from dicom_node.spool import Spool
 from dicom_node.store import Store
@@ -62,6 +63,7 @@ class Node:
         self._shadow_process: WarmProcess | None = None  # a candidate that crashes or hangs takes nobody with it
         self._receiver: Receiver | None = None
         self._completer: Completer | None = None
+        self._retention: Retention | None = None
         self._readers: list[Worker] = []
         self._senders: list[Worker] = []
 
@@ -93,14 +95,16 @@ class Node:
         return self._shadow_process.pid if self._shadow_process is not None else None
 
     def received(self, sop_instance_uid: str) -> tuple[Path, float] | None:
-        """The file of a received instance and when it was received (epoch seconds), or None where we do not have it."""
+        """The file of a received instance and when it came (epoch seconds), or None where we have it not."""
         known = self.index.received(sop_instance_uid) if self.index is not None else None
-        return None if known is None else (self._spool.path(known.file), known.received)
+        if known is None or known.removed is not None:
+            return None
+        return self._spool.path(known.file), known.received
 
     def result_file(self, sop_instance_uid: str) -> Path | None:
-        """The file of a result that this node made, or None where it did not."""
+        """The file of a result that this node made, or None where it did not, or retention has removed it."""
         result = self.index.result(sop_instance_uid) if self.index is not None else None
-        return None if result is None else self._spool.path(result.file)
+        return None if result is None or result.removed is not None else self._spool.path(result.file)
 
     def start(self) -> None:
         """Take the data folder, listen, and begin to work.
@@ -179,6 +183,9 @@ class Node:
             worker.start()
         self._completer = Completer(settings, index, self._wake_readers, clock, last_byte=self._receiver.last_byte)
         self._completer.start()
+        last_byte = self._receiver.last_byte
+        self._retention = Retention(settings.retention, index, self._spool, store, clock, last_byte=last_byte)
+        self._retention.start()
         logger().info(
             "node.started",
             called_ae=settings.node.ae_title,
@@ -309,6 +316,8 @@ class Node:
             self._receiver.stop()
         if self._completer is not None:
             self._completer.stop()
+        if self._retention is not None:
+            self._retention.stop()
         workers = (*self._readers, *self._senders)
         for worker in workers:
             worker.ask_to_stop()

@@ -195,6 +195,26 @@ _M004 = (
 )
 
 
+@SCHEMA()
+def m005_retention(db: Database) -> None:
+    """Files may be removed while their rows stay: when that was, who still has any, and where it is not yet done."""
+    for statement in _M005:
+        db.execute(statement)
+
+
+# studies.removed is when retention last removed files of a study; kept is whether it has others, so that it is looked
+# at; leftover is 1 while files may be there that are recorded as removed.
+_M005 = (
+    "ALTER TABLE instances ADD COLUMN removed REAL",
+    "ALTER TABLE results ADD COLUMN removed REAL",
+    "ALTER TABLE studies ADD COLUMN removed REAL",
+    "ALTER TABLE studies ADD COLUMN kept INTEGER NOT NULL DEFAULT 1",
+    "ALTER TABLE studies ADD COLUMN leftover INTEGER NOT NULL DEFAULT 0",
+    "CREATE INDEX studies_kept ON studies (last_received, study) WHERE completed IS NOT NULL AND kept = 1",
+    "CREATE INDEX studies_leftover ON studies (study) WHERE leftover = 1",
+)
+
+
 with closing(Database(memory=True)) as _empty:
     MIGRATIONS = frozenset(each.name for each in SCHEMA.pending(_empty))
 """All that this version knows; an index with another one was made by a newer version."""
@@ -220,12 +240,16 @@ class NewInstance:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """What the index holds of a received instance; ``bytes`` is its file's size, ``received`` epoch seconds."""
+    """What the index holds of a received instance; ``bytes`` is its file's size, the others are epoch seconds.
+
+    Where it was ``removed`` there is no file, or there soon will be none.
+    """
 
     study: str
     file: str
     bytes: int
     received: float
+    removed: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,12 +323,13 @@ class NewResult:
 
 @dataclass(frozen=True, slots=True)
 class StoredResult:
-    """A result file as the index knows it."""
+    """A result file as the index knows it; ``removed`` as in :class:`Received`."""
 
     sop_instance_uid: str
     sop_class_uid: str
     role: str
     file: str
+    removed: float | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ import uuid
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 from dicom_node.errors import ConfigError
 
@@ -119,6 +119,7 @@ class Spool:
         self._numbers = itertools.count(1)
         self._folders: dict[str, int] = {}
         self._opening = threading.Lock()
+        self._thinned: set[str] = set()  # folders that files were deleted from, until `settle`
         self._free = (0, float("-inf"))
 
     @property
@@ -195,16 +196,16 @@ class Spool:
             self._lock.close()
             self._lock = None
 
-    def free(self) -> int:
-        """How many bytes are free on the disk of the data, at most a second ago.
+    def free(self, *, now: bool = False) -> int:
+        """How many bytes are free on the disk of the data, at most a second ago, or ``now``.
 
         Raises:
             OSError: the file system does not say.
         """
         found, asked = self._free
-        if (now := time.monotonic()) - asked > _ASKED_SECONDS:
+        if now or time.monotonic() - asked > _ASKED_SECONDS:
             found = shutil.disk_usage(self._root).free
-            self._free = (found, now)
+            self._free = (found, time.monotonic())
         return found
 
     def write_parts(self, contents: Iterable[Sequence[bytes | memoryview]], batch: str = "") -> list[Path]:
@@ -296,6 +297,34 @@ class Spool:
         """Delete a file that the index does not know; one that is gone already is no error."""
         with suppress(OSError):
             self.path(name).unlink()
+
+    def delete(self, area: Literal["spool", "results"], sop_instance_uid: str) -> int:
+        """Delete the file of an image or a result; for one thread. It is durable after `settle`.
+
+        Returns:
+            how many bytes it had; 0 where it was gone already.
+
+        Raises:
+            OSError: it cannot be deleted.
+        """
+        path = f"{self._root}/{_name(area, _digest(sop_instance_uid))}"
+        self._thinned.add(os.path.dirname(path))
+        try:
+            size = os.lstat(path).st_size
+            os.unlink(path)
+        except FileNotFoundError:
+            return 0
+        return size
+
+    def settle(self) -> None:
+        """Make everything durable that was deleted.
+
+        Raises:
+            OSError: it is not.
+        """
+        for folder in sorted(self._thinned):
+            os.fsync(self._folder(folder))
+        self._thinned.clear()
 
     def path(self, name: str) -> Path:
         """The absolute path of a name that `adopt` or `place` returned."""

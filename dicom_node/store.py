@@ -189,14 +189,29 @@ class Store:
             if self._is_kept(known, header, incoming):
                 return False
             file = self._spool.place(incoming.part, uid, replace=True)
-            self._index.replace_file(uid, file, incoming.part.size, incoming.transfer_syntax_uid)
-            logger().warning(
-                "instance.restored",
-                study=header.study,
-                instance=uid,
-                reason="its file was gone or damaged; the one that came again took its place",
-            )
+            self._index.replace_file(uid, file, incoming.part.size, incoming.transfer_syntax_uid, self.clock())
+            log = logger().bind(study=header.study, instance=uid)
+            if known.removed is None:
+                reason = "its file was gone or damaged; the one that came again took its place"
+                log.warning("instance.restored", reason=reason)
+            else:
+                log.info("instance.restored", reason="retention had removed its file; it came again, and is kept again")
         return True
+
+    def remove(self, sop_instance_uid: str) -> int:
+        """Delete the file of an instance that is recorded as removed, and has not come again since; for one thread.
+
+        Returns:
+            how many bytes it had; 0 where there was nothing to delete.
+
+        Raises:
+            OSError: it cannot be deleted.
+        """
+        with self._alone(sop_instance_uid):
+            known = self._index.received(sop_instance_uid)
+            if known is None or known.removed is None:
+                return 0
+            return self._spool.delete("spool", sop_instance_uid)
 
     def _added(self, incoming: Incoming, header: Header) -> bool:
         """Place and record an instance; False where the index knows it already, and nothing is changed."""
@@ -243,7 +258,7 @@ class Store:
                 self._free.notify_all()
 
     def _is_kept(self, known: Received, header: Header, incoming: Incoming) -> bool:
-        """Whether a repeated instance is stored already; not so where its file is gone or damaged since.
+        """Whether a repeated instance is stored already; not so where its file is gone, damaged or removed since.
 
         Raises:
             Refused: it is stored as an instance of another study, and would be lost here.
@@ -252,7 +267,7 @@ class Store:
         if known.study != header.study:
             raise Refused(0xC001, f"this SOP Instance UID is stored already, as an instance of study {known.study}")
         path = self._spool.path(known.file)
-        if not path.is_file() or path.stat().st_size != known.bytes:
+        if known.removed is not None or not path.is_file() or path.stat().st_size != known.bytes:
             return False
         if _end_alike(path, Path(incoming.part.path), incoming.data_set_bytes):
             log.debug("instance.repeated")

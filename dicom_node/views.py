@@ -51,6 +51,7 @@ def study(row: dict[str, Any]) -> dict[str, Any]:
             "complete": _time(row["completed"]),
             "read": _time(read),
             "delivered": _time(delivered),
+            "removed": _time(row["removed"]),
         },
         "seconds": {
             "quiet": _between(row["last_received"], row["completed"]),

@@ -31,6 +31,7 @@ from dicom_node.spool import Spool
 T = TypeVar("T")
 _NICE = 10  # of 19: reading leaves a busy processor to receiving, which a modality waits for
 _NICE_IN_BACKGROUND = 15  # and what nobody waits for leaves it to reading
+_REMOVED = "it was removed from this system by retention"
 _OOM_SCORE = "800"  # of 1000: where memory runs out it is ended, and no process that somebody waits for
 
 
@@ -47,7 +48,7 @@ class ReadRequest:
     """What goes into the warm process; ``known`` are this study's runs, each with the profiles it has results for.
 
     ``threads`` is how many processors the network may use; None leaves it to torch. ``batch`` is in the names of the
-    result files while they lie under ``incoming/``.
+    result files while they lie under ``incoming/``. ``removed`` are instances that retention has removed.
     """
 
     model: str
@@ -60,6 +61,7 @@ class ReadRequest:
     data_dir: str
     threads: int | None = None
     batch: str = ""
+    removed: tuple[str, ...] = ()
 
     def missing(self, run_key: str) -> tuple[Wanted, ...]:
         """What a run has no results for yet: a destination that was added takes nothing from the others."""
@@ -213,10 +215,13 @@ def read(request: ReadRequest) -> ReadAnswer:
         raise ReadingError(f"model {request.model} could not be loaded: {model.reason}")
     selection = model.select(request.series)
     if not selection.chosen:
-        return ReadAnswer(selection.passed_over)
+        return ReadAnswer((*selection.passed_over, *_told_of_removed(request)))
+    # As what there is too much of: it should be read and cannot, so no class is absent.
+    gone = tuple(PassedOver(uid, _REMOVED) for uid in request.removed)
+    selection = dataclasses.replace(selection, surplus=(*selection.surplus, *gone))
     uids = [ref.sop_instance_uid for ref in selection.chosen]
     key = results.run_key(request.site, model.identity, uids, "")
-    if request.is_done(key):
+    if not gone and request.is_done(key):
         return ReadAnswer(selection.passed_over, run_key=key)
     if request.threads is not None:
         use_threads(request.threads)
@@ -230,6 +235,14 @@ def read(request: ReadRequest) -> ReadAnswer:
         unread = [[each.uid, each.reason] for each in reading.failed]
         key = results.run_key(request.site, model.identity, uids, _digest("incomplete", unread))
     return _encoded(request, key, reading, results.StoredImages())
+
+
+def _told_of_removed(request: ReadRequest) -> Iterator[PassedOver]:
+    """For a person who wonders why nothing was read of a study that has images."""
+    if count := len(request.removed):
+        yield PassedOver(
+            request.study, f"{count} earlier image{'s were' if count > 1 else ' was'} removed by retention"
+        )
 
 
 def report_failure(request: ReadRequest, reason: str) -> ReadAnswer:

@@ -88,7 +88,7 @@ def test_studies_and_retry(config: Path) -> None:
     assert image.StudyInstanceUID in table.stdout
     (one,) = json.loads(dicom_node("studies", "--json", "--config", config).stdout)
     assert one["study"] == image.StudyInstanceUID
-    assert set(one["times"]) == {"first_received", "received", "complete", "read", "delivered"}
+    assert set(one["times"]) == {"first_received", "received", "complete", "read", "delivered", "removed"}
     whole = json.loads(dicom_node("studies", image.StudyInstanceUID, "--json", "--config", config).stdout)
     assert {"readings", "jobs", "deliveries"} < set(whole)
     assert "state " in dicom_node("studies", image.StudyInstanceUID, "--config", config).stdout

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
-from dicom_node.config import Match, NodeSettings, Peer, Profile, Route, Settings, load
+from dicom_node.config import Match, NodeSettings, Peer, Profile, Retention, Route, Settings, load
 from dicom_node.errors import ConfigError
 from dicom_node.models import find
 
@@ -46,11 +46,33 @@ def test_the_files_that_ship_are_good(name: str) -> None:
 
 def test_every_key_stands_in_the_commented_example() -> None:
     text = (ROOT / "config" / "hospital.toml").read_text(encoding="utf-8")
-    for section in (NodeSettings, Peer, Route, Match):
+    for section in (NodeSettings, Retention, Peer, Route, Match):
         for name, field in section.model_fields.items():
             key = field.alias or name
             if key != "match":
                 assert re.search(rf"^{key} = ", text, re.MULTILINE), f"{key} of {section.__name__} is not explained"
+
+
+@pytest.mark.parametrize(
+    ("table", "fault"),
+    [
+        ("days = 0.01", "retention.days: found 0.01"),
+        ("days = true", "retention.days: found True"),
+        ("free_gb = 50.0", "retention.free_gb alone removes nothing"),
+        ("days = 30\nfree_gb = 1.0", "expected more than node.keep_free_gb (1)"),
+        ("months = 1", "retention.months: there is no such key"),
+    ],
+)
+def test_a_retention_that_cannot_be_meant_is_told(tmp_path: Path, table: str, fault: str) -> None:
+    with pytest.raises(ConfigError) as told:
+        load(write(tmp_path, f"{GOOD}[retention]\n{table}\n"))
+    assert fault in str(told.value)
+
+
+def test_without_retention_nothing_is_ever_removed(tmp_path: Path) -> None:
+    assert load(write(tmp_path, GOOD)).retention.days is None
+    settings = load(write(tmp_path, f"{GOOD}[retention]\ndays = 30\nfree_gb = 1.5\n"))
+    assert (settings.retention.days, settings.retention.free_gb) == (30.0, 1.5)
 
 
 def test_what_a_destination_says_of_results_counts_before_what_the_route_says(tmp_path: Path) -> None:

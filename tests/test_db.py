@@ -387,8 +387,9 @@ def test_an_index_with_other_indexes_is_upgraded_and_keeps_everything(tmp_path: 
         Index(path)
     Index(path, create=True).close()
     new = Database(path)
-    for table, rows in before.items():
-        assert sorted(new[table].rows, key=repr) == sorted(rows, key=repr)
+    for table, rows in before.items():  # later versions have columns more
+        there = [{name: row[name] for name in rows[0]} for row in new[table].rows]
+        assert sorted(there, key=repr) == sorted(rows, key=repr)
     names = {each.name for each in new["jobs"].indexes if not each.name.startswith("sqlite_")}
     assert names == {"jobs_to_claim", "jobs_to_claim_for", "jobs_running"}
     assert "readings_by_study" in {each.name for each in new["readings"].indexes}
@@ -490,9 +491,10 @@ def test_what_is_asked_all_the_time_looks_through_no_table(index: Index) -> None
         receive(index, f"1.2.{number}")
     (study,) = index.open_studies()
     assert index.received("1.2.1") is not None
-    index.replace_file("1.2.1", "f", 1, "1.2")
+    index.replace_file("1.2.1", "f", 1, "1.2", 20.0)
     index.series_of("1.1")
     index.instances_of("1.1")
+    index.removed_from("1.1")
     index.complete("1.1", study.revision, study.last_received, [("r", "m")], 20.0, shadows=[("r", "n")])
     assert index.claim("shadow", None, 30.0, 60.0) is None
     for kind, target in (("read", None), ("shadow", None), ("send", "pacs")):
@@ -524,9 +526,23 @@ def test_what_is_asked_all_the_time_looks_through_no_table(index: Index) -> None
     index.jobs_of("1.1")
     index.readings_of("1.1")
     index.revive("1.1", 60.0)
+    assert [row["study"] for row in index.old_studies(99.0, (1.0, ""), 20)] == ["1.1"]
+    conn.set_trace_callback(None)
+    while (job := index.claim("send", None, 99.0, 60.0)) is not None:
+        index.finish(job, 61.0)
+    conn.execute("UPDATE jobs SET state = 'done' WHERE state = 'queued'")
+    conn.set_trace_callback(asked.append)
+    assert index.remove_files("1.1", 1, 99.0, 99.0)
+    assert index.leftover() == ["1.1"]
+    assert index.removed_files("1.1") == (["1.2.0", "1.2.1"], ["9.1"])
+    index.nothing_left("1.1")
     conn.set_trace_callback(None)
 
-    small = {"SCAN studies USING INDEX studies_open", "SCAN jobs USING INDEX jobs_running"}
+    small = {
+        "SCAN studies USING INDEX studies_open",
+        "SCAN jobs USING INDEX jobs_running",
+        "SCAN studies USING INDEX studies_leftover",
+    }
     listed = {"SCAN studies USING INDEX studies_by_time", "SCAN l", "SCAN reads", "SCAN r", "SCAN work"}
     statements = [sql for sql in asked if re.match(r"\s*(SELECT|INSERT|UPDATE|WITH)\b", sql)]
     assert len(statements) > 40

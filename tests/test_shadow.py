@@ -252,7 +252,11 @@ def test_an_index_of_the_version_before_keeps_everything(tmp_path: Path) -> None
     index = Index(file, create=True)
     index.close()
     new = Database(file)
-    added = {"readings": {"shadow": 0}}
+    added = {
+        "readings": {"shadow": 0},
+        "results": {"removed": None},
+        "studies": {"removed": None, "kept": 1, "leftover": 0},
+    }
     for table, rows in before.items():
         assert list(new[table].rows) == [{**row, **added.get(table, {})} for row in rows]
     assert {each.name for each in new["jobs"].indexes} >= {"jobs_to_claim", "jobs_to_claim_for", "jobs_running"}

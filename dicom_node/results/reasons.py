@@ -35,6 +35,10 @@ _BETTER: dict[str, _Translations] = {
 
 # Why something was not read (ai._selection and the modules that it asks), with what stands in the place of each group.
 _REASONS: tuple[tuple[str, _Translations], ...] = (
+    (
+        r"it was removed from this system by retention",
+        {"ko": "보존 기간이 지나 이 시스템에서 삭제됨", "ja": "保存期間を過ぎ、このシステムから削除済み"},
+    ),
     (r"it is no image", {"ko": "영상이 아님", "ja": "画像ではない"}),
     (r"it has no pixels", {"ko": "픽셀 데이터가 없음", "ja": "画素データがない"}),
     (
