@@ -386,15 +386,21 @@ class Index:
     def requeue_running(self, now: float) -> int:
         """Queue again what a node that is gone was doing; only for the one node that holds the folder's lock.
 
+        A power cut or a kill tells little about a study, so the attempt does not count: the death does, apart from
+        them. But a study may be what ends the node, and must not keep the others from being read: it comes behind all
+        that wait, and later with each death (at once, 2 s, 6 s ... a minute; scattered, so that two which ran at the
+        same time are not suspected together for ever). `Patience` says how many deaths are too many.
+
         What was called off while it was being sent ends instead, as in :meth:`_settle`.
         """
         with self.transaction():
-            return self._run(
-                """UPDATE jobs SET state = iif(reason LIKE ?, 'done', 'queued'), due = ?, lease_until = NULL,
-                    token = NULL
+            return self._db.conn.execute(
+                """UPDATE jobs SET state = iif(reason LIKE :called_off, 'done', 'queued'), lease_until = NULL,
+                    token = NULL, attempts = attempts - 1, deaths = deaths + 1,
+                    due = :now + iif(kind = 'send', 0.0,
+                        min((2 << min(deaths, 9)) - 2, 60) * (0.8 + 0.4 * (random() & 1023) / 1023.0))
                 WHERE state = 'running'""",
-                f"{_CALLED_OFF}%",
-                now,
+                {"called_off": f"{_CALLED_OFF}%", "now": now},
             ).rowcount
 
     def fail_unknown(self, kind: JobKind, targets: Sequence[str], reason: str, now: float) -> int:
@@ -440,7 +446,8 @@ class Index:
                         SELECT id, due FROM jobs
                             WHERE state = 'running' AND {_of(kind, target)} AND lease_until <= :now)
                     ORDER BY due, id LIMIT 1)
-                RETURNING id, kind, subject, study, revision, route, target, run_key, attempts, created, token""",  # noqa: S608 - our own words
+                RETURNING id, kind, subject, study, revision, route, target, run_key, attempts, created, token,
+                    deaths""",  # noqa: S608 - our own words
                 values,
             ).fetchone()
         return Job(*row) if row else None
@@ -517,7 +524,7 @@ class Index:
         return changed == 1
 
     def revive(self, study: str | None, now: float) -> int:
-        """Queue every failed job again (of one study, or of all) with its attempts forgotten.
+        """Queue every failed job again (of one study, or of all) with its attempts and the node's deaths forgotten.
 
         What a destination did not take is offered again, too: its settings may have been mended. What needs files that
         retention has removed stays as it is.
@@ -528,8 +535,8 @@ class Index:
         with self.transaction():
             of_study = "" if study is None else "study = :study AND"
             return self._db.conn.execute(
-                f"""UPDATE jobs SET state = 'queued', attempts = 0, due = :now, created = :now, finished = NULL,
-                    reason = '', run_key = iif(kind = 'send', run_key, NULL)
+                f"""UPDATE jobs SET state = 'queued', attempts = 0, deaths = 0, due = :now, created = :now,
+                    finished = NULL, reason = '', run_key = iif(kind = 'send', run_key, NULL)
                 WHERE {of_study} (state = 'failed' OR (state = 'done' AND reason LIKE :not_taken))
                     AND NOT {_WITHOUT_FILES}""",  # noqa: S608 - our own words
                 {"study": study, "now": now, "not_taken": f"{NOT_TAKEN}%"},

@@ -215,6 +215,12 @@ _M005 = (
 )
 
 
+@SCHEMA()
+def m006_deaths(db: Database) -> None:
+    """How often the node died while a job ran is counted apart from its attempts, which came to an end."""
+    db.execute("ALTER TABLE jobs ADD COLUMN deaths INTEGER NOT NULL DEFAULT 0")
+
+
 with closing(Database(memory=True)) as _empty:
     MIGRATIONS = frozenset(each.name for each in SCHEMA.pending(_empty))
 """All that this version knows; an index with another one was made by a newer version."""
@@ -288,7 +294,7 @@ class OpenStudy:
 class Job:
     """A claimed job: ``subject`` is what it works on (a study's revision, a result), ``target`` the model or peer.
 
-    The kind "shadow" is a reading of which nothing leaves the node.
+    The kind "shadow" is a reading of which nothing leaves the node. ``deaths`` is how often the node died while it ran.
     """
 
     id: int
@@ -302,6 +308,7 @@ class Job:
     attempts: int
     created: float
     token: str
+    deaths: int = 0
 
 
 @dataclass(frozen=True, slots=True)

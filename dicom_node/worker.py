@@ -3,6 +3,10 @@
 A job's effects and its being done are one transaction. What a crash leaves running is queued again when the node
 starts, or when its lease runs out; a worker that comes late finds that its token is gone, and everything that it wanted
 to write is rolled back.
+
+The death of the node is no attempt of the job that ran, and is counted apart (`Index.requeue_running`). Models read in
+a process of their own, and when that one dies it is an attempt. What ends the whole node is mostly a power cut or a
+kill; only a job that ran at so many deaths (`Patience.deaths`) must be what they come from.
 """
 
 from __future__ import annotations
@@ -35,21 +39,32 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long a job is tried: until ``attempts`` are used up, or ``seconds`` have gone by since it was queued."""
+    """How long a job is tried: until ``attempts`` are used up, or ``seconds`` have gone by since it was queued.
+
+    Where attempts are counted so are the node's ``deaths`` while it ran. Ten by chance are next to none, since it runs
+    for seconds and waits longer after each; and ten restarts of a node that its job ends take minutes, not days.
+    """
 
     attempts: int | None
     seconds: float | None
     first_delay: float = 1.0
     longest_delay: float = 60.0
+    deaths: int = 10
 
     def delay(self, attempt: int) -> float:
         """Seconds to wait after attempt number ``attempt`` (from 1): doubled each time, with jitter."""
         doubled = self.first_delay * 2.0 ** min(attempt - 1, 16)
         return min(doubled, self.longest_delay) * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
 
-    def is_used_up(self, job: Job) -> bool:
-        """Whether this attempt is one too many: those before it never came to an end, so they may be what ends us."""
-        return self.attempts is not None and job.attempts > self.attempts
+    def used_up(self, job: Job) -> str:
+        """Why this attempt is one too many, where those before it never came to an end; empty where it is not."""
+        if self.attempts is None:
+            return ""
+        if job.deaths >= self.deaths:
+            return f"the node ended {job.deaths} times while it did this"
+        if job.attempts > self.attempts:
+            return f"begun {job.attempts - 1} times, and none came to an end"
+        return ""
 
     def is_over(self, job: Job, now: float) -> bool:
         """Whether this attempt was the last."""
@@ -160,8 +175,8 @@ class Worker:
         return True
 
     def _attempt(self, job: Job) -> None:
-        if self._patience.is_used_up(job):
-            self._fail(job, f"the node ended {job.attempts - 1} times while it did this")
+        if reason := self._patience.used_up(job):
+            self._fail(job, reason)
             return
         try:
             done = self._do(job)

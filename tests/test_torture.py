@@ -69,7 +69,15 @@ def test_kills_lose_nothing_and_the_audit_would_see_it(
     assert (found["kills"], found["faults"]) == (5, [])
     assert found["images answered 0000"] > 0
     assert found["results in the PACS"] > 0
-    bad = ("lost", "changed", "duplicated", "without outcome", "said to be delivered and not there", "files left over")
+    bad = (
+        "lost",
+        "changed",
+        "duplicated",
+        "without outcome",
+        "failed",
+        "said to be delivered and not there",
+        "files left over",
+    )
     assert [found[name] for name in bad] == [0] * len(bad)
     assert {name: len(faults) for name, faults in seen.items()} == {
         **{"changed": 1, "lost": 1, "left over": 2, "twice": 2, "not there": 1, "no outcome": 1, "read twice": 1}

@@ -173,20 +173,68 @@ def test_the_thread_lives_through_an_error_of_what_it_does_when_idle(index: Inde
     busy.join()
 
 
-def test_what_ended_the_node_each_time_is_not_begun_for_ever(index: Index) -> None:
-    clock, begun = Clock(), []
+def dies(_job: Job) -> Done:
+    raise KeyboardInterrupt  # the node goes in the middle of it
+
+
+def test_a_death_of_the_node_is_no_attempt_and_puts_the_job_behind_the_others(index: Index) -> None:
+    clock, done = Clock(), []
+    for _ in range(9):  # more deaths than attempts
+        with pytest.raises(KeyboardInterrupt):
+            worker(index, dies, clock, Patience(3, None)).work_once()
+        index.requeue_running(clock())
+        clock.now = float(str(job(index)["due"]))
+    index.add_instance(NewInstance("2.2", "1", "1", "2", "2.1", "CR", "", "", "", "A", "g", 1), clock.now)
+    index.complete("2", 1, clock.now, [("r", "m")], clock.now - 0.1)
 
     def do(one: Job) -> Done:
-        begun.append(one.attempts)
-        raise KeyboardInterrupt  # the node goes in the middle of it
+        done.append((one.study, one.attempts, one.deaths))
+        if one.study == "1":
+            raise Retryable("the reading process died")
+        return Done()
 
-    for _ in range(3):
+    after = worker(index, do, clock, Patience(3, None))
+    for _ in range(4):
+        assert after.work_once()
+        clock.now += 10.0
+    assert done == [("2", 1, 0), ("1", 1, 9), ("1", 2, 9), ("1", 3, 9)]
+    assert job(index)["reason"] == "the reading process died (given up after 3 attempts)"
+
+
+def test_what_ended_the_node_each_time_comes_later_each_time_and_is_not_begun_for_ever(index: Index) -> None:
+    clock, waited = Clock(), []
+    while len(waited) < 10:
         with pytest.raises(KeyboardInterrupt):
-            worker(index, do, clock, Patience(3, None)).work_once()
+            worker(index, dies, clock, Patience(3, None)).work_once()
         index.requeue_running(clock())
-    assert worker(index, do, clock, Patience(3, None)).work_once()
-    assert begun == [1, 2, 3]
-    assert (job(index)["state"], job(index)["reason"]) == ("failed", "the node ended 3 times while it did this")
+        waited.append(float(str(job(index)["due"])) - clock.now)
+        clock.now += waited[-1]
+    for given, wanted in zip(waited, [0, 2, 6, 14, 30, 60, 60, 60, 60, 60], strict=True):
+        assert 0.8 * wanted <= given <= 1.2 * wanted
+    assert worker(index, dies, clock, Patience(3, None)).work_once()
+    assert (job(index)["state"], job(index)["reason"]) == ("failed", "the node ended 10 times while it did this")
+    assert index.revive("1", clock.now) == 1
+    with pytest.raises(KeyboardInterrupt):
+        worker(index, dies, clock, Patience(3, None)).work_once()
+
+
+def test_an_attempt_that_never_ends_is_counted(index: Index) -> None:
+    clock = Clock()
+    for _ in range(3):
+        assert index.claim("read", None, clock.now, 60.0) is not None  # by a worker that hangs
+        clock.now += 61.0
+    assert worker(index, dies, clock, Patience(3, None)).work_once()
+    assert (job(index)["state"], job(index)["reason"]) == ("failed", "begun 3 times, and none came to an end")
+
+
+def test_a_delivery_that_a_death_cut_off_waits_for_nothing(index: Index) -> None:
+    index._run("UPDATE jobs SET kind = 'send'")
+    for now in range(100, 112):
+        sent = index.claim("send", None, float(now), 60.0)
+        assert sent is not None
+        assert sent.attempts == 1
+        index.requeue_running(now + 0.5)
+    assert job(index)["due"] == 111.5
 
 
 def test_what_is_done_for_a_failure_is_written_with_it(index: Index) -> None:

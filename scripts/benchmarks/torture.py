@@ -171,6 +171,10 @@ class Node:
             found.add("reading" if kind == "read" else "delivering")
         return found
 
+    def is_last_attempt(self) -> bool:
+        """Whether a study that is being read fails if its reading process dies once more."""
+        return bool(self._glance("SELECT 1 FROM jobs WHERE kind = 'read' AND state = 'running' AND attempts >= 3"))
+
     def unfinished(self) -> int:
         """Studies that are not at their end."""
         open_ = self._glance("SELECT count(*) FROM studies WHERE completed IS NULL")
@@ -309,7 +313,7 @@ def torture(
                 sender.ask_to_stop()
             for sender in senders:
                 sender.join()
-            revived = _drain(node, say)
+            _settle(node)
             status = node.stop()
             figures, faults = audit(node, sent, _in_pacs(folder / "pacs"))
         finally:
@@ -327,7 +331,6 @@ def torture(
         "kills while": {step: by for step, by in steps.items() if by},
         "images sent, tries": sent.tries,
         **figures,
-        "studies revived by dicom-node retry": revived,
         "seconds until it listens again": {"median": round(statistics.median(ready), 2), "most": round(max(ready), 2)},
     }, faults
 
@@ -343,26 +346,16 @@ def _kill(node: Node, wanted: str, dice: random.Random) -> tuple[str, str]:
     if wanted in ("reading", "writing"):
         victims.append("reading process")
     victim = dice.choice(victims)
+    if victim == "reading process" and node.is_last_attempt():
+        victim = "node"  # what the reading process dies of thrice is rightly given up, and not our theme
     if not node.kill(victim):
         victim = "node"
         node.kill(victim)
     return (wanted if wanted in doing else next((step for step in STEPS if step in doing), "idle")), victim
 
 
-def _drain(node: Node, say: Callable[[str], None]) -> int:
-    """Leave the node alone until all is done; what failed for good, as the node died of it thrice, is tried again."""
-    _settle(node)
-    failed = node.rows("SELECT count(DISTINCT study) FROM jobs WHERE state = 'failed'")
-    count = int(str(failed[0][0]))
-    if count:
-        say(f"{count} studies failed for good: dicom-node retry --all")
-        command = [sys.executable, "-m", "dicom_node", "retry", "--all", "--config", "node.toml"]
-        subprocess.run(command, cwd=node.folder, check=True, capture_output=True, env=ENVIRONMENT)
-        _settle(node)
-    return count
-
-
 def _settle(node: Node) -> None:
+    """Leave the node alone until all is done; nobody revives what failed."""
     until = time.monotonic() + _DRAIN_SECONDS
     calm = 0
     while calm < 5 and time.monotonic() < until:
@@ -396,6 +389,8 @@ def audit(node: Node, sent: Sent, pacs: Sequence[str]) -> tuple[dict[str, object
     delivered = {str(uid) for (uid,) in node.rows("SELECT subject FROM jobs WHERE kind = 'send' AND state = 'done'")}
     states = _states(node)
     without = [study for study in sent.studies if states.get(study) != "delivered"]
+    ((failed,),) = node.rows("SELECT count(DISTINCT study) FROM jobs WHERE state = 'failed'")
+    ((deaths,),) = node.rows("SELECT coalesce(max(deaths), 0) FROM jobs WHERE kind = 'read'")
     faults += [f"study {study} ended as {states.get(study, 'unknown')}, not delivered" for study in without]
     twice = [uid for uid, count in Counter(pacs).items() if count > 1]
     faults += [f"the PACS has {uid} more than once" for uid in twice]
@@ -419,6 +414,8 @@ def audit(node: Node, sent: Sent, pacs: Sequence[str]) -> tuple[dict[str, object
         "results in the PACS": len(pacs),
         "duplicated": len(twice) + len(strangers) + len(repeated),
         "without outcome": len(without),
+        "failed": failed,
+        "deaths of the node during one reading, at most": deaths,
         "said to be delivered and not there": len(missing),
         "files left over": len(leftovers),
     }, faults
