@@ -244,6 +244,8 @@ def _print_study(one: dict[str, Any]) -> None:
         ("delivered", "delivered"),
     ):
         show(f"{label:<12}{_clock(one['times'][step]) or '-'}")
+    if one["evidence"]:
+        show(f"complete    {escape(one['evidence'])}")
     if removed := _removed(one):
         show(f"files       {removed}: images and results that were there then")
     show(f"in all      {_seconds(one['seconds']['turnaround']) or '-'} from the last image to the last result")
@@ -256,6 +258,10 @@ def _print_study(one: dict[str, Any]) -> None:
         due = f", next attempt {_clock(sent['next_attempt'])}" if sent["next_attempt"] and sent["attempts"] else ""
         tries = f"attempt {sent['attempts']}{due}{text}"
         show(f"delivery    {sent['role']} to {sent['destination']}: {sent['state']}, {tries}")
+    for asked in one["commitments"]:
+        text = f" ({escape(asked['reason'])})" if asked["reason"] else ""
+        committed = "committed" if asked["state"] == "done" and not text else asked["state"]
+        show(f"commitment  by {asked['destination']}: {committed}{text}")
     if one["shadow"]["readings"] or one["shadow"]["jobs"]:
         show("\nshadow      not sent: what candidates said, recorded for dicom-node models compare")
         for reading in one["shadow"]["readings"]:

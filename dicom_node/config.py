@@ -148,6 +148,7 @@ class NodeSettings(_Strict):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]{1,2})?)$")] = "auto"
     keep_free_gb: Annotated[float, Field(strict=True, ge=0, le=1_000_000, allow_inf_nan=False)] = 1.0
     max_waiting_studies: Annotated[int, Field(strict=True, ge=1, le=1_000_000_000)] = 10_000
+    wait_seconds: Seconds = 30.0
     deliver_for_hours: Annotated[float, Field(strict=True, gt=0, le=8760, allow_inf_nan=False)] = 72.0
 
 
@@ -162,7 +163,8 @@ class Peer(_Wishes):
     """``[[peers]]``: an AE that we talk to.
 
     ``host`` is where we reach it and, unless ``any_host``, the only address that it may call from. What a destination
-    says of results counts before what the route says.
+    says of results counts before what the route says. One with ``commitment`` has a result when it has committed to it.
+    The release of an association by one that ``sends_whole_studies`` completes them.
     """
 
     name: Name
@@ -172,6 +174,8 @@ class Peer(_Wishes):
     may_store: Flag = False
     destination: Flag = False
     any_host: Flag = False
+    sends_whole_studies: Flag = False
+    commitment: Flag = False
 
     @model_validator(mode="after")
     def _complete(self) -> Peer:
@@ -179,6 +183,12 @@ class Peer(_Wishes):
             raise ValueError(f"peer {self.name!r} is a destination: it needs host and port, where we reach it")
         if self.host is None and not self.any_host:
             raise ValueError(f"peer {self.name!r} needs a host, the address it calls from (or any_host = true)")
+        if self.commitment and not self.destination:
+            raise ValueError(
+                f"peer {self.name!r} is no destination: commitment can only stand where destination = true"
+            )
+        if self.sends_whole_studies and not self.may_store:
+            raise ValueError(f"peer {self.name!r} may not store: sends_whole_studies needs may_store = true")
         if self.wishes() and not self.destination:
             keys = ", ".join(self.wishes())
             raise ValueError(f"peer {self.name!r} is no destination: {keys} can only stand where destination = true")
@@ -198,7 +208,8 @@ class Match(_Strict):
 class Route(_Wishes):
     """``[[routes]]``: which studies are read by which models and where the results go.
 
-    What the models of ``shadow`` say is recorded, and nothing of it is sent.
+    What the models of ``shadow`` say is recorded, and nothing of it is sent. ``count_at`` is the peer that is asked how
+    many instances a study has.
     """
 
     name: Name
@@ -207,6 +218,7 @@ class Route(_Wishes):
     to: Annotated[tuple[Name, ...], Field(min_length=1)]
     report_failures: Flag = True
     quiet_seconds: Seconds | None = None
+    count_at: Name | None = None
     match: Match = Match()
 
 
@@ -234,6 +246,12 @@ class Settings(_Strict):
                         f"route {route.name!r}: to names {name!r}, which is no peer with destination = true "
                         f"(those are: {known})"
                     )
+            if route.count_at is not None and not any(
+                p.name == route.count_at and p.host is not None and p.port is not None for p in self.peers
+            ):
+                raise ValueError(
+                    f"route {route.name!r}: count_at names {route.count_at!r}, which is no peer with host and port"
+                )
             for key in ("models", "shadow", "outputs", "to"):
                 _once(f"route {route.name!r}", key, list(getattr(route, key) or ()))
             for name in route.shadow:
@@ -308,6 +326,10 @@ class Settings(_Strict):
     def destinations(self) -> tuple[Peer, ...]:
         """Every peer that receives results."""
         return tuple(p for p in self.peers if p.destination)
+
+    def callable(self) -> tuple[Peer, ...]:
+        """Every peer that may ask us for storage commitment and can be called back."""
+        return tuple(p for p in self.peers if p.may_store and p.host is not None and p.port is not None)
 
     def models(self) -> tuple[str, ...]:
         """Every model that a route names, in shadow or not, each once, in the file's order."""

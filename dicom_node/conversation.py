@@ -1,27 +1,34 @@
 """One association of the Storage SCP, from the connection to the release: a thread that reads, stores and answers.
 
-pynetdicom negotiates and answers C-ECHO; the bytes of images go from the socket to the file without being held.
+pynetdicom negotiates, answers C-ECHO and decodes the normalized services' messages; the bytes of images go from the
+socket to the file without being held.
 Statuses of a C-STORE are explained in `receive`.
 """
 
 from __future__ import annotations
 
 import errno
-import queue
 import socket
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 
 import structlog
+from pydicom.dataset import Dataset
+from pydicom.uid import UID
 from pynetdicom import AE
 from pynetdicom.association import Association
+from pynetdicom.dimse_messages import DIMSEMessage
+from pynetdicom.dimse_primitives import C_ECHO, N_EVENT_REPORT
+from pynetdicom.dsutils import encode
 from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RJ, P_DATA_TF
 from pynetdicom.pdu_primitives import A_ABORT, A_ASSOCIATE, A_P_ABORT, P_DATA
+from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 from pynetdicom.transport import AddressInformation
 
 from dicom_node import dimse, net
@@ -45,6 +52,14 @@ _REQUEST_SECONDS = 10.0  # how long a connection may take to ask for an associat
 _LONGEST_COMMAND = 64 * 1024  # bytes; a C-STORE's has about 200
 _LONGEST_OTHER = 16 * 1024 * 1024  # bytes of a data set that is held in memory: of messages that bring no image
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_HANDED_ON = {
+    dimse.C_ECHO_RQ,
+    dimse.N_EVENT_REPORT_RQ,
+    dimse.N_SET_RQ,
+    dimse.N_ACTION_RQ,
+    dimse.N_CREATE_RQ,
+    dimse.N_EVENT_REPORT_RSP,
+}
 _REJECT_VERSION = (0x01, 0x02, 0x02)  # PS3.8 9.3.4: permanently, by the ACSE: protocol version not supported
 
 
@@ -54,6 +69,10 @@ class Caller:
 
     ae_title: str
     peers: tuple[Peer, ...]
+
+
+#: Serves a request: (pynetdicom's event, who asks, reports of storage commitment to send here after the answer).
+Service = Callable[[Any, Caller, list[tuple[int, Dataset]]], Any]
 
 
 @dataclass(slots=True)
@@ -71,6 +90,7 @@ class Conversation:
     """A connection and the thread that serves it.
 
     ``judge`` is given the association when it is asked for, and returns who may use it, or None where it rejected it.
+    ``services`` serve what is no C-STORE, by pynetdicom's event.
     """
 
     def __init__(
@@ -81,17 +101,21 @@ class Conversation:
         store: Store,
         *,
         judge: Callable[[Association, str], Caller | None],
+        services: Sequence[tuple[Any, Service]] = (),
         on_end: Callable[[Conversation], None],
     ) -> None:
         self.studies: set[str] = set()  # of which it brought instances
         self.last_byte = 0.0  # epoch seconds
+        self.released = False
         self._address = address
         self._ae = ae
         self._store = store
         self._judge = judge
+        self._services = services
+        self._reports: list[tuple[int, Dataset]] = []
         self._on_end = on_end
         self._upper = UpperLayer(sock, request_seconds=_REQUEST_SECONDS, on_bytes=self._note_bytes)
-        self._caller: Caller | None = None
+        self.caller: Caller | None = None
         self._association: Any = None
         self._log = logger()
         self._syntaxes: dict[int, str] = {}  # of the accepted presentation contexts
@@ -100,6 +124,7 @@ class Conversation:
         self._command = bytearray()
         self._storing: _Storing | None = None
         self._pieces: list[memoryview] = []  # of the data set, not yet written
+        self._message = DIMSEMessage()  # that is neither an image nor served here
         self._other: tuple[int, bytearray] | None = None  # another message's context, and its data set so far
         self.thread = threading.Thread(target=self._run, name="association", daemon=True)
 
@@ -137,7 +162,7 @@ class Conversation:
             self._on_end(self)
 
     def _tell_aborted(self, reason: str) -> None:
-        if self._caller is not None and not self._stopping:  # a mere TCP check is no association
+        if self.caller is not None and not self._stopping:  # a mere TCP check is no association
             logger().warning("association.aborted", address=self._address[0], reason=reason)
 
     def _converse(self) -> None:
@@ -150,6 +175,7 @@ class Conversation:
                 self._on_data(context, piece, last=last)
             else:
                 self._on_command(context, piece, last=last)
+        self.released = True
         self._upper.released()
 
     # -- the association
@@ -179,7 +205,9 @@ class Conversation:
         association.acse.negotiate_association()
         if not association.is_established:
             return False
-        self._caller = caller
+        self.caller = caller
+        for event, service in self._services:
+            association.bind(event, service, [caller, self._reports])
         self._longest_answer = association.requestor.maximum_length
         self._syntaxes = {each.context_id: str(each.transfer_syntax[0]) for each in association.accepted_contexts}
         return True
@@ -200,20 +228,18 @@ class Conversation:
             command = dimse.decode(self._command)
         except ValueError as error:
             raise ViolationError(INVALID_PARAMETER, "a command set that cannot be parsed") from error
-        if command.field not in (dimse.C_STORE_RQ, dimse.C_ECHO_RQ):
-            raise ViolationError(INVALID_PARAMETER, f"a message {command.field:04X}H, which no service here knows")
-        if command.field == dimse.C_ECHO_RQ:
+        if command.field in _HANDED_ON:
             self._hand_over(context, 0x03, bytes(self._command))
             self._other = (context, bytearray()) if command.has_data_set else None
-            if self._other is None:
-                self._serve()
-        else:
+        elif command.field == dimse.C_STORE_RQ:
             self._storing = _Storing(context, command, time.perf_counter())
             if command.has_data_set:
                 self._begin(self._storing)
             else:
                 self._storing.failure = Refused(0xC000, "the request has no data set")
                 self._finish()
+        else:
+            raise ViolationError(INVALID_PARAMETER, f"a message {command.field:04X}H, which no service here knows")
         self._command.clear()
 
     def _on_data(self, context: int, piece: memoryview, *, last: bool) -> None:
@@ -231,28 +257,42 @@ class Conversation:
                     INVALID_PARAMETER, f"a data set of more than {_LONGEST_OTHER} bytes that is no image"
                 )
             if last:
-                self._hand_over(context, 0x02, bytes(data_set))
                 self._other = None
-                self._serve()
+                self._hand_over(context, 0x02, bytes(data_set))
         else:
             raise ViolationError(UNEXPECTED_PDU, "a data set without a command")
 
     def _hand_over(self, context: int, control: int, data: bytes) -> None:
-        """Give pynetdicom a part of a message that is not ours to serve."""
+        """Give pynetdicom a part of a message that is not ours to serve, which it serves when it has all of it.
+
+        Its own provider is left out: it would serve some messages in a thread of their own.
+        """
         primitive = P_DATA()
         primitive.presentation_data_value_list = [[context, bytes((control,)) + data]]
         try:
-            self._association.dimse.receive_primitive(primitive)
+            if not self._message.decode_msg(primitive, self._association):
+                return
+            message, self._message = self._message.message_to_primitive(), DIMSEMessage()
         except Exception as error:  # whatever it raises on hostile values
             raise ViolationError(INVALID_PARAMETER, "a message that cannot be parsed") from error
-        if not self._association.dul.event_queue.empty():
-            raise ViolationError(INVALID_PARAMETER, "a message that cannot be parsed")
+        self._serve(context, message)
 
-    def _serve(self) -> None:
-        context, message = self._association.dimse.get_msg()
-        if message is None or not message.is_valid_request:  # pynetdicom would let the caller wait for an answer
+    def _serve(self, context: int, message: Any) -> None:
+        if isinstance(message, N_EVENT_REPORT) and message.is_valid_response:
+            return  # to a report of ours, which is not repeated: who lost it asks again
+        if not message.is_valid_request:  # pynetdicom would let the caller wait for an answer
             raise ViolationError(INVALID_PARAMETER, "a message that lacks what it must have")
+        sop_class = getattr(message, "RequestedSOPClassUID", None) or message.AffectedSOPClassUID
+        if not isinstance(message, C_ECHO) and sop_class != self._association._accepted_cx[context].abstract_syntax:
+            raise ViolationError(INVALID_PARAMETER, "a message of another SOP class than its presentation context")
         self._association._serve_request(message, context)
+        self._still_there()
+        for event_type, information in self._reports:
+            self._association.dimse.send_msg(_report(event_type, information, self._syntaxes[context]), context)
+            self._still_there()
+        self._reports.clear()
+
+    def _still_there(self) -> None:
         if self._association.dul.gone is not None:
             raise self._association.dul.gone
         if self._association.is_aborted:
@@ -276,7 +316,7 @@ class Conversation:
             storing.failure = error
 
     def _may_store(self) -> Caller:
-        caller = self._caller
+        caller = self.caller
         if caller is None:
             raise Refused(0x0124, "the caller of this association was never judged")
         if caller.peers and not any(peer.may_store for peer in caller.peers):
@@ -358,6 +398,18 @@ def _refused(error: Exception, command: dimse.Command, study: str | None) -> int
     return status
 
 
+def _report(event_type: int, information: Dataset, syntax: str) -> N_EVENT_REPORT:
+    """A report of storage commitment (PS3.4 J.3.3) as a message of its own on the association that asked."""
+    message = N_EVENT_REPORT()
+    message.MessageID, message.EventTypeID = 1, event_type
+    message.AffectedSOPClassUID = StorageCommitmentPushModel
+    message.AffectedSOPInstanceUID = StorageCommitmentPushModelInstance
+    transfer_syntax = UID(syntax)
+    encoded = encode(information, transfer_syntax.is_implicit_VR, transfer_syntax.is_little_endian)
+    message.EventInformation = BytesIO(encoded)
+    return message
+
+
 class _Provider:
     """What pynetdicom's services have for an upper layer: what they send goes out at once, nothing comes in by it."""
 
@@ -365,7 +417,6 @@ class _Provider:
 
     def __init__(self, upper: UpperLayer) -> None:
         self._upper = upper
-        self.event_queue: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.gone: GoneError | None = None  # pynetdicom swallows it
 
     def send_pdu(self, primitive: Any) -> None:

@@ -14,15 +14,18 @@ import sqlite3
 import threading
 import uuid
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sqlite_utils import Database
 
+from dicom_node.db_commitments import CommitmentStatements
+from dicom_node.db_steps import StepStatements
 from dicom_node.errors import ConfigError
 from dicom_node.schema import (
+    CALLED_OFF,
     MIGRATIONS,
+    NOT_TAKEN,
     SCHEMA,
     Job,
     JobKind,
@@ -38,9 +41,6 @@ from dicom_node.schema import (
 )
 
 INDEX_FILE = "index.sqlite"  # in the data folder
-NOT_TAKEN = "not taken:"
-"""How the reason begins of a delivery that ended because the destination does not take this kind of object."""
-_CALLED_OFF = "not sent: superseded by"
 
 # A reading in shadow waits until no study waits for its own: it never stands in front of a result.
 # Asked of each state alone: each has an index of its own.
@@ -49,6 +49,10 @@ _ITS_TURN = """(NOT EXISTS (SELECT 1 FROM jobs r WHERE r.kind = 'read' AND r.sta
 
 _STUDY_IS_FREE = """NOT EXISTS
     (SELECT 1 FROM jobs r WHERE r.state = 'running' AND r.kind = 'read' AND r.study = jobs.study)"""
+
+_ALL_IS_SENT = """NOT EXISTS (SELECT 1 FROM jobs s
+    WHERE s.study = jobs.study AND s.kind = 'send' AND s.target = jobs.target AND s.run_key = jobs.run_key
+        AND s.state IN ('queued', 'running'))"""
 
 _NEWEST = "SELECT * FROM studies ORDER BY last_received DESC LIMIT :limit"
 _ONE = "SELECT * FROM studies WHERE study = :study"
@@ -61,7 +65,7 @@ _WITHOUT_FILES = """(kind = 'send' AND EXISTS
     OR kind IN ('read', 'shadow') AND NOT EXISTS
         (SELECT 1 FROM instances i WHERE i.study = jobs.study AND NOT i.own AND i.removed IS NULL))"""
 
-# Two kinds of work belong to a revision: its read jobs, and the sending of the results that they ended with.
+# What belongs to a revision: its read jobs, and of the results that they ended with the sending and commitment.
 # CROSS JOIN begins with what is listed: left to choose, SQLite begins with every job that there ever was.
 _STATE = """
     WITH listed AS MATERIALIZED ({listed}),
@@ -73,18 +77,19 @@ _STATE = """
         SELECT * FROM reads
         UNION ALL
         SELECT r.study, s.kind, s.state, s.run_key, s.reason, s.finished
-        FROM reads r CROSS JOIN jobs s ON s.study = r.study AND s.run_key = r.run_key AND s.kind = 'send'
+        FROM reads r CROSS JOIN jobs s
+            ON s.study = r.study AND s.run_key = r.run_key AND s.kind IN ('send', 'commit')
     ),
     told AS (
         SELECT study,
             sum(kind = 'read' AND state IN ('queued', 'running')) AS reading,
             sum(kind = 'read' AND state = 'failed') AS unread,
-            sum(kind = 'send' AND state IN ('queued', 'running')) AS sending,
+            sum(kind != 'read' AND state IN ('queued', 'running')) AS sending,
             sum(kind = 'send') AS sends,
             sum(kind = 'read' AND run_key IS NOT NULL) AS runs,
             sum(state = 'failed') AS failed,
             max(CASE WHEN kind = 'read' THEN finished END) AS read,
-            max(CASE WHEN kind = 'send' THEN finished END) AS delivered,
+            max(CASE WHEN kind != 'read' THEN finished END) AS delivered,
             max(CASE WHEN state = 'failed' THEN reason END) AS failure,
             max(CASE WHEN state != 'done' OR kind = 'read' THEN reason END) AS reason,
             json_group_array(DISTINCT reason) FILTER (WHERE state = 'done' AND reason LIKE :not_taken) AS not_taken
@@ -119,7 +124,7 @@ def open_index(data_dir: Path) -> Index:
     return Index(file)
 
 
-class Index:
+class Index(CommitmentStatements, StepStatements):
     """The tables of one node. Every method is one transaction; times (``now``) are epoch seconds and are passed in."""
 
     def __init__(self, path: Path, *, create: bool = False) -> None:
@@ -165,33 +170,6 @@ class Index:
         """Close the file."""
         with self._lock:
             self._db.close()
-
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """Everything inside is one transaction: all of it is kept, or nothing. A nested one joins the outer one.
-
-        It takes SQLite's write lock at once: one that first reads and then writes would fail where another process (the
-        CLI) wrote in between.
-        """
-        with self._lock:
-            conn = self._db.conn
-            if conn.in_transaction:
-                yield
-                return
-            conn.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                conn.execute("COMMIT")
-            except BaseException:
-                self._db.rollback()  # nothing to do where SQLite already did it
-                raise
-
-    def _run(self, sql: str, *values: Any) -> sqlite3.Cursor:
-        return self._db.conn.execute(sql, values)
-
-    def _rows(self, sql: str, *values: Any) -> list[sqlite3.Row]:
-        with self._lock:
-            return self._run(sql, *values).fetchall()
 
     # -- receiving
 
@@ -317,6 +295,19 @@ class Index:
         )
         return [StoredSeries(**{**dict(row), "callers": tuple(json.loads(row["callers"]))}) for row in rows]
 
+    def count_with(self, study: str, peer: str) -> int:
+        """How many instances of a study exist that a peer could have: those that we received, and what we sent it."""
+        rows = self._rows(
+            """SELECT count(*) FROM (SELECT sop_instance_uid FROM instances WHERE study = ?1
+                UNION SELECT subject FROM jobs WHERE study = ?1 AND kind = 'send' AND target = ?2 AND state = 'done'
+                    AND reason NOT LIKE ?3 AND reason NOT LIKE ?4)""",
+            study,
+            peer,
+            f"{NOT_TAKEN}%",
+            f"{CALLED_OFF}%",
+        )
+        return int(rows[0][0])
+
     def instances_of(self, study: str) -> list[StoredInstance]:
         """The received instances of a study, without our own results, in an order that does not change.
 
@@ -345,10 +336,12 @@ class Index:
         now: float,
         *,
         shadows: Sequence[tuple[str, str]] = (),
+        evidence: str = "",
     ) -> bool:
         """Complete a study and queue one read job for each (route, model), unless an instance came in between.
 
         ``shadows`` are the (route, model) that read it in shadow; the study's state does not depend on them.
+        ``evidence`` is what says that it is complete, for a person.
 
         Returns:
             whether it was completed; False leaves everything as it was.
@@ -356,10 +349,11 @@ class Index:
         with self.transaction():
             names = json.dumps(list(dict.fromkeys(route for route, _ in routes)))
             changed = self._run(
-                """UPDATE studies SET completed = ?, routes = ?
+                """UPDATE studies SET completed = ?, routes = ?, evidence = ?
                 WHERE study = ? AND revision = ? AND last_received = ? AND completed IS NULL""",
                 now,
                 names,
+                evidence,
                 study,
                 revision,
                 last_received,
@@ -397,10 +391,10 @@ class Index:
             return self._db.conn.execute(
                 """UPDATE jobs SET state = iif(reason LIKE :called_off, 'done', 'queued'), lease_until = NULL,
                     token = NULL, attempts = attempts - 1, deaths = deaths + 1,
-                    due = :now + iif(kind = 'send', 0.0,
+                    due = :now + iif(kind NOT IN ('read', 'shadow'), 0.0,
                         min((2 << min(deaths, 9)) - 2, 60) * (0.8 + 0.4 * (random() & 1023) / 1023.0))
                 WHERE state = 'running'""",
-                {"called_off": f"{_CALLED_OFF}%", "now": now},
+                {"called_off": f"{CALLED_OFF}%", "now": now},
             ).rowcount
 
     def fail_unknown(self, kind: JobKind, targets: Sequence[str], reason: str, now: float) -> int:
@@ -446,8 +440,8 @@ class Index:
                         SELECT id, due FROM jobs
                             WHERE state = 'running' AND {_of(kind, target)} AND lease_until <= :now)
                     ORDER BY due, id LIMIT 1)
-                RETURNING id, kind, subject, study, revision, route, target, run_key, attempts, created, token,
-                    deaths""",  # noqa: S608 - our own words
+                RETURNING id, kind, subject, coalesce(study, ''), revision, route, target, run_key, attempts, created,
+                    token, deaths""",  # noqa: S608 - our own words
                 values,
             ).fetchone()
         return Job(*row) if row else None
@@ -510,7 +504,7 @@ class Index:
             "finished": finished,
             "reason": reason,
             "run_key": run_key,
-            "called_off": f"{_CALLED_OFF}%",
+            "called_off": f"{CALLED_OFF}%",
         }
         # What was called off while it was being sent, and did not arrive, is not sent again.
         changed = self._db.conn.execute(
@@ -534,13 +528,22 @@ class Index:
         """
         with self.transaction():
             of_study = "" if study is None else "study = :study AND"
-            return self._db.conn.execute(
+            revived = self._db.conn.execute(
                 f"""UPDATE jobs SET state = 'queued', attempts = 0, deaths = 0, due = :now, created = :now,
-                    finished = NULL, reason = '', run_key = iif(kind = 'send', run_key, NULL)
+                    finished = NULL, reason = '', run_key = iif(kind IN ('send', 'commit'), run_key, NULL)
                 WHERE {of_study} (state = 'failed' OR (state = 'done' AND reason LIKE :not_taken))
                     AND NOT {_WITHOUT_FILES}""",  # noqa: S608 - our own words
                 {"study": study, "now": now, "not_taken": f"{NOT_TAKEN}%"},
             ).rowcount
+            if revived:  # what arrives now is to be committed to as well
+                self._run(
+                    """UPDATE jobs SET state = 'queued', attempts = 0, due = ?1, created = ?1, finished = NULL,
+                        reason = ''
+                    WHERE kind = 'commit' AND state = 'done' AND (study, target, run_key) IN
+                        (SELECT study, target, run_key FROM jobs WHERE kind = 'send' AND state = 'queued')""",
+                    now,
+                )
+            return int(revived)
 
     # -- reading and results
 
@@ -590,13 +593,23 @@ class Index:
                 r.profile,
             )
 
-    def queue_sends(self, job: Job, run_key: str, destinations: Sequence[tuple[str, str]], now: float) -> int:
+    def queue_sends(
+        self,
+        job: Job,
+        run_key: str,
+        destinations: Sequence[tuple[str, str]],
+        now: float,
+        *,
+        committing: Collection[str] = (),
+    ) -> int:
         """Queue each result of a run to each destination that it was made for, once ever.
 
-        Call it inside `transaction`, together with `finish` or `fail`. ``destinations`` are (name, digest of profile).
+        Call it inside `transaction`, together with `finish` or `fail`. ``destinations`` are (name, digest of profile);
+        those among ``committing`` are asked to commit to what they got.
         """
         queued = 0
         for destination, profile in destinations:
+            before = queued
             for row in self._rows(
                 "SELECT sop_instance_uid FROM results WHERE run_key = ? AND profile IN (?, '') ORDER BY position",
                 run_key,
@@ -617,8 +630,10 @@ class Index:
                     run_key,
                     now,
                     now,
-                    f"{_CALLED_OFF}%",
+                    f"{CALLED_OFF}%",
                 ).rowcount
+            if queued > before and destination in committing:
+                self.queue_commit(job, run_key, destination, now)
         return queued
 
     def classes_sent(self, run_key: str, destination: str) -> frozenset[str]:
@@ -648,7 +663,7 @@ class Index:
             model,
             *destinations,
             f"{NOT_TAKEN}%",
-            f"{_CALLED_OFF}%",
+            f"{CALLED_OFF}%",
         )
         return StoredReport(*rows[0]) if rows else None
 
@@ -680,7 +695,7 @@ class Index:
             WHERE kind = 'send' AND study = ? AND (state != 'done' OR reason LIKE ?) AND revision <= ?
                 AND run_key IN (SELECT run_key FROM readings WHERE study = ? AND model = ?) AND {condition}""",  # noqa: S608 - our own words
             now,
-            f"{_CALLED_OFF} revision {job.revision}",
+            f"{CALLED_OFF} revision {job.revision}",
             job.study,
             f"{NOT_TAKEN}%",
             job.revision,
@@ -849,5 +864,5 @@ def _of(kind: JobKind, target: str | None) -> str:
 
 def _queued(kind: JobKind, target: str | None) -> str:
     """`_of` for jobs that wait and could be claimed."""
-    alone = f" AND {_STUDY_IS_FREE}" if kind == "read" else ""
+    alone = {"read": f" AND {_STUDY_IS_FREE}", "commit": f" AND {_ALL_IS_SENT}"}.get(kind, "")
     return f"state = 'queued' AND {_of(kind, target)}{alone}"

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 C_STORE_RQ = 0x0001
 C_ECHO_RQ = 0x0030
+#: Of the normalized services (PS3.7 10.1), which pynetdicom decodes.
+N_EVENT_REPORT_RQ, N_SET_RQ, N_ACTION_RQ, N_CREATE_RQ, N_EVENT_REPORT_RSP = 0x0100, 0x0120, 0x0130, 0x0140, 0x8100
 _C_STORE_RSP = 0x8001
 _NO_DATA_SET = 0x0101
 

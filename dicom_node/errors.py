@@ -4,12 +4,15 @@ NodeError
 ├── ConfigError     the configuration or the machine is wrong: the node does not start
 ├── ModelError      a model cannot be installed, shown or removed: nothing has changed
 ├── Retryable       it may go well later: a PACS that is down, a reading process that died
+├── Waits           nothing went wrong: somebody else's answer is waited for
 └── Permanent       it will never go well by itself: shown to IT, revived by ``dicom-node retry``
 
 Messages are read by a hospital's IT: they say what is wrong, where, and what was expected, and hold no patient data.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 
 class NodeError(Exception):
@@ -26,6 +29,15 @@ class ModelError(NodeError):
 
 class Retryable(NodeError):  # noqa: N818 - it names what to do, as the table above is read
     """The job goes back into the queue with a later due time."""
+
+
+class Waits(NodeError):  # noqa: N818 - as above
+    """The job goes back into the queue for ``seconds``, unless what it waits for ``came`` meanwhile."""
+
+    def __init__(self, reason: str, seconds: float, came: Callable[[], bool] = lambda: False) -> None:
+        super().__init__(reason)
+        self.seconds = seconds
+        self.came = came
 
 
 class Permanent(NodeError):  # noqa: N818 - as above

@@ -85,6 +85,7 @@ class Reader:
         self._site = site
         self._on_sends = on_sends
         self._clock = clock
+        self._committing = frozenset(peer.name for peer in settings.destinations() if peer.commitment)
 
     def __call__(self, job: Job) -> Done:
         """Read a study's revision with a model.
@@ -225,7 +226,7 @@ class Reader:
                 self._record(job, key, answer.reading, answer, results)
             if supersedes:
                 self._index.supersede(job, key, targets, self._clock())
-            self._index.queue_sends(job, key, targets, self._clock())
+            self._index.queue_sends(job, key, targets, self._clock(), committing=self._committing)
 
         return Done("; ".join(answer.notes)[:1000], run_key=key, effects=effects, then=self._on_sends)
 

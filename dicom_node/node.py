@@ -8,21 +8,29 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+from pynetdicom import evt
 
 from ai.devices import reads_on_cpu
 from ai.engine import WarmProcess
 from ai.pins import Pinned
 from dicom_node import __version__
+from dicom_node.commitment import Committer, note_report
 from dicom_node.config import Settings
+from dicom_node.conversation import Service
+from dicom_node.counting import Counter
 from dicom_node.db import INDEX_FILE, Index
 from dicom_node.deliver import Sender
 from dicom_node.infer import Processors, Reader
 from dicom_node.log import logger
 from dicom_node.models import Models, find
+from dicom_node.promises import Promises
 from dicom_node.receive import Receiver
 from dicom_node.retention import Retention
 from dicom_node.schema import JobKind
 from dicom_node.spool import Spool
+from dicom_node.steps import Steps
 from dicom_node.store import Store
 from dicom_node.studies import Completer
 from dicom_node.warm import Loads, loader, loads
@@ -66,6 +74,9 @@ class Node:
         self._retention: Retention | None = None
         self._readers: list[Worker] = []
         self._senders: list[Worker] = []
+        self._committers: dict[str, Worker] = {}
+        self._answerers: dict[str, Worker] = {}
+        self._counters: dict[str, Counter] = {}
 
     @property
     def port(self) -> int:
@@ -138,7 +149,7 @@ class Node:
             keep_free=round(settings.node.keep_free_gb * 1e9),
             max_waiting=settings.node.max_waiting_studies,
         )
-        self._receiver = Receiver(settings, store)
+        self._receiver = Receiver(settings, store, self._services(index), on_release=self._wake_completer)
         self._receiver.start()  # first of all: a modality that pushes now is served now
         Models(settings.node.data_dir).note_loaded(self._bundles)
         if settings.routes:
@@ -179,9 +190,24 @@ class Node:
                     clock=clock,
                 )
             )
-        for worker in (*self._readers, *self._senders):
+        for worker in self._workers:
             worker.start()
-        self._completer = Completer(settings, index, self._wake_readers, clock, last_byte=self._receiver.last_byte)
+        self._counters = {
+            name: Counter(settings.node.ae_title, settings.peer(name), clock)
+            for name in dict.fromkeys(route.count_at for route in settings.routes)
+            if name is not None
+        }
+        for counter in self._counters.values():
+            counter.start()
+        self._completer = Completer(
+            settings,
+            index,
+            self._wake_readers,
+            clock,
+            last_byte=self._receiver.last_byte,
+            released=self._receiver.released,
+            counts={name: counter.count for name, counter in self._counters.items()},
+        )
         self._completer.start()
         last_byte = self._receiver.last_byte
         self._retention = Retention(settings.retention, index, self._spool, store, clock, last_byte=last_byte)
@@ -194,6 +220,61 @@ class Node:
             folder=str(self._spool.root),
             version=__version__,
         )
+
+    def _services(self, index: Index) -> list[tuple[Any, Service]]:
+        """What is served beside C-STORE: procedure steps, and storage commitment from both sides."""
+        settings, clock = self.settings, self._clock
+        patience = Patience(attempts=None, seconds=settings.node.deliver_for_hours * 3600)
+        for peer in settings.destinations():
+            if peer.commitment:
+                committer = Committer(settings, peer, index, on_answer=self._tell_committed, clock=clock)
+                self._committers[peer.name] = Worker(
+                    index,
+                    "commit",
+                    committer,
+                    patience=patience,
+                    lease_seconds=_SEND_LEASE_SECONDS,
+                    target=peer.name,
+                    idle=committer.idle,
+                    clock=clock,
+                )
+        promises = Promises(settings, index, self._spool, on_asked=self._wake_answerer, clock=clock)
+        for peer in settings.callable():
+            answerer = promises.answerer(peer)
+            self._answerers[peer.name] = Worker(
+                index,
+                "promise",
+                answerer,
+                patience=patience,
+                lease_seconds=_SEND_LEASE_SECONDS,
+                target=peer.name,
+                idle=answerer.close,
+                clock=clock,
+            )
+        steps = Steps(index, on_end=self._wake_completer, clock=clock)
+        return [
+            (evt.EVT_N_CREATE, lambda event, caller, _: steps.begun(event, caller.ae_title)),
+            (evt.EVT_N_SET, lambda event, _caller, _: steps.changed(event)),
+            (evt.EVT_N_ACTION, promises.asked),
+            (
+                evt.EVT_N_EVENT_REPORT,
+                lambda event, _caller, _: (note_report(index, event, clock(), self._tell_committed)[0], None),
+            ),
+        ]
+
+    def _tell_committed(self, peer: str) -> None:
+        """A destination has answered a request for commitment: something may be done, or is to be sent again."""
+        self._wake_senders()
+        if peer in self._committers:
+            self._committers[peer].wake()
+
+    def _wake_answerer(self, peer: str) -> None:
+        if peer in self._answerers:
+            self._answerers[peer].wake()
+
+    def _wake_completer(self) -> None:
+        if self._completer is not None:
+            self._completer.wake()
 
     def _warm_process(
         self, models: Sequence[str], on_load: Callable[[str], None], *, background: bool = False
@@ -279,7 +360,11 @@ class Node:
         """The name of a part of the node that has died and would leave studies without an outcome; mostly empty."""
         if self._completer is not None and not self._completer.alive:
             return "completer"
-        return next((worker.name for worker in (*self._readers, *self._senders) if not worker.alive), "")
+        return next((worker.name for worker in self._workers if not worker.alive), "")
+
+    @property
+    def _workers(self) -> list[Worker]:
+        return [*self._readers, *self._senders, *self._committers.values(), *self._answerers.values()]
 
     def _tell_load(self, shadow: bool, reason: str) -> None:
         process = self._shadow_process if shadow else self._process
@@ -318,9 +403,11 @@ class Node:
             self._completer.stop()
         if self._retention is not None:
             self._retention.stop()
-        workers = (*self._readers, *self._senders)
+        workers = self._workers
         for worker in workers:
             worker.ask_to_stop()
+        for counter in self._counters.values():
+            counter.stop()
         for process in (self._process, self._spare_process, self._shadow_process):
             if process is not None:
                 process.shutdown()

@@ -1,4 +1,6 @@
-"""The Storage SCP: who may associate, C-ECHO, and C-STORE to disk and index before the answer.
+"""The SCP: who may associate, C-ECHO, and C-STORE to disk and index before the answer.
+
+What else modalities and archives ask (procedure steps, storage commitment) is served by what `Receiver` is given.
 
 What a success (0000) promises: the data set's bytes are in a file, fsynced, and the index knows it, committed. What
 goes wrong gets the status that the sender can act on (PS3.4 B.2.3, PS3.7 C):
@@ -26,15 +28,18 @@ import itertools
 import socket
 import threading
 import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import Any
 
 import structlog
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE
 from pynetdicom.association import Association
-from pynetdicom.sop_class import Verification
+from pynetdicom.sop_class import ModalityPerformedProcedureStep, StorageCommitmentPushModel, Verification
 
 from dicom_node.config import Peer, Settings
-from dicom_node.conversation import Caller, Conversation
+from dicom_node.conversation import Caller, Conversation, Service
 from dicom_node.errors import ConfigError
 from dicom_node.log import logger, printable, silence_libraries, where
 from dicom_node.net import application_entity
@@ -42,6 +47,7 @@ from dicom_node.store import Store
 
 _MAX_ASSOCIATIONS = 100
 _STOP_SECONDS = 30.0
+_REMEMBERED_SECONDS = 600.0  # how long the release of an association is evidence; studies are complete long before
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 # PS3.8 9.3.4: rejected permanently by the service user; 3 = calling, 7 = called AE title not recognised.
@@ -52,9 +58,23 @@ _REJECT_CONGESTED = (0x02, 0x03, 0x01)  # the same: temporary congestion
 
 
 class Receiver:
-    """Listens as an AE; every association has a thread of its own."""
+    """Listens as an AE; every association has a thread of its own.
 
-    def __init__(self, settings: Settings, store: Store) -> None:
+    ``services`` serve what is no C-STORE, by pynetdicom's event. ``on_release`` is called when an association has
+    brought instances and was released.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        services: Sequence[tuple[Any, Service]] = (),
+        *,
+        on_release: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._services = [(event, _told(service)) for event, service in services]
+        self._on_release = on_release
+        self._released: dict[str, float] = {}  # study to when an association that brings whole studies was released
         self._settings = settings
         self._store = store
         self._numbers = itertools.count(1)
@@ -81,6 +101,11 @@ class Receiver:
         node = self._settings.node
         self._ae = application_entity(node.ae_title)
         self._ae.add_supported_context(Verification)
+        if self._services:
+            plain = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
+            self._ae.add_supported_context(ModalityPerformedProcedureStep, plain)
+            # In either role: we answer who asks us, and are told what we asked for (PS3.4 J.3.3, PS3.7 D.3.3.4).
+            self._ae.add_supported_context(StorageCommitmentPushModel, plain, scu_role=True, scp_role=True)
         try:
             found = socket.getaddrinfo(node.host, node.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
             family, _, _, _, address = found[0]
@@ -115,6 +140,15 @@ class Receiver:
         with self._opening:
             return max((one.last_byte for one in self._open if study in one.studies), default=0.0)
 
+    def released(self, study: str) -> float:
+        """When the last association that brought instances of ``study`` was released (epoch s; 0: it was not).
+
+        Only where the caller brings whole studies (``sends_whole_studies``), and nobody else brings of it now.
+        """
+        with self._opening:
+            when = self._released.get(study, 0.0)
+            return 0.0 if when and any(study in one.studies for one in self._open) else when
+
     def _accept(self, ae: AE, listener: socket.socket) -> None:
         while True:
             try:
@@ -128,7 +162,15 @@ class Receiver:
                 continue
             host, port = str(address[0]), int(address[1])
             try:
-                conversation = Conversation(sock, (host, port), ae, self._store, judge=self._judge, on_end=self._on_end)
+                conversation = Conversation(
+                    sock,
+                    (host, port),
+                    ae,
+                    self._store,
+                    judge=self._judge,
+                    services=self._services,
+                    on_end=self._on_end,
+                )
                 with self._opening:
                     self._open.add(conversation)
                 try:
@@ -141,8 +183,18 @@ class Receiver:
                 sock.close()
 
     def _on_end(self, conversation: Conversation) -> None:
+        caller, brought = conversation.caller, conversation.studies
         with self._opening:
             self._open.discard(conversation)
+            for study in brought:
+                self._released.pop(study, None)
+            if brought and conversation.released and caller and any(one.sends_whole_studies for one in caller.peers):
+                now = self._store.clock()
+                for study in [each for each, when in self._released.items() if when < now - _REMEMBERED_SECONDS]:
+                    del self._released[study]
+                self._released.update(dict.fromkeys(brought, now))
+        if brought and conversation.released:
+            self._on_release()
 
     def _judge(self, association: Association, address: str) -> Caller | None:
         """Who opens an association, or None where it was rejected, as it is where judging goes wrong."""
@@ -201,6 +253,19 @@ class Receiver:
     def _reject(association: Association, answer: tuple[int, int, int], reason: str, fix: str) -> None:
         association.acse.send_reject(*answer)
         logger().warning("association.rejected", reason=reason, fix=fix)
+
+
+def _told(service: Service) -> Service:
+    """A service whose unexpected errors are told; pynetdicom answers them (0110) and says nothing."""
+
+    def serve(event: Any, caller: Caller, reports: list[Any]) -> Any:
+        try:
+            return service(event, caller, reports)
+        except Exception as error:
+            logger().error("request.failed", error=where(error))
+            raise
+
+    return serve
 
 
 def _calls_from(peer: Peer, address: str) -> bool:

@@ -11,8 +11,13 @@ from typing import Literal
 
 from sqlite_utils import Database, Migrations
 
-JobKind = Literal["read", "send", "shadow"]
+JobKind = Literal["read", "send", "shadow", "commit", "promise"]
 SCHEMA = Migrations("dicom_node")
+
+NOT_TAKEN = "not taken:"
+"""How the reason begins of a delivery that ended because the destination does not take this kind of object."""
+CALLED_OFF = "not sent: superseded by"
+"""How the reason begins of a delivery that ended because a later reading takes its place."""
 
 
 @SCHEMA()
@@ -221,6 +226,81 @@ def m006_deaths(db: Database) -> None:
     db.execute("ALTER TABLE jobs ADD COLUMN deaths INTEGER NOT NULL DEFAULT 0")
 
 
+@SCHEMA()
+def m007_evidence(db: Database) -> None:
+    """Storage commitment, asked for and given, and what modalities say of their procedure steps."""
+    for statement in _M007:
+        db.execute(statement)
+
+
+# A promise is given for instances of any study, or of none that we know: its job may have no study.
+_M007 = (
+    """CREATE TABLE jobs_new (
+        id INTEGER PRIMARY KEY,
+        kind TEXT NOT NULL CHECK (kind IN ('read', 'send', 'shadow', 'commit', 'promise')),
+        subject TEXT NOT NULL,
+        study TEXT REFERENCES studies CHECK (study IS NOT NULL OR kind = 'promise'),
+        revision INTEGER NOT NULL,
+        route TEXT NOT NULL,
+        target TEXT NOT NULL,
+        run_key TEXT,
+        state TEXT NOT NULL CHECK (state IN ('queued', 'running', 'done', 'failed')),
+        attempts INTEGER NOT NULL DEFAULT 0,
+        due REAL NOT NULL,
+        lease_until REAL,
+        token TEXT,
+        created REAL NOT NULL,
+        started REAL,
+        finished REAL,
+        reason TEXT NOT NULL DEFAULT '',
+        deaths INTEGER NOT NULL DEFAULT 0,
+        UNIQUE (study, kind, subject, target)
+    ) STRICT""",
+    """INSERT INTO jobs_new SELECT id, kind, subject, study, revision, route, target, run_key, state, attempts, due,
+        lease_until, token, created, started, finished, reason, deaths FROM jobs""",
+    "DROP TABLE jobs",
+    "ALTER TABLE jobs_new RENAME TO jobs",
+    "CREATE INDEX jobs_to_claim ON jobs (kind, due) WHERE state = 'queued'",
+    "CREATE INDEX jobs_to_claim_for ON jobs (kind, target, due) WHERE state = 'queued'",
+    "CREATE INDEX jobs_running ON jobs (kind) WHERE state = 'running'",
+    """CREATE TABLE asks (
+        transaction_uid TEXT PRIMARY KEY,
+        job INTEGER NOT NULL,
+        asked REAL NOT NULL,
+        answered REAL,
+        missing INTEGER NOT NULL DEFAULT 0,
+        refusal TEXT NOT NULL DEFAULT ''
+    ) STRICT""",
+    "CREATE INDEX asks_by_job ON asks (job, asked)",
+    """CREATE TABLE committed (
+        job INTEGER NOT NULL,
+        sop_instance_uid TEXT NOT NULL,
+        PRIMARY KEY (job, sop_instance_uid)
+    ) STRICT, WITHOUT ROWID""",
+    """CREATE TABLE promises (
+        id INTEGER PRIMARY KEY,
+        transaction_uid TEXT NOT NULL,
+        calling_ae TEXT NOT NULL,
+        asked REAL NOT NULL,
+        instances TEXT NOT NULL,
+        UNIQUE (transaction_uid, calling_ae)
+    ) STRICT""",
+    """CREATE TABLE steps (
+        study TEXT NOT NULL,
+        sop_instance_uid TEXT NOT NULL,
+        state TEXT NOT NULL CHECK (state IN ('IN PROGRESS', 'COMPLETED', 'DISCONTINUED')),
+        calling_ae TEXT NOT NULL,
+        created REAL NOT NULL,
+        changed REAL NOT NULL,
+        instances TEXT NOT NULL DEFAULT '[]',
+        PRIMARY KEY (study, sop_instance_uid)
+    ) STRICT, WITHOUT ROWID""",
+    "CREATE INDEX steps_by_uid ON steps (sop_instance_uid)",
+    "CREATE INDEX steps_by_time ON steps (changed)",
+    "ALTER TABLE studies ADD COLUMN evidence TEXT NOT NULL DEFAULT ''",
+)
+
+
 with closing(Database(memory=True)) as _empty:
     MIGRATIONS = frozenset(each.name for each in SCHEMA.pending(_empty))
 """All that this version knows; an index with another one was made by a newer version."""
@@ -309,6 +389,37 @@ class Job:
     created: float
     token: str
     deaths: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request for storage commitment; ``missing`` objects were not there, and were sent again."""
+
+    transaction_uid: str
+    asked: float
+    answered: float | None
+    missing: int
+    refusal: str
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """What somebody asks us to commit to: SOP instance to SOP class, as they were named."""
+
+    transaction_uid: str
+    calling_ae: str
+    instances: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A procedure step of a modality: how many instances it made, of which so many are ``missing`` here."""
+
+    sop_instance_uid: str
+    state: str
+    made: int
+    missing: int
+    changed: float
 
 
 @dataclass(frozen=True, slots=True)

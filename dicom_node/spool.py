@@ -175,6 +175,11 @@ class Spool:
             part.unlink()
         return len(parts) + len(unknown)
 
+    def is_whole(self, name: str, size: int) -> bool:
+        """Whether a recorded file of ``size`` bytes stands in its place."""
+        path = self.path(name)
+        return path.is_file() and path.stat().st_size == size
+
     def in_use(self) -> bool:
         """Whether a node holds the folder now."""
         try:

@@ -266,10 +266,9 @@ class Store:
         log = logger().bind(study=header.study, instance=header.sop_instance_uid)
         if known.study != header.study:
             raise Refused(0xC001, f"this SOP Instance UID is stored already, as an instance of study {known.study}")
-        path = self._spool.path(known.file)
-        if known.removed is not None or not path.is_file() or path.stat().st_size != known.bytes:
+        if known.removed is not None or not self._spool.is_whole(known.file, known.bytes):
             return False
-        if _end_alike(path, Path(incoming.part.path), incoming.data_set_bytes):
+        if _end_alike(self._spool.path(known.file), Path(incoming.part.path), incoming.data_set_bytes):
             log.debug("instance.repeated")
         else:
             log.warning("instance.repeated", reason="it came again with other content; the first one is kept")

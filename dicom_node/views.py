@@ -33,6 +33,7 @@ def _between(start: float | None, end: float | None) -> float | None:
 def study(row: dict[str, Any]) -> dict[str, Any]:
     """A study in one line: state, reason, the time of each step and the seconds between them.
 
+    ``evidence`` is what said that the study is complete.
     A step that has not ended yet is None: ``read`` while a reading is in work, ``delivered`` until all is delivered.
     """
     state = row["state"]
@@ -42,6 +43,7 @@ def study(row: dict[str, Any]) -> dict[str, Any]:
         "study": row["study"],
         "state": state,
         "reason": row["reason"] or "; ".join(row["not_taken"]),
+        "evidence": row["evidence"] if state != "receiving" else "",
         "revision": row["revision"],
         "instances": row["instances"],
         "routes": row["routes"],
@@ -82,6 +84,7 @@ def detail(index: Index, uid: str) -> dict[str, Any] | None:
             for job in jobs
             if job["kind"] == "send"
         ],
+        "commitments": [{"destination": job["target"], **_progress(job)} for job in jobs if job["kind"] == "commit"],
         "shadow": {  # apart: of this nothing is sent, and the study's state does not depend on it
             "readings": [_reading(reading) for reading in readings if reading["shadow"]],
             "jobs": [_job(job) for job in jobs if job["kind"] == "shadow"],

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import structlog
 
 from dicom_node.db import Index
-from dicom_node.errors import NodeError, Permanent, Retryable
+from dicom_node.errors import NodeError, Permanent, Retryable, Waits
 from dicom_node.log import logger, where
 from dicom_node.schema import Job, JobKind
 
@@ -186,6 +186,8 @@ class Worker:
                 done.effects()
         except _TakenOver:
             logger().warning("job.taken_over", reason="its lease ran out before it was finished")
+        except Waits as error:
+            self._wait(job, error)
         except Permanent as error:
             self._fail(job, str(error))
         except Retryable as error:
@@ -205,6 +207,14 @@ class Worker:
             delay = self._patience.delay(job.attempts)
             logger().warning("job.will_retry", reason=reason, retry_in=round(delay, 1))
             self._index.retry_later(job, now + delay, reason)
+
+    def _wait(self, job: Job, waits: Waits) -> None:
+        now = self._clock()
+        if self._patience.is_over(job, now):
+            self._fail(job, f"{waits} (given up)")
+            return
+        with self._index.transaction():  # what comes is recorded in one, too: it is either seen here, or finds the job
+            self._index.retry_later(job, now if waits.came() else now + waits.seconds, str(waits))
 
     def _fail(self, job: Job, reason: str) -> None:
         logger().error("job.failed", reason=reason, fix="after mending it: dicom-node retry")

@@ -237,6 +237,12 @@ class Orthanc:
     def get(self, path: str) -> Any:
         return json.loads(self.fetch(path))
 
+    def know(self, port: int) -> None:
+        """Have it know AINODE, which listens on a port: it lets nobody else query, and calls nobody else back."""
+        known = json.dumps({"AET": "AINODE", "Host": "127.0.0.1", "Port": port}).encode()
+        put = urllib.request.Request(f"http://127.0.0.1:{self.http}/modalities/ainode", data=known, method="PUT")
+        urllib.request.urlopen(put, timeout=10).close()
+
     def objects(self, study: str) -> dict[str, FileDataset]:
         """What it holds of a study, by SOP Instance UID."""
         found = {}

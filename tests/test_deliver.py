@@ -160,7 +160,7 @@ def test_a_pacs_of_another_name_says_what_to_correct(bench: Bench, start_pacs: S
 
 
 def test_something_that_is_no_pacs_is_tried_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dicom_node.deliver._CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr("dicom_node.calling.CONNECT_SECONDS", 0.5)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -171,7 +171,7 @@ def test_something_that_is_no_pacs_is_tried_again(bench: Bench, monkeypatch: pyt
 def test_a_pacs_that_takes_an_object_and_never_answers_is_tried_again(
     bench: Bench, start_pacs: StartPacs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dicom_node.deliver._ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr("dicom_node.calling.ANSWER_SECONDS", 0.5)
     pacs, awake = start_pacs(), threading.Event()
     pacs.answer = lambda _uid: 0xA700 if awake.wait(60) else 0
     sender, job = bench.sender(pacs.port), bench.result()
@@ -236,7 +236,7 @@ def test_an_association_that_the_pacs_ended_is_opened_again(bench: Bench, start_
     pacs = start_pacs()
     sender = bench.sender(pacs.port)
     sender(bench.result())
-    association: Any = sender._association
+    association: Any = sender._calling._association
     association.dul.socket.socket.shutdown(socket.SHUT_RDWR)
     job = bench.result()
     try:

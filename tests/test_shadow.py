@@ -256,7 +256,7 @@ def test_an_index_of_the_version_before_keeps_everything(tmp_path: Path) -> None
         "readings": {"shadow": 0},
         "jobs": {"deaths": 0},
         "results": {"removed": None},
-        "studies": {"removed": None, "kept": 1, "leftover": 0},
+        "studies": {"removed": None, "kept": 1, "leftover": 0, "evidence": ""},
     }
     for table, rows in before.items():
         assert list(new[table].rows) == [{**row, **added.get(table, {})} for row in rows]

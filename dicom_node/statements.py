@@ -1,0 +1,45 @@
+"""What every room of the index stands on: one connection behind one lock, and transactions that are all or nothing."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlite_utils import Database
+
+
+class Statements:
+    """A connection and its lock; times (``now``) are epoch seconds and are passed in."""
+
+    _db: Database
+    _lock: threading.RLock
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Everything inside is one transaction: all of it is kept, or nothing. A nested one joins the outer one.
+
+        It takes SQLite's write lock at once: one that first reads and then writes would fail where another process (the
+        CLI) wrote in between.
+        """
+        with self._lock:
+            conn = self._db.conn
+            if conn.in_transaction:
+                yield
+                return
+            conn.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                conn.execute("COMMIT")
+            except BaseException:
+                self._db.rollback()  # nothing to do where SQLite already did it
+                raise
+
+    def _run(self, sql: str, *values: Any) -> sqlite3.Cursor:
+        return self._db.conn.execute(sql, values)
+
+    def _rows(self, sql: str, *values: Any) -> list[sqlite3.Row]:
+        with self._lock:
+            return self._run(sql, *values).fetchall()
