@@ -49,6 +49,7 @@ from dicom_node.upper_layer import (
 
 _LONGEST_PDU = 128 * 1024  # bytes; what is announced, longer ones are taken too
 _REQUEST_SECONDS = 10.0  # how long a connection may take to ask for an association
+_LEAST_BYTES = 6000  # of a message that is under way, in the time in which some byte must come: 100 a second
 _LONGEST_COMMAND = 64 * 1024  # bytes; a C-STORE's has about 200
 _LONGEST_OTHER = 16 * 1024 * 1024  # bytes of a data set that is held in memory: of messages that bring no image
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -89,7 +90,8 @@ class _Storing:
 class Conversation:
     """A connection and the thread that serves it.
 
-    ``judge`` is given the association when it is asked for, and returns who may use it, or None where it rejected it.
+    ``judge`` is given it and the association when that is asked for, and returns who may use it, or None where it
+    rejected it.
     ``services`` serve what is no C-STORE, by pynetdicom's event.
     """
 
@@ -100,7 +102,7 @@ class Conversation:
         ae: AE,
         store: Store,
         *,
-        judge: Callable[[Association, str], Caller | None],
+        judge: Callable[[Conversation, Association, str], Caller | None],
         services: Sequence[tuple[Any, Service]] = (),
         on_end: Callable[[Conversation], None],
     ) -> None:
@@ -144,8 +146,8 @@ class Conversation:
             self._converse()
         except AbortedError:
             self._tell_aborted("the caller aborted it")
-        except SilentError:
-            self._tell_aborted("nothing came for too long")
+        except SilentError as error:
+            self._tell_aborted(str(error) or "nothing came for too long")
             self._upper.abort()
         except GoneError:
             self._tell_aborted("the connection was closed")
@@ -158,6 +160,7 @@ class Conversation:
         finally:
             if self._storing is not None and self._storing.incoming is not None:
                 self._storing.incoming.discard()
+            self._pieces.clear()
             self._upper.close()
             self._on_end(self)
 
@@ -169,6 +172,7 @@ class Conversation:
         if not self._negotiated():
             return
         self._upper.wait_at_most(net.SILENT_SECONDS)
+        self._upper.hurry_at_least(_LEAST_BYTES, net.SILENT_SECONDS)
         for context, control, piece, ends in self._upper.fragments(self._write):
             last = ends and bool(control & 0x02)
             if not control & 0x01:
@@ -199,7 +203,7 @@ class Conversation:
         if not request.protocol_version & 0x0001:
             association.acse.send_reject(*_REJECT_VERSION)
             return False
-        caller = self._judge(association, host)
+        caller = self._judge(self, association, host)
         if caller is None:
             return False
         association.acse.negotiate_association()
@@ -297,6 +301,7 @@ class Conversation:
             raise self._association.dul.gone
         if self._association.is_aborted:
             raise ViolationError(INVALID_PARAMETER, "a message that could not be answered")
+        self._upper.got_done()
 
     # -- C-STORE
 
@@ -350,6 +355,7 @@ class Conversation:
             self._storing = None
             if storing.incoming is not None:
                 storing.incoming.discard()
+        self._upper.got_done()
 
     def _stored(self, storing: _Storing) -> int:
         """The status of a C-STORE whose data set is through."""

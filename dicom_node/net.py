@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, ImplicitVRLittleEndian
-from pynetdicom import AE, _config
+from pynetdicom import AE, _config, transport
 from pynetdicom.dimse_primitives import C_STORE
 
 from dicom_node import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
@@ -30,6 +31,24 @@ def configure_pynetdicom() -> None:
     # Titles padded with NUL or in another alphabet are rejected by us with a reason, not aborted without a word.
     _config.VALIDATORS["AE"] = lambda _value: (True, "")
     _config.CODECS = ("ascii", "iso8859-1")
+    transport.select = _Poll
+
+
+class _Poll:
+    """What pynetdicom asks of the module ``select``: whether something came on a socket.
+
+    select(2) takes no file number from 1024 on, and pynetdicom then thinks that the connection is gone: with hundreds
+    of associations open nothing could be delivered.
+    """
+
+    @staticmethod
+    def select(
+        sockets: list[socket.socket], _writable: list[Any], _strange: list[Any], seconds: float
+    ) -> tuple[list[socket.socket], list[Any], list[Any]]:
+        """As ``select.select``, for one socket to be read."""
+        poll = select.poll()
+        poll.register(sockets[0], select.POLLIN)
+        return (sockets if poll.poll(1000 * seconds) else []), [], []
 
 
 def application_entity(ae_title: str) -> AE:

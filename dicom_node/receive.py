@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import resource
 import socket
 import threading
 import time
@@ -45,9 +46,16 @@ from dicom_node.log import logger, printable, silence_libraries, where
 from dicom_node.net import application_entity
 from dicom_node.store import Store
 
-_MAX_ASSOCIATIONS = 100
+_MAX_ASSOCIATIONS = 500  # that may bring images
+_MAX_ECHOES = 50  # of which nothing but Verification is proposed: beside those, so that monitoring is never shut out
+_MAX_UNASKED = 250  # connections on which no association was asked for yet; of more, the oldest are cut
+_BACKLOG = 1024  # connections that the system holds until they are accepted
+_FILES = 2 * (_MAX_ASSOCIATIONS + _MAX_ECHOES) + _MAX_UNASKED + 512 + 256  # a socket and an image's file for each
+# association, a socket for each other connection, the folders of the spool, everything else
+_BRING_NO_IMAGES = {Verification, ModalityPerformedProcedureStep, StorageCommitmentPushModel}
 _STOP_SECONDS = 30.0
 _REMEMBERED_SECONDS = 600.0  # how long the release of an association is evidence; studies are complete long before
+_TELL_SECONDS = 60.0  # how often it is told that connections are cut
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 # PS3.8 9.3.4: rejected permanently by the service user; 3 = calling, 7 = called AE title not recognised.
@@ -78,8 +86,10 @@ class Receiver:
         self._settings = settings
         self._store = store
         self._numbers = itertools.count(1)
-        self._open: set[Conversation] = set()
+        # Each connection, the oldest first: whether its association may bring images; None while there is none.
+        self._open: dict[Conversation, bool | None] = {}
         self._opening = threading.Lock()
+        self._tell_of_crowd = 0.0
         self._ae: AE | None = None
         self._listener: socket.socket | None = None
         self._thread: threading.Thread | None = None
@@ -98,6 +108,7 @@ class Receiver:
             ConfigError: the address or port cannot be used.
         """
         silence_libraries()
+        _allow_files(_FILES)
         node = self._settings.node
         self._ae = application_entity(node.ae_title)
         self._ae.add_supported_context(Verification)
@@ -109,7 +120,7 @@ class Receiver:
         try:
             found = socket.getaddrinfo(node.host, node.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
             family, _, _, _, address = found[0]
-            listener = socket.create_server(address, family=family, backlog=_MAX_ASSOCIATIONS)
+            listener = socket.create_server(address, family=family, backlog=_BACKLOG)
         except OSError as error:
             raise ConfigError(
                 f"node.host, node.port: cannot listen on {node.host}:{node.port}: {error.strerror or error}"
@@ -172,7 +183,9 @@ class Receiver:
                     on_end=self._on_end,
                 )
                 with self._opening:
-                    self._open.add(conversation)
+                    self._open[conversation] = None
+                    unasked = [one for one, storing in self._open.items() if storing is None]
+                self._cut(unasked[:-_MAX_UNASKED])
                 try:
                     conversation.thread.start()
                 except BaseException:
@@ -182,10 +195,19 @@ class Receiver:
                 logger().error("association.rejected", address=host, reason=f"it cannot be served: {where(error)}")
                 sock.close()
 
+    def _cut(self, crowd: list[Conversation]) -> None:
+        """End connections that were opened first and ask for nothing: who wants an association asks for it at once."""
+        for one in crowd:
+            one.stop()
+        if crowd and time.monotonic() > self._tell_of_crowd:
+            self._tell_of_crowd = time.monotonic() + _TELL_SECONDS
+            reason = f"{_MAX_UNASKED} connections are open that ask for no association; the oldest are cut"
+            logger().warning("connections.cut", reason=reason, fix="look who opens them: a port scan, a broken check?")
+
     def _on_end(self, conversation: Conversation) -> None:
         caller, brought = conversation.caller, conversation.studies
         with self._opening:
-            self._open.discard(conversation)
+            self._open.pop(conversation, None)
             for study in brought:
                 self._released.pop(study, None)
             if brought and conversation.released and caller and any(one.sends_whole_studies for one in caller.peers):
@@ -196,25 +218,29 @@ class Receiver:
         if brought and conversation.released:
             self._on_release()
 
-    def _judge(self, association: Association, address: str) -> Caller | None:
+    def _has_place(self, conversation: Conversation, *, storing: bool) -> bool:
+        """Give it one of the places of its kind, if one is free, until it ends."""
+        with self._opening:
+            taken = sum(each is storing for each in self._open.values())
+            if taken >= (_MAX_ASSOCIATIONS if storing else _MAX_ECHOES):
+                return False
+            self._open[conversation] = storing
+            return True
+
+    def _judge(self, conversation: Conversation, association: Association, address: str) -> Caller | None:
         """Who opens an association, or None where it was rejected, as it is where judging goes wrong."""
         try:
-            return self._known(association, address)
+            return self._known(conversation, association, address)
         except Exception as error:
             return self._reject(association, _REJECT_CALLING, f"an unexpected error: {where(error)}", "")
 
-    def _known(self, association: Association, address: str) -> Caller | None:
+    def _known(self, conversation: Conversation, association: Association, address: str) -> Caller | None:
         """Reject a caller that IT has not named, and say what IT would have to add."""
         request = association.requestor.primitive
         calling, called = request.calling_ae_title.strip(" \0"), request.called_ae_title.strip(" \0")
         structlog.contextvars.bind_contextvars(
             association=next(self._numbers), calling_ae=calling, called_ae=called, address=address
         )
-        with self._opening:
-            there = len(self._open)
-        if there > _MAX_ASSOCIATIONS:
-            reason = f"{_MAX_ASSOCIATIONS} associations are open already; the caller may try again"
-            return self._reject(association, _REJECT_LIMIT, reason, "")
         if called != self._settings.node.ae_title:
             return self._reject(
                 association,
@@ -236,16 +262,22 @@ class Receiver:
                     f'ae_title = "{printable(calling)}", host = "{address}", may_store = true'
                 )
             return self._reject(association, _REJECT_CALLING, reason, fix)
-        wants_to_store = any(
-            context.abstract_syntax != Verification for context in request.presentation_context_definition_list
-        )
-        if wants_to_store:  # C-ECHO is answered all the same
+        proposed = {context.abstract_syntax for context in request.presentation_context_definition_list}
+        if proposed - _BRING_NO_IMAGES:  # C-ECHO, procedure steps and commitment are served all the same
             for mark, fix in (
                 (self._store.no_room, "make room on that disk"),
                 (self._store.backlog, "see in dicom-node studies and in the log why reading does not keep up"),
             ):
                 if (full := mark()) is not None:
                     return self._reject(association, _REJECT_CONGESTED, full, f"{fix}; senders try again by themselves")
+        more_than_echo = bool(proposed - {Verification})
+        if not self._has_place(conversation, storing=more_than_echo):
+            most = (
+                f"{_MAX_ASSOCIATIONS} associations"
+                if more_than_echo
+                else f"{_MAX_ECHOES} associations for C-ECHO alone"
+            )
+            return self._reject(association, _REJECT_LIMIT, f"{most} are open already; the caller may try again", "")
         logger().debug("association.accepted", peer=", ".join(peer.name for peer in peers) or "unknown caller")
         return Caller(calling, peers)
 
@@ -266,6 +298,23 @@ def _told(service: Service) -> Service:
             raise
 
     return serve
+
+
+def _allow_files(count: int) -> None:
+    """Let this process open so many files and sockets, as far as the system lets it; say so where it does not."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= count:
+        return
+    allowed = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        soft = allowed
+    if soft < count:
+        logger().warning(
+            "files.limited",
+            reason=f"this process may open {soft} files and sockets; with all associations in use it needs {count}",
+            fix=f"LimitNOFILE={count} in the service's unit, or ulimit -n {count} before the start",
+        )
 
 
 def _calls_from(peer: Peer, address: str) -> bool:

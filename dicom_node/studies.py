@@ -15,6 +15,7 @@ from dicom_node.schema import OpenStudy, StoredSeries
 
 _LONGEST_PAUSE = 0.25
 _ASKED_AFTER_SECONDS = 0.5  # of quiet: a PACS is not asked after each image
+_LONGEST_IMAGE_SECONDS = 3600.0  # that one may be on its way before the study is complete without it
 _CHECK_SECONDS = 5.0  # how soon a job that nobody does is told
 
 
@@ -74,7 +75,8 @@ class Completer:
     A study waits ``wait_seconds`` at most, since not every modality ends its steps and sends all that it made. Without
     evidence it is complete after the longest quiet time of the routes that take it. Quiet means that no byte came on
     any association that brought images of the study: an image that takes longer than the quiet time to cross a slow
-    network does not leave its study half read. ``last_byte`` knows (epoch seconds), as ``released`` knows when an
+    network does not leave its study half read; for an hour, that is: a sender that trickles, or an association that
+    never ends, holds no study up for ever. ``last_byte`` knows (epoch seconds), as ``released`` knows when an
     association's release said that the study is whole; ``counts`` asks a peer, by its name.
     """
 
@@ -150,7 +152,8 @@ class Completer:
             self._fail_what_nobody_does(now)
         told = self._index.studies_with_steps()
         for study in self._index.open_studies():
-            last = max(study.last_received, self._last_byte(study.study))
+            longest = study.last_received + _LONGEST_IMAGE_SECONDS
+            last = max(study.last_received, min(self._last_byte(study.study), longest))
             left, reason = self._left(study, last, now, has_steps=study.study in told)
             if left > 0:
                 pause = min(pause, left)

@@ -6,6 +6,7 @@ however long its PDU says that it is. pynetdicom's codecs decode and encode what
 
 from __future__ import annotations
 
+import mmap
 import socket
 import struct
 import threading
@@ -35,7 +36,7 @@ class GoneError(Exception):
 
 
 class SilentError(GoneError):
-    """Nothing came for too long."""
+    """Nothing came for too long, or too little."""
 
 
 class AbortedError(Exception):
@@ -62,10 +63,14 @@ class UpperLayer:
         self._socket = sock
         self._on_bytes = on_bytes
         self._sending = threading.Lock()
-        self._buffer = memoryview(bytearray(BUFFER_BYTES))
+        # Of a mapping of its own only what was used takes memory, and all of it goes back to the system: hundreds of
+        # connections that bring next to nothing cost next to nothing.
+        self._buffer = memoryview(mmap.mmap(-1, BUFFER_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
         self._begin = self._end = 0  # what was read and not yet handed out
         self._before_reading: Callable[[], None] = self._hurry
         self._request_by = time.monotonic() + request_seconds
+        self._least, self._least_seconds = 0, 0.0
+        self._came, self._least_by = 0, 0.0  # bytes since something was got done, and until when they are to be enough
 
     def wait_at_most(self, seconds: float) -> None:
         """Set how long the other side may send nothing, or take nothing.
@@ -76,6 +81,14 @@ class UpperLayer:
         limit = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+
+    def hurry_at_least(self, count: int, seconds: float) -> None:
+        """Set that ``count`` bytes are to come within ``seconds``, or something that is `got_done` by them."""
+        self._least, self._least_seconds = count, seconds
+
+    def got_done(self) -> None:
+        """Say that a message is through, however short it was."""
+        self._came = 0
 
     def request(self) -> A_ASSOCIATE_RQ:
         """Read the A-ASSOCIATE-RQ that a connection begins with.
@@ -190,6 +203,7 @@ class UpperLayer:
                     break
         with suppress(OSError):
             self._socket.close()
+        self._buffer = memoryview(b"")  # now, not when the objects are collected that know each other
 
     def _pdu(self) -> tuple[int, int]:
         """The type and length of the next PDU."""
@@ -238,3 +252,14 @@ class UpperLayer:
             raise GoneError
         self._end += count
         self._on_bytes()
+        self._keep_pace(count)
+
+    def _keep_pace(self, count: int) -> None:
+        """Note what came; a side that brings a byte now and then is as good as one that is silent."""
+        if not self._came:
+            self._least_by = time.monotonic() + self._least_seconds
+        self._came += count
+        if self._came >= self._least:
+            self._came = 0
+        elif time.monotonic() > self._least_by:
+            raise SilentError(f"fewer than {self._least} bytes of a message came in {self._least_seconds:g} s")
