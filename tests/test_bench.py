@@ -130,6 +130,13 @@ def test_what_the_node_holds_in_memory_is_asked_of_the_system(tmp_path: Path) ->
     assert many["last"]["files"] < many["idle"]["files"] + 256 + 8  # the spool's folders stay open, nothing else
     assert queue["queued"] == 200
     assert abs(queue["more"]) < 50e6
+    before, idle, slow, silent, after = found["pressure"]["stages"]
+    assert [each["threads"] - before["threads"] for each in (idle, slow, silent)] == [20, 40, 70]
+    assert after["threads"] <= before["threads"] + 2
+    assert after["files"] <= before["files"] + 20 + 2  # folders of the spool that the slow ones opened
+    assert silent["memory"] - before["memory"] < 70 * 200e3
+    assert all(0 < each["echo_seconds"] < 10 for each in (before, idle, slow, silent, after))
+    assert "senders of one byte a second" in told.stdout
     assert "(bar: 200.0 MB)" in told.stdout
     assert [entry.name for entry in tmp_path.iterdir()] == ["figures.json"]
 

@@ -79,7 +79,7 @@ VERBS = {
         lambda found, _given: reading.throughput_table(found),
     ),
     "memory": Verb(
-        "the node's memory: a large object, many images and associations, a long queue",
+        "the node's memory: a large object, many images and associations, a long queue, idle and slow connections",
         0,
         lambda folder, given, _rounds, say: memory.run(folder, memory.QUICK if given.quick else memory.FULL, say=say),
         lambda found, _given: memory.table(found),

@@ -1,16 +1,19 @@
 """What the node holds in memory: while one large object comes, over thousands of associations, and with a long queue.
 
+And what many connections at a time take that do little or nothing, and whether C-ECHO is answered beside them.
+
 Asked is the system (/proc), about the node's own process, as one that starts a node would have it: ``dicom_node run``.
 """
 
 from __future__ import annotations
 
+import socket
 import sqlite3
 import struct
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +23,10 @@ import numpy as np
 from filling import DESTINATION, MODEL, ROUTE, Hospital, queue
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MultiFrameGrayscaleByteSecondaryCaptureImageStorage, generate_uid
+from pynetdicom import AE
+from pynetdicom.sop_class import Verification
 from sender import Sender
-from servers import SERVERS, Server, free_port
+from servers import AE_TITLE, SERVERS, Server, free_port
 
 from dicom_node.db import INDEX_FILE, Index
 
@@ -32,6 +37,8 @@ _WARM_SAMPLES = 2  # until everything was used once: every folder is open, every
 _AT_ONCE = 4  # associations
 _SETTLE_SECONDS = 5.0
 _IDLE_SECONDS = 0.5  # until the connection that asked whether it listens has ended
+_AT_FIRST = 400  # bytes of an image that a slow sender begins with: the command, and a little of the data set
+_SLOW_BYTES = 5  # and how many come one by one
 _NODE = SERVERS["dicom-node"]
 
 
@@ -39,7 +46,8 @@ _NODE = SERVERS["dicom-node"]
 class Scale:
     """How large the object is (bytes), how many associations of how many images there are, and how many studies wait.
 
-    ``seconds`` is how long a node is watched after its start.
+    ``seconds`` is how long a node is watched after its start. Then there are so many ``idle`` associations, ``slow``
+    senders (a byte a second) and ``silent`` connections at a time.
     """
 
     object_bytes: int
@@ -47,10 +55,13 @@ class Scale:
     images: int
     queued: int
     seconds: float
+    idle: int
+    slow: int
+    silent: int
 
 
-FULL = Scale(10**9, 2000, 10, 10_000, 12.0)
-QUICK = Scale(64 * 10**6, 60, 4, 200, 2.0)
+FULL = Scale(10**9, 2000, 10, 10_000, 12.0, 200, 200, 300)
+QUICK = Scale(64 * 10**6, 60, 4, 200, 2.0, 20, 20, 30)
 
 
 def run(folder: Path, scale: Scale, *, say: Callable[[str], None]) -> dict[str, Any]:
@@ -65,6 +76,7 @@ def run(folder: Path, scale: Scale, *, say: Callable[[str], None]) -> dict[str, 
     say(f"one object: {_megabytes(found['object']['more'])} more")
     found["associations"] = _associations(folder, scale, say)
     found["queue"] = _queue(folder, scale)
+    found["pressure"] = _pressure(folder, scale, say)
     return found
 
 
@@ -210,6 +222,63 @@ def _with_queue(studies: int) -> Server:
     return Server("dicom-node", _NODE.promise, prepare)
 
 
+# -- connections that do little or nothing
+
+
+def _pressure(folder: Path, scale: Scale, say: Callable[[str], None]) -> dict[str, Any]:
+    """Each kind comes beside those that are there already; then all go."""
+    stages: list[dict[str, Any]] = []
+    with _NODE.running(folder / "node-pressure") as running, ExitStack() as opened:
+        sender = Sender(running.port)
+        sender.associate(0, 1)
+
+        def note(what: str, **state: int) -> None:
+            stages.append({"what": what, **_state(running.pid, **state), "echo_seconds": _echo(running.port)})
+            say(f"{what}: {_megabytes(stages[-1]['memory'])}")
+
+        time.sleep(_IDLE_SECONDS)
+        note("before")
+        for _ in range(scale.idle):
+            opened.enter_context(sender.open())
+        note(f"{scale.idle} idle associations")
+        slow = [opened.enter_context(sender.open()) for _ in range(scale.slow)]
+        messages = [sender.message(number) for number in range(1, scale.slow + 1)]
+        for connection, message in zip(slow, messages, strict=True):
+            connection.sendall(message[:_AT_FIRST])
+        for at in range(_AT_FIRST, _AT_FIRST + _SLOW_BYTES):
+            for connection, message in zip(slow, messages, strict=True):
+                connection.sendall(message[at : at + 1])
+            time.sleep(1.0)
+        note(f"- and {scale.slow} senders of one byte a second")
+        for _ in range(scale.silent):
+            opened.enter_context(socket.create_connection(("127.0.0.1", running.port)))
+        time.sleep(_IDLE_SECONDS)  # until all are accepted
+        note(f"- and {scale.silent} connections that say nothing")
+        opened.close()
+        note("after all are gone", threads=stages[0]["threads"])
+        sender.associate(scale.slow + 1, 1)
+        if (stored := running.stored()) != 2:
+            raise ingest.LostError(f"the node has {stored} of the 2 images that it acknowledged")
+    return {"stages": stages}
+
+
+def _echo(port: int) -> float:
+    """Seconds that a C-ECHO takes, with its association.
+
+    Raises:
+        LostError: it is not answered.
+    """
+    ae = AE("STORESCU")
+    ae.add_requested_context(Verification)
+    began = time.perf_counter()
+    association = ae.associate("127.0.0.1", port, ae_title=AE_TITLE)
+    if not association.is_established or association.send_c_echo().get("Status") != 0x0000:
+        raise ingest.LostError("C-ECHO is not answered")
+    seconds = time.perf_counter() - began
+    association.release()
+    return seconds
+
+
 # -- what the system says
 
 
@@ -232,7 +301,7 @@ def _megabytes(size: float) -> str:
 
 def table(found: dict[str, Any]) -> str:
     """The figures as Markdown."""
-    one, many, queue = found["object"], found["associations"], found["queue"]
+    one, many, queue, pressure = found["object"], found["associations"], found["queue"], found["pressure"]
     first, last = many["first"], many["last"]
     rows = [
         (f"receiving one object of {_megabytes(one['object_bytes'])}: before", _megabytes(one["before"])),
@@ -249,5 +318,13 @@ def table(found: dict[str, Any]) -> str:
         ("started with an empty queue", _megabytes(queue["empty"]["memory"])),
         (f"started with {queue['queued']} studies in the queue", _megabytes(queue["full"]["memory"])),
         ("- at most, more than with an empty one", _megabytes(queue["more"])),
+        *(
+            (
+                each["what"],
+                f"{_megabytes(each['memory'])}, {each['threads']} threads, {each['files']} open files, "
+                f"C-ECHO in {1000 * each['echo_seconds']:.0f} ms",
+            )
+            for each in pressure["stages"]
+        ),
     ]
     return "\n".join(["| the node's memory | |", "|---|---|", *(f"| {what} | {value} |" for what, value in rows), ""])

@@ -30,6 +30,25 @@ class Sender:
         self._uids = _uid(0, 0), _uid(0, 1), _uid(0, 2)  # of the study, the series and the instance, to be replaced
         self._message = _store(*self._uids, rows)
 
+    def open(self) -> socket.socket:
+        """An open association.
+
+        Raises:
+            LostError: it is not accepted.
+        """
+        connection = socket.create_connection(("127.0.0.1", self._port), timeout=_SECONDS)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.sendall(self._request)
+        _answer(connection, _ACCEPTED)
+        return connection
+
+    def message(self, number: int) -> bytes:
+        """What brings an image of a study of its own."""
+        message = self._message
+        for kind, uid in enumerate(self._uids):
+            message = message.replace(uid, _uid(number, kind))
+        return message
+
     def associate(self, number: int, images: int) -> None:
         """Open an association, send so many images, release it; every ``number`` is another study.
 
@@ -38,10 +57,7 @@ class Sender:
         """
         study, series = _uid(number, 0), _uid(number, 1)
         message = self._message.replace(self._uids[0], study).replace(self._uids[1], series)
-        with socket.create_connection(("127.0.0.1", self._port), timeout=_SECONDS) as connection:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection.sendall(self._request)
-            _answer(connection, _ACCEPTED)
+        with self.open() as connection:
             for image in range(images):
                 connection.sendall(message.replace(self._uids[2], _uid(number, 3 + image)))
                 if _SUCCESS not in _answer(connection, _DATA):
