@@ -13,19 +13,19 @@ from typing import BinaryIO
 from pydicom.charset import convert_encodings
 from pydicom.dataelem import RawDataElement, convert_raw_data_element
 from pydicom.dataset import Dataset
-from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from ai.errors import where
 from dicom_node import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
+from dicom_node.elements import LONGEST_VALUE, Walk
 from dicom_node.errors import Refused
 
 HEAD_BYTES = 16 * 1024
 """How much of a data set's beginning is worth keeping in memory to be scanned: most headers end before it."""
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
-_DEFLATED_HEAD_LIMIT = 16 * 1024 * 1024  # a header larger than this is no header; it bounds what a bomb can inflate to
+_DEFLATED_HEAD_LIMIT = 4 * 1024 * 1024  # a header larger than this is no header; it bounds what a bomb can inflate to
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,24 +107,24 @@ def _missing(header: Header) -> list[str]:
     ]
 
 
-# -- the thorough way: pydicom, for whatever is not plain
+# -- the thorough way: pydicom decodes, for whatever is not plain
 
 
 def _thorough(data_set: BinaryIO, syntax: str) -> dict[str, str]:
     if syntax == DeflatedExplicitVRLittleEndian:
         data_set = io.BytesIO(_inflate(data_set))
-    found = read_dataset(
-        data_set,
-        # Encapsulated and private syntaxes are Explicit VR Little Endian (PS3.5 A.4); pydicom notices where not.
-        is_implicit_VR=syntax == ImplicitVRLittleEndian,
-        is_little_endian=syntax != ExplicitVRBigEndian,
-        stop_when=_past_header,
-        specific_tags=[BaseTag(t) for t in _WANTED],
-    )
+    # Encapsulated and private syntaxes are Explicit VR Little Endian (PS3.5 A.4); it is noticed where not.
+    walk = Walk(data_set, implicit=syntax == ImplicitVRLittleEndian, little=syntax != ExplicitVRBigEndian)
+    elements = walk.wanted(_WANTED, _LAST_HEADER_TAG)
+    found = Dataset({**elements})
+    charset = elements.get(BaseTag(_SPECIFIC_CHARACTER_SET))
+    if charset is not None:
+        names = convert_encodings(convert_raw_data_element(charset).value)
+        found.set_original_encoding(walk.implicit, walk.little, names)
     return {name: _text(found, tag) for name, tag in _HEADER_TAGS.items()}
 
 
-def _inflate(data_set: BinaryIO) -> bytes:
+def _inflate(data_set: BinaryIO) -> bytearray:
     """The beginning of a deflated data set, as far as a header can reach."""
     inflate = zlib.decompressobj(-zlib.MAX_WBITS)
     head = bytearray()
@@ -132,11 +132,7 @@ def _inflate(data_set: BinaryIO) -> bytes:
         head += inflate.decompress(packed, _DEFLATED_HEAD_LIMIT - len(head))
         if inflate.eof:
             break
-    return bytes(head)
-
-
-def _past_header(tag: BaseTag, _vr: str | None, _length: int) -> bool:
-    return int(tag) > _LAST_HEADER_TAG
+    return head
 
 
 def _text(found: Dataset, tag: int) -> str:
@@ -186,7 +182,7 @@ def _plain(head: bytes | bytearray, syntax: str) -> dict[str, str] | None:
             if tag in _WANTED:
                 if end > len(head) or end < begin or (explicit and head[at + 4 : at + 6] != _VRS[tag]):
                     raise _NotPlainError  # noqa: TRY301
-                found[tag] = bytes(head[begin:end])
+                found[tag] = bytes(head[begin : min(end, begin + LONGEST_VALUE)])
             at = end if end >= begin else _past_sequence(head, begin, explicit=explicit, depth=1)
             last = tag
         charset = found.pop(_SPECIFIC_CHARACTER_SET, b"")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import struct
+import tracemalloc
+import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import FileMetaDataset
 from pydicom.filebase import DicomBytesIO
+from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import (
     UID,
@@ -24,7 +28,24 @@ from pynetdicom.dsutils import split_dataset
 from test_real_files import with_sop_class
 
 from dicom_node import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
-from dicom_node.header import HEAD_BYTES, _plain, _thorough, file_head, glance, scan
+from dicom_node.elements import LONGEST_VALUE
+from dicom_node.errors import Refused
+from dicom_node.header import _HEADER_TAGS, HEAD_BYTES, _plain, _text, _thorough, file_head, glance, scan
+
+
+def by_pydicom(data_set: bytes, syntax: str) -> dict[str, str] | None:
+    """What pydicom reads, which parses all that it passes by; None where it cannot."""
+    try:
+        found = read_dataset(
+            io.BytesIO(data_set),
+            is_implicit_VR=syntax == ImplicitVRLittleEndian,
+            is_little_endian=syntax != ExplicitVRBigEndian,
+            stop_when=lambda tag, _vr, _length: int(tag) > 0x0020000E,
+            specific_tags=[*_HEADER_TAGS.values()],
+        )
+        return {name: _text(found, tag) for name, tag in _HEADER_TAGS.items()}
+    except Exception:
+        return None
 
 
 def test_every_real_header_is_read_as_pydicom_reads_it(real_data: Path) -> None:
@@ -36,7 +57,10 @@ def test_every_real_header_is_read_as_pydicom_reads_it(real_data: Path) -> None:
         found = _plain(data_set[:HEAD_BYTES], meta.TransferSyntaxUID)
         if found is not None:
             plain += 1
-            assert found == _thorough(io.BytesIO(data_set), meta.TransferSyntaxUID), file
+            assert found == by_pydicom(data_set, meta.TransferSyntaxUID), file
+        if meta.TransferSyntaxUID != DeflatedExplicitVRLittleEndian:
+            thorough = _thorough(io.BytesIO(data_set), meta.TransferSyntaxUID)
+            assert thorough == by_pydicom(data_set, meta.TransferSyntaxUID), file
     print(plain, "of", len(files))
     assert plain >= 0.9 * len(files)
 
@@ -164,10 +188,12 @@ def data_sets(draw: st.DrawFn, *, explicit: bool, depth: int = 0) -> bytes:
 
 
 def assert_same(head: bytes, data_set: bytes, syntax: str) -> bool:
-    """Where the quick way says something, it is what pydicom says; whether it does."""
-    found = _plain(head, syntax)
+    """Where the quick way says something, it is what pydicom says, as the thorough way says always; whether it does."""
+    found, expected = _plain(head, syntax), by_pydicom(data_set, syntax)
     if found is not None:
-        assert found == _thorough(io.BytesIO(data_set), syntax)
+        assert found == expected
+    if expected is not None:
+        assert _thorough(io.BytesIO(data_set), syntax) == expected
     return found is not None
 
 
@@ -266,6 +292,68 @@ def test_a_header_longer_than_its_kept_beginning_is_read_from_the_file(explicit:
         found = glance(whole[:cut], syntax)
         assert found in (None, expected)
         assert found is None or cut > len(whole) - 9, "the last element tells that the header has ended"
+
+
+# -- headers that are made to cost much
+
+_ITEM = struct.pack("<HHI", 0xFFFE, 0xE000, 0)
+_OPEN_ITEM, _ITEM_END, _SEQUENCE_END = (
+    struct.pack("<HHI", 0xFFFE, number, size) for number, size in ((0xE000, 0xFFFFFFFF), (0xE00D, 0), (0xE0DD, 0))
+)
+_SEQUENCE = element(0x00081140, b"SQ", b"", explicit=True, undefined=True)
+_MUCH = 100_000
+COSTLY = {
+    "items": _SEQUENCE + _ITEM * _MUCH + _SEQUENCE_END,
+    "items of no length": _SEQUENCE + (_OPEN_ITEM + _ITEM_END) * _MUCH + _SEQUENCE_END,
+    "elements": element(0x00080060, b"CS", b"", explicit=True) * _MUCH,
+    "character sets": element(0x00080005, b"UT", b"1\\" * _MUCH, explicit=True),
+    "values": element(0x00080060, b"UT", b"1\\" * _MUCH, explicit=True),
+    "a text": element(0x00081030, b"UT", b"A" * 30 * _MUCH, explicit=True),
+    "bytes": element(0x00081030, b"OB", b"A" * 30 * _MUCH + _SEQUENCE_END, explicit=True, undefined=True),
+    "sequences in one another": (_SEQUENCE + _OPEN_ITEM) * _MUCH + (_ITEM_END + _SEQUENCE_END) * _MUCH,
+    "an end that never comes": _SEQUENCE + _OPEN_ITEM + element(0x00091001, b"OB", b"A" * _MUCH, explicit=True),
+}
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian])
+@pytest.mark.parametrize("costly", COSTLY.values(), ids=COSTLY.keys())
+def test_no_header_takes_much_memory(costly: bytes, syntax: str) -> None:
+    data = costly + plain_header(explicit=True, charset=b"", description=b"Chest")
+    if syntax == DeflatedExplicitVRLittleEndian:
+        packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+        data = packer.compress(data) + packer.flush()
+    file = io.BytesIO(data)
+    tracemalloc.start()
+    try:
+        with suppress(Refused):
+            assert len(scan(file, syntax).modality) <= LONGEST_VALUE
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 16e6  # pydicom takes 70 MB for a megabyte of items
+
+
+def test_a_header_of_elements_without_end_is_refused() -> None:
+    one = element(0x00080060, b"CS", b"CR", explicit=True)
+    with pytest.raises(Refused, match="cannot be parsed"):
+        scan(
+            io.BytesIO(one * 600_000 + plain_header(explicit=True, charset=b"", description=b"")),
+            ExplicitVRLittleEndian,
+        )
+
+
+@pytest.mark.parametrize("depth", [10, 1000, 100_000])
+def test_a_header_behind_sequences_in_one_another_is_read(depth: int) -> None:
+    nest = (_SEQUENCE + _OPEN_ITEM) * depth + (_ITEM_END + _SEQUENCE_END) * depth
+    data = nest + plain_header(explicit=True, charset=b"", description=b"Chest")
+    assert scan(io.BytesIO(data), ExplicitVRLittleEndian).study == "1.2.4"
+
+
+def test_a_long_text_is_cut_both_ways() -> None:
+    data = plain_header(explicit=False, charset=b"", description=b"A" * 9000)
+    for header in (glance(data, ImplicitVRLittleEndian), scan(io.BytesIO(data), ImplicitVRLittleEndian)):
+        assert header is not None
+        assert header.study_description == "A" * LONGEST_VALUE
 
 
 # -- what stands before a data set in its file

@@ -1,0 +1,174 @@
+"""A walk over the elements of an encoded data set (PS3.5 7), which builds nothing of what it passes by.
+
+pydicom makes objects of every item of a sequence whose length is not said, and reads values whole: a few kilobytes,
+deflated, take gigabytes and minutes. Here a data set takes as much memory as its longest wanted value, and no more
+time than a limit of elements does. What is lenient in pydicom is so here: VRs that are missing, unknown or too many.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Container
+from typing import BinaryIO, cast
+
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement, empty_value_for_VR
+from pydicom.tag import BaseTag
+from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, STANDARD_VR
+
+LONGEST_VALUE = 4096
+"""Bytes of a value that are read; what a header has need of is 64 characters long (PS3.5 6.2)."""
+
+_MOST_ELEMENTS = 500_000  # and items; a header that names a hundred thousand instances has about as many
+_UNDEFINED = 0xFFFFFFFF
+_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+_SEARCHED_AT_ONCE = 64 * 1024
+_VRS = {vr.encode(): str(vr) for vr in STANDARD_VR}
+
+
+class Walk:
+    """Goes through a data set once, from where its file stands."""
+
+    def __init__(self, file: BinaryIO, *, implicit: bool, little: bool) -> None:
+        """``implicit`` is what the transfer syntax says; where the first element shows otherwise, that counts."""
+        self._file = file
+        self.little = little
+        order = "<" if little else ">"
+        self._explicit = struct.Struct(order + "HH2sH")
+        self._implicit = struct.Struct(order + "HHI")
+        self._size = struct.Struct(order + "I")
+        self._left = _MOST_ELEMENTS
+        begin = file.read(6)
+        file.seek(-len(begin), 1)
+        self.implicit = not _is_vr(begin[4:]) if len(begin) == 6 else implicit
+
+    def wanted(self, tags: Container[int], last: int) -> dict[BaseTag, RawDataElement]:
+        """The elements with some tags, in front of the first one behind ``last``; of one that comes twice the second.
+
+        Raises:
+            ValueError, struct.error: the data set is broken, or has too many elements.
+        """
+        found: dict[int, tuple[str | None, int, bytes]] = {}
+        while (head := self._head(implicit=self.implicit)) is not None:
+            tag, vr, size = head
+            if tag == _ITEM_END or tag > last:
+                break
+            if size == _UNDEFINED:
+                found.pop(tag, None)
+                if not self._pass(tag, vr, implicit=self.implicit):
+                    return {}  # as in pydicom: a data set that is cut off there has nothing
+            elif tag in tags:
+                found[tag] = (vr, size, self._file.read(min(size, LONGEST_VALUE)))
+                self._file.seek(max(size - LONGEST_VALUE, 0), 1)
+            else:
+                self._file.seek(size, 1)
+        return {
+            BaseTag(tag): RawDataElement(
+                BaseTag(tag), vr, size, value if size else _empty(vr), 0, self.implicit, self.little
+            )
+            for tag, (vr, size, value) in found.items()
+        }
+
+    def _count(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise ValueError("a header of too many elements")
+
+    def _head(self, *, implicit: bool) -> tuple[int, str | None, int] | None:
+        """The tag, VR and length of the next element, whose value the file then stands at; None at its end."""
+        self._count()
+        head = self._file.read(8)
+        if len(head) < 8:
+            return None
+        if not implicit:
+            group, element, vr, size = self._explicit.unpack(head)
+            if vr in _VRS:
+                name = _VRS[vr]
+                if name in EXPLICIT_VR_LENGTH_32:
+                    (size,) = self._size.unpack(self._file.read(4))
+                return group << 16 | element, name, size
+            if b"AA" <= vr <= b"ZZ":  # one that is not known, and is taken to be short
+                return group << 16 | element, vr.decode("latin-1"), size
+        group, element, size = self._implicit.unpack(head)
+        return group << 16 | element, None, size
+
+    def _pass(self, tag: int, vr: str | None, *, implicit: bool) -> bool:
+        """Go past a value whose length is not said; whether it has an end."""
+        if self._is_sequence(tag, vr):
+            self._pass_sequence(implicit=implicit)
+            return True
+        return self._pass_delimiter()
+
+    def _is_sequence(self, tag: int, vr: str | None) -> bool:
+        if vr is not None:
+            return vr in ("SQ", "UN")  # PS3.5 6.2.2
+        try:
+            return dictionary_VR(tag) == "SQ"
+        except KeyError:  # a private one, which its first item tells
+            begin = self._file.read(4)
+            self._file.seek(-len(begin), 1)
+            return begin == self._implicit.pack(_ITEM >> 16, _ITEM & 0xFFFF, 0)[:4]
+
+    def _pass_sequence(self, *, implicit: bool) -> None:
+        """Go past a sequence, however deep others lie in it."""
+        items: list[bool | None] = [
+            None
+        ]  # of each open sequence, whether its open item is implicit; None: none is open
+        around = [implicit]
+        while items:
+            inside = items[-1]
+            if inside is None:
+                self._count()
+                group, element, size = self._implicit.unpack(self._file.read(8))
+                if group << 16 | element == _SEQUENCE_END:
+                    items.pop()
+                    around.pop()
+                elif group << 16 | element != _ITEM:
+                    raise ValueError("a sequence holds what is no item")
+                elif size != _UNDEFINED:
+                    self._file.seek(size, 1)
+                else:
+                    items[-1] = around[-1] or self._seems_implicit()
+                continue
+            head = self._head(implicit=inside)
+            if head is None:
+                raise ValueError("the data set ends within a sequence")
+            tag, vr, size = head
+            if tag == _ITEM_END:
+                items[-1] = None
+            elif size != _UNDEFINED:
+                self._file.seek(size, 1)
+            elif self._is_sequence(tag, vr):
+                items.append(None)
+                around.append(inside)
+            elif not self._pass_delimiter():
+                raise ValueError("the data set ends within a sequence")
+
+    def _seems_implicit(self) -> bool:
+        """Whether an item has no VRs where those around it have (PS3.5 6.2.2)."""
+        begin = self._file.read(6)
+        self._file.seek(-len(begin), 1)
+        return len(begin) == 6 and not _is_vr(begin[4:])
+
+    def _pass_delimiter(self) -> bool:
+        """Go behind the next sequence delimiter; whether there is one."""
+        delimiter = self._implicit.pack(_SEQUENCE_END >> 16, _SEQUENCE_END & 0xFFFF, 0)[:4]
+        kept = b""
+        while piece := self._file.read(_SEARCHED_AT_ONCE):
+            searched = kept + piece
+            at = searched.find(delimiter)
+            if at >= 0:
+                self._file.seek(at + 8 - len(searched), 1)
+                return True
+            kept = searched[-3:]
+        return False
+
+
+def _empty(vr: str | None) -> bytes | None:
+    """What pydicom has for a value of no length."""
+    return cast("bytes | None", empty_value_for_VR(vr, raw=True))
+
+
+def _is_vr(text: bytes) -> bool:
+    """Whether two bytes look like a VR; the length that stands there in an implicit element hardly ever does."""
+    return all(0x40 < each < 0x5B for each in text)
