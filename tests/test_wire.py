@@ -473,6 +473,26 @@ def test_an_association_that_nobody_asked_for_is_aborted(node: Node) -> None:
     assert_lives(node)
 
 
+@pytest.mark.parametrize(
+    "context",
+    [
+        b"",
+        wire.item(0x30, b"1.2.3"),
+        wire.item(0x40, b"1.2.840.10008.1.2"),
+        wire.item(0x30, b"") + wire.item(0x40, b"1.2"),
+    ],
+    ids=["nothing", "no syntax", "no class", "an empty class"],
+)
+def test_a_context_that_names_too_little_is_a_violation(node: Node, context: bytes, logged: Logged) -> None:
+    whole = wire.associate_rq()[6:]
+    at = whole.index(wire.item(0x50, b"")[:2], 74)
+    with Raw(node.port) as raw:
+        raw.send(pdu(wire.ASSOCIATE_RQ, whole[:at] + wire.item(0x20, b"\x09\0\0\0" + context) + whole[at:]))
+        assert raw.pdu() == (wire.ABORT, b"\0\0\x02\x06")
+    assert_lives(node)
+    assert not [line for line in logged() if "error" in line]
+
+
 def test_a_protocol_without_version_1_is_rejected(node: Node) -> None:
     with Raw(node.port) as raw:
         raw.send(wire.associate_rq(version=0xFFFE))
