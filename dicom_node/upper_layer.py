@@ -17,7 +17,8 @@ from contextlib import suppress
 from pynetdicom.pdu import A_ASSOCIATE_RQ
 
 BUFFER_BYTES = 256 * 1024
-_LONGEST_REQUEST = 1024 * 1024  # bytes of an A-ASSOCIATE-RQ; 128 contexts of 20 transfer syntaxes are 180 KiB
+# Bytes of an A-ASSOCIATE-RQ; 128 contexts of 20 transfer syntaxes are 180 KiB. A megabyte of tiny items takes seconds.
+_LONGEST_REQUEST = 256 * 1024
 _LONGEST_OTHER = 1024  # bytes of a PDU that is neither a request nor data; the standard's have 4
 _GOODBYE_SECONDS = 2.0  # ARTIM: how long the other side may take to close, once everything is said
 _BUSY_SECONDS = 0.1  # how long an abort waits for a PDU that another thread sends

@@ -459,6 +459,7 @@ def test_an_association_that_nobody_asked_for_is_aborted(node: Node) -> None:
         "release": wire.RELEASE,
         "an acceptor's word": pdu(wire.ASSOCIATE_AC, bytes(68)),
         "4 GB": struct.pack(">BxI", wire.ASSOCIATE_RQ, 0xFFFFFFFF),
+        "more than anybody asks for": struct.pack(">BxI", wire.ASSOCIATE_RQ, 300 * 1024),
         "no request inside": pdu(wire.ASSOCIATE_RQ, bytes(4)),
         "noise inside": pdu(wire.ASSOCIATE_RQ, noise(500)),
         "a request cut short": pdu(wire.ASSOCIATE_RQ, wire.associate_rq()[6:-30]),
@@ -491,6 +492,25 @@ def test_a_context_that_names_too_little_is_a_violation(node: Node, context: byt
         assert raw.pdu() == (wire.ABORT, b"\0\0\x02\x06")
     assert_lives(node)
     assert not [line for line in logged() if "error" in line]
+
+
+def test_all_contexts_that_there_can_be_are_asked_for_at_once(node: Node) -> None:
+    uid = b"1.2.840.10008.1.2.4.%061d"
+    contexts = b"".join(
+        wire.item(
+            0x20,
+            struct.pack("Bxxx", 2 * number + 1)
+            + wire.item(0x30, ComputedRadiographyImageStorage.encode())
+            + b"".join(wire.item(0x40, (uid % each)[-64:]) for each in range(20)),
+        )
+        for number in range(128)
+    )
+    whole = wire.associate_rq()[6:]
+    begin, end = whole.index(b"\x20\0", 74), whole.index(wire.item(0x50, b"")[:2], 74)
+    with Raw(node.port) as raw:
+        raw.send(pdu(wire.ASSOCIATE_RQ, whole[:begin] + contexts + whole[end:]))
+        assert raw.pdu()[0] == wire.ASSOCIATE_AC
+        raw.release()
 
 
 def test_a_protocol_without_version_1_is_rejected(node: Node) -> None:
