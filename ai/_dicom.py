@@ -176,6 +176,18 @@ def _syntax(path: Path) -> uid.UID:
     return syntax
 
 
+def refuse_bomb(path: Path) -> None:
+    """Refuse a file that inflates beyond what an image can need, before pydicom, which inflates all of it, reads it.
+
+    Raises:
+        ReadingError: it does.
+    """
+    with guarded():
+        meta = pydicom.filereader.read_file_meta_info(path)
+        if meta.get("TransferSyntaxUID") == uid.DeflatedExplicitVRLittleEndian:
+            _check_inflated(path, meta)
+
+
 def _read(file: BinaryIO, keywords: list[str], *, pixels: bool) -> Dataset:
     dataset = pydicom.dcmread(file, stop_before_pixels=not pixels, specific_tags=list(keywords))
     if len(dataset) == 0:  # what pydicom leaves of a file that ends inside of its pixels, or of nothing

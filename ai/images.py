@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from ai import _pixels
-from ai._dicom import frame_count, guarded, open_dataset, text_of, texts_of, whole_of
+from ai._dicom import frame_count, guarded, open_dataset, refuse_bomb, text_of, texts_of, whole_of
 from ai._frames import load_display
 from ai._pipeline import FORM, PIPELINE, grey_form, grey_of
 from ai._voi import Grey, Window, as_bytes, render
@@ -37,6 +37,7 @@ __all__ = [
     "load_display",
     "load_radiograph",
     "read_header",
+    "refuse_bomb",
 ]
 
 LEFT = Code("7771000", "SCT", "Left")

@@ -30,8 +30,9 @@ from pydicom.encaps import encapsulate, get_frame
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 
 from ai import _pixels
-from ai.contract import Code, ReadingError
+from ai.contract import Code, InstanceRef, ReadingError
 from ai.images import Radiograph, display_uint8, laterality, load_display, load_radiograph, read_header
+from dicom_node.results import StoredImages
 
 DATA = Path(os.environ.get("DICOM_NODE_REAL_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 SECRET = "SECRET^PATIENT"
@@ -619,8 +620,10 @@ def test_a_deflated_bomb_is_not_inflated(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("ai._dicom.MAX_PIXELS", 1 << 18)
     syntax = uid.DeflatedExplicitVRLittleEndian
     path = write(tmp_path / "image.dcm", row(1, 2), meta_syntax=syntax)
+    ref = InstanceRef("1.2.3", "1.2", str(path))
     plain = load_radiograph(path)
     assert plain.display.tolist() == [[0.0, 1.0]]
+    assert StoredImages().header(ref).Rows == 1
     content = path.read_bytes()
     start = 132 + 12 + int(pydicom.filereader.read_file_meta_info(path).FileMetaInformationGroupLength)
     inflated = zlib.decompress(content[start:], -zlib.MAX_WBITS)
@@ -628,6 +631,8 @@ def test_a_deflated_bomb_is_not_inflated(tmp_path: Path, monkeypatch: pytest.Mon
     path.write_bytes(content[:start] + deflate.compress(inflated + bytes(1 << 24)) + deflate.flush())
     with pytest.raises(ReadingError, match="the deflated data set grows beyond 1048576 bytes"):
         load_radiograph(path)
+    with pytest.raises(ReadingError, match="cannot be parsed"):  # nor is it for a report that says so
+        StoredImages().header(ref)
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -94,7 +95,10 @@ class StoredImages:
 
     @staticmethod
     def _read_header(ref: InstanceRef) -> Dataset:
+        from ai import images  # noqa: PLC0415 - as in `_read_pixels`
+
         try:
+            images.refuse_bomb(Path(ref.path))
             return pydicom.dcmread(ref.path, stop_before_pixels=True, force=True)
         except Exception as error:  # pydicom raises nearly anything on a damaged file, and its messages quote the file
             raise ReadingError(f"the header of instance {ref.sop_instance_uid} cannot be parsed") from error
