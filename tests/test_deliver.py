@@ -6,6 +6,7 @@ import dataclasses
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
@@ -30,6 +31,7 @@ from dicom_node.deliver import RESULT_CLASSES, Sender
 from dicom_node.errors import Permanent, Retryable
 from dicom_node.schema import Job, NewInstance, NewReading, NewResult
 from dicom_node.spool import Spool
+from dicom_node.worker import Patience, Worker
 
 StartPacs = Callable[..., Pacs]
 
@@ -181,6 +183,51 @@ def test_a_pacs_that_takes_an_object_and_never_answers_is_tried_again(
     pacs.answer = lambda _uid: 0x0000
     assert sender(job).reason == ""
     assert pacs.uids() == [job.subject]
+
+
+def test_a_pacs_that_is_slow_but_answers_gets_everything_once_and_keeps_no_other_waiting(
+    bench: Bench, start_pacs: StartPacs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One object a minute, where a minute is 0.4 s: within the time for an answer, and longer than all the rest."""
+    monkeypatch.setattr("dicom_node.deliver._ANSWER_SECONDS", 5.0)
+    slow, fast, minute = start_pacs(), start_pacs(ae_title="FAST"), threading.Event()
+    given: list[float] = []
+
+    def at_leisure(_uid: str) -> int:
+        minute.wait(0.4)
+        given.append(time.monotonic())
+        return 0x0000
+
+    slow.answer = at_leisure
+    jobs = [bench.result() for _ in range(8)]
+    peer = {"name": "fast", "ae_title": "FAST", "host": "127.0.0.1", "port": fast.port, "destination": True}
+    settings = settings_for(bench.spool.root, pacs_port=slow.port, peers=[peer])
+    workers = []
+    for name in ("pacs", "fast"):
+        with bench.index.transaction():
+            for job in jobs:
+                bench.index.queue_sends(job, job.subject, [(name, "p")], 1.0)
+        sender = Sender(settings, settings.peer(name), bench.index, bench.spool)
+        bench.senders.append(sender)
+        patience = Patience(attempts=None, seconds=3600.0)
+        workers.append(
+            Worker(bench.index, "send", sender, patience=patience, lease_seconds=60.0, target=name, idle=sender.close)
+        )
+    for worker in workers:
+        worker.start()
+    try:
+        wait_until(lambda: len(fast.uids()) == len(jobs), "the fast one to have all")
+        had = len(given)
+        wait_until(lambda: {each["state"] for each in bench.index.jobs_of("1")} == {"done"}, "the slow one to have all")
+    finally:
+        for worker in workers:
+            worker.ask_to_stop()
+        for worker in workers:
+            worker.join()
+    assert had < len(jobs), "the fast one had all before the slow one"
+    assert sorted(slow.uids()) == sorted(fast.uids()) == sorted(job.subject for job in jobs)
+    assert (slow.associations, fast.associations) == (1, 1)
+    assert {each["attempts"] for each in bench.index.jobs_of("1")} == {1}
 
 
 @contextmanager
