@@ -37,6 +37,10 @@ class WarmProcessError(Exception):
     """The process could not do the task; the message says why. Another try may go well."""
 
 
+class MachineError(WarmProcessError):
+    """The machine (its disk, its memory) keeps a task from being done: no fault of the task. Tasks may raise it."""
+
+
 class WarmProcess(Executor):
     """Runs tasks one after the other in one spawned process that first loads its state and then keeps it.
 
@@ -82,8 +86,8 @@ class WarmProcess(Executor):
     def submit(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:
         """Queue ``fn(*args)``; all of it must be picklable.
 
-        The future raises ReadingError as the task raised it, or WarmProcessError for everything that went wrong with
-        the process: it died, took too long, could not load.
+        The future raises ReadingError and MachineError as the task raised it, or WarmProcessError for everything that
+        went wrong with the process: it died, took too long, could not load.
         """
         if kwargs:
             raise TypeError("tasks take positional arguments only")
@@ -148,14 +152,15 @@ class WarmProcess(Executor):
         self._kill()
         if self._stopping:
             raise WarmProcessError("the reading process is shutting down")
-        ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_main, args=(theirs, self._load), name="warm-process", daemon=True)
+        ends: tuple[Connection, ...] = ()
         try:
+            ours, theirs = ends = self._context.Pipe()
+            process = self._context.Process(target=_main, args=(theirs, self._load), name="warm-process", daemon=True)
             process.start()
-        except OSError as error:  # no memory, no process left: it may go well later
-            ours.close()
-            theirs.close()
-            raise WarmProcessError(f"the reading process could not be started: {error.strerror}") from error
+        except OSError as error:  # no memory, no process, no file left: it may go well later
+            for end in ends:
+                end.close()
+            raise MachineError(f"the reading process could not be started: {error.strerror}") from error
         theirs.close()
         self._process, self._pipe = process, ours
         kind, value = self._receive(ours, _LOAD_SECONDS, "loading the models")
@@ -180,6 +185,8 @@ class WarmProcess(Executor):
             raise ReadingError(value)
         if kind == "busy":
             raise WarmProcessError(value)
+        if kind == "machine":
+            raise MachineError(value)
         if kind == "lost":
             self._kill()
             raise WarmProcessError(f"the GPU failed while reading ({value}); the reading process is started anew")
@@ -241,6 +248,8 @@ def _main(pipe: Connection, load: Callable[[], Any]) -> None:
             answer = ("done", fn(*args))
         except ReadingError as error:
             answer = ("reading error", str(error))
+        except MachineError as error:
+            answer = ("machine", str(error))
         except BusyError as error:
             answer = ("busy", str(error))
         except Exception as error:

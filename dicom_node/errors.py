@@ -4,6 +4,7 @@ NodeError
 ├── ConfigError     the configuration or the machine is wrong: the node does not start
 ├── ModelError      a model cannot be installed, shown or removed: nothing has changed
 ├── Retryable       it may go well later: a PACS that is down, a reading process that died
+│   └── Hindered    the machine keeps us from it (`trouble`): no fault of the job, and no attempt of it
 ├── Waits           nothing went wrong: somebody else's answer is waited for
 └── Permanent       it will never go well by itself: shown to IT, revived by ``dicom-node retry``
 
@@ -12,7 +13,14 @@ Messages are read by a hospital's IT: they say what is wrong, where, and what wa
 
 from __future__ import annotations
 
+import errno
+import sqlite3
 from collections.abc import Callable
+
+_OF_THE_MACHINE = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN),
+}
 
 
 class NodeError(Exception):
@@ -29,6 +37,10 @@ class ModelError(NodeError):
 
 class Retryable(NodeError):  # noqa: N818 - it names what to do, as the table above is read
     """The job goes back into the queue with a later due time."""
+
+
+class Hindered(Retryable):
+    """The job is tried again for as long as it takes: its turn comes when the machine is well again."""
 
 
 class Waits(NodeError):  # noqa: N818 - as above
@@ -51,3 +63,14 @@ class Refused(Exception):  # noqa: N818 - it is an answer, not an error of ours
         super().__init__(reason)
         self.status = status
         self.reason = reason
+
+
+def trouble(error: Exception) -> str:
+    """What of the machine an error comes from, its disk or its index, in plain words; empty where it is another's."""
+    if isinstance(error, Hindered):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
+        return f"the disk gave an error: {error.strerror}"
+    if isinstance(error, sqlite3.OperationalError):
+        return "the index gave an error"
+    return ""

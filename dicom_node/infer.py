@@ -28,7 +28,7 @@ from ai import engine
 from ai.contract import InstanceRef, Reading, ReadingError, SeriesRef
 from dicom_node.config import Profile, Route, Settings
 from dicom_node.db import Index
-from dicom_node.errors import Permanent, Retryable
+from dicom_node.errors import Hindered, Permanent, Retryable
 from dicom_node.log import logger
 from dicom_node.schema import Job, NewReading, NewResult
 from dicom_node.spool import Spool
@@ -92,6 +92,7 @@ class Reader:
 
         Raises:
             Retryable: the warm process died, took too long or could not load its models.
+            Hindered: it could not be started, or the results not be written.
             Permanent: the images cannot be read, or the route is gone from the configuration.
         """
         revision = self._index.revision(job.study)
@@ -112,7 +113,8 @@ class Reader:
             raise Permanent(str(error)) from error
         except (engine.WarmProcessError, RuntimeError) as error:
             self._spool.discard_parts(batch)  # a process that dies while it encodes leaves what it had written
-            raise Retryable(str(error)) from error
+            kind = Hindered if isinstance(error, engine.MachineError) else Retryable
+            raise kind(str(error)) from error
         return self._done(job, route, answer, time.perf_counter() - began)
 
     def failed(self, job: Job, reason: str) -> Done:
@@ -120,6 +122,7 @@ class Reader:
 
         Raises:
             ReadingError, WarmProcessError: no report can be made; that the job failed is known all the same.
+            Hindered: no report can be made now.
         """
         route = self._route(job)
         if route is None or not route.report_failures or job.kind == "shadow":
@@ -131,7 +134,10 @@ class Reader:
         # A failure replaces nothing: what an earlier reading found still stands.
         wanted = tuple(dataclasses.replace(each, predecessor=None) for each in request.wanted)
         request = dataclasses.replace(request, wanted=wanted)
-        answer = self._executor.submit(report_failure, request, reason).result()
+        try:
+            answer = self._executor.submit(report_failure, request, reason).result()
+        except engine.MachineError as error:
+            raise Hindered(str(error)) from error
         if answer.run_key is None:
             return Done()
         return self._recorded(job, route, answer, answer.run_key, supersedes=False)
@@ -246,7 +252,12 @@ class Reader:
         The disk is not waited for while the index is held, which receiving needs. A crash in between leaves files that
         the next attempt replaces, and nothing of them was sent.
         """
-        names = self._spool.adopt([(Path(part.part), part.sop_instance_uid) for part in answer.parts])
+        try:
+            names = self._spool.adopt([(Path(part.part), part.sop_instance_uid) for part in answer.parts])
+        except BaseException:
+            for part in answer.parts:
+                self._spool.discard_part(Path(part.part))
+            raise
         return [
             NewResult(
                 part.sop_instance_uid,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -22,8 +23,9 @@ from dicom_node.conversation import Service
 from dicom_node.counting import Counter
 from dicom_node.db import INDEX_FILE, Index
 from dicom_node.deliver import Sender
+from dicom_node.errors import ConfigError, trouble
 from dicom_node.infer import Processors, Reader
-from dicom_node.log import logger
+from dicom_node.log import logger, where
 from dicom_node.models import Models, find
 from dicom_node.promises import Promises
 from dicom_node.receive import Receiver
@@ -133,8 +135,12 @@ class Node:
         settings, clock = self.settings, self._clock
         self._spool.open()
         index = self.index = Index(self._spool.root / INDEX_FILE, create=True)
-        removed = self._spool.recover(index.known_files)
-        again = index.requeue_running(clock())
+        try:
+            removed = self._spool.recover(index.known_files)
+            again = index.requeue_running(clock())
+        except (OSError, sqlite3.Error) as error:
+            reason = trouble(error) or where(error)
+            raise ConfigError(f"data_dir {self._spool.root}: cannot be put in order: {reason}") from error
         if removed or again:
             logger().info(
                 "node.recovered",

@@ -45,6 +45,7 @@ class Part:
         """
         self.path = path
         self.size = 0
+        self.names_a_stray = False  # a file in place that the index does not know, and that could not be deleted
         self._on_its_way = 0  # bytes that the system was told to write to the disk
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
 
@@ -83,13 +84,14 @@ class Part:
         return Path(self.path)
 
     def discard(self) -> None:
-        """Close it and delete its name."""
+        """Close it and delete its name, unless the next start is to find a stray file by it."""
         if self._file >= 0:
             with suppress(OSError):
                 os.close(self._file)
             self._file = -1
-            with suppress(OSError):
-                os.unlink(self.path)
+            if not self.names_a_stray:
+                with suppress(OSError):
+                    os.unlink(self.path)
 
 
 def _writeback() -> Callable[[int, int, int], None]:
@@ -238,7 +240,13 @@ class Spool:
     def discard_parts(self, batch: str) -> None:
         """Delete what a process that is gone has left of a batch of `write_parts`."""
         for part in self._incoming.glob(f"{batch}.*.part"):
-            part.unlink(missing_ok=True)
+            self.discard_part(part)
+
+    @staticmethod
+    def discard_part(part: Path) -> None:
+        """Delete a partial file; where that cannot be done, the next start does it."""
+        with suppress(OSError):
+            part.unlink()
 
     def adopt(self, parts: Sequence[tuple[Path, str]]) -> list[str]:
         """Rename the durable partial files of results into place, replacing unrecorded ones of the same instances.
@@ -287,7 +295,7 @@ class Spool:
             part.sync()
             os.fsync(self._folder(os.path.dirname(path)))
         except BaseException:
-            self.remove(name)
+            self.take_back(part, name)
             raise
         return name
 
@@ -298,10 +306,12 @@ class Spool:
                 self._folders[path] = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             return self._folders[path]
 
-    def remove(self, name: str) -> None:
-        """Delete a file that the index does not know; one that is gone already is no error."""
-        with suppress(OSError):
-            self.path(name).unlink()
+    def take_back(self, part: Part, name: str) -> None:
+        """Delete the file that a part was placed as; where that cannot be done, the part stays and names it."""
+        try:
+            self.path(name).unlink(missing_ok=True)
+        except OSError:
+            part.names_a_stray = True
 
     def delete(self, area: Literal["spool", "results"], sop_instance_uid: str) -> int:
         """Delete the file of an image or a result; for one thread. It is durable after `settle`.

@@ -238,7 +238,7 @@ class Store:
         try:
             self._commits.add(new, self.clock())
         except BaseException as error:
-            self._spool.remove(file)
+            self._spool.take_back(incoming.part, file)
             if isinstance(error, sqlite3.IntegrityError):
                 return False
             raise

@@ -24,6 +24,7 @@ from ai.devices import devices, use_threads
 from ai.pins import Pinned, TamperedError
 from ai.shelf import Loaded, Shelf, Title, out_of_memory
 from dicom_node.config import Profile
+from dicom_node.errors import trouble
 from dicom_node.log import silence_libraries
 from dicom_node.schema import StoredReport
 from dicom_node.spool import Spool
@@ -310,7 +311,12 @@ def _encoded(request: ReadRequest, key: str, reading: Reading, images: Any) -> R
                 yield each.pieces
             notes.extend(results.left_out(run, roles, images))
 
-    files = spool.write_parts(contents(), request.batch)
+    try:
+        files = spool.write_parts(contents(), request.batch)
+    except OSError as error:
+        if reason := trouble(error):
+            raise engine.MachineError(reason) from error
+        raise
     parts = tuple(ResultPart(*told, str(file), size) for (told, size), file in zip(made, files, strict=True))
     writing = time.perf_counter() - began - sum(encoding)
     seconds = (*reading.seconds, ("encode", sum(encoding)), ("write", writing))

@@ -7,6 +7,9 @@ to write is rolled back.
 The death of the node is no attempt of the job that ran, and is counted apart (`Index.requeue_running`). Models read in
 a process of their own, and when that one dies it is an attempt. What ends the whole node is mostly a power cut or a
 kill; only a job that ran at so many deaths (`Patience.deaths`) must be what they come from.
+
+Where the machine itself is in trouble (its disk is full or fails, its index cannot be written) a job waits for as long
+as it takes, and the worker with it: that is no attempt either.
 """
 
 from __future__ import annotations
@@ -15,16 +18,18 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
 
 from dicom_node.db import Index
-from dicom_node.errors import NodeError, Permanent, Retryable, Waits
+from dicom_node.errors import NodeError, Permanent, Retryable, Waits, trouble
 from dicom_node.log import logger, where
 from dicom_node.schema import Job, JobKind
 
 _POLL_SECONDS = 1.0  # another process (dicom-node retry) may have queued something
+_LONGEST_REST_SECONDS = 15.0  # of a worker that the machine keeps from working, before it tries again
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +115,7 @@ class Worker:
         self._clock = clock
         self._wake = threading.Event()
         self._stopping = threading.Event()
+        self._held: Job | None = None  # in work, or not given back since the index could not be written
         self._thread = threading.Thread(target=self._run, name=f"{kind}-{target or 'any'}", daemon=True)
 
     def start(self) -> None:
@@ -141,17 +147,22 @@ class Worker:
             self._thread.join(timeout)
 
     def _run(self) -> None:
+        rest = _POLL_SECONDS
         while not self._stopping.is_set():
             self._wake.clear()
             pause = _POLL_SECONDS
             try:
                 if self.work_once():
+                    rest = _POLL_SECONDS
                     continue
                 self._idle()
                 pause = self._pause() if self._when() else _POLL_SECONDS
             except Exception as error:  # the index or the disk is in trouble: say so and try again, for ever
-                logger().error("worker.failed", kind=self._kind, error=where(error))
+                logger().error("worker.failed", kind=self._kind, reason=trouble(error), error=where(error))
+                pause, rest = rest, min(2 * rest, _LONGEST_REST_SECONDS)
             self._wake.wait(pause)
+        with suppress(Exception):  # otherwise it is queued again at the next start
+            self._put_back()
 
     def _pause(self) -> float:
         due = self._index.next_due(self._kind, self._target)
@@ -162,17 +173,29 @@ class Worker:
 
         Returns:
             whether there was one.
+
+        Raises:
+            Exception: the machine is in trouble (`trouble`); the job is given back the next time.
         """
+        self._put_back()
         if not self._when():
             return False
         job = self._index.claim(self._kind, self._target, self._clock(), self._lease_seconds)
         if job is None:
             return False
+        self._held = job
         with structlog.contextvars.bound_contextvars(
             study=job.study, revision=job.revision, job=job.id, kind=job.kind, attempt=job.attempts
         ):
             self._attempt(job)
+        self._held = None
         return True
+
+    def _put_back(self) -> None:
+        """Give the last job back where trouble ended it; until its lease ran out nobody else would do it."""
+        if self._held is not None:
+            self._index.give_back(self._held, self._clock())
+            self._held = None
 
     def _attempt(self, job: Job) -> None:
         if reason := self._patience.used_up(job):
@@ -190,9 +213,12 @@ class Worker:
             self._wait(job, error)
         except Permanent as error:
             self._fail(job, str(error))
-        except Retryable as error:
-            self._retry(job, str(error))
         except Exception as error:
+            if trouble(error) and not self._stopping.is_set():
+                raise
+            if isinstance(error, Retryable):
+                self._retry(job, str(error))
+                return
             self._retry(job, f"unexpected error: {where(error)}")
         else:
             done.then()
@@ -227,6 +253,8 @@ class Worker:
             if self._stopping.is_set():  # cut off by the node's own end: told after the next start
                 self._index.give_back(job, self._clock())
                 return
+            if trouble(error):
+                raise
             told = str(error) if isinstance(error, NodeError) else where(error)
             logger().error("failure.untold", reason=f"no report says so: {told}")
             self._index.fail(job, self._clock(), reason)  # that it failed is known all the same

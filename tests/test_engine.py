@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import queue
+import resource
 import signal
 import subprocess
 import sys
@@ -16,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import wait_until
+from conftest import ROOT, wait_until
 
 from ai import engine
 from ai.contract import BusyError, ReadingError
-from ai.engine import WarmProcess, WarmProcessError
+from ai.engine import MachineError, WarmProcess, WarmProcessError
 
 
 def load(path: Path) -> dict[str, int]:
@@ -47,6 +49,10 @@ def refuse() -> None:
 
 def be_busy() -> None:
     raise BusyError("model m needs about 900 MiB of memory: cpu has 100 MiB free")
+
+
+def find_no_room() -> None:
+    raise MachineError("the disk gave an error: No space left on device")
 
 
 def break_down() -> None:
@@ -150,6 +156,34 @@ def test_an_unexpected_error_is_told_without_its_message(start: Start) -> None:
     assert "HONG" not in str(caught.value)
 
 
+def test_what_the_machine_keeps_from_being_done_is_told_apart(start: Start) -> None:
+    process = start()
+    pid = process.submit(loaded_pid).result()
+    with pytest.raises(MachineError, match="No space left on device"):
+        process.submit(find_no_room).result()
+    assert process.submit(loaded_pid).result() == pid
+
+
+def test_a_process_that_finds_no_file_to_be_had_starts_later(tmp_path: Path) -> None:
+    process = WarmProcess(partial(load, tmp_path / "loads"), timeout=30.0, eager=False)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    there = {int(each.name) for each in Path("/proc/self/fd").iterdir()}
+    try:
+        for more in range(4):  # each step of the start is the one that finds none
+            first = next(number for number in itertools.count() if number not in there)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (first + more, hard))
+            try:
+                told = process.submit(double, 2)
+                error = told.exception(60)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            assert isinstance(error, MachineError)
+            assert "could not be started" in str(error)
+        assert process.submit(double, 2).result(60) == 4
+    finally:
+        process.shutdown()
+
+
 def test_a_process_whose_gpu_failed_is_started_anew(start: Start) -> None:
     process = start()
     pid = process.submit(loaded_pid).result()
@@ -217,7 +251,7 @@ def test_no_process_is_left_behind_when_the_node_is_killed(tmp_path: Path) -> No
         [sys.executable, str(script), str(tmp_path / "loads"), here],
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": here},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join((here, str(ROOT)))},
     ) as node:
         assert node.stdout is not None
         pid = int(node.stdout.readline())

@@ -19,6 +19,7 @@ from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
 from wire import ECHO, associated, data_set, echo_rq, message, new_uid, store_message
 
 from dicom_node.db import INDEX_FILE, Index
+from dicom_node.errors import ConfigError
 from dicom_node.header import HEAD_BYTES
 from dicom_node.node import Node
 from dicom_node.schema import NewInstance
@@ -217,7 +218,7 @@ def test_no_more_than_the_beginning_of_an_image_is_held(place: Place) -> None:
 
 
 def failing(number: int) -> Callable[..., None]:
-    def fail(*_args: object) -> None:
+    def fail(*_args: object, **_kwargs: object) -> None:
         raise OSError(number, os.strerror(number))
 
     return fail
@@ -297,6 +298,33 @@ def test_a_disk_that_takes_few_bytes_at_a_time_gets_them_all(
         raw.release()
     monkeypatch.undo()
     assert wire.stored_bytes(node, uid) == data
+
+
+def test_what_could_not_be_deleted_is_deleted_at_the_next_start(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    uid = new_uid()
+    with monkeypatch.context() as broken:
+        for what in ("Path.unlink", "os.unlink"):
+            broken.setattr(f"dicom_node.spool.{what}", failing(errno.EROFS))
+        broken.setattr("dicom_node.store._Commits.add", failing(errno.EROFS))
+        error = place.take(uid)
+    assert isinstance(error, OSError)
+    assert error.errno == errno.EROFS
+    assert len(place.files()) == 1
+    assert place.spool.recover(place.index.known_files) == 2
+    place.assert_holds()
+    with monkeypatch.context() as broken:  # the file stays, the part could be deleted, and would be missed
+        broken.setattr("dicom_node.spool.Path.unlink", failing(errno.EROFS))
+        broken.setattr("dicom_node.store._Commits.add", failing(errno.EROFS))
+        assert isinstance(place.take(uid), OSError)
+    assert place.spool.recover(place.index.known_files) == 2
+    place.assert_holds()
+
+
+def test_a_folder_that_cannot_be_put_in_order_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "node"
+    (folder / "incoming" / "0.part").mkdir(parents=True)  # which cannot be deleted as a file
+    with pytest.raises(ConfigError, match=rf"data_dir {folder}: cannot be put in order: \w+Error in "):
+        Node(settings_for(folder)).start()
 
 
 # -- crashes

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import random
 import shutil
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, tool
+from conftest import ROOT, free_port, tool, wait_until
 
 
 @pytest.fixture
@@ -24,7 +27,7 @@ def torture(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_kills_lose_nothing_and_the_audit_would_see_it(
     torture: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("storescu", "Orthanc"):
+    for name in ("storescu", "Orthanc", "gcc"):
         tool(name)
     audit, seen = torture.audit, {}
 
@@ -60,13 +63,16 @@ def test_kills_lose_nothing_and_the_audit_would_see_it(
         return clean
 
     monkeypatch.setattr(torture, "audit", spoil_and_audit)
-    told = torture.main(
-        ["--kills", "5", "--seed", "7", "--dir", str(tmp_path), "--json", str(tmp_path / "figures.json")]
-    )
+    figures = tmp_path / "figures.json"
+    told = torture.main(["--kills", "3", "--apart", "3", "--seed", "7", "--dir", str(tmp_path), "--json", str(figures)])
     said = capsys.readouterr().out
     assert told == 0, said
-    found = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
-    assert (found["kills"], found["faults"]) == (5, [])
+    found = json.loads(figures.read_text(encoding="utf-8"))
+    assert found["kills"] >= 3
+    assert found["wrong"] == []
+    assert found["faults"] == 6
+    assert set(found["calls that failed"]) == {"ENOSPC", "EDQUOT", "EIO", "EROFS"}
+    assert set(found["answers"]) <= {"0000", "A700", "0110", "rejected", "no answer"}
     assert found["images answered 0000"] > 0
     assert found["results in the PACS"] > 0
     bad = (
@@ -83,3 +89,30 @@ def test_kills_lose_nothing_and_the_audit_would_see_it(
         **{"changed": 1, "lost": 1, "left over": 2, "twice": 2, "not there": 1, "no outcome": 1, "read twice": 1}
     }
     assert [entry.name for entry in tmp_path.iterdir()] == ["figures.json"]  # nothing is left behind
+
+
+@pytest.mark.parametrize(("number", "area"), [(errno.ENOSPC, "incoming"), (errno.EIO, "index")])
+def test_a_study_whose_reading_meets_a_fault_is_read_when_it_is_over(
+    torture: Any, tmp_path: Path, number: int, area: str
+) -> None:
+    for name in ("storescu", "gcc"):
+        tool(name)
+    from faults import Fault, Faults  # type: ignore[import-not-found]  # noqa: PLC0415 - see torture
+
+    node, sent = torture.Node(tmp_path / "node", free_port()), torture.Sent()
+    faults = Faults(tmp_path, node.data)
+    node.environment = faults.environment
+    node.start()
+    try:
+        torture.push_with_storescu(node, torture.make(tmp_path / "images", 1, torture._SMALL), sent)
+        if area == "index":  # when it is claimed, so that its end cannot be written
+            wait_until(lambda: "reading" in node.steps(), "the reading")
+        faults.begin(Fault(number, ("open", "write"), (area,)), node.pid, random.Random(1))
+        wait_until(faults.struck, "the fault")
+        time.sleep(5.0)  # longer than three attempts take
+        faults.end([])
+        state = "SELECT state, attempts FROM jobs WHERE kind = 'read'"
+        wait_until(lambda: node.rows(state) == [("done", 1)], "the reading, by the same node", 40.0)
+    finally:
+        faults.end([])
+        assert node.stop() == 0

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from conftest import wait_until
 
 from dicom_node.db import Index
-from dicom_node.errors import Permanent, Retryable
+from dicom_node.errors import Hindered, Permanent, Retryable
 from dicom_node.schema import Job, NewInstance
 from dicom_node.worker import Done, Patience, Worker
 
@@ -278,4 +282,85 @@ def test_a_failure_that_is_being_told_while_the_node_stops_is_told_after_the_nex
         on_failure=cut_off,
     )  # fmt: skip
     assert failing.work_once()
+    assert (job(index)["state"], job(index)["attempts"]) == ("queued", 0)
+
+
+def test_trouble_of_the_machine_is_no_attempt_and_the_job_is_done_when_it_is_over(index: Index) -> None:
+    troubles: list[Exception] = [
+        *(OSError(number, os.strerror(number)) for number in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)),
+        *(Hindered("the disk gave an error"), sqlite3.OperationalError("disk I/O error")),
+    ]
+    left = list(troubles)
+
+    def do(_job: Job) -> Done:
+        if left:
+            raise left.pop()
+        return Done(reason="well again")
+
+    busy = worker(index, do, Clock(), Patience(3, None))
+    for each in reversed(troubles):
+        with pytest.raises(type(each)):
+            busy.work_once()
+    assert busy.work_once()
+    assert (job(index)["state"], job(index)["attempts"], job(index)["reason"]) == ("done", 1, "well again")
+
+
+@pytest.mark.parametrize("error", [None, Retryable("down"), Permanent("refused")])
+def test_an_end_that_the_index_did_not_take_is_not_waited_for_until_the_lease_is_over(
+    index: Index, tmp_path: Path, error: Exception | None
+) -> None:
+    index._run("PRAGMA busy_timeout=0")
+    done: list[int] = []
+    with closing(sqlite3.connect(tmp_path / "index.sqlite", isolation_level=None)) as other:
+
+        def do(one: Job) -> Done:
+            done.append(one.attempts)
+            if len(done) == 1:
+                other.execute("BEGIN IMMEDIATE")  # another process writes, and does not come to an end
+            if error is not None:
+                raise error
+            return Done()
+
+        busy = worker(index, do, Clock(), Patience(1, None))
+        for _ in range(2):
+            with pytest.raises(sqlite3.OperationalError):
+                busy.work_once()
+        assert (job(index)["state"], done) == ("running", [1])
+        other.execute("ROLLBACK")
+    assert busy.work_once()
+    assert done == [1, 1]
+    assert job(index)["state"] == ("done" if error is None else "failed")
+
+
+def test_a_failure_that_the_machine_keeps_from_being_told_is_told_later(index: Index) -> None:
+    told: list[str] = []
+
+    def on_failure(_job: Job, reason: str) -> Done:
+        told.append(reason)
+        if len(told) == 1:
+            raise Hindered("the disk gave an error: No space left on device")
+        return Done(run_key="f")
+
+    failing = Worker(
+        index, "read", raising(Permanent("no")), patience=Patience(3, None), lease_seconds=60.0, clock=Clock(),
+        on_failure=on_failure,
+    )  # fmt: skip
+    with pytest.raises(Hindered):
+        failing.work_once()
+    assert failing.work_once()
+    assert (job(index)["state"], job(index)["run_key"], told) == ("failed", "f", ["no", "no"])
+
+
+def test_a_worker_that_stops_leaves_no_job_behind(index: Index) -> None:
+    begun: list[int] = []
+
+    def do(one: Job) -> Done:
+        begun.append(one.id)
+        raise OSError(errno.EIO, "Input/output error")
+
+    busy = Worker(index, "read", do, patience=Patience(3, None), lease_seconds=60.0)
+    busy.start()
+    wait_until(lambda: begun, "the job to be begun")
+    busy.ask_to_stop()
+    busy.join()
     assert (job(index)["state"], job(index)["attempts"]) == ("queued", 0)

@@ -1,9 +1,12 @@
-"""Kills the node again and again while studies come in, and then counts what was lost or sent twice.
+"""Kills the node and has its file system fail, while studies come in; then counts what was lost or sent twice.
 
 Real processes: storescu and pynetdicom send, as modalities do until they are answered 0000, and the PACS is Orthanc. A
 kill is SIGKILL, of the node, of its reading process or of all its processes, while something is received, completed,
-read, written or delivered, each in turn. In the end the node is left alone until it has done everything, and then the
-audit compares what the senders were answered, what the node has, and what the PACS has.
+read, written or delivered, each in turn. Between kills the file system below the node's folder fails in the node's own
+processes (`faults`) for a while: with every error in turn, in some calls and places or in all. Some faults meet a kill
+or the next start, the last of each error nothing but the node, which then has to recover by itself. In the end it is
+left alone until it has done everything, and then the audit compares what the senders were answered, what the node has,
+and what the PACS has.
 """
 
 from __future__ import annotations
@@ -11,11 +14,9 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import random
+import re
 import shutil
-import signal
-import sqlite3
 import statistics
 import subprocess
 import sys
@@ -25,34 +26,37 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ingest import Load, LostError, make, send
+from ingest import Load, LostError, make
 from pydicom import dcmread
 from pynetdicom import AE
-from reading import CONFIGURATION
-from servers import AE_TITLE, ENVIRONMENT, SERVERS, MissingError, free_port, listens
+from servers import AE_TITLE, ENVIRONMENT, PDU, SERVERS, MissingError, program
+from victim import STEPS, Node, names, wait_for
+from weather import Weather, by_step
 
-QUIET_SECONDS = 0.3
-STEPS = ("receiving", "completing", "reading", "writing", "delivering")
 _SMALL = Load("DX of 128 KiB", 1, 1, 256, 256)
 _LARGE = Load("DX of 10 MB", 1, 1, 2500, 2048)  # long enough on its way to be killed amid it
 _OUTSTANDING = 12  # studies that are not delivered: with more, senders wait
-_READY_SECONDS = 60.0
 _DRAIN_SECONDS = 300.0
-_RECEIVED_PART, _RESULT_PART = 64, 32  # how many digits the names of partial files begin with
+_TRIED_AGAIN = {"0000", "A700", "0110"}  # what a sender of good images may be answered; with the others it gives up
 
 
 @dataclass(slots=True)
 class Sent:
-    """What the senders know: the digest of every instance that was answered 0000, and its study."""
+    """What the senders know: the digest of every instance that was answered 0000, its study, and how often what."""
 
     answered: dict[str, str] = field(default_factory=dict)
     studies: set[str] = field(default_factory=set)
+    answers: Counter[str] = field(default_factory=Counter)
     tries: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def count(self, *answers: str) -> None:
+        """What a sender was answered, in the words of `Sent.answers`."""
+        with self._lock:
+            self.answers.update(answers)
 
     def note(self, file: Path) -> None:
         """An instance was answered 0000."""
@@ -69,136 +73,30 @@ def digest(file: Path) -> str:
     return hashlib.sha256(content[144 + length :]).hexdigest()
 
 
-class Node:
-    """The node as a program, which is killed and started again in the same folder."""
-
-    def __init__(self, folder: Path, pacs: int) -> None:
-        self.folder, self.port = folder, free_port()
-        self.ready: list[float] = []
-        self._process: subprocess.Popen[bytes] | None = None
-        folder.mkdir()
-        told = CONFIGURATION.format(title=AE_TITLE, port=self.port, quiet=QUIET_SECONDS, pacs=pacs)
-        (folder / "node.toml").write_text(told.replace("chest_xray", "phantom_cxr"), encoding="utf-8")
-
-    @property
-    def data(self) -> Path:
-        """Its folder of state."""
-        return self.folder / "data"
-
-    def start(self) -> None:
-        """Start it, and wait until it listens.
-
-        Raises:
-            LostError: it does not.
-        """
-        began = time.monotonic()
-        with (self.folder / "log").open("ab") as log:
-            command = [sys.executable, "-m", "dicom_node", "run", "--config", "node.toml"]
-            self._process = subprocess.Popen(
-                command, cwd=self.folder, stdout=log, stderr=log, env=ENVIRONMENT, start_new_session=True
-            )
-        while not listens(self.port):
-            if self._process.poll() is not None or time.monotonic() - began > _READY_SECONDS:
-                last = (self.folder / "log").read_bytes()[-500:].decode(errors="replace")
-                raise LostError(f"the node does not start again: {last}")
-            time.sleep(0.01)
-        self.ready.append(time.monotonic() - began)
-
-    def kill(self, victim: str) -> bool:
-        """SIGKILL for the node, its reading process or the group; False where there is no reading process now."""
-        if self._process is None:
-            raise AssertionError("it was started")
-        if victim == "reading process":
-            if (pid := self._reading_pid()) is None:
-                return False
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-            return True
-        (os.killpg if victim == "all processes" else os.kill)(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        return True
-
-    def stop(self) -> int:
-        """End it as an administrator does; its exit status."""
-        if self._process is None or self._process.poll() is not None:
-            return -1
-        self._process.terminate()
-        try:
-            return self._process.wait(60)
-        except subprocess.TimeoutExpired:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            return self._process.wait()
-
-    def _reading_pid(self) -> int | None:
-        """A child of the node that reads: Linux names the children of a process's first thread."""
-        pid = self._process.pid if self._process is not None else 0
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            for child in (task / "children").read_text().split():
-                with suppress(OSError):
-                    if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
-                        return int(child)
-        return None
-
-    def rows(self, sql: str, *values: object) -> list[tuple[object, ...]]:
-        """What the index says.
-
-        Raises:
-            sqlite3.Error: it says nothing.
-        """
-        index = self.data / "index.sqlite"
-        with closing(sqlite3.connect(f"{index.as_uri()}?mode=ro", uri=True, timeout=10)) as conn:
-            return conn.execute(sql, values).fetchall()
-
-    def _glance(self, sql: str, *values: object) -> list[tuple[object, ...]]:
-        """`rows`, or none between two lives of the node, when there may be no index that can be read."""
-        try:
-            return self.rows(sql, *values)
-        except sqlite3.OperationalError:
-            return []
-
-    def steps(self) -> set[str]:
-        """What it is doing now."""
-        found = set()
-        parts = [name.split(".")[0] for name in _names(self.data / "incoming") if name.endswith(".part")]
-        if any(len(part) == _RECEIVED_PART for part in parts):
-            found.add("receiving")
-        if any(len(part) == _RESULT_PART for part in parts):
-            found.add("writing")
-        late = time.time() - QUIET_SECONDS + 0.05
-        if self._glance("SELECT 1 FROM studies WHERE completed IS NULL AND last_received < ? LIMIT 1", late):
-            found.add("completing")
-        for (kind,) in self._glance("SELECT DISTINCT kind FROM jobs WHERE state = 'running'"):
-            found.add("reading" if kind == "read" else "delivering")
-        return found
-
-    def is_last_attempt(self) -> bool:
-        """Whether a study that is being read fails if its reading process dies once more."""
-        return bool(self._glance("SELECT 1 FROM jobs WHERE kind = 'read' AND state = 'running' AND attempts >= 3"))
-
-    def unfinished(self) -> int:
-        """Studies that are not at their end."""
-        open_ = self._glance("SELECT count(*) FROM studies WHERE completed IS NULL")
-        jobs = self._glance("SELECT count(DISTINCT study) FROM jobs WHERE state IN ('queued', 'running')")
-        return sum(int(str(count)) for ((count,),) in (open_, jobs) if open_ and jobs)
-
-
-def _names(folder: Path) -> list[str]:
-    try:
-        return [each.name for each in folder.iterdir()]
-    except FileNotFoundError:
-        return []
-
-
 # -- the senders
 
 Push = Callable[[Node, Path, Sent], None]
+_STORESCU = {"Success": "0000", "Refused: OutOfResources": "A700", "Unknown Status: 0x110": "0110"}  # its words
 
 
 def push_with_storescu(node: Node, folder: Path, sent: Sent) -> None:
     """A study as DCMTK sends it: all its images, until all are answered 0000 in one go."""
     sent.tries += 1
-    send([folder], node.port)  # LostError: once more
-    for file in sorted(folder.iterdir()):
+    command = [program("storescu"), "-v", "-aec", AE_TITLE, "-pdu", str(PDU), "-R", "+sd", "127.0.0.1", str(node.port)]
+    done = subprocess.run(
+        [*command, str(folder)], env=ENVIRONMENT, check=False, capture_output=True, timeout=_DRAIN_SECONDS
+    )
+    said = (done.stdout + done.stderr).decode(errors="replace")
+    answers = [_STORESCU.get(each, each) for each in re.findall(r"Received Store Response \((.*)\)", said)]
+    if "Association Rejected" in said:
+        answers.append("rejected")
+    elif done.returncode and not any(each != "0000" for each in answers):
+        answers.append("no answer")
+    sent.count(*answers)
+    files = sorted(folder.iterdir())
+    if done.returncode or answers != ["0000"] * len(files):
+        raise LostError("no success")  # all of it once more
+    for file in files:
         sent.note(file)
 
 
@@ -213,13 +111,16 @@ def push_with_pynetdicom(node: Node, folder: Path, sent: Sent) -> None:
     ae.add_requested_context(header.SOPClassUID, header.file_meta.TransferSyntaxUID)
     association = ae.associate("127.0.0.1", node.port, ae_title=AE_TITLE)
     if not association.is_established:
+        sent.count("rejected" if association.is_rejected else "no answer")
         raise LostError("no association")
     try:
         for file in files:
             try:
                 answer = association.send_c_store(file)
             except RuntimeError as error:
+                sent.count("no answer")
                 raise LostError("the association broke") from error
+            sent.count(f"{answer.Status:04X}" if "Status" in answer else "no answer")
             if answer.get("Status") != 0x0000:
                 raise LostError("no success")
             sent.note(file)
@@ -278,9 +179,11 @@ class Modality:
 
 
 def torture(
-    folder: Path, *, seed: int, kills: int, seconds: float, say: Callable[[str], None]
+    folder: Path, *, seed: int, kills: int, seconds: float, apart: int, say: Callable[[str], None]
 ) -> tuple[dict[str, object], list[str]]:
     """Kill until so many kills are done and so many seconds are over; the figures, and every fault in words.
+
+    A fault of the file system comes after every ``apart`` kills (0: never).
 
     Raises:
         LostError: the node does not start again.
@@ -292,6 +195,7 @@ def torture(
     began = time.monotonic()
     with SERVERS["orthanc"].running(folder / "pacs") as pacs:
         node = Node(folder / "node", pacs.port)
+        weather = Weather(node, folder, dice)
         senders = [
             Modality(node, folder / f"images-{number}", sent, push, random.Random(seed + number))  # noqa: S311
             for number, push in enumerate([push_with_storescu, push_with_pynetdicom], 1)
@@ -302,46 +206,49 @@ def torture(
                 sender.start()
             done = 0
             while done < kills or time.monotonic() - began < seconds:
-                step, victim = _kill(node, STEPS[done % len(STEPS)], dice)
-                counted[step, victim] += 1
+                counted[_kill(node, STEPS[done % len(STEPS)], dice)] += 1
                 done += 1
-                if victim != "reading process":
-                    node.start()
+                if apart and done % apart == 0:
+                    counted.update(weather.strike(STEPS[done // apart % len(STEPS)]))
                 if done % 10 == 0:
                     say(f"{done} kills, {len(sent.answered)} images answered, {node.unfinished()} studies in work")
+            if apart:
+                weather.strike_each()
             for sender in senders:
                 sender.ask_to_stop()
             for sender in senders:
                 sender.join()
             _settle(node)
+            # What could not be deleted during a fault is deleted at the next start; nothing else is left to do then.
             status = node.stop()
+            node.start()
+            status = status or node.stop()
             figures, faults = audit(node, sent, _in_pacs(folder / "pacs"))
         finally:
+            weather.clear()
             for sender in senders:
                 sender.ask_to_stop()
             node.stop()
     if status:
         faults.append(f"the node ended with status {status} when it was asked to stop")
-    steps = {step: {v: n for (s, v), n in sorted(counted.items()) if s == step} for step in (*STEPS, "idle")}
+    faults += weather.wrong
     ready = node.ready[1:] or node.ready
     return {
         "seed": seed,
         "seconds": round(time.monotonic() - began, 1),
         "kills": sum(counted.values()),
-        "kills while": {step: by for step, by in steps.items() if by},
+        "kills while": by_step(counted),
         "images sent, tries": sent.tries,
+        "answers": dict(sorted(sent.answers.items())),
         **figures,
+        **weather.figures(),
         "seconds until it listens again": {"median": round(statistics.median(ready), 2), "most": round(max(ready), 2)},
     }, faults
 
 
 def _kill(node: Node, wanted: str, dice: random.Random) -> tuple[str, str]:
-    """Kill while a step is done; what was being done in truth, and who was killed."""
-    until = time.monotonic() + 20.0
-    while wanted not in node.steps() and time.monotonic() < until:
-        time.sleep(0.002)
-    time.sleep(dice.choice([0.0, dice.uniform(0.0, 0.02), dice.uniform(0.0, 0.3)]))
-    doing = node.steps()
+    """Kill while a step is done, and start again; what was being done in truth, and who was killed."""
+    doing = wait_for(node, wanted, dice)
     victims = ["node", "all processes"]
     if wanted in ("reading", "writing"):
         victims.append("reading process")
@@ -351,7 +258,9 @@ def _kill(node: Node, wanted: str, dice: random.Random) -> tuple[str, str]:
     if not node.kill(victim):
         victim = "node"
         node.kill(victim)
-    return (wanted if wanted in doing else next((step for step in STEPS if step in doing), "idle")), victim
+    if victim != "reading process":
+        node.start()
+    return doing, victim
 
 
 def _settle(node: Node) -> None:
@@ -404,7 +313,12 @@ def audit(node: Node, sent: Sent, pacs: Sequence[str]) -> tuple[dict[str, object
         " HAVING count(*) > 1"
     )
     faults += [f"study {study} was read twice by {model} on the same images" for study, model in repeated]
-    leftovers = [*_names(node.data / "incoming"), *_orphans(node.data, {*kept.values(), *results.values()})]
+    faults += [
+        f"{count} times a sender was answered {each}, with which it gives up"
+        for each, count in sent.answers.items()
+        if re.fullmatch("[0-9A-F]{4}", each) and each not in _TRIED_AGAIN
+    ]
+    leftovers = [*names(node.data / "incoming"), *_orphans(node.data, {*kept.values(), *results.values()})]
     faults += [f"{name} is left over" for name in leftovers]
     return {
         "images answered 0000": len(sent.answered),
@@ -440,9 +354,9 @@ def table(figures: dict[str, object]) -> str:
     """The figures as Markdown."""
     lines = ["| | |", "|---|---|"]
     for name, value in figures.items():
-        if name == "kills while" and isinstance(value, dict):
+        if isinstance(value, dict) and value and all(isinstance(by, dict) for by in value.values()):
             for step, by in value.items():
-                lines.append(f"| kills while {step} | {', '.join(f'{who} {count}' for who, count in by.items())} |")
+                lines.append(f"| {name} {step} | {', '.join(f'{who} {count}' for who, count in by.items())} |")
         elif isinstance(value, dict):
             lines.append(f"| {name} | {', '.join(f'{key} {one}' for key, one in value.items())} |")
         else:
@@ -455,6 +369,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="scripts/torture", description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--minutes", type=float, default=0.0, help="for how long, at least")
     parser.add_argument("--kills", type=int, default=20, help="how many, at least (20)")
+    parser.add_argument(
+        "--apart", type=int, default=4, help="a fault of the file system after so many kills (4; 0: none)"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of the dice that choose whom and when")
     parser.add_argument("--dir", type=Path, help="where files go, and stay if something is wrong (a temporary folder)")
     parser.add_argument("--json", type=Path, help="write every figure here")
@@ -465,13 +382,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     folder = Path(tempfile.mkdtemp(prefix="dicom-node-torture-", dir=given.dir))
     try:
-        figures, faults = torture(folder, seed=given.seed, kills=given.kills, seconds=60 * given.minutes, say=say)
+        figures, faults = torture(
+            folder, seed=given.seed, kills=given.kills, seconds=60 * given.minutes, apart=given.apart, say=say
+        )
     except (LostError, MissingError) as error:
         say(f"{error}; its files are in {folder}")
         return 2
     print(table(figures), end="")
     if given.json:
-        given.json.write_text(json.dumps({**figures, "faults": faults}, indent=2) + "\n", encoding="utf-8")
+        given.json.write_text(json.dumps({**figures, "wrong": faults}, indent=2) + "\n", encoding="utf-8")
     for fault in faults[:50]:
         print(fault)
     if faults:
