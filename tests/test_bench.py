@@ -161,6 +161,18 @@ def test_what_a_full_index_costs_is_held_against_an_empty_one(tmp_path: Path) ->
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["f.json", "p.svg"]
 
 
+def test_how_soon_a_node_that_was_killed_serves_again(tmp_path: Path) -> None:
+    told = bench("ready", "--quick", "--dir", tmp_path, "--json", tmp_path / "figures.json")
+    assert told.returncode == 0, told.stderr
+    found = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
+    assert sorted(found["nodes"]) == ["empty", "full"]
+    for (each,) in found["nodes"].values():
+        assert 0 < each["C-ECHO"] < each["image"] < 60
+    assert found["nodes"]["full"][0]["jobs that wait"] < 200, "it worked when it was killed"
+    assert "| C-ECHO |" in told.stdout
+    assert [entry.name for entry in tmp_path.iterdir()] == ["figures.json"]  # nothing is left behind
+
+
 def test_the_index_is_filled_as_a_node_fills_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.syspath_prepend(str(BENCH))
     from filling import MODEL, Hospital, fill, queue  # type: ignore[import-not-found]  # noqa: PLC0415 - see ingest

@@ -15,6 +15,7 @@ import index
 import ingest
 import memory
 import reading
+import ready
 from servers import SERVERS, MissingError
 
 Say = Callable[[str], None]
@@ -90,6 +91,14 @@ VERBS = {
         lambda folder, given, _rounds, say: index.run(folder, index.QUICK if given.quick else index.FULL, say=say),
         _index_table,
         lambda parser: parser.add_argument("--plot", type=Path, help="draw it into this file (.png, .svg)"),
+    ),
+    "ready": Verb(
+        "how soon a node that was killed serves again, with a full index and a long queue beside an empty one",
+        7,
+        lambda folder, given, rounds, say: ready.run(
+            folder, ready.QUICK if given.quick else ready.FULL, rounds=rounds, say=say
+        ),
+        lambda found, _given: ready.table(found),
     ),
 }
 

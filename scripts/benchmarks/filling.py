@@ -12,7 +12,7 @@ import random
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dicom_node.schema import NewInstance
@@ -108,12 +108,12 @@ def fill(path: Path, hospital: Hospital, studies: int) -> list[str]:
     return uids
 
 
-def queue(path: Path, hospital: Hospital, studies: int, *, due: float) -> None:
+def queue(path: Path, hospital: Hospital, studies: int, *, due: float, images: int = IMAGES) -> None:
     """Add studies that wait to be read, none before ``due`` (epoch seconds), to an index that is there already."""
     for part in _parts(hospital, studies):
         with _writing(path) as conn:
             for study in part:
-                _receive(conn, study)
+                _receive(conn, replace(study, instances=study.instances[:images]))
                 _insert(conn, "jobs", [_job("read", f"{study.uid}/1", study, MODEL, due=due, run_key=None)])
 
 

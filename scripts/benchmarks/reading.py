@@ -124,7 +124,7 @@ def turnaround(folder: Path, *, rounds: int, quick: bool, say: Callable[[str], N
             bare.append(_bare_seconds(next(images[0].iterdir()), 3 if quick else 10))
             began, clock = time.perf_counter(), time.time()
             with running(folder / f"node-{turn}", pacs=pacs.port) as node:
-                echo = _first_echo(node.port) - began
+                echo = first_echo(node.port) - began
                 send([images[0]], node.port)
                 first = node.wait_for(1)[0]
                 starts.append({"first C-ECHO": echo, "first reading": first["finished"] - clock})
@@ -161,7 +161,7 @@ def _steps(study: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def _first_echo(port: int) -> float:
+def first_echo(port: int) -> float:
     """When a C-ECHO is answered (`time.perf_counter`)."""
     ae = AE("STORESCU")
     ae.add_requested_context(Verification)
