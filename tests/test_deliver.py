@@ -189,7 +189,7 @@ def test_a_pacs_that_is_slow_but_answers_gets_everything_once_and_keeps_no_other
     bench: Bench, start_pacs: StartPacs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One object a minute, where a minute is 0.4 s: within the time for an answer, and longer than all the rest."""
-    monkeypatch.setattr("dicom_node.deliver._ANSWER_SECONDS", 5.0)
+    monkeypatch.setattr("dicom_node.calling.ANSWER_SECONDS", 5.0)
     slow, fast, minute = start_pacs(), start_pacs(ae_title="FAST"), threading.Event()
     given: list[float] = []
 
