@@ -200,7 +200,8 @@ class Conversation:
             association.requestor.primitive = request.to_primitive()
         except Exception as error:  # as in `UpperLayer.request`
             raise ViolationError(INVALID_PARAMETER, "a request for an association that makes no sense") from error
-        if not all(c.abstract_syntax and c.transfer_syntax for c in request.presentation_context):
+        asked = association.requestor.primitive.presentation_context_definition_list
+        if not all(context.abstract_syntax and context.transfer_syntax for context in asked):
             raise ViolationError(INVALID_PARAMETER, "a presentation context that names no SOP class or transfer syntax")
         if not request.protocol_version & 0x0001:
             association.acse.send_reject(*_REJECT_VERSION)

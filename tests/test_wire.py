@@ -481,8 +481,9 @@ def test_an_association_that_nobody_asked_for_is_aborted(node: Node) -> None:
         wire.item(0x30, b"1.2.3"),
         wire.item(0x40, b"1.2.840.10008.1.2"),
         wire.item(0x30, b"") + wire.item(0x40, b"1.2"),
+        wire.item(0x30, b"1.2.3") + 2 * wire.item(0x40, b""),
     ],
-    ids=["nothing", "no syntax", "no class", "an empty class"],
+    ids=["nothing", "no syntax", "no class", "an empty class", "empty syntaxes"],
 )
 def test_a_context_that_names_too_little_is_a_violation(node: Node, context: bytes, logged: Logged) -> None:
     whole = wire.associate_rq()[6:]
