@@ -34,11 +34,15 @@ class Code:
 
 @dataclass(frozen=True, slots=True)
 class InstanceRef:
-    """A stored SOP instance; ``path`` is a DICOM Part 10 file on this machine."""
+    """A stored SOP instance; ``path`` is a DICOM Part 10 file on this machine.
+
+    ``edition`` counts how often its content was corrected under the same UID, from 1.
+    """
 
     sop_instance_uid: str
     sop_class_uid: str
     path: str
+    edition: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -185,7 +185,9 @@ class Index(CommitmentStatements, StepStatements):
     def received(self, sop_instance_uid: str) -> Received | None:
         """What we hold of an instance, or None where we do not have it."""
         rows = self._rows(
-            "SELECT study, file, bytes, received, removed FROM instances WHERE sop_instance_uid = ?", sop_instance_uid
+            """SELECT study, transfer_syntax_uid, own, edition, file, bytes, received, removed
+            FROM instances WHERE sop_instance_uid = ?""",
+            sop_instance_uid,
         )
         return Received(**dict(rows[0])) if rows else None
 
@@ -225,35 +227,13 @@ class Index(CommitmentStatements, StepStatements):
             the study's revision.
         """
         with self.transaction():
-            known = self._run("SELECT revision, completed FROM studies WHERE study = ?", new.study).fetchone()
+            known = self._run("SELECT revision FROM studies WHERE study = ?", new.study).fetchone()
             own = known is not None and self._is_own(new.sop_instance_uid, new.series)
             if own:
                 self._run("UPDATE studies SET kept = 1 WHERE study = ? AND kept = 0", new.study)
+                revision = int(known[0])
             else:
-                if known is not None and known["completed"] is None:
-                    # Nearly every instance: naming more columns would write the index of open studies again, too.
-                    self._run(
-                        "UPDATE studies SET last_received = max(last_received, ?) WHERE study = ?", now, new.study
-                    )
-                else:
-                    known = self._run(
-                        """INSERT INTO studies (study, first_received, last_received) VALUES (?, ?, ?)
-                        ON CONFLICT (study) DO UPDATE SET last_received = max(last_received, excluded.last_received),
-                            revision = revision + 1, completed = NULL, routes = '[]', kept = 1
-                        RETURNING revision""",
-                        new.study,
-                        now,
-                        now,
-                    ).fetchone()
-                self._run(
-                    "INSERT INTO series VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                    new.study,
-                    new.series,
-                    new.modality,
-                    new.body_part,
-                    new.study_description,
-                    new.series_description,
-                )
+                revision = self._open_study(new, now)
             self._run(
                 """INSERT INTO instances (sop_instance_uid, sop_class_uid, transfer_syntax_uid, study, series,
                     calling_ae, own, file, bytes, received) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
@@ -268,7 +248,52 @@ class Index(CommitmentStatements, StepStatements):
                 new.bytes,
                 now,
             )
-            return int(known["revision"])
+            return revision
+
+    def correct_instance(self, new: NewInstance, edition: int, now: float) -> None:
+        """Record that a corrected instance takes the place of the one before; its study is opened again."""
+        with self.transaction():
+            self._open_study(new, now)
+            self._run(
+                """UPDATE instances SET edition = ?, sop_class_uid = ?, series = ?, calling_ae = ?, file = ?, bytes = ?,
+                    received = ?
+                WHERE sop_instance_uid = ?""",
+                edition,
+                new.sop_class_uid,
+                new.series,
+                new.calling_ae,
+                new.file,
+                new.bytes,
+                now,
+                new.sop_instance_uid,
+            )
+
+    def _open_study(self, new: NewInstance, now: float) -> int:
+        """Have a study receive an instance: a completed one is opened again as its next revision, which is returned."""
+        known = self._run("SELECT revision, completed FROM studies WHERE study = ?", new.study).fetchone()
+        if known is not None and known["completed"] is None:
+            # Nearly every instance: naming more columns would write the index of open studies again, too.
+            self._run("UPDATE studies SET last_received = max(last_received, ?) WHERE study = ?", now, new.study)
+        else:
+            known = self._run(
+                """INSERT INTO studies (study, first_received, last_received) VALUES (?, ?, ?)
+                ON CONFLICT (study) DO UPDATE SET last_received = max(last_received, excluded.last_received),
+                    revision = revision + 1, completed = NULL, routes = '[]', kept = 1
+                RETURNING revision""",
+                new.study,
+                now,
+                now,
+            ).fetchone()
+        self._run(
+            "INSERT INTO series VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            new.study,
+            new.series,
+            new.modality,
+            new.body_part,
+            new.study_description,
+            new.series_description,
+        )
+        return int(known["revision"])
 
     def _is_own(self, sop_instance_uid: str, series: str) -> bool:
         return bool(
@@ -321,7 +346,7 @@ class Index(CommitmentStatements, StepStatements):
 
     def _instances(self, study: str, condition: str) -> list[StoredInstance]:
         rows = self._rows(
-            f"""SELECT sop_instance_uid, sop_class_uid, series, calling_ae, file FROM instances
+            f"""SELECT sop_instance_uid, sop_class_uid, series, calling_ae, file, edition FROM instances
             WHERE study = ? AND NOT own AND {condition} ORDER BY series, sop_instance_uid""",  # noqa: S608 - our own words
             study,
         )
@@ -766,10 +791,10 @@ class Index(CommitmentStatements, StepStatements):
         return [row[0] for row in self._rows("SELECT study FROM studies WHERE leftover = 1 ORDER BY study")]
 
     def removed_files(self, study: str) -> tuple[list[str], list[str]]:
-        """The SOP Instance UIDs of a study's images, and of its results, whose files are recorded as removed."""
+        """The SOP Instance UIDs of a study's images, and the files of its results, that are recorded as removed."""
         images = self._rows("SELECT sop_instance_uid FROM instances WHERE study = ? AND removed IS NOT NULL", study)
         results = self._rows(
-            """SELECT r.sop_instance_uid FROM readings g CROSS JOIN results r ON r.run_key = g.run_key
+            """SELECT r.file FROM readings g CROSS JOIN results r ON r.run_key = g.run_key
             WHERE g.study = ? AND r.removed IS NOT NULL""",
             study,
         )

@@ -162,7 +162,7 @@ class Reader:
                 _same(one.body_part for one in said if one.series == uid),
                 _same(one.series_description for one in said if one.series == uid),
                 tuple(
-                    InstanceRef(i.sop_instance_uid, i.sop_class_uid, str(self._spool.path(i.file)))
+                    InstanceRef(i.sop_instance_uid, i.sop_class_uid, str(self._spool.path(i.file)), i.edition)
                     for i in instances
                     if i.series == uid
                 ),

@@ -121,7 +121,7 @@ class Retention:
         images, results = self._index.removed_files(study)
         try:
             sizes = [self._store.remove(uid) for uid in images]
-            sizes += [self._spool.delete("results", uid) for uid in results]
+            sizes += [self._spool.delete(file) for file in results]
             self._spool.settle()
         except OSError as error:
             fix = "mend the disk or the rights in data_dir; it is tried again once a minute"

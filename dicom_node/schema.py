@@ -301,6 +301,12 @@ _M007 = (
 )
 
 
+@SCHEMA()
+def m008_editions(db: Database) -> None:
+    """An instance that comes again corrected has a new edition, which takes the place of the one before."""
+    db.execute("ALTER TABLE instances ADD COLUMN edition INTEGER NOT NULL DEFAULT 1")
+
+
 with closing(Database(memory=True)) as _empty:
     MIGRATIONS = frozenset(each.name for each in SCHEMA.pending(_empty))
 """All that this version knows; an index with another one was made by a newer version."""
@@ -326,12 +332,16 @@ class NewInstance:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """What the index holds of a received instance; ``bytes`` is its file's size, the others are epoch seconds.
+    """What the index holds of a received instance; ``bytes`` is its file's size, ``received`` is epoch seconds.
 
-    Where it was ``removed`` there is no file, or there soon will be none.
+    ``own`` is 1 for a result of ours that came back. Where it was ``removed`` (epoch seconds) there is no file, or soon
+    will be none.
     """
 
     study: str
+    transfer_syntax_uid: str
+    own: int
+    edition: int
     file: str
     bytes: int
     received: float
@@ -347,6 +357,7 @@ class StoredInstance:
     series: str
     calling_ae: str
     file: str
+    edition: int
 
 
 @dataclass(frozen=True, slots=True)

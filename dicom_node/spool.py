@@ -2,7 +2,7 @@
 
 Layout under ``data_dir``, where every name is a digest and none is text from the network::
 
-    spool/<aa>/<SHA-256 of the SOP Instance UID>.dcm     what modalities sent, byte for byte
+    spool/<aa>/<SHA-256 of the SOP Instance UID>.dcm     what modalities sent, byte for byte; ...-2.dcm once corrected
     results/<aa>/<SHA-256 of the SOP Instance UID>.dcm   what we made, kept to be sent again as it is
     incoming/*.part                                      being written; nothing here was ever acknowledged
 
@@ -25,7 +25,7 @@ import uuid
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO
 
 from dicom_node.errors import ConfigError
 
@@ -168,14 +168,18 @@ class Spool:
             how many files were deleted.
         """
         parts = list(self._incoming.glob("*.part"))
-        placed = {_name("spool", part.name.split(".", 1)[0]) for part in parts}
-        there = {name for name in placed if self.path(name).exists()}
+        there = {name for part in parts for name in self._editions(part.name.split(".", 1)[0])}
         unknown = there - set(known(there)) if there else set()
         for name in unknown:
             self.path(name).unlink()
         for part in parts:  # only now: until here each says where its file may stand
             part.unlink()
         return len(parts) + len(unknown)
+
+    def _editions(self, digest: str) -> list[str]:
+        """The names of every file of an instance that there is."""
+        base = self.path(_name("spool", digest))
+        return [str(path.relative_to(self._root)) for path in base.parent.glob(f"{base.stem}*.dcm")]
 
     def is_whole(self, name: str, size: int) -> bool:
         """Whether a recorded file of ``size`` bytes stands in its place."""
@@ -272,8 +276,8 @@ class Spool:
         """
         return Part(f"{self._incoming}/{_digest(sop_instance_uid)}.{next(self._numbers)}.part")
 
-    def place(self, part: Part, sop_instance_uid: str, *, replace: bool = False) -> str:
-        """Make a received instance durable in its place.
+    def place(self, part: Part, sop_instance_uid: str, *, edition: int = 1, replace: bool = False) -> str:
+        """Make a received instance durable in its place; each edition has one of its own.
 
         ``part`` is to be discarded when the index knows the file, not before.
 
@@ -284,7 +288,8 @@ class Spool:
             FileExistsError: there is a file in its place, which is not to be replaced.
             OSError: as the file system gave it; the file is not in its place.
         """
-        name = _name("spool", _digest(sop_instance_uid))
+        digest = _digest(sop_instance_uid)
+        name = _name("spool", digest, f"-{edition}" if edition > 1 else "")
         path = f"{self._root}/{name}"
         if replace:
             with suppress(FileNotFoundError):
@@ -313,8 +318,8 @@ class Spool:
         except OSError:
             part.names_a_stray = True
 
-    def delete(self, area: Literal["spool", "results"], sop_instance_uid: str) -> int:
-        """Delete the file of an image or a result; for one thread. It is durable after `settle`.
+    def delete(self, name: str) -> int:
+        """Delete the recorded file of an image or a result; for one thread. It is durable after `settle`.
 
         Returns:
             how many bytes it had; 0 where it was gone already.
@@ -322,7 +327,7 @@ class Spool:
         Raises:
             OSError: it cannot be deleted.
         """
-        path = f"{self._root}/{_name(area, _digest(sop_instance_uid))}"
+        path = f"{self._root}/{name}"
         self._thinned.add(os.path.dirname(path))
         try:
             size = os.lstat(path).st_size
@@ -350,8 +355,8 @@ def _digest(sop_instance_uid: str) -> str:
     return hashlib.sha256(sop_instance_uid.encode("utf-8")).hexdigest()
 
 
-def _name(area: str, digest: str) -> str:
-    return f"{area}/{digest[:2]}/{digest}.dcm"
+def _name(area: str, digest: str, edition: str = "") -> str:
+    return f"{area}/{digest[:2]}/{digest}{edition}.dcm"
 
 
 def _fsync_folder(folder: Path) -> None:

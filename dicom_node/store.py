@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from dicom_node.corrections import is_corrected
 from dicom_node.db import Index
 from dicom_node.errors import Refused
 from dicom_node.header import HEAD_BYTES, Header, file_head, glance, scan
-from dicom_node.log import logger
+from dicom_node.log import logger, where
 from dicom_node.schema import NewInstance, Received
 from dicom_node.spool import Spool
 
@@ -186,9 +188,15 @@ class Store:
             known = self._index.received(uid)
             if known is None:
                 raise RuntimeError("the index refuses an instance that it does not know")
-            if self._is_kept(known, header, incoming):
+            if known.study != header.study:
+                raise Refused(0xC001, f"this SOP Instance UID is stored already, as an instance of study {known.study}")
+            whole = known.removed is None and self._spool.is_whole(known.file, known.bytes)
+            if whole and not self._is_corrected(known, header, incoming):
                 return False
-            file = self._spool.place(incoming.part, uid, replace=True)
+            if whole:
+                self._correct(known, incoming, header)
+                return True
+            file = self._spool.place(incoming.part, uid, edition=known.edition, replace=True)
             self._index.replace_file(uid, file, incoming.part.size, incoming.transfer_syntax_uid, self.clock())
             log = logger().bind(study=header.study, instance=uid)
             if known.removed is None:
@@ -211,7 +219,7 @@ class Store:
             known = self._index.received(sop_instance_uid)
             if known is None or known.removed is None:
                 return 0
-            return self._spool.delete("spool", sop_instance_uid)
+            return self._spool.delete(known.file)
 
     def _added(self, incoming: Incoming, header: Header) -> bool:
         """Place and record an instance; False where the index knows it already, and nothing is changed."""
@@ -221,22 +229,8 @@ class Store:
             if self._index.received(header.sop_instance_uid) is not None:
                 return False
             file = self._spool.place(incoming.part, header.sop_instance_uid, replace=True)  # nobody was told of it
-        new = NewInstance(
-            sop_instance_uid=header.sop_instance_uid,
-            sop_class_uid=header.sop_class_uid,
-            transfer_syntax_uid=incoming.transfer_syntax_uid,
-            study=header.study,
-            series=header.series,
-            modality=header.modality,
-            body_part=header.body_part,
-            study_description=header.study_description,
-            series_description=header.series_description,
-            calling_ae=incoming.calling_ae,
-            file=file,
-            bytes=incoming.part.size,
-        )
         try:
-            self._commits.add(new, self.clock())
+            self._commits.add(_new(incoming, header, file), self.clock())
         except BaseException as error:
             self._spool.take_back(incoming.part, file)
             if isinstance(error, sqlite3.IntegrityError):
@@ -257,22 +251,55 @@ class Store:
                 self._taken.discard(sop_instance_uid)
                 self._free.notify_all()
 
-    def _is_kept(self, known: Received, header: Header, incoming: Incoming) -> bool:
-        """Whether a repeated instance is stored already; not so where its file is gone, damaged or removed since.
-
-        Raises:
-            Refused: it is stored as an instance of another study, and would be lost here.
-        """
+    def _is_corrected(self, known: Received, header: Header, incoming: Incoming) -> bool:
+        """Whether an instance that is stored came again with another meaning, which is to take its place."""
         log = logger().bind(study=header.study, instance=header.sop_instance_uid)
-        if known.study != header.study:
-            raise Refused(0xC001, f"this SOP Instance UID is stored already, as an instance of study {known.study}")
-        if known.removed is not None or not self._spool.is_whole(known.file, known.bytes):
-            return False
-        if _end_alike(self._spool.path(known.file), Path(incoming.part.path), incoming.data_set_bytes):
+        kept, came = self._spool.path(known.file), Path(incoming.part.path)
+        if _end_alike(kept, came, incoming.data_set_bytes):
             log.debug("instance.repeated")
-        else:
-            log.warning("instance.repeated", reason="it came again with other content; the first one is kept")
-        return True
+            return False
+        if known.own or known.transfer_syntax_uid != incoming.transfer_syntax_uid:
+            log.debug("instance.repeated", reason="it came again, as somebody else wrote it; the first one is kept")
+            return False
+        try:
+            lengths = (known.bytes - _head_bytes(kept), incoming.data_set_bytes)
+            corrected = is_corrected(kept, came, lengths, incoming.transfer_syntax_uid)
+        except (ValueError, struct.error) as error:
+            log.warning("instance.repeated", reason="it came again and cannot be compared", error=where(error))
+            return False
+        if not corrected:
+            log.info("instance.repeated", reason="it came again with other content, of no meaning; the first is kept")
+        return corrected
+
+    def _correct(self, known: Received, incoming: Incoming, header: Header) -> None:
+        """Have a corrected instance take the place of the one that is stored; its study is to be read again."""
+        edition = known.edition + 1
+        file = self._spool.place(incoming.part, header.sop_instance_uid, edition=edition, replace=True)
+        try:
+            self._index.correct_instance(_new(incoming, header, file), edition, self.clock())
+        except BaseException:
+            self._spool.take_back(incoming.part, file)
+            raise
+        self._spool.take_back(incoming.part, known.file)
+        reason = "it came again with another patient, geometry or pixels; it takes the place of the first one"
+        logger().warning("instance.corrected", study=header.study, instance=header.sop_instance_uid, reason=reason)
+
+
+def _new(incoming: Incoming, header: Header, file: str) -> NewInstance:
+    return NewInstance(
+        sop_instance_uid=header.sop_instance_uid,
+        sop_class_uid=header.sop_class_uid,
+        transfer_syntax_uid=incoming.transfer_syntax_uid,
+        study=header.study,
+        series=header.series,
+        modality=header.modality,
+        body_part=header.body_part,
+        study_description=header.study_description,
+        series_description=header.series_description,
+        calling_ae=incoming.calling_ae,
+        file=file,
+        bytes=incoming.part.size,
+    )
 
 
 class _Commits:
@@ -343,3 +370,10 @@ def _end_alike(first: Path, second: Path, count: int) -> bool:
             if other.read(len(piece)) != piece:
                 return False
     return True
+
+
+def _head_bytes(path: Path) -> int:
+    """How long the preamble and file meta information are that we wrote before a data set."""
+    with path.open("rb") as file:
+        file.seek(140)  # behind the prefix, and the tag, VR and length of the group's length
+        return 144 + int.from_bytes(file.read(4), "little")

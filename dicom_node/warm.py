@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,7 +19,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ai import bundle, engine
-from ai.contract import BusyError, Model, ModelIdentity, PassedOver, Reading, ReadingError, Selection, SeriesRef
+from ai.contract import (
+    BusyError,
+    InstanceRef,
+    Model,
+    ModelIdentity,
+    PassedOver,
+    Reading,
+    ReadingError,
+    Selection,
+    SeriesRef,
+)
 from ai.devices import devices, use_threads
 from ai.pins import Pinned, TamperedError
 from ai.shelf import Loaded, Shelf, Title, out_of_memory
@@ -220,7 +230,7 @@ def read(request: ReadRequest) -> ReadAnswer:
     # As what there is too much of: it should be read and cannot, so no class is absent.
     gone = tuple(PassedOver(uid, _REMOVED) for uid in request.removed)
     selection = dataclasses.replace(selection, surplus=(*selection.surplus, *gone))
-    uids = [ref.sop_instance_uid for ref in selection.chosen]
+    uids = _editions(selection.chosen)
     key = results.run_key(request.site, model.identity, uids, "")
     if not gone and request.is_done(key):
         return ReadAnswer(selection.passed_over, run_key=key)
@@ -236,6 +246,11 @@ def read(request: ReadRequest) -> ReadAnswer:
         unread = [[each.uid, each.reason] for each in reading.failed]
         key = results.run_key(request.site, model.identity, uids, _digest("incomplete", unread))
     return _encoded(request, key, reading, results.StoredImages())
+
+
+def _editions(refs: Iterable[InstanceRef]) -> list[str]:
+    """What tells a run's images from every other's: a corrected one is another."""
+    return [f"{ref.sop_instance_uid}/{ref.edition}" if ref.edition > 1 else ref.sop_instance_uid for ref in refs]
 
 
 def _told_of_removed(request: ReadRequest) -> Iterator[PassedOver]:
@@ -263,7 +278,7 @@ def report_failure(request: ReadRequest, reason: str) -> ReadAnswer:
     sources = results.identified(selection.chosen, request.study, images)
     if not sources:  # a report needs the patient and the study of an image
         return ReadAnswer(selection.passed_over)
-    uids = [ref.sop_instance_uid for ref in sources]
+    uids = _editions(sources)
     key = results.run_key(request.site, identity, uids, _digest("failed", reason))
     passed = (*selection.passed_over, *selection.surplus)
     failed = Reading(identity, sources, (), (), passed, (), failure=reason)

@@ -535,7 +535,7 @@ def test_what_is_asked_all_the_time_looks_through_no_table(index: Index) -> None
     conn.set_trace_callback(asked.append)
     assert index.remove_files("1.1", 1, 99.0, 99.0)
     assert index.leftover() == ["1.1"]
-    assert index.removed_files("1.1") == (["1.2.0", "1.2.1"], ["9.1"])
+    assert index.removed_files("1.1") == (["1.2.0", "1.2.1"], ["r/1"])
     index.nothing_left("1.1")
     conn.set_trace_callback(None)
 

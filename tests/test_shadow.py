@@ -255,6 +255,7 @@ def test_an_index_of_the_version_before_keeps_everything(tmp_path: Path) -> None
     added = {
         "readings": {"shadow": 0},
         "jobs": {"deaths": 0},
+        "instances": {"removed": None, "edition": 1},
         "results": {"removed": None},
         "studies": {"removed": None, "kept": 1, "leftover": 0, "evidence": ""},
     }
