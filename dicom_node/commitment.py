@@ -80,9 +80,9 @@ class Committer:
             Permanent: it will not commit.
         """
         objects = self._index.to_commit(job)
-        if not objects:
-            return Done()
         asks = self._index.asks_of(job)
+        if not objects:
+            return Done("" if asks else "nothing is stored there")
         self._mind(asks)
         transaction_uid = generate_uid(prefix=None)
         self._index.note_ask(transaction_uid, job, self._clock())

@@ -124,8 +124,10 @@ class CommitmentStatements(Statements):
                 f"""UPDATE jobs SET state = 'queued', attempts = 0, due = :now, created = :now, finished = NULL,
                     reason = ''
                 WHERE study = :study AND target = :target AND run_key = :run_key AND {_STORED}
-                    AND subject IN (SELECT value FROM json_each(:missing))""",  # noqa: S608 - our own words
+                    AND subject IN (SELECT value FROM json_each(:missing))
+                    AND subject NOT IN (SELECT sop_instance_uid FROM committed WHERE job = :job)""",  # noqa: S608 - our own words
                 {
+                    "job": job,
                     "study": study,
                     "target": target,
                     "run_key": run_key,

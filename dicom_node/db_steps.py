@@ -58,6 +58,15 @@ class StepStatements(Statements):
         rows = self._rows("SELECT study FROM studies WHERE completed IS NULL AND study IN (SELECT study FROM steps)")
         return {row[0] for row in rows}
 
+    def has_unnamed(self, study: str) -> bool:
+        """Whether instances of a study came that no step made, without our own results."""
+        rows = self._rows(
+            """SELECT 1 FROM instances WHERE study = ?1 AND NOT own AND sop_instance_uid NOT IN
+                (SELECT e.value FROM steps s, json_each(s.instances) e WHERE s.study = ?1) LIMIT 1""",
+            study,
+        )
+        return bool(rows)
+
     def steps_of(self, study: str) -> list[Step]:
         """The steps that modalities named of a study, each with how many of its instances it made and we lack.
 

@@ -196,7 +196,9 @@ class Completer:
         made, missing = sum(step.made for step in steps), sum(step.missing for step in steps)
         if missing:
             return Evidence(False, f"{missing} of the {made} instances that its procedure steps made did not come")
-        return Evidence(True, f"all {made} instances that its procedure steps made are here") if made else None
+        if not made or self._index.has_unnamed(study):  # of what else comes the steps say nothing
+            return None
+        return Evidence(True, f"all {made} instances that its procedure steps made are here")
 
     def _of_release(self, study: OpenStudy) -> Evidence | None:
         if self._released(study.study) < study.last_received:
@@ -208,11 +210,11 @@ class Completer:
         if now - last < _ASKED_AFTER_SECONDS:
             return None
         complete = None
-        for name in dict.fromkeys(route.count_at for route in routes if route.count_at is not None):
-            count = self._counts[name](study.study, study.last_received)
+        for name in dict.fromkeys(route.count_at for route in routes if route.count_at in self._counts):
+            count = self._counts[str(name)](study.study, study.last_received)
             if not count:
                 continue  # it does not say, or knows nothing of the study yet
-            here = self._index.count_with(study.study, name)
+            here = self._index.count_with(study.study, str(name))
             if here < count:
                 return Evidence(False, f"{name} has {count} instances of it, {here} are here")
             complete = Evidence(True, f"{name} has {count} instances of it, all are here")

@@ -132,6 +132,23 @@ def test_images_that_never_come_hold_nothing_up_for_ever(start_node: StartNode, 
     assert completed(node, images[0]) == "all 3 instances that its procedure steps made are here"
 
 
+def test_images_that_no_step_made_have_their_quiet_time(start_node: StartNode, tmp_path: Path) -> None:
+    """Otherwise each of them would be complete, and read, by itself."""
+    node = start_node(settings_for(tmp_path / "node", node={"quiet_seconds": 1.5}))
+    images = study_of(3)
+    with modality(node) as association:
+        step = Step(association, images[0].StudyInstanceUID)
+        step.begin()
+        step.end(images[:1])
+    send(node.port, images[0])
+    completed(node, images[0], 1.0)
+    for image in images[1:]:
+        send(node.port, image)
+        time.sleep(0.4)
+    assert completed(node, images[0]) == "no image for the quiet time"
+    assert row(node, images[0])["revision"] == 2
+
+
 def test_what_a_step_says_survives_a_restart(start_node: StartNode, tmp_path: Path) -> None:
     settings = settings_for(tmp_path / "node", node=LONG)
     node, images = start_node(settings), study_of(1)
