@@ -47,7 +47,7 @@ _MOST_OBJECTS = 100_000  # of one answer; a run has some dozens
 
 
 class Committer:
-    """Does the job "commit" for one destination; ``on_resend`` is told when something is to be sent again."""
+    """Does the job "commit" for one destination; ``on_answer`` is told its name when it has answered."""
 
     def __init__(
         self,
@@ -84,13 +84,7 @@ class Committer:
         if not objects:
             return Done("" if asks else "nothing is stored there")
         self._mind(asks)
-        transaction_uid = generate_uid(prefix=None)
-        self._index.note_ask(transaction_uid, job, self._clock())
-        try:
-            self._ask(transaction_uid, objects)
-        except BaseException:
-            self._index.forget_ask(transaction_uid)
-            raise
+        transaction_uid = self._ask(job, objects)
         unanswered = sum(ask.answered is None for ask in asks)
         wait = min(_FIRST_WAIT * 2.0**unanswered, _LONGEST_WAIT)
         raise Waits(
@@ -128,7 +122,8 @@ class Committer:
         if (left := last.answered + rest - now) > 0:
             raise Waits(f"{self._peer.name} did not commit to everything, and is asked again", left)
 
-    def _ask(self, transaction_uid: str, objects: list[tuple[str, str]]) -> None:
+    def _ask(self, job: Job, objects: list[tuple[str, str]]) -> str:
+        """Ask under a transaction UID of its own, which is returned; it is recorded before anybody could answer."""
         try:
             association = self._calling.open()
         except NoneTaken as error:
@@ -136,20 +131,24 @@ class Committer:
                 f"{self._calling.name} offers no storage commitment: have it switched on there for our AE title, or "
                 f"set commitment = false on peer {self._peer.name}"
             ) from error
+        transaction_uid = str(generate_uid(prefix=None))
+        self._index.note_ask(transaction_uid, job, self._clock())
         self._asked = time.monotonic()
         self._open.add(transaction_uid)
         try:
             status, _ = association.send_n_action(
                 references(transaction_uid, objects), 1, StorageCommitmentPushModel, StorageCommitmentPushModelInstance
             )
-        except (RuntimeError, OSError, ValueError) as error:
+        except (RuntimeError, OSError) as error:
             raise self._calling.broken("asking for commitment") from error
         if "Status" not in status:
-            raise self._calling.lost()
+            raise self._calling.lost()  # it may have been heard all the same
         if status.Status != 0x0000:
             self._open.discard(transaction_uid)
+            self._index.forget_ask(transaction_uid)
             answer = f"{self._calling.name} answered {status.Status:04X} when asked for commitment"
             raise Permanent(answer) if status.Status in _FINAL else Retryable(answer)
+        return transaction_uid
 
     def _on_report(self, event: Any) -> tuple[int, None]:
         status, transaction_uid, _ = note_report(self._index, event, self._clock(), self._on_answer)

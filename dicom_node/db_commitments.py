@@ -72,7 +72,7 @@ class CommitmentStatements(Statements):
             self._run("INSERT INTO asks (transaction_uid, job, asked) VALUES (?, ?, ?)", transaction_uid, job.id, now)
 
     def forget_ask(self, transaction_uid: str) -> None:
-        """What was to be asked did not go out, or was refused."""
+        """What was asked was refused: nobody will answer it."""
         with self.transaction():
             self._run("DELETE FROM asks WHERE transaction_uid = ?", transaction_uid)
 
@@ -146,6 +146,11 @@ class CommitmentStatements(Statements):
             )
             self._run("UPDATE jobs SET due = min(due, ?) WHERE id = ? AND state = 'queued'", now, job)
             return str(target)
+
+    def ask_again(self, now: float) -> None:
+        """Have everything asked again that waits for an answer: one may have come while nobody listened."""
+        with self.transaction():
+            self._run("UPDATE jobs SET due = min(due, ?) WHERE kind = 'commit' AND state = 'queued'", now)
 
     def waive_commits(self, destinations: Sequence[str], reason: str, now: float) -> int:
         """End the waiting for commitment of every destination but these."""

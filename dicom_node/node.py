@@ -138,6 +138,7 @@ class Node:
         try:
             removed = self._spool.recover(index.known_files)
             again = index.requeue_running(clock())
+            index.ask_again(clock())
         except (OSError, sqlite3.Error) as error:
             reason = trouble(error) or where(error)
             raise ConfigError(f"data_dir {self._spool.root}: cannot be put in order: {reason}") from error

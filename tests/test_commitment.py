@@ -179,20 +179,22 @@ def test_a_study_is_not_delivered_before_it_is_committed(
     assert sorted(archive.stored) == sorted(uids), "nothing is sent again as long as nothing is missing"
 
 
-def test_an_answer_that_comes_after_a_restart_counts(
+def test_it_is_asked_again_after_a_restart_and_a_late_answer_counts_as_well(
     start_node: StartNode, start_archive: StartArchive, tmp_path: Path
 ) -> None:
-    archive = start_archive(silent=1, here=False)
+    """While the node was down an answer may have come, and found nobody."""
+    archive = start_archive(silent=2, here=False)
     node, _ = delivering(start_node, tmp_path / "node", archive.port)
     wait_until(lambda: "asked to commit" in reason(node), "the request", 20)
     settings = node.settings
     node.stop()
     again = start_node(settings)
     archive.node_port = again.port
+    wait_until(lambda: len(archive.requests) == 2, "the second request", 10)
+    assert state(again) == "delivering"
     archive.report(1, archive.requests[0], None)
     assert archive.statuses[0].Status == 0x0000
     wait_until(lambda: state(again) == "delivered", "the study to be delivered", 10)
-    assert len(archive.requests) == 1
 
 
 def test_what_is_missing_is_sent_again(start_node: StartNode, start_archive: StartArchive, tmp_path: Path) -> None:
@@ -275,7 +277,10 @@ def test_a_report_of_a_stranger_changes_nothing(
     assert state(node) == "delivering"
 
 
-def test_orthanc_commits_and_names_what_it_lacks(start_node: StartNode, orthanc: Orthanc, tmp_path: Path) -> None:
+def test_orthanc_commits_and_names_what_it_lacks(
+    start_node: StartNode, orthanc: Orthanc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dicom_node.commitment._LINGER_SECONDS", 0.5)  # Orthanc ends only when nobody is connected
     node, uids = delivering(start_node, tmp_path / "node", orthanc.dicom)
     orthanc.know(node.port)
     assert node.index is not None

@@ -36,6 +36,7 @@ from pydicom.uid import (
 )
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import (
+    StorageCommitmentPushModel,
     StudyRootQueryRetrieveInformationModelFind,
     StudyRootQueryRetrieveInformationModelGet,
     Verification,
@@ -450,6 +451,18 @@ def test_a_pacs_of_another_name_says_what_to_correct(tmp_path: Path, start: Call
 
 
 # --- a PACS that is ready --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("offered", [True, False])
+def test_storage_commitment_is_asked_for_where_it_is_configured(
+    tmp_path: Path, start: Callable[..., Archive], offered: bool
+) -> None:
+    more = (StorageCommitmentPushModel,) if offered else ()
+    file = configured(tmp_path, start(classes=(*EVERY, *QUERIES, *more)).port)
+    file.write_text(file.read_text().replace("destination = true", "destination = true\ncommitment = true"))
+    (point,) = (point for point in points(file, "pacs") if point.what == "commitment")
+    assert point.verdict == ("ok" if offered else "FAIL")
+    assert ("set commitment = false on peer pacs" in point.text) is not offered
 
 
 def test_everything_comes_back_as_sent(tmp_path: Path, start: Callable[..., Archive]) -> None:

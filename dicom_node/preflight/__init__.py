@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom.sop_class import Verification
+from pynetdicom.sop_class import StorageCommitmentPushModel, Verification
 
 from dicom_node.answers import status_text
 from dicom_node.check import Point
@@ -58,6 +58,8 @@ def points(config: Path, name: str, *, reject: bool = False, limits: Limits | No
     reached = yield from _reach(caller)
     if not reached:
         return
+    if peer.commitment:
+        yield _commitment(caller, settings.node.port)
     # What draws, encodes and compares takes a second to load: a PACS that is out of reach is told before that.
     from dicom_node.preflight.storing import Flight  # noqa: PLC0415
 
@@ -99,6 +101,18 @@ def _reach(caller: Caller) -> Generator[Point, None, bool]:
         yield Point("FAIL", what, str(error))
         return False
     return True
+
+
+def _commitment(caller: Caller, port: int) -> Point:
+    """Whether it offers storage commitment; that its answers arrive is not tried, since the node has the port."""
+    what = "commitment"
+    syntaxes = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+    try:
+        with caller.call([(str(StorageCommitmentPushModel), str(syntax)) for syntax in syntaxes]):
+            return Point("ok", what, f"offered; its answers must reach {caller.ours} at this machine's port {port}")
+    except NoAnswerError as error:
+        fix = f"have it switched on there for {caller.ours}, or set commitment = false on peer {caller.peer.name}"
+        return Point("FAIL", what, f"storage commitment is not offered ({error}): {fix}")
 
 
 def _echo(association: Any, limits: Limits) -> Point:

@@ -568,7 +568,7 @@ _OURS = re.compile(
     r"outer|outer/node|outer/node/(node\.toml|log|data)"
     r"|outer/node/data/(index\.sqlite(-wal|-shm)?|lock|incoming|spool|results|models|models/.*)"
     r"|outer/node/data/(spool|results)/[0-9a-f]{2}"
-    r"|outer/node/data/spool/(?P<folder>[0-9a-f]{2})/(?P=folder)[0-9a-f]{62}\.dcm"
+    r"|outer/node/data/spool/(?P<folder>[0-9a-f]{2})/(?P=folder)[0-9a-f]{62}(-[0-9]+)?\.dcm"
 )
 
 

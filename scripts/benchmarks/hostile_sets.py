@@ -235,13 +235,14 @@ def _others_uid(dice: Dice) -> Input:
 
 
 def _again(dice: Dice) -> Input:
-    """An instance, the same with other content, the same of another study."""
+    """An instance, the same with other pixels, which take its place (a deflated one is not compared), and one of
+    another study with its UID."""
     context, uid = _context(dice), dice.uid()
     first = elements(dice, uid)
     second = [replace(one, value=bytes(128)) if one.tag == 0x7FE00010 else one for one in first]
     third = [replace(one, value=dice.uid()) if one.tag == 0x0020000D else one for one in first]
     sent = [stored(context, uid, _sent(each, context)) for each in (first, second, third)]
-    return Input(b"".join(each.data for each in sent), data_sets={1: sent[0].data_sets[1]})
+    return Input(b"".join(each.data for each in sent), data_sets={1: sent[context != _DEFLATED].data_sets[1]})
 
 
 def _deep(dice: Dice) -> Input:

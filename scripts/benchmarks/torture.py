@@ -2,11 +2,11 @@
 
 Real processes: storescu and pynetdicom send, as modalities do until they are answered 0000, and the PACS is Orthanc. A
 kill is SIGKILL, of the node, of its reading process or of all its processes, while something is received, completed,
-read, written or delivered, each in turn. Between kills the file system below the node's folder fails in the node's own
-processes (`faults`) for a while: with every error in turn, in some calls and places or in all. Some faults meet a kill
-or the next start, the last of each error nothing but the node, which then has to recover by itself. In the end it is
-left alone until it has done everything, and then the audit compares what the senders were answered, what the node has,
-and what the PACS has.
+read, written, delivered or committed to by the PACS, each in turn. Between kills the file system below the node's
+folder fails in the node's own processes (`faults`) for a while: with every error in turn, in some calls and places or
+in all. Some faults meet a kill or the next start, the last of each error nothing but the node, which then has to
+recover by itself. In the end it is left alone until it has done everything, and then the audit compares what the
+senders were answered, what the node has, and what the PACS has.
 """
 
 from __future__ import annotations
@@ -196,6 +196,7 @@ def torture(
     began = time.monotonic()
     with SERVERS["orthanc"].running(folder / "pacs") as pacs:
         node = Node(folder / "node", pacs.port)
+        _have_it_call(folder / "pacs", node.port)
         weather = Weather(node, folder, dice)
         senders = [
             Modality(node, folder / f"images-{number}", sent, push, random.Random(seed + number))  # noqa: S311
@@ -284,10 +285,21 @@ def _settle(node: Node) -> None:
         time.sleep(0.2)
 
 
+def _http(folder: Path) -> str:
+    """Where Orthanc's REST interface is."""
+    return f"http://127.0.0.1:{json.loads((folder / 'orthanc.json').read_text(encoding='utf-8'))['HttpPort']}"
+
+
+def _have_it_call(folder: Path, port: int) -> None:
+    """Tell Orthanc where the node listens: its answers about storage commitment go there."""
+    known = json.dumps({"AET": AE_TITLE, "Host": "127.0.0.1", "Port": port}).encode()
+    put = urllib.request.Request(f"{_http(folder)}/modalities/node", data=known, method="PUT")  # noqa: S310 - our own address
+    urllib.request.urlopen(put, timeout=10).close()  # noqa: S310 - as above
+
+
 def _in_pacs(folder: Path) -> list[str]:
     """The SOP Instance UID of every instance that Orthanc has."""
-    port = json.loads((folder / "orthanc.json").read_text(encoding="utf-8"))["HttpPort"]
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/instances?expand", timeout=120) as answer:
+    with urllib.request.urlopen(f"{_http(folder)}/instances?expand", timeout=120) as answer:  # noqa: S310 - as above
         return [each["MainDicomTags"]["SOPInstanceUID"] for each in json.load(answer)]
 
 
@@ -317,6 +329,9 @@ def audit(node: Node, sent: Sent, pacs: Sequence[str]) -> tuple[dict[str, object
     faults += [f"the PACS has {uid} more than once" for uid in twice]
     strangers = set(pacs) - set(results)
     faults += [f"the PACS has {uid}, of which the node knows nothing" for uid in strangers]
+    ((committed,),) = node.rows("SELECT count(*) FROM committed")
+    unproven = delivered - {str(uid) for (uid,) in node.rows("SELECT sop_instance_uid FROM committed")}
+    faults += [f"{uid} is delivered and the PACS has not committed to it" for uid in unproven]
     missing = delivered - set(pacs)
     faults += [f"{uid} is said to be delivered and is not in the PACS" for uid in missing]
     repeated = node.rows(
@@ -338,6 +353,7 @@ def audit(node: Node, sent: Sent, pacs: Sequence[str]) -> tuple[dict[str, object
         "lost": lost,
         "changed": changed,
         "results in the PACS": len(pacs),
+        "committed to by it": committed,
         "duplicated": len(twice) + len(strangers) + len(repeated),
         "without outcome": len(without),
         "failed": failed,

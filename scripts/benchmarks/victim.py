@@ -17,7 +17,7 @@ from reading import CONFIGURATION
 from servers import AE_TITLE, ENVIRONMENT, free_port, listens
 
 QUIET_SECONDS = 0.3
-STEPS = ("receiving", "completing", "reading", "writing", "delivering")
+STEPS = ("receiving", "completing", "reading", "writing", "delivering", "committing")
 _READY_SECONDS = 60.0
 _RECEIVED_PART, _RESULT_PART = 64, 32  # how many digits the names of partial files begin with
 
@@ -32,7 +32,8 @@ class Node:
         self.environment: dict[str, str] = {}  # beside that of all programs
         folder.mkdir()
         told = CONFIGURATION.format(title=AE_TITLE, port=self.port, quiet=QUIET_SECONDS, pacs=pacs)
-        (folder / "node.toml").write_text(told.replace("chest_xray", "phantom_cxr"), encoding="utf-8")
+        told = told.replace("chest_xray", "phantom_cxr").replace("destination =", "commitment = true\ndestination =")
+        (folder / "node.toml").write_text(told, encoding="utf-8")
 
     @property
     def data(self) -> Path:
@@ -142,7 +143,9 @@ class Node:
         if self._glance("SELECT 1 FROM studies WHERE completed IS NULL AND last_received < ? LIMIT 1", late):
             found.add("completing")
         for (kind,) in self._glance("SELECT DISTINCT kind FROM jobs WHERE state = 'running'"):
-            found.add("reading" if kind == "read" else "delivering")
+            found.add({"read": "reading", "commit": "committing"}.get(str(kind), "delivering"))
+        if self._glance("SELECT 1 FROM jobs WHERE kind = 'commit' AND state = 'queued' AND attempts > 0 LIMIT 1"):
+            found.add("committing")  # it waits for the answer
         return found
 
     def is_last_attempt(self) -> bool:
