@@ -275,6 +275,9 @@ def _print_reading(show: Callable[[str], None], reading: dict[str, Any], *, in_s
 
     apart = ", in shadow, not sent" if in_shadow else ""
     show(f"\nmodel       {reading['model']} {reading['version']}, files {reading['digest'][:12]}{apart}")
+    images = len(reading["sources"])
+    then = f", superseded by that of {_clock(reading['superseded'])}" if reading.get("superseded") else ""
+    show(f"            read {_clock(reading['created'])}, of {images} image{'s' * (images != 1)}{then}")
     if reading["notice"]:
         show(f"            {escape(reading['notice'])}")
     if reading["failure"]:

@@ -78,7 +78,7 @@ def detail(index: Index, uid: str) -> dict[str, Any] | None:
     jobs, readings = index.jobs_of(uid), index.readings_of(uid)
     return {
         **study(rows[0]),
-        "readings": [_reading(reading) for reading in readings if not reading["shadow"]],
+        "readings": _with_successors([_reading(reading) for reading in readings if not reading["shadow"]]),
         "jobs": [_job(job) for job in jobs if job["kind"] == "read"],
         "deliveries": [
             {"role": job["role"], "instance": job["subject"], "destination": job["target"], **_progress(job)}
@@ -91,6 +91,21 @@ def detail(index: Index, uid: str) -> dict[str, Any] | None:
             "jobs": [_job(job) for job in jobs if job["kind"] == "shadow"],
         },
     }
+
+
+def _with_successors(readings: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Readings, oldest first, each with when it was superseded: by a later one of the same model on all its images.
+
+    A failure supersedes nothing; nor does a reading on other images, such as what retention has left.
+    """
+    for number, one in enumerate(readings):
+        later = (
+            other["created"]
+            for other in readings[number + 1 :]
+            if other["model"] == one["model"] and not other["failure"] and set(one["sources"]) <= set(other["sources"])
+        )
+        one["superseded"] = next(later, None)
+    return readings
 
 
 def _job(job: dict[str, Any]) -> dict[str, Any]:

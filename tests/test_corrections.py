@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
-from conftest import make_image, send, settings_for
+from conftest import Pacs, make_image, send, settings_for, wait_until
 from pydicom.dataset import FileDataset
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -21,12 +21,14 @@ from pydicom.uid import (
     RLELossless,
 )
 from pynetdicom.dsutils import split_dataset
+from test_way import detail, ended, radiograph
 
 from dicom_node.db import Index
 from dicom_node.node import Node
 from dicom_node.spool import Spool
 
 StartNode = Callable[..., Node]
+StartPacs = Callable[..., Pacs]
 
 CORRECTIONS: dict[str, dict[str, Any]] = {
     "another name": {"PatientName": "Doe^Jane"},
@@ -200,3 +202,35 @@ def test_an_instance_of_another_study_is_no_correction(start_node: StartNode, tm
     send(node.port, image)
     assert send(node.port, changed(image, {"StudyInstanceUID": "1.2.3"})) == [0xC001]
     assert pydicom.dcmread(files(node)[0]).StudyInstanceUID != "1.2.3"
+
+
+def test_a_patient_who_is_renamed_between_two_sends_gets_a_report_under_the_new_name(
+    start_node: StartNode, start_pacs: StartPacs, tmp_path: Path
+) -> None:
+    pacs = start_pacs()
+    node = start_node(settings_for(tmp_path / "node", pacs_port=pacs.port))
+    image = radiograph(7, "nodule")
+    study = image.StudyInstanceUID
+    send(node.port, image)
+    assert ended(node, study)["state"] == "delivered"
+    # A second view, under the ID that the patient has now: no result can belong to both.
+    late = radiograph(8, study_uid=study, patient_id="MERGED-1")
+    late.PatientName = "Renamed^Patient"
+    send(node.port, late)
+    wait_until(lambda: detail(node, study)["revision"] == 2, "the second revision")
+    found = ended(node, study)
+    assert found["state"] == "failed"
+    assert "more than one patient" in found["reason"]
+    # The PACS sends the first view again, corrected: the same instance under the new identity.
+    image.PatientID, image.PatientName = late.PatientID, late.PatientName
+    assert send(node.port, image) == [0x0000]
+    wait_until(lambda: detail(node, study)["revision"] == 3, "the third revision")
+    found = ended(node, study)
+    assert found["state"] == "delivered", found["reason"]
+    first, last = found["readings"][0], found["readings"][-1]
+    assert sorted(last["sources"]) == sorted([image.SOPInstanceUID, late.SOPInstanceUID])
+    report = pydicom.dcmread(node.result_file(last["results"][0]["instance"]))
+    assert (report.PatientID, str(report.PatientName)) == ("MERGED-1", "Renamed^Patient")
+    (old,) = report.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence
+    assert old.ReferencedSOPInstanceUID == first["results"][0]["instance"], "the failure in between replaced nothing"
+    assert len(set(pacs.uids())) == len(pacs.uids())
