@@ -92,4 +92,4 @@ def _made(changes: Dataset) -> set[str] | None:
 
 def _unreadable(uid: str, error: Exception) -> int:
     logger().warning("step.refused", instance=uid, reason="what the modality says cannot be read", error=where(error))
-    return 0x0115
+    return 0x0106  # invalid attribute value

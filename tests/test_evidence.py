@@ -182,12 +182,12 @@ def test_statuses_of_steps(start_node: StartNode, tmp_path: Path) -> None:
         assert step.set().Status == 0x0112, "nobody began it"
         assert step.begin(PerformedProcedureStepStatus="COMPLETED") == 0x0106
         assert step.begin(ScheduledStepAttributesSequence=[]) == 0x0120
-        assert step.begin(ScheduledStepAttributesSequence=[item(StudyInstanceUID="../../etc/passwd")]) == 0x0115
-        assert step.begin(ScheduledStepAttributesSequence=[item(PatientID="1")]) == 0x0115
+        assert step.begin(ScheduledStepAttributesSequence=[item(StudyInstanceUID="../../etc/passwd")]) == 0x0106
+        assert step.begin(ScheduledStepAttributesSequence=[item(PatientID="1")]) == 0x0106
         assert step.begin() == 0x0000
         assert step.begin() == 0x0111
         assert step.set(PerformedProcedureStepStatus="'; DROP TABLE steps; --").Status == 0x0106
-        assert step.set([item(SOPClassUID="1.2", SOPInstanceUID="<b>")]).Status == 0x0115
+        assert step.set([item(SOPClassUID="1.2", SOPInstanceUID="<b>")]).Status == 0x0106
         assert step.end([]) == 0x0000
         ended = step.set()
         assert (ended.Status, ended.ErrorID) == (0x0110, 0xA501)
