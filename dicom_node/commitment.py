@@ -82,7 +82,7 @@ class Committer:
         objects = self._index.to_commit(job)
         asks = self._index.asks_of(job)
         if not objects:
-            return Done("" if asks else "nothing is stored there")
+            return Done("" if self._index.has_committed(job) else "nothing is stored there")
         self._mind(asks)
         transaction_uid = self._ask(job, objects)
         unanswered = sum(ask.answered is None for ask in asks)
@@ -91,6 +91,7 @@ class Committer:
             f"{self._peer.name} is asked to commit to {len(objects)} objects",
             wait,
             came=lambda: self._index.is_answered(transaction_uid),
+            begins=not asks,
         )
 
     def idle(self) -> None:

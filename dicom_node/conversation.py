@@ -51,7 +51,9 @@ _LONGEST_PDU = 128 * 1024  # bytes; what is announced, longer ones are taken too
 _REQUEST_SECONDS = 10.0  # how long a connection may take to ask for an association
 _LEAST_BYTES = 6000  # of a message that is under way, in the time in which some byte must come: 100 a second
 _LONGEST_COMMAND = 64 * 1024  # bytes; a C-STORE's has about 200
-_LONGEST_OTHER = 16 * 1024 * 1024  # bytes of a data set that is held in memory: of messages that bring no image
+_LONGEST_OTHER = 4 * 1024 * 1024  # bytes of a data set that is held in memory: of messages that bring no image
+_MOST_ITEMS = 20_000  # of its sequences: pydicom makes objects of each, and a step or a request names one an image
+_ITEMS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")  # how one begins, in either byte order
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _HANDED_ON = {
     dimse.C_ECHO_RQ,
@@ -109,6 +111,7 @@ class Conversation:
         self.studies: set[str] = set()  # of which it brought instances
         self.last_byte = 0.0  # epoch seconds
         self.released = False
+        self.refused = False  # whether an image was not stored, which the caller will send again
         self._address = address
         self._ae = ae
         self._store = store
@@ -264,6 +267,8 @@ class Conversation:
                     INVALID_PARAMETER, f"a data set of more than {_LONGEST_OTHER} bytes that is no image"
                 )
             if last:
+                if max(map(data_set.count, _ITEMS)) > _MOST_ITEMS:
+                    raise ViolationError(INVALID_PARAMETER, f"a data set of more than {_MOST_ITEMS} items")
                 self._other = None
                 self._hand_over(context, 0x02, bytes(data_set))
         else:
@@ -352,6 +357,7 @@ class Conversation:
         if storing is None:
             raise RuntimeError("no request is being served")
         status = self._stored(storing)
+        self.refused = self.refused or status != 0x0000
         try:
             self._upper.send(dimse.store_response(storing.context, storing.command, status, self._longest_answer))
         finally:

@@ -43,7 +43,7 @@ class Counter:
         self._calling = Calling(ae_title, peer, (StudyRootQueryRetrieveInformationModelFind,))
         self._known: dict[str, _Asked] = {}
         self._lock = threading.Lock()
-        self._wanted: queue.SimpleQueue[tuple[str, float] | None] = queue.SimpleQueue()
+        self._wanted: queue.SimpleQueue[tuple[str, float, float] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=f"count-{peer.name}", daemon=True)
 
     def start(self) -> None:
@@ -67,12 +67,12 @@ class Counter:
                 for old in [uid for uid, one in self._known.items() if one.asked < now - _REMEMBERED_SECONDS]:
                     del self._known[old]
                 known = self._known[study] = _Asked(since, now)
-                self._wanted.put((study, since))
+                self._wanted.put((study, since, now))
             elif now - known.asked >= (
                 _SETTLED_SECONDS if known.count is not None and known.settled is None else _AGAIN_SECONDS
             ):
                 known.asked = now
-                self._wanted.put((study, since))
+                self._wanted.put((study, since, now))
             return known.settled
 
     def _run(self) -> None:
@@ -85,7 +85,9 @@ class Counter:
             if wanted is None:
                 self._calling.close()
                 return
-            study, since = wanted
+            study, since, when = wanted
+            if self._clock() - when > _AGAIN_SECONDS:
+                continue  # it waited behind others; who still wants to know asks anew
             try:
                 count = self._ask(study)
             except Retryable as error:

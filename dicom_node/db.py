@@ -256,7 +256,7 @@ class Index(CommitmentStatements, StepStatements):
             self._open_study(new, now)
             self._run(
                 """UPDATE instances SET edition = ?, sop_class_uid = ?, series = ?, calling_ae = ?, file = ?, bytes = ?,
-                    received = ?
+                    received = ?, removed = NULL
                 WHERE sop_instance_uid = ?""",
                 edition,
                 new.sop_class_uid,
@@ -699,6 +699,18 @@ class Index(CommitmentStatements, StepStatements):
         this reading that was made by settings which a destination (name, digest of profile) no longer has. What is
         being sent now may arrive; if it does not, it is not tried again.
         """
+        self._run(
+            """UPDATE jobs SET state = 'done', finished = ?, reason = ?
+            WHERE kind = 'commit' AND study = ? AND state IN ('queued', 'failed') AND revision <= ? AND run_key != ?
+                AND run_key IN (SELECT run_key FROM readings WHERE study = ? AND model = ?)""",
+            now,
+            f"{CALLED_OFF} revision {job.revision}",
+            job.study,
+            job.revision,
+            run_key,
+            job.study,
+            job.target,
+        )
         whole = self._call_off(job, now, "run_key != ?", run_key)
         return whole + sum(
             self._call_off(

@@ -66,9 +66,21 @@ class CommitmentStatements(Statements):
             "called_off": f"{CALLED_OFF}%",
         }
 
+    def has_committed(self, job: Job) -> bool:
+        """Whether the destination has committed to anything of a run."""
+        return bool(self._rows("SELECT 1 FROM committed WHERE job = ? LIMIT 1", job.id))
+
     def note_ask(self, transaction_uid: str, job: Job, now: float) -> None:
         """Record, before it goes out, that a destination is asked."""
         with self.transaction():
+            # The patience with the destination's answers begins with the first question, not with the reading.
+            self._run(
+                """UPDATE jobs SET created = ?1
+                WHERE id = ?2 AND NOT EXISTS (SELECT 1 FROM asks WHERE job = ?2 AND asked >= ?3)""",
+                now,
+                job.id,
+                job.created,
+            )
             self._run("INSERT INTO asks (transaction_uid, job, asked) VALUES (?, ?, ?)", transaction_uid, job.id, now)
 
     def forget_ask(self, transaction_uid: str) -> None:
@@ -103,13 +115,13 @@ class CommitmentStatements(Statements):
         """
         with self.transaction():
             row = self._run(
-                """SELECT j.id, j.study, j.target, j.run_key FROM asks a CROSS JOIN jobs j ON j.id = a.job
+                """SELECT j.id, j.study, j.target, j.run_key, j.state FROM asks a CROSS JOIN jobs j ON j.id = a.job
                 WHERE a.transaction_uid = ? AND j.kind = 'commit'""",
                 transaction_uid,
             ).fetchone()
             if row is None:
                 return None
-            job, study, target, run_key = row
+            job, study, target, run_key, state = row
             self._run(
                 """INSERT OR IGNORE INTO committed SELECT ?, subject FROM jobs
                 WHERE kind = 'send' AND study = ? AND target = ? AND run_key = ?
@@ -132,7 +144,8 @@ class CommitmentStatements(Statements):
                     "target": target,
                     "run_key": run_key,
                     "now": now,
-                    "missing": json.dumps(list(missing)),
+                    # Of a run that was superseded, or is committed to by now, nothing is sent any more.
+                    "missing": json.dumps([] if state == "done" else list(missing)),
                     "not_taken": f"{NOT_TAKEN}%",
                     "called_off": f"{CALLED_OFF}%",
                 },
@@ -144,7 +157,12 @@ class CommitmentStatements(Statements):
                 refusal,
                 transaction_uid,
             )
-            self._run("UPDATE jobs SET due = min(due, ?) WHERE id = ? AND state = 'queued'", now, job)
+            self._run(
+                """UPDATE jobs SET state = 'queued', due = min(due, ?), finished = NULL
+                WHERE id = ? AND state IN ('queued', 'failed')""",  # what was given up goes on with an answer
+                now,
+                job,
+            )
             return str(target)
 
     def ask_again(self, now: float) -> None:
@@ -212,7 +230,7 @@ class CommitmentStatements(Statements):
         """Which of some instances we received: SOP instance to (SOP class, file, bytes of the file)."""
         rows = self._rows(
             """SELECT sop_instance_uid, sop_class_uid, file, bytes FROM instances
-            WHERE sop_instance_uid IN (SELECT value FROM json_each(?))""",
+            WHERE removed IS NULL AND sop_instance_uid IN (SELECT value FROM json_each(?))""",
             json.dumps(list(instances)),
         )
         return {row[0]: (row[1], row[2], row[3]) for row in rows}

@@ -44,12 +44,18 @@ class Hindered(Retryable):
 
 
 class Waits(NodeError):  # noqa: N818 - as above
-    """The job goes back into the queue for ``seconds``, unless what it waits for ``came`` meanwhile."""
+    """The job goes back into the queue for ``seconds``, unless what it waits for ``came`` meanwhile.
 
-    def __init__(self, reason: str, seconds: float, came: Callable[[], bool] = lambda: False) -> None:
+    Where it ``begins`` to wait it is not given up, however old the job is.
+    """
+
+    def __init__(
+        self, reason: str, seconds: float, came: Callable[[], bool] = lambda: False, *, begins: bool = False
+    ) -> None:
         super().__init__(reason)
         self.seconds = seconds
         self.came = came
+        self.begins = begins
 
 
 class Permanent(NodeError):  # noqa: N818 - as above

@@ -110,11 +110,17 @@ class Reader:
                 request = dataclasses.replace(self._request(job, route, job.created), threads=threads, batch=batch)
                 answer = self._executor.submit(read, request).result()
         except ReadingError as error:
+            if self._index.revision(job.study) > revision:  # a corrected image took the place of one amid the reading
+                return Done(reason=f"not read: superseded by revision {self._index.revision(job.study)}")
             raise Permanent(str(error)) from error
         except (engine.WarmProcessError, RuntimeError) as error:
             self._spool.discard_parts(batch)  # a process that dies while it encodes leaves what it had written
             kind = Hindered if isinstance(error, engine.MachineError) else Retryable
             raise kind(str(error)) from error
+        now = self._index.revision(job.study)
+        if now > revision and (answer.reading is None or answer.reading.failed):  # as above
+            self._spool.discard_parts(batch)
+            return Done(reason=f"not read: superseded by revision {now}")
         return self._done(job, route, answer, time.perf_counter() - began)
 
     def failed(self, job: Job, reason: str) -> Done:

@@ -210,7 +210,8 @@ class Receiver:
             self._open.pop(conversation, None)
             for study in brought:
                 self._released.pop(study, None)
-            if brought and conversation.released and caller and any(one.sends_whole_studies for one in caller.peers):
+            whole = conversation.released and not conversation.refused
+            if brought and whole and caller and any(one.sends_whole_studies for one in caller.peers):
                 now = self._store.clock()
                 for study in [each for each, when in self._released.items() if when < now - _REMEMBERED_SECONDS]:
                     del self._released[study]

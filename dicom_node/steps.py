@@ -18,7 +18,7 @@ from dicom_node.header import is_uid
 from dicom_node.log import logger, where
 
 _BEGUN, _ENDED = "IN PROGRESS", ("COMPLETED", "DISCONTINUED")
-_MOST_STUDIES = 100  # of one step
+_MOST_STUDIES = 10  # of one step
 _NO_LONGER = 0xA501  # PS3.4 table F.7.2-2: the error ID of a step that has ended
 
 

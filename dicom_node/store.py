@@ -23,6 +23,7 @@ from dicom_node.schema import NewInstance, Received
 from dicom_node.spool import Spool
 
 _COMPARED_AT_ONCE = 1024 * 1024
+_MOST_EDITIONS = 10  # of an instance: two senders that disagree must not have its study read for ever
 _ASKED_SECONDS = 1.0  # how long an answer about the queue holds
 
 
@@ -260,6 +261,11 @@ class Store:
             return False
         if known.own or known.transfer_syntax_uid != incoming.transfer_syntax_uid:
             log.debug("instance.repeated", reason="it came again, as somebody else wrote it; the first one is kept")
+            return False
+        if known.edition >= _MOST_EDITIONS:
+            log.warning(
+                "instance.repeated", reason=f"it was corrected {_MOST_EDITIONS} times: do two senders disagree?"
+            )
             return False
         try:
             lengths = (known.bytes - _head_bytes(kept), incoming.data_set_bytes)

@@ -236,7 +236,7 @@ class Worker:
 
     def _wait(self, job: Job, waits: Waits) -> None:
         now = self._clock()
-        if self._patience.is_over(job, now):
+        if self._patience.is_over(job, now) and not waits.begins:
             self._fail(job, f"{waits} (given up)")
             return
         with self._index.transaction():  # what comes is recorded in one, too: it is either seen here, or finds the job

@@ -12,7 +12,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -241,7 +241,14 @@ class Orthanc:
         """Have it know AINODE, which listens on a port: it lets nobody else query, and calls nobody else back."""
         known = json.dumps({"AET": "AINODE", "Host": "127.0.0.1", "Port": port}).encode()
         put = urllib.request.Request(f"http://127.0.0.1:{self.http}/modalities/ainode", data=known, method="PUT")
-        urllib.request.urlopen(put, timeout=10).close()
+
+        def told() -> bool:
+            with suppress(OSError):  # right after its start it resets a connection now and then
+                urllib.request.urlopen(put, timeout=10).close()
+                return True
+            return False
+
+        wait_until(told, "Orthanc to know the node", 20)
 
     def objects(self, study: str) -> dict[str, FileDataset]:
         """What it holds of a study, by SOP Instance UID."""

@@ -81,6 +81,7 @@ class Archive:
     failures: Callable[[int, list[str]], dict[str, int]] = lambda _number, _uids: {}
     silent: int = 0  # requests that are not answered
     here: bool = True  # on the same association, or on another
+    at_once: bool = False  # before the request itself is answered
     node_port: int = 0
     statuses: list[Any] = field(default_factory=list)
 
@@ -92,7 +93,10 @@ class Archive:
         self.requests.append(event.action_information)
         if self.status == 0x0000 and len(self.requests) > self.silent:
             args = (len(self.requests), event.action_information, event.assoc if self.here else None)
-            threading.Thread(target=self.report, args=args).start()
+            thread = threading.Thread(target=self.report, args=args)
+            thread.start()
+            if self.at_once:
+                thread.join(5)
         return self.status, None
 
     def report(self, number: int, request: Dataset, association: Any) -> None:
@@ -124,7 +128,8 @@ def calling(port: int, *, ae_title: str, handlers: list[Any] | None = None) -> I
     try:
         yield association
     finally:
-        association.release()
+        if association.is_established:
+            association.release()
 
 
 @pytest.fixture
@@ -195,6 +200,49 @@ def test_it_is_asked_again_after_a_restart_and_a_late_answer_counts_as_well(
     archive.report(1, archive.requests[0], None)
     assert archive.statuses[0].Status == 0x0000
     wait_until(lambda: state(again) == "delivered", "the study to be delivered", 10)
+
+
+def test_an_answer_that_comes_before_that_to_the_request_counts(
+    start_node: StartNode, start_archive: StartArchive, tmp_path: Path
+) -> None:
+    archive = start_archive(here=False, at_once=True)
+    node, _ = delivering(start_node, tmp_path / "node", archive.port)
+    archive.node_port = node.port
+    wait_until(lambda: state(node) == "delivered", "the study to be delivered", 20)
+    assert len(archive.requests) == 1
+
+
+def test_an_answer_that_comes_after_it_was_given_up_counts(
+    start_node: StartNode, start_archive: StartArchive, tmp_path: Path
+) -> None:
+    archive = start_archive(silent=99, here=False)
+    node, _ = delivering(start_node, tmp_path / "node", archive.port)
+    archive.node_port = node.port
+    wait_until(lambda: "asked to commit" in reason(node), "the request", 20)
+    assert node.index is not None
+    with node.index.transaction():
+        node.index._run("UPDATE jobs SET state = 'failed', reason = 'given up' WHERE kind = 'commit'")
+    assert state(node) == "failed"
+    archive.report(1, archive.requests[0], None)
+    wait_until(lambda: state(node) == "delivered", "the study to be delivered", 10)
+
+
+def test_what_was_superseded_is_not_sent_again(
+    start_node: StartNode, start_archive: StartArchive, tmp_path: Path
+) -> None:
+    archive = start_archive(silent=99, here=False, failures=lambda _number, uids: dict.fromkeys(uids, 0x0112))
+    node, uids = delivering(start_node, tmp_path / "node", archive.port)
+    archive.node_port = node.port
+    wait_until(lambda: "asked to commit" in reason(node), "the request", 20)
+    assert node.index is not None
+    later = Job(99, "read", f"{STUDY}/2", STUDY, 2, "r", "m", None, 1, time.time(), "t")
+    with node.index.transaction():
+        node.index.add_reading(NewReading("later", STUDY, "m", "1", "d", time.time(), "{}"), [])
+        node.index.supersede(later, "later", [("pacs", "p")], time.time())
+    archive.report(1, archive.requests[0], None)
+    assert archive.statuses[0].Status == 0x0000
+    time.sleep(1.5)
+    assert sorted(archive.stored) == sorted(uids), "the report on fewer images would arrive after the one on all"
 
 
 def test_what_is_missing_is_sent_again(start_node: StartNode, start_archive: StartArchive, tmp_path: Path) -> None:
@@ -384,6 +432,16 @@ def test_a_modality_that_is_off_is_told_later_and_once(start_node: StartNode, tm
 def test_who_may_not_store_is_promised_nothing(start_node: StartNode, tmp_path: Path) -> None:
     node = start_node(settings_for(tmp_path / "node", peers=[{**ct1(None), "may_store": False}]))
     assert Modality(0).ask(node.port, [make_image()]) == 0x0124
+
+
+def test_a_request_of_very_many_items_is_not_decoded(start_node: StartNode, tmp_path: Path) -> None:
+    node = start_node(settings_for(tmp_path / "node", peers=[ct1(None)]))
+    request = references(generate_uid(None), [])
+    request.ReferencedSOPSequence = [Dataset() for _ in range(20_001)]
+    with calling(node.port, ae_title="CT1") as association:
+        assert "Status" not in association.send_n_action(request, 1, COMMITMENT, INSTANCE)[0]
+        wait_until(lambda: association.is_aborted, "the association to be aborted", 10)
+    assert send(node.port, make_image(), calling="CT1") == [0x0000]
 
 
 def test_a_request_that_makes_no_sense_is_answered_so(start_node: StartNode, tmp_path: Path) -> None:

@@ -174,6 +174,36 @@ def test_a_correction_that_cannot_be_recorded_leaves_the_first(
     assert files(node) != [first]
 
 
+def test_a_correction_amid_a_removal_is_kept(start_node: StartNode, tmp_path: Path) -> None:
+    """Retention records that the files of a study are removed, a correction comes, and then it deletes them."""
+    node = start_node(settings_for(tmp_path / "node", node={"quiet_seconds": 60.0}))
+    image = image_in(ExplicitVRLittleEndian)
+    send(node.port, image)
+    completed(node)
+    index, place = node.index, Index.correct_instance
+    assert index is not None
+
+    def removed_first(self: Index, *args: Any) -> None:
+        self._run("UPDATE instances SET removed = 1.0")
+        place(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Index, "correct_instance", removed_first)
+        assert send(node.port, changed(image, {"PatientName": "Doe^Jane"})) == [0x0000]
+    assert [one.sop_instance_uid for one in index.instances_of(image.StudyInstanceUID)] == [image.SOPInstanceUID]
+    assert index.removed_files(image.StudyInstanceUID) == ([], [])
+
+
+def test_two_senders_that_disagree_do_not_have_a_study_read_for_ever(start_node: StartNode, tmp_path: Path) -> None:
+    node = start_node(settings_for(tmp_path / "node", node={"quiet_seconds": 60.0}))
+    image = image_in(ExplicitVRLittleEndian)
+    for number in range(15):
+        assert send(node.port, changed(image, {"PatientName": f"Doe^{number}"})) == [0x0000]
+        completed(node)
+    assert revision(node) == 10
+    assert len(files(node)) == 1
+
+
 @pytest.mark.parametrize("recorded", [True, False])
 def test_a_crash_amid_a_correction_leaves_one_of_the_two(tmp_path: Path, recorded: bool) -> None:
     """The partial file is there until all is done: what it names and the index does not know is deleted."""

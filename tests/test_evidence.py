@@ -234,7 +234,7 @@ def test_only_the_release_of_the_last_association_completes(start_node: StartNod
     completed(node, images[0], 5.0)
 
 
-@pytest.mark.parametrize("case", ["an abort", "another peer's release"])
+@pytest.mark.parametrize("case", ["an abort", "another peer's release", "a refused image"])
 def test_what_is_no_evidence_completes_nothing(start_node: StartNode, tmp_path: Path, case: str) -> None:
     node = start_node(settings_for(tmp_path / "node", node={"quiet_seconds": 2.0}, peers=[whole()]))
     image = make_image()
@@ -242,6 +242,9 @@ def test_what_is_no_evidence_completes_nothing(start_node: StartNode, tmp_path: 
         association = associate(node.port, (image.SOPClassUID, ExplicitVRLittleEndian), calling="DX1")
         assert association.send_c_store(image).Status == 0x0000
         association.abort()
+    elif case == "a refused image":
+        refused = make_image(StudyInstanceUID=image.StudyInstanceUID, SeriesInstanceUID="")
+        assert send(node.port, image, refused, calling="DX1") == [0x0000, 0xC000]
     else:
         send(node.port, image)
     time.sleep(0.8)

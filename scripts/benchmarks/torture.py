@@ -330,7 +330,11 @@ def audit(node: Node, sent: Sent, pacs: Sequence[str]) -> tuple[dict[str, object
     strangers = set(pacs) - set(results)
     faults += [f"the PACS has {uid}, of which the node knows nothing" for uid in strangers]
     ((committed,),) = node.rows("SELECT count(*) FROM committed")
-    unproven = delivered - {str(uid) for (uid,) in node.rows("SELECT sop_instance_uid FROM committed")}
+    proven = node.rows(
+        "SELECT sop_instance_uid FROM committed UNION SELECT r.sop_instance_uid FROM results r JOIN jobs j"
+        " ON j.kind = 'commit' AND j.run_key = r.run_key AND j.reason LIKE 'not sent: superseded%'"
+    )
+    unproven = delivered - {str(uid) for (uid,) in proven}
     faults += [f"{uid} is delivered and the PACS has not committed to it" for uid in unproven]
     missing = delivered - set(pacs)
     faults += [f"{uid} is said to be delivered and is not in the PACS" for uid in missing]
