@@ -152,7 +152,7 @@ class Committer:
         return transaction_uid
 
     def _on_report(self, event: Any) -> tuple[int, None]:
-        status, transaction_uid, _ = note_report(self._index, event, self._clock(), self._on_answer)
+        status, transaction_uid = note_report(self._index, event, self._clock(), self._on_answer)
         self._open.discard(transaction_uid)
         return status, None
 
@@ -187,14 +187,14 @@ def report(
     return (SOME_FAILED if failed else ALL_COMMITTED), information
 
 
-def note_report(index: Index, event: Any, now: float, on_answer: Callable[[str], None]) -> tuple[int, str, str | None]:
+def note_report(index: Index, event: Any, now: float, on_answer: Callable[[str], None]) -> tuple[int, str]:
     """Record an N-EVENT-REPORT of a destination, whatever association it came on.
 
     Every byte of it is hostile until checked; it counts only for what was asked under its transaction UID, which only
     the destination knows.
 
     Returns:
-        the status to answer, the transaction UID, and the destination's name (None where nobody asked that).
+        the status to answer, and the transaction UID (empty where it cannot be read).
     """
     transaction_uid = ""
     try:
@@ -207,15 +207,15 @@ def note_report(index: Index, event: Any, now: float, on_answer: Callable[[str],
         }
     except Exception as error:  # whatever pydicom raises on hostile bytes
         logger().warning("commitment.refused", reason="the answer cannot be read", error=where(error))
-        return 0x0115, transaction_uid, None
+        return 0x0115, transaction_uid
     if kind not in (ALL_COMMITTED, SOME_FAILED):
-        return 0x0113, transaction_uid, None
+        return 0x0113, transaction_uid
     missing = [uid for uid, reason in failed.items() if reason == NO_SUCH_OBJECT]
     refusal = next((f"{reason:04X}, {_NEVER[reason]}" for reason in failed.values() if reason in _NEVER), "")
     peer = index.settle_ask(transaction_uid, committed - set(failed), missing, refusal, now)
     if peer is None:
         logger().warning("commitment.refused", reason="nobody asked for what it answers")
-        return 0x0112, transaction_uid, None
+        return 0x0112, transaction_uid
     log = logger().bind(peer=peer, objects=len(committed))
     if failed:
         reasons = ", ".join(f"{reason:04X}" for reason in sorted(set(failed.values())))
@@ -223,7 +223,7 @@ def note_report(index: Index, event: Any, now: float, on_answer: Callable[[str],
     else:
         log.info("commitment.given")
     on_answer(peer)
-    return 0x0000, transaction_uid, peer
+    return 0x0000, transaction_uid
 
 
 def items(dataset: Dataset, name: str) -> list[Dataset]:

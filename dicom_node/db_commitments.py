@@ -10,7 +10,7 @@ A job "promise" carries our answer to somebody who asked us; what was asked stan
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 from dicom_node.schema import CALLED_OFF, NOT_TAKEN, Ask, Job, Promise
 from dicom_node.statements import Statements
@@ -91,7 +91,7 @@ class CommitmentStatements(Statements):
     def asks_of(self, job: Job) -> list[Ask]:
         """Every time that a job asked since it was queued, oldest first."""
         rows = self._rows(
-            """SELECT transaction_uid, asked, answered, missing, refusal FROM asks
+            """SELECT answered, refusal FROM asks
             WHERE job = ? AND asked >= ? ORDER BY asked""",
             job.id,
             job.created,
@@ -183,30 +183,28 @@ class CommitmentStatements(Statements):
 
     # -- asked of us
 
-    def add_promise(
-        self, transaction_uid: str, calling_ae: str, instances: Mapping[str, str], peer: str | None, now: float
-    ) -> int:
-        """Record that somebody asks us to commit to instances (SOP instance: SOP class), before it is answered.
+    def add_promise(self, promise: Promise, peer: str | None, now: float) -> None:
+        """Record what somebody asks us to commit to, before it is answered.
 
         Where we know where to reach the caller, ``peer``, a job that brings it our answer is queued.
         """
         with self.transaction():
             study = self._run(
                 "SELECT study FROM instances WHERE sop_instance_uid IN (SELECT value FROM json_each(?)) LIMIT 1",
-                json.dumps(list(instances)),
+                json.dumps(list(promise.instances)),
             ).fetchone()
-            promise = self._run(
+            number = self._run(
                 """INSERT INTO promises (transaction_uid, calling_ae, asked, instances) VALUES (?, ?, ?, ?)
                 ON CONFLICT (transaction_uid, calling_ae)
                     DO UPDATE SET asked = excluded.asked, instances = excluded.instances
                 RETURNING id""",
-                transaction_uid,
-                calling_ae,
+                promise.transaction_uid,
+                promise.calling_ae,
                 now,
-                json.dumps(instances),
+                json.dumps(promise.instances),
             ).fetchone()[0]
             if peer is not None:
-                values = (study[0] if study is not None else None, str(promise), peer, now)
+                values = (study[0] if study is not None else None, str(number), peer, now)
                 again = self._run(
                     """UPDATE jobs SET state = 'queued', attempts = 0, due = ?4, created = ?4, finished = NULL,
                         reason = ''
@@ -219,7 +217,6 @@ class CommitmentStatements(Statements):
                         VALUES ('promise', ?2, ?1, 0, '', ?3, 'queued', ?4, ?4) ON CONFLICT DO NOTHING""",
                         *values,
                     )
-            return int(promise)
 
     def promise(self, number: int) -> Promise | None:
         """What was asked of us."""

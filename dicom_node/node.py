@@ -18,7 +18,7 @@ from ai.engine import WarmProcess
 from ai.pins import Pinned
 from dicom_node import __version__
 from dicom_node.commitment import Committer, note_report
-from dicom_node.config import Settings
+from dicom_node.config import Peer, Settings
 from dicom_node.conversation import Service
 from dicom_node.counting import Counter
 from dicom_node.db import INDEX_FILE, Index
@@ -30,13 +30,13 @@ from dicom_node.models import Models, find
 from dicom_node.promises import Promises
 from dicom_node.receive import Receiver
 from dicom_node.retention import Retention
-from dicom_node.schema import JobKind
+from dicom_node.schema import Job, JobKind
 from dicom_node.spool import Spool
 from dicom_node.steps import Steps
 from dicom_node.store import Store
 from dicom_node.studies import Completer
 from dicom_node.warm import Loads, loader, loads
-from dicom_node.worker import Patience, Worker
+from dicom_node.worker import Done, Patience, Worker
 
 _SEND_LEASE_SECONDS = 3600.0  # one worker serves a destination, so a lease only matters where that worker is gone
 _SPARE_WORTH = 12  # studies that wait for a reading: then it is worth loading the models a second time
@@ -182,21 +182,9 @@ class Node:
                 settings.shadow_models(), partial(self._tell_load, True), background=True
             )
             self._readers.append(self._reader("shadow", index, self._shadow_process, _SHADOW_PATIENCE))
-        patience = Patience(attempts=None, seconds=settings.node.deliver_for_hours * 3600)
         for peer in settings.destinations():
             sender = Sender(settings, peer, index, self._spool)
-            self._senders.append(
-                Worker(
-                    index,
-                    "send",
-                    sender,
-                    patience=patience,
-                    lease_seconds=_SEND_LEASE_SECONDS,
-                    target=peer.name,
-                    idle=sender.close,
-                    clock=clock,
-                )
-            )
+            self._senders.append(self._calling_worker(index, "send", sender, peer, sender.close))
         for worker in self._workers:
             worker.start()
         self._counters = {
@@ -231,33 +219,14 @@ class Node:
     def _services(self, index: Index) -> list[tuple[Any, Service]]:
         """What is served beside C-STORE: procedure steps, and storage commitment from both sides."""
         settings, clock = self.settings, self._clock
-        patience = Patience(attempts=None, seconds=settings.node.deliver_for_hours * 3600)
         for peer in settings.destinations():
             if peer.commitment:
                 committer = Committer(settings, peer, index, on_answer=self._tell_committed, clock=clock)
-                self._committers[peer.name] = Worker(
-                    index,
-                    "commit",
-                    committer,
-                    patience=patience,
-                    lease_seconds=_SEND_LEASE_SECONDS,
-                    target=peer.name,
-                    idle=committer.idle,
-                    clock=clock,
-                )
+                self._committers[peer.name] = self._calling_worker(index, "commit", committer, peer, committer.idle)
         promises = Promises(settings, index, self._spool, on_asked=self._wake_answerer, clock=clock)
         for peer in settings.callable():
             answerer = promises.answerer(peer)
-            self._answerers[peer.name] = Worker(
-                index,
-                "promise",
-                answerer,
-                patience=patience,
-                lease_seconds=_SEND_LEASE_SECONDS,
-                target=peer.name,
-                idle=answerer.close,
-                clock=clock,
-            )
+            self._answerers[peer.name] = self._calling_worker(index, "promise", answerer, peer, answerer.close)
         steps = Steps(index, on_end=self._wake_completer, clock=clock)
         return [
             (evt.EVT_N_CREATE, lambda event, caller, _: steps.begun(event, caller.ae_title)),
@@ -268,6 +237,21 @@ class Node:
                 lambda event, _caller, _: (note_report(index, event, clock(), self._tell_committed)[0], None),
             ),
         ]
+
+    def _calling_worker(
+        self, index: Index, kind: JobKind, do: Callable[[Job], Done], peer: Peer, idle: Callable[[], None]
+    ) -> Worker:
+        """A worker that calls one peer, which may be away for as long as IT allows."""
+        return Worker(
+            index,
+            kind,
+            do,
+            patience=Patience(attempts=None, seconds=self.settings.node.deliver_for_hours * 3600),
+            lease_seconds=_SEND_LEASE_SECONDS,
+            target=peer.name,
+            idle=idle,
+            clock=self._clock,
+        )
 
     def _tell_committed(self, peer: str) -> None:
         """A destination has answered a request for commitment: something may be done, or is to be sent again."""

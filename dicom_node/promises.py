@@ -68,11 +68,12 @@ class Promises:
             return 0x0115, None
         peer = next((one for one in caller.peers if one in self._settings.callable()), None)
         name = peer.name if peer is not None else None
-        number = self._index.add_promise(transaction_uid, caller.ae_title, instances, name, self._clock())
+        promise = Promise(transaction_uid, caller.ae_title, instances)
+        self._index.add_promise(promise, name, self._clock())
         logger().info("promise.asked", objects=len(instances))
         if name is not None:
             self._on_asked(name)
-        elif (promise := self._index.promise(number)) is not None:
+        else:
             reports.append(self.answer(promise))
         return 0x0000, None
 

@@ -404,12 +404,9 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One request for storage commitment; ``missing`` objects were not there, and were sent again."""
+    """One request for storage commitment: when it was ``answered`` (epoch seconds), and why it is never granted."""
 
-    transaction_uid: str
-    asked: float
     answered: float | None
-    missing: int
     refusal: str
 
 
