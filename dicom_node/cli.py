@@ -245,7 +245,7 @@ def _print_study(one: dict[str, Any]) -> None:
     ):
         show(f"{label:<12}{_clock(one['times'][step]) or '-'}")
     if one["evidence"]:
-        show(f"complete    {escape(one['evidence'])}")
+        show(f"evidence    {escape(one['evidence'])}")
     if removed := _removed(one):
         show(f"files       {removed}: images and results that were there then")
     show(f"in all      {_seconds(one['seconds']['turnaround']) or '-'} from the last image to the last result")
