@@ -27,7 +27,8 @@ from pydicom.uid import (
 from pynetdicom import evt
 from pynetdicom.sop_class import Verification
 
-from ai import bundle, devices
+from ai.engine import devices
+from ai.inference import bundle_model
 from dicom_node.config import Peer, Settings, is_loopback, load
 from dicom_node.errors import ConfigError, ModelError
 from dicom_node.models import Models, user_name
@@ -146,8 +147,8 @@ def _models(settings: Settings) -> Iterator[Point]:
         try:
             pinned = store.current(name).pinned()
             pinned.check()
-            identity = bundle.load(pinned.path).identity
-        except (ModelError, bundle.BundleError) as error:
+            identity = bundle_model.load(pinned.path).identity
+        except (ModelError, bundle_model.BundleError) as error:
             if name in reading or isinstance(error, ModelError):
                 yield Point("FAIL", f"model {name}", str(error))
             else:

@@ -89,7 +89,7 @@ def _asks() -> bool:
 
 
 def _tell_candidate(candidate: Candidate) -> None:
-    from ai.bundle_code import printable
+    from ai.bundle.code import printable
 
     info, mib = candidate.info, candidate.bytes / 1024**2
     identity = info.identity

@@ -16,9 +16,9 @@ from dicom_node.errors import NodeError
 from dicom_node.options import DEFAULT_CONFIG, ConfigOption
 
 if TYPE_CHECKING:
-    from ai.bundle import BundleInfo, BundleModel
     from ai.evaluation.reading import Answer, Unread
     from ai.evaluation.tables import Labels
+    from ai.inference.bundle_model import BundleInfo, BundleModel
 
 # As everywhere in the command line, what a command needs is imported inside it.
 
@@ -156,7 +156,7 @@ def _writable(folder: Path, images: Path) -> None:
 
 def _described(model: str, config: Path) -> BundleInfo:
     """The bundle in this folder; or that of this name, with which a node would read, unchanged since it was added."""
-    from ai.bundle import BundleError, describe
+    from ai.inference.bundle_model import BundleError, describe
 
     try:
         path = Path(model) if os.sep in model else _named(model, config)
@@ -171,14 +171,14 @@ def _described(model: str, config: Path) -> BundleInfo:
 
 
 def _tell_code(folder: Path) -> None:
-    from ai.bundle_code import code_in
+    from ai.bundle.code import code_in
 
     told = "; ".join(code_in(folder)[:_NAMED]) or "MONAI's own parts only"
     print(f"{folder}: is no installed model, so nothing compares its files; it runs: {told}", file=sys.stderr)
 
 
 def _named(name: str, config: Path) -> Path:
-    from ai.pins import shipped_pins
+    from ai.bundle.pins import shipped_pins
     from dicom_node.config import load
     from dicom_node.errors import ModelError
     from dicom_node.models import Models
@@ -203,11 +203,11 @@ def _named(name: str, config: Path) -> Path:
 
 
 def _loaded(path: Path, device: str) -> BundleModel:
-    from ai import bundle
+    from ai.inference import bundle_model
 
     try:
-        return bundle.load(path, device=device)
-    except bundle.BundleError as error:
+        return bundle_model.load(path, device=device)
+    except bundle_model.BundleError as error:
         raise NodeError(str(error)) from None
 
 

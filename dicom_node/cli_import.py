@@ -14,8 +14,8 @@ from dicom_node.errors import ModelError
 from dicom_node.options import DEFAULT_CONFIG, ConfigOption, YesOption
 
 if TYPE_CHECKING:
-    from ai import published
     from ai.contract import Code
+    from ai.training import published
 
 
 def import_weights(
@@ -50,10 +50,10 @@ def import_weights(
     """Make a bundle out of published weights of a DenseNet-121 that classifies chest radiographs."""
     import tempfile
 
-    from ai import published
-    from ai._chest_codes import NIH14, XRV18, key_of
-    from ai.bundle import BundleError
-    from ai.manifest import NAME
+    from ai.bundle.manifest import NAME
+    from ai.inference.bundle_model import BundleError
+    from ai.training import published
+    from ai.training.chest_codes import NIH14, XRV18, key_of
 
     if network != "densenet121":
         raise ModelError(
@@ -101,7 +101,7 @@ def _thresholds(text: str, classes: int) -> list[float] | None:
 
 
 def _codes(file: Path | None) -> dict[str, Code]:
-    from ai.manifest import CodeSpec
+    from ai.bundle.manifest import CodeSpec
 
     if file is None:
         return {}

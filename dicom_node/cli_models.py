@@ -77,7 +77,7 @@ def verify(
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Compare every file of the models with what was written down when they came; status 1 where one differs."""
-    from ai.bundle import BundleError
+    from ai.inference.bundle_model import BundleError
 
     _, store = _store(config)
     entries = store.entries(name)
@@ -155,7 +155,7 @@ def _row(settings: Settings, entry: Entry) -> dict[str, Any]:
 
 
 def _detail(settings: Settings, entry: Entry) -> dict[str, Any]:
-    from ai.bundle import BundleError, describe
+    from ai.inference.bundle_model import BundleError, describe
 
     known = _row(settings, entry)
     known["folder"] = str(entry.path)
@@ -180,7 +180,7 @@ def _detail(settings: Settings, entry: Entry) -> dict[str, Any]:
 
 
 def _print_detail(known: dict[str, Any]) -> None:
-    from ai.bundle_code import printable
+    from ai.bundle.code import printable
 
     def line(label: str, text: object) -> None:
         if text not in (None, "", [], {}):

@@ -139,13 +139,14 @@ class Demo:
             if not found:
                 raise NodeError("--dicom: there is no DICOM image among these files")
             return list(found.values())
-        from ai import phantom, phantom_dicom  # noqa: PLC0415 - not needed for one's own files
+        from ai.phantom import dicom as phantom_dicom  # noqa: PLC0415 - not needed for one's own files
+        from ai.phantom import draw  # noqa: PLC0415 - not needed for one's own files
 
         task = progress.add_task("drawing phantom radiographs", total=len(_PHANTOMS))
         studies = []
         for number, (seed, findings) in enumerate(_PHANTOMS, start=1):
             uid = generate_uid(prefix=None)  # a new study each time: a PACS would take the same one for a repetition
-            drawn = phantom.draw(seed, findings=findings, view="PA")
+            drawn = draw.draw(seed, findings=findings, view="PA")
             made = phantom_dicom.to_dicom(
                 drawn,
                 seed=seed,

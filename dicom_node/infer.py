@@ -24,8 +24,8 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from ai import engine
 from ai.contract import InstanceRef, Reading, ReadingError, SeriesRef
+from ai.engine import process
 from dicom_node.config import Profile, Route, Settings
 from dicom_node.db import Index
 from dicom_node.errors import Hindered, Permanent, Retryable
@@ -113,9 +113,9 @@ class Reader:
             if self._index.revision(job.study) > revision:  # a corrected image took the place of one amid the reading
                 return Done(reason=f"not read: superseded by revision {self._index.revision(job.study)}")
             raise Permanent(str(error)) from error
-        except (engine.WarmProcessError, RuntimeError) as error:
+        except (process.WarmProcessError, RuntimeError) as error:
             self._spool.discard_parts(batch)  # a process that dies while it encodes leaves what it had written
-            kind = Hindered if isinstance(error, engine.MachineError) else Retryable
+            kind = Hindered if isinstance(error, process.MachineError) else Retryable
             raise kind(str(error)) from error
         now = self._index.revision(job.study)
         if now > revision and (answer.reading is None or answer.reading.failed):  # as above
@@ -142,7 +142,7 @@ class Reader:
         request = dataclasses.replace(request, wanted=wanted)
         try:
             answer = self._executor.submit(report_failure, request, reason).result()
-        except engine.MachineError as error:
+        except process.MachineError as error:
             raise Hindered(str(error)) from error
         if answer.run_key is None:
             return Done()

@@ -14,13 +14,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from ai import bundle
-from ai._bundle_files import METADATA, READING, file_digests
-from ai._metadata import metadata_faults
-from ai.bundle_code import code_in, printable
+from ai.bundle.code import code_in, printable
+from ai.bundle.files import METADATA, READING, file_digests
+from ai.bundle.metadata import metadata_faults
+from ai.bundle.pins import Pinned
 from ai.contract import ReadingError
-from ai.engine import WarmProcess, WarmProcessError
-from ai.pins import Pinned
+from ai.engine.process import WarmProcess, WarmProcessError
+from ai.inference import bundle_model
 from dicom_node.errors import ModelError
 from dicom_node.model_sources import Brought, Limits, Progress, bring
 from dicom_node.models import Entry, Models, Record, whoever
@@ -33,7 +33,7 @@ _READING_BYTES: Final = 1024**2
 class Candidate:
     """What is about to be installed, for the one who decides: ``code`` is one line for each thing that it runs."""
 
-    info: bundle.BundleInfo
+    info: bundle_model.BundleInfo
     source: Brought
     code: tuple[str, ...]
     files: int
@@ -72,8 +72,8 @@ def load_once(path: str) -> dict[str, str]:
     began = time.perf_counter()
     Pinned(Path(path)).check()  # as the node does: compiled Python is left nowhere
     try:
-        bundle.load(Path(path))
-    except bundle.BundleError as error:
+        bundle_model.load(Path(path))
+    except bundle_model.BundleError as error:
         raise ReadingError(str(error)) from None
     return {"loaded and run once": f"in {time.perf_counter() - began:.1f} s"}
 
@@ -130,7 +130,7 @@ def add(
                 trial=trial,
                 now=now,
             )
-        except (bundle.BundleError, ModelError) as error:
+        except (bundle_model.BundleError, ModelError) as error:
             raise ModelError(str(error).replace(f"{folder}/", "").replace(str(folder), "the bundle")) from None
 
 
@@ -153,7 +153,7 @@ def _add(
             f"{READING} is missing: it says which images the model takes and what its outputs mean, which MONAI's own "
             "files do not; write one (docs/models.md) and give it with --reading FILE"
         )
-    info = bundle.describe(folder)
+    info = bundle_model.describe(folder)
     name, digest = info.identity.name, info.identity.digest
     known = store.entries(name)
     was = next((each for each in known if each.state == "current"), None)
@@ -164,7 +164,7 @@ def _add(
         if same.state != "current":
             store.make_current(name, digest)
         return Added(store.current(name), False, was)
-    if name in bundle.shipped() and was is not None and was.shipped and not replace_shipped:
+    if name in bundle_model.shipped() and was is not None and was.shipped and not replace_shipped:
         raise ModelError(
             f"model {name!r} ships with the node, and routes that name it would read with another model from then on; "
             "give the bundle another name in its reading.json, or say --replace-shipped"
@@ -191,7 +191,7 @@ def _add(
         left_out=brought.left_out,
         added=datetime.fromtimestamp(now(), UTC).isoformat(timespec="seconds"),
         user=whoever(),
-        replaces_shipped=name in bundle.shipped(),
+        replaces_shipped=name in bundle_model.shipped(),
         checks={"MONAI bundle specification": "metadata.json follows it", **seen},
     )
     store.adopt(part, record)
@@ -202,7 +202,7 @@ def _is_sound(entry: Entry) -> bool:
     """Whether an installed version is as it was checked; one that is not is installed anew."""
     try:
         entry.pinned().check()
-    except bundle.BundleError:
+    except bundle_model.BundleError:
         return False
     return True
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Final, Literal
 
-from ai.bundle_code import printable
+from ai.bundle.code import printable
 from dicom_node.config import is_loopback
 from dicom_node.errors import ModelError
 

@@ -29,9 +29,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ai import bundle
-from ai.manifest import NAME
-from ai.pins import Pinned, shipped_pins
+from ai.bundle.manifest import NAME
+from ai.bundle.pins import Pinned, shipped_pins
+from ai.inference import bundle_model
 from dicom_node.config import Settings
 from dicom_node.errors import ConfigError, ModelError
 from dicom_node.model_sources import remove_tree
@@ -115,7 +115,7 @@ class Models:
             ModelError: the store cannot be read.
         """
         installed = self._installed()
-        names = [name] if name else sorted({*bundle.shipped(), *installed})
+        names = [name] if name else sorted({*bundle_model.shipped(), *installed})
         return [entry for each in names for entry in self._of(each, installed.get(each))]
 
     def current(self, name: str) -> Entry:
@@ -191,12 +191,12 @@ class Models:
                 record,
                 unread,
             )
-        if name in bundle.shipped():
-            path = bundle.shipped()[name]
+        if name in bundle_model.shipped():
+            path = bundle_model.shipped()[name]
             state: Literal["hidden", "current"] = "hidden" if history or fault else "current"
             try:
-                identity = bundle.describe(path).identity
-            except bundle.BundleError as error:
+                identity = bundle_model.describe(path).identity
+            except bundle_model.BundleError as error:
                 yield Entry(name, "unknown", "unknown", state, True, path, None, str(error))
             else:
                 yield Entry(name, identity.version, identity.digest, state, True, path)
@@ -313,13 +313,13 @@ class Models:
             if not before:
                 others = ", ".join(sorted(d[:12] for d in there.keys() - {was.digest}))
                 more = f"; installed, but not current before it: {others}" if others else ""
-                if name in bundle.shipped() and not was.shipped:
+                if name in bundle_model.shipped() and not was.shipped:
                     more += f"; dicom-node models remove {name} goes back to the one that ships"
                 raise ModelError(f"model {name}: there is no version before {was.version}, {was.digest[:12]}{more}")
             to = there[before[-1]]
             try:
                 to.pinned().check()
-            except bundle.BundleError as error:
+            except bundle_model.BundleError as error:
                 raise ModelError(
                     f"model {name}: the version before, {to.version}, {to.digest[:12]}, is damaged too: "
                     f"{str(error).partition('; ')[0]}; add it again from its source, or, to go further back, first "
@@ -344,11 +344,11 @@ class Models:
             entries = [e for e in self.entries(name) if not e.shipped]
             gone = [self.version(name, digest)] if digest else entries
             if not gone:
-                why = "ships with the node" if name in bundle.shipped() else "is not installed"
+                why = "ships with the node" if name in bundle_model.shipped() else "is not installed"
                 raise ModelError(f"model {name!r} {why}: there is nothing to remove")
             routes = routes_of(settings, name)
             left = [e for e in entries if e not in gone]
-            if routes and not left and name not in bundle.shipped():
+            if routes and not left and name not in bundle_model.shipped():
                 named = f"the route{'s' * (len(routes) > 1)} {', '.join(routes)}"
                 raise ModelError(f"model {name}: {named} of the configuration needs it; take it out there first")
             loaded = self.loaded().get(name, "") if running else ""

@@ -13,9 +13,9 @@ from typing import Any
 
 from pynetdicom import evt
 
-from ai.devices import reads_on_cpu
-from ai.engine import WarmProcess
-from ai.pins import Pinned
+from ai.bundle.pins import Pinned
+from ai.engine.devices import reads_on_cpu
+from ai.engine.process import WarmProcess
 from dicom_node import __version__
 from dicom_node.commitment import Committer, note_report
 from dicom_node.config import Peer, Settings

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ai import bundle, engine
+from ai.bundle.pins import Pinned, TamperedError
 from ai.contract import (
     BusyError,
     InstanceRef,
@@ -30,9 +30,10 @@ from ai.contract import (
     Selection,
     SeriesRef,
 )
-from ai.devices import devices, use_threads
-from ai.pins import Pinned, TamperedError
-from ai.shelf import Loaded, Shelf, Title, out_of_memory
+from ai.engine import process
+from ai.engine.devices import devices, use_threads
+from ai.engine.shelf import Loaded, Shelf, Title, out_of_memory
+from ai.inference import bundle_model
 from dicom_node.config import Profile
 from dicom_node.errors import trouble
 from dicom_node.log import silence_libraries
@@ -166,7 +167,7 @@ def load_models(bundles: Mapping[str, Pinned], device: str, *, background: bool 
     for name, pinned in bundles.items():
         try:
             titles[name] = _title(pinned)
-        except bundle.BundleError as error:
+        except bundle_model.BundleError as error:
             models[name] = _broken(pinned, error)
     shelf = Shelf(titles, there, out_of_memory())
     waiting: dict[str, str] = {}
@@ -177,7 +178,7 @@ def load_models(bundles: Mapping[str, Pinned], device: str, *, background: bool 
         except BusyError as error:
             models[name] = shelf[name]
             waiting[name] = str(error)
-        except bundle.BundleError as error:
+        except bundle_model.BundleError as error:
             models[name] = _broken(bundles[name], error)
     return Warm(models, bundles, shelf, complaint, waiting)
 
@@ -185,7 +186,7 @@ def load_models(bundles: Mapping[str, Pinned], device: str, *, background: bool 
 def _title(pinned: Pinned) -> Title:
     """What the shelf knows of a bundle, whose files are compared with their pins now and at each loading."""
     pinned.check()
-    title = bundle.title(pinned.path)
+    title = bundle_model.title(pinned.path)
     return dataclasses.replace(title, load=partial(_load, pinned, title.load))
 
 
@@ -194,14 +195,14 @@ def _load(pinned: Pinned, load: Callable[[str], Loaded], device: str) -> Loaded:
     return load(device)
 
 
-def _broken(pinned: Pinned, error: bundle.BundleError) -> Broken:
+def _broken(pinned: Pinned, error: bundle_model.BundleError) -> Broken:
     """What was tampered with is not even asked what it would have read."""
     return Broken(None if isinstance(error, TamperedError) else pinned.path, str(error))
 
 
 def loads() -> Loads:
     """How loading went; runs in the warm process."""
-    warm: Warm = engine.state()
+    warm: Warm = process.state()
     failed = {name: model.reason for name, model in warm.models.items() if isinstance(model, Broken)}
     return Loads(warm.shelf.places(), warm.waiting, failed, warm.complaint)
 
@@ -213,7 +214,7 @@ def loader(bundles: Mapping[str, Pinned], device: str, *, background: bool = Fal
 
 def _model(name: str) -> Model | Broken:
     """A model of this warm process."""
-    warm: Warm = engine.state()
+    warm: Warm = process.state()
     return warm.models[name]
 
 
@@ -238,8 +239,8 @@ def read(request: ReadRequest) -> ReadAnswer:
         use_threads(request.threads)
     try:
         reading = model.read(selection)
-    except bundle.BundleError as error:  # it had no room when the others were loaded
-        warm: Warm = engine.state()
+    except bundle_model.BundleError as error:  # it had no room when the others were loaded
+        warm: Warm = process.state()
         warm.models[request.model] = _broken(warm.bundles[request.model], error)
         raise ReadingError(f"model {request.model} could not be loaded: {error}") from error
     if reading.failed:  # under another key: once the images can be read, the question is open again
@@ -288,13 +289,13 @@ def report_failure(request: ReadRequest, reason: str) -> ReadAnswer:
 def _of_broken(request: ReadRequest, broken: Broken) -> tuple[ModelIdentity, Selection]:
     """What a model that cannot be loaded says of itself and would have read, as far as its files tell."""
     try:
-        info = None if broken.path is None else bundle.describe(broken.path)
-    except bundle.BundleError:
+        info = None if broken.path is None else bundle_model.describe(broken.path)
+    except bundle_model.BundleError:
         info = None
     if info is None:
         unknown = ModelIdentity(request.model, "unknown", "unknown", "unknown", "unknown", "")
         return unknown, Selection(tuple(ref for one in request.series for ref in one.instances), ())
-    return info.identity, bundle.select(info.spec.input, request.series)
+    return info.identity, bundle_model.select(info.spec.input, request.series)
 
 
 def _encoded(request: ReadRequest, key: str, reading: Reading, images: Any) -> ReadAnswer:
@@ -330,7 +331,7 @@ def _encoded(request: ReadRequest, key: str, reading: Reading, images: Any) -> R
         files = spool.write_parts(contents(), request.batch)
     except OSError as error:
         if reason := trouble(error):
-            raise engine.MachineError(reason) from error
+            raise process.MachineError(reason) from error
         raise
     parts = tuple(ResultPart(*told, str(file), size) for (told, size), file in zip(made, files, strict=True))
     writing = time.perf_counter() - began - sum(encoding)

@@ -19,9 +19,10 @@ from pathlib import Path
 import pydicom
 from PIL import Image
 
-from ai import bundle, phantom
 from ai.contract import InstanceRef, SeriesRef
-from ai.phantom_dicom import to_dicom
+from ai.inference import bundle_model
+from ai.phantom import draw
+from ai.phantom.dicom import to_dicom
 from dicom_node import results
 from dicom_node.config import Language, Profile
 
@@ -30,9 +31,11 @@ NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 HEIGHT, GAP = 820, 10
 
 
-def pictures(model: bundle.BundleModel, seed: int, size: tuple[int, int], language: Language) -> list[Image.Image]:
+def pictures(
+    model: bundle_model.BundleModel, seed: int, size: tuple[int, int], language: Language
+) -> list[Image.Image]:
     """The secondary captures of a phantom of so many rows and columns."""
-    drawn = phantom.draw(seed, *size, findings=["nodule", "pneumonia"], view="PA", photometric="MONOCHROME2")
+    drawn = draw.draw(seed, *size, findings=["nodule", "pneumonia"], view="PA", photometric="MONOCHROME2")
     image = to_dicom(drawn, seed=seed, now=NOW)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "image.dcm"
@@ -61,7 +64,7 @@ def beside(images: Sequence[Image.Image]) -> Image.Image:
 
 def main(folder: Path) -> None:
     """Read, draw, write."""
-    model = bundle.load(ROOT / "ai/bundles/phantom_cxr")
+    model = bundle_model.load(ROOT / "ai/bundles/phantom_cxr")
     english, korean, japanese = (
         pictures(model, seed, size, language)
         for seed, size, language in ((11, (512, 512), "en"), (21, (2500, 2048), "ko"), (33, (4280, 3520), "ja"))

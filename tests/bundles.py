@@ -441,9 +441,9 @@ def retinanet(path: Path, dimensions: int = 2) -> Path:
     )
     config["evaluator"]["_requires_"] = "@detector_ops"
     torch.manual_seed(1)
-    from ai import _torchvision  # noqa: PLC0415
+    from ai.bundle import torchvision  # noqa: PLC0415
 
-    _torchvision.provide()
+    torchvision.provide()
     from monai.apps.detection.networks.retinanet_network import (  # noqa: PLC0415
         RetinaNet,
         resnet_fpn_feature_extractor,

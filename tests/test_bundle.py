@@ -18,8 +18,8 @@ import torch
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from ai.bundle import BundleError, BundleModel, bundle_digest, describe, load, shipped
 from ai.contract import Code, InstanceRef, Model, Presence, ReadingError, Selection, SeriesRef
+from ai.inference.bundle_model import BundleError, BundleModel, bundle_digest, describe, load, shipped
 
 DX = "1.2.840.10008.5.1.4.1.1.1.1"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
@@ -483,7 +483,7 @@ def test_the_digest_does_not_confuse_a_path_with_its_bytes(tmp_path: Path) -> No
 def test_a_bundle_is_described_without_torch(tmp_path: Path) -> None:
     path = write_bundle(tmp_path / "bundle")
     code = (
-        "import sys, pathlib; from ai.bundle import describe, shipped; shipped()\n"
+        "import sys, pathlib; from ai.inference.bundle_model import describe, shipped; shipped()\n"
         "info = describe(pathlib.Path(sys.argv[1])); print(info.identity.version, info.input_shape)\n"
         "assert not {'torch', 'monai'} & set(sys.modules)"
     )

@@ -19,15 +19,15 @@ from monai.data import MetaTensor
 from PIL import Image
 from typer.testing import CliRunner
 
-from ai.bundle import describe, load, shipped
 from ai.chest_network import ChestNetwork, ChestReader, LinearReader, pooled
-from ai.chest_training import hold_out as held_out
-from ai.chest_training.__main__ import main
-from ai.chest_training.augment import augment
-from ai.chest_training.boxes import region_centre
-from ai.chest_training.data import COLUMNS, FOLDS, KEYS, NIH, Cases, balanced_weights, fold, read_cases, source_odds
-from ai.chest_training.fit import OUTPUTS, Recipe, Stage, platt
-from ai.chest_training.measure import (
+from ai.inference.bundle_model import describe, load, shipped
+from ai.training.chest import hold_out as held_out
+from ai.training.chest.__main__ import main
+from ai.training.chest.augment import augment
+from ai.training.chest.boxes import region_centre
+from ai.training.chest.data import COLUMNS, FOLDS, KEYS, NIH, Cases, balanced_weights, fold, read_cases, source_odds
+from ai.training.chest.fit import OUTPUTS, Recipe, Stage, platt
+from ai.training.chest.measure import (
     JOINED,
     MIXED,
     OperatingPoint,
@@ -37,9 +37,9 @@ from ai.chest_training.measure import (
     measure,
     probabilities,
 )
-from ai.chest_training.run import Place, calibrate, preparation, train
-from ai.chest_training.write import assemble, is_placed, undetermined
-from ai.chest_training.write import reading as reading_of
+from ai.training.chest.run import Place, calibrate, preparation, train
+from ai.training.chest.write import assemble, is_placed, undetermined
+from ai.training.chest.write import reading as reading_of
 from dicom_node.cli import app
 
 

@@ -20,9 +20,9 @@ from typing import Any
 import pytest
 from conftest import ROOT, wait_until
 
-from ai import engine
 from ai.contract import BusyError, ReadingError
-from ai.engine import MachineError, WarmProcess, WarmProcessError
+from ai.engine import process as engine
+from ai.engine.process import MachineError, WarmProcess, WarmProcessError
 
 
 def load(path: Path) -> dict[str, int]:
@@ -239,7 +239,7 @@ def test_shutting_down_ends_what_runs_and_what_waits(start: Start) -> None:
 def test_no_process_is_left_behind_when_the_node_is_killed(tmp_path: Path) -> None:
     code = (
         "import sys, time; sys.path.insert(0, sys.argv[2]); import test_engine\n"
-        "from functools import partial; from pathlib import Path; from ai.engine import WarmProcess\n"
+        "from functools import partial; from pathlib import Path; from ai.engine.process import WarmProcess\n"
         "if __name__ == '__main__':\n"
         "    p = WarmProcess(partial(test_engine.load, Path(sys.argv[1])), timeout=99)\n"
         "    p.submit(test_engine.loaded_pid).result(); print(p.pid, flush=True); p.submit(test_engine.hang).result()\n"

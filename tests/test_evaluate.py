@@ -22,18 +22,18 @@ from PIL import Image
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from ai._bundle_files import file_digests
-from ai.answers import MarkedBox
-from ai.bundle import BundleModel, describe, load, shipped
+from ai.bundle.files import file_digests
 from ai.contract import HeatMap, ReadingError
 from ai.evaluation import metrics, plots
 from ai.evaluation.measure import class_figures
 from ai.evaluation.pictures import load_picture
 from ai.evaluation.reading import Answer, Unread, read_rows
 from ai.evaluation.tables import LabelledBox, Labels, Output, Row, TableError, read_labels
-from ai.images import display_uint8, load_radiograph
-from ai.phantom import FINDING_KEYS, draw
-from ai.phantom_dicom import to_dicom
+from ai.images.radiograph import display_uint8, load_radiograph
+from ai.inference.answers import MarkedBox
+from ai.inference.bundle_model import BundleModel, describe, load, shipped
+from ai.phantom.dicom import to_dicom
+from ai.phantom.draw import FINDING_KEYS, draw
 from dicom_node import cli_evaluate
 from dicom_node.cli import app
 from dicom_node.errors import NodeError

@@ -26,7 +26,7 @@ from pydicom.pixels.encoders.base import get_encoder
 from test_images import DATA, SECRET, lut, write
 
 from ai.contract import InstanceRef, ReadingError
-from ai.images import display_uint8, load_display, load_radiograph
+from ai.images.radiograph import display_uint8, load_display, load_radiograph
 from dicom_node.results import StoredImages
 
 # --- what DCMTK draws

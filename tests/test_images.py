@@ -29,9 +29,9 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 
-from ai import _pixels
 from ai.contract import Code, InstanceRef, ReadingError
-from ai.images import Radiograph, display_uint8, laterality, load_display, load_radiograph, read_header
+from ai.images import pixels
+from ai.images.radiograph import Radiograph, display_uint8, laterality, load_display, load_radiograph, read_header
 from dicom_node.results import StoredImages
 
 DATA = Path(os.environ.get("DICOM_NODE_REAL_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
@@ -535,7 +535,7 @@ def test_silence_ends_with_the_last_reader(tmp_path: Path) -> None:
 
 
 def test_a_compressed_image_of_another_size_is_never_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_pixels, "_decode", lambda *_: pytest.fail("it was decoded"))
+    monkeypatch.setattr(pixels, "_decode", lambda *_: pytest.fail("it was decoded"))
     sides = (60000).to_bytes(4, "big") * 2
     j2k = b"\xff\x4f\xff\x51\0\x29\0\0" + sides + bytes(8) + sides + bytes(8) + b"\0\1" + bytes(60)
     jpeg = b"\xff\xd8\xff\xe0\0\4\0\0\xff\xc3\0\x0b\x10" + b"\xea\x60\xea\x60" + b"\1\1\x11\0" + bytes(60)
@@ -616,8 +616,8 @@ def test_a_video_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_deflated_bomb_is_not_inflated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_pixels, "MAX_PIXELS", 1 << 18)
-    monkeypatch.setattr("ai._dicom.MAX_PIXELS", 1 << 18)
+    monkeypatch.setattr(pixels, "MAX_PIXELS", 1 << 18)
+    monkeypatch.setattr("ai.images.elements.MAX_PIXELS", 1 << 18)
     syntax = uid.DeflatedExplicitVRLittleEndian
     path = write(tmp_path / "image.dcm", row(1, 2), meta_syntax=syntax)
     ref = InstanceRef("1.2.3", "1.2", str(path))
@@ -653,7 +653,7 @@ def test_damaged_files_end_in_a_picture_or_a_reading_error(tmp_path: Path, where
 
 
 def test_images_are_read_without_torch() -> None:
-    code = "import sys, ai.images; assert not {'torch', 'monai', 'scipy'} & set(sys.modules)"
+    code = "import sys, ai.images.radiograph; assert not {'torch', 'monai', 'scipy'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

@@ -17,9 +17,9 @@ from test_models import tampered, untried, write_bundle, zipped
 from test_published import Reference
 from typer.testing import CliRunner
 
-from ai._chest_codes import NIH14
-from ai.bundle import shipped
-from ai.manifest import load_reading_spec
+from ai.bundle.manifest import load_reading_spec
+from ai.inference.bundle_model import shipped
+from ai.training.chest_codes import NIH14
 from dicom_node import cli, cli_add, model_adding
 from dicom_node.cli import app
 from dicom_node.cli_models import app as models_app
@@ -281,7 +281,7 @@ def test_every_command_of_models_is_documented() -> None:
 
 
 def test_every_key_of_reading_json_is_documented() -> None:
-    from ai import manifest  # noqa: PLC0415 - the names of its parts are looked at, and nothing else
+    from ai.bundle import manifest  # noqa: PLC0415 - the names of its parts are looked at, and nothing else
 
     text = (ROOT / "docs/models.md").read_text(encoding="utf-8")
     for part in (manifest.ReadingSpec, manifest.InputSpec, manifest.Output, manifest.CamSpec, manifest.DetectionSpec):

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from pydicom import dcmread
 from scipy import ndimage  # type: ignore[import-untyped]
 
-from ai.phantom import FINDING_KEYS, Phantom, draw
-from ai.phantom_dicom import to_dicom
+from ai.phantom.dicom import to_dicom
+from ai.phantom.draw import FINDING_KEYS, Phantom, draw
 
 NOW = datetime(2026, 1, 2, 3, 4, 5)
 

@@ -42,13 +42,13 @@ from pynetdicom.sop_class import (
     Verification,
 )
 
-from ai import phantom
+from ai.phantom import draw
 from dicom_node.check import Point
 from dicom_node.net import configure_pynetdicom
 from dicom_node.preflight import Limits, compare, points
 from dicom_node.preflight.asking import KEYS
 
-_DRAW = cache(phantom.draw)
+_DRAW = cache(draw.draw)
 QUICK = Limits(connect=2.0, answer=3.0, found=0.5, hidden=0.5, pause=0.05, whole=60.0)
 EVERY = (
     Verification,

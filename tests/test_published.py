@@ -21,13 +21,13 @@ from monai.data import MetaTensor
 from torch import nn
 from torch.nn import functional
 
-from ai._bundle_files import BundleError
-from ai._chest_codes import NIH14, PRIVATE_SCHEME, XRV18, finding_code, key_of
-from ai._metadata import metadata_faults
-from ai.bundle import load
+from ai.bundle.files import BundleError
+from ai.bundle.manifest import load_reading_spec
+from ai.bundle.metadata import metadata_faults
 from ai.contract import Code
-from ai.manifest import load_reading_spec
-from ai.published import Said, import_densenet121, read_densenet121, weights_of, write_bundle
+from ai.inference.bundle_model import load
+from ai.training.chest_codes import NIH14, PRIVATE_SCHEME, XRV18, finding_code, key_of
+from ai.training.published import Said, import_densenet121, read_densenet121, weights_of, write_bundle
 
 SIZE = 64
 
@@ -335,7 +335,7 @@ def test_the_layer_for_the_map_gives_the_scores_again(three: Reference, tmp_path
 
 
 def test_importing_the_room_does_without_torch() -> None:
-    code = "import sys, ai.published; print('torch' in sys.modules)"
+    code = "import sys, ai.training.published; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "False"
 

@@ -29,8 +29,8 @@ from test_results_common import (
     written,
 )
 
-from ai import images
 from ai.contract import Region
+from ai.images import radiograph
 from dicom_node.results import Run, common, encode, gsps, sr
 
 ZONE = {"TimezoneOffsetFromUTC": "+0900"}  # dcmpschk 3.6.7 refuses an offset of +0000, which PS3.5 6.2 allows
@@ -257,7 +257,7 @@ def test_the_picture_under_the_state_is_the_nodes_own(kind: str, tmp_path: Path)
     (state,) = gsps.build(run_of(image, boxes=BOXES["one"], rows=64, columns=64), [image])
     shown = rendered(tmp_path, tmp_path / "image.dcm", state)
     assert np.ptp(shown.astype(int)) > 200
-    assert difference(shown, images.display_uint8(images.load_radiograph(tmp_path / "image.dcm"))) <= 1
+    assert difference(shown, radiograph.display_uint8(radiograph.load_radiograph(tmp_path / "image.dcm"))) <= 1
 
 
 @pytest.mark.parametrize("name", ["dx", "cr-jpegls", "ct", "mr-implicit", "cr-bad-age"])
@@ -270,7 +270,7 @@ def test_real_images_look_as_without_the_state(name: str, tmp_path: Path) -> Non
     shown = rendered(tmp_path, tmp_path / "image.dcm", state)
     assert difference(shown, rendered(tmp_path, tmp_path / "image.dcm")) <= 1
     if "WindowCenter" in image:
-        assert difference(shown, images.display_uint8(images.load_radiograph(SOURCES[name]))) <= 1
+        assert difference(shown, radiograph.display_uint8(radiograph.load_radiograph(SOURCES[name]))) <= 1
     else:  # DCMTK spans all values, the node a share of them; the state says nothing
         assert "SoftcopyVOILUTSequence" not in written(state)
 

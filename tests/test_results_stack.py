@@ -27,8 +27,8 @@ from test_results_common import (
 )
 from test_results_sc import Spy, spy  # noqa: F401 (a fixture)
 
-from ai import images as ai_images
 from ai.contract import Code, Finding, HeatMap, InstanceRef, Presence, Reading, Region, Segment, Segmentation
+from ai.images import radiograph as ai_images
 from dicom_node.config import Profile
 from dicom_node.results import Run, drawing, encode, heat, sc, scene
 from dicom_node.results.captions import Captions

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from ai import _rules, _selection, _slices, _stacks, _volume_selection
 from ai.contract import Code, Presence
+from ai.selection import images, rules, volumes
+from ai.volumes import slices, stacks
 from dicom_node.config import Language
 from dicom_node.results.words import WORDS, Words
 
@@ -40,7 +41,7 @@ def texts(value: object) -> list[str]:
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_reason_for_passing_over_is_translated(language: Language) -> None:
     """The reasons are taken from the code that gives them, so that a new one is not forgotten here."""
-    modules = (_rules, _selection, _slices, _stacks, _volume_selection)
+    modules = (rules, images, slices, stacks, volumes)
     source = "".join(Path(module.__file__).read_text(encoding="utf-8") for module in modules)
     measures = ("number of slices", "slice thickness", "distance between slices", "pixel size")
     ranges = ("1 to 2 mm", "1.5 mm or more", "2 mm or less")
@@ -88,7 +89,7 @@ def test_every_reason_for_passing_over_is_translated(language: Language) -> None
             for what in ("series of the study", "stack of the series")
             for why in (
                 "suits as well and comes first",
-                *(f"suits better: {each}" for each in _volume_selection.BETTER.values()),
+                *(f"suits better: {each}" for each in volumes.BETTER.values()),
             )
         ),
     ]

@@ -14,10 +14,10 @@ from pydicom.uid import MRImageStorage, SecondaryCaptureImageStorage
 from stacks import ct_images, ct_series, enhanced, series_of, write
 from test_bundle import write_image
 
-from ai.bundle import select
+from ai.bundle.manifest import InputSpec
 from ai.contract import InstanceRef, ReadingError, Selection, SeriesRef
-from ai.manifest import InputSpec
-from ai.volume import load_volume
+from ai.inference.bundle_model import select
+from ai.volumes.volume import load_volume
 
 
 def spec(**rules: Any) -> InputSpec:

@@ -18,7 +18,8 @@ from sqlite_utils import Database
 from test_way import detail, ended, radiograph
 from typer.testing import CliRunner
 
-from ai import bundle, pins
+from ai.bundle import pins
+from ai.inference import bundle_model
 from dicom_node.check import points
 from dicom_node.cli import app
 from dicom_node.config import Profile, Settings
@@ -81,7 +82,7 @@ def test_which_models_read_a_study_in_shadow(
 
 def ship(bundles: dict[str, Path], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let these be the bundles that come with the package, pinned as they lie there."""
-    for room in (bundle, pins):
+    for room in (bundle_model, pins):
         monkeypatch.setattr(room, "shipped", lambda: bundles)
     monkeypatch.setattr(pins, "_FILE", folder / "pins.json")
     pins.main()
@@ -91,7 +92,7 @@ def test_a_candidate_that_is_not_there_is_told_and_one_that_is_broken_keeps_no_n
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "candidate").mkdir()
-    there = {**bundle.shipped(), "candidate": tmp_path / "candidate"}
+    there = {**bundle_model.shipped(), "candidate": tmp_path / "candidate"}
     ship(there, tmp_path, monkeypatch)
     found = find(routed(tmp_path, {"models": ["phantom_cxr"], "shadow": ["candidate"]}))
     assert set(found) == {"phantom_cxr", "candidate"}
@@ -100,7 +101,7 @@ def test_a_candidate_that_is_not_there_is_told_and_one_that_is_broken_keeps_no_n
 
 
 def test_check_tells_what_is_in_shadow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shipped = bundle.shipped()["phantom_cxr"]
+    shipped = bundle_model.shipped()["phantom_cxr"]
     (tmp_path / "broken").mkdir()
     there = {"phantom_cxr": shipped, "candidate": shipped, "broken": tmp_path / "broken"}
     ship(there, tmp_path, monkeypatch)
@@ -278,7 +279,7 @@ def test_an_index_of_the_version_before_keeps_everything(tmp_path: Path) -> None
 def candidate(folder: Path, name: str = "candidate", *, spoil: str = "", blind_to: str = "") -> Path:
     """The shipped bundle under another name, not seeing a class, or with a Python expression run before each image."""
     copy = folder / name
-    shutil.copytree(bundle.shipped()["phantom_cxr"], copy)
+    shutil.copytree(bundle_model.shipped()["phantom_cxr"], copy)
     reading = json.loads((copy / "configs/reading.json").read_text())
     reading["name"] = name
     for output in reading["outputs"]:
@@ -314,7 +315,7 @@ def test_a_candidate_reads_what_the_route_takes_and_nothing_of_it_is_sent(
     start_node: StartNode, start_pacs: StartPacs, tmp_path: Path
 ) -> None:
     pacs = start_pacs()
-    bundles = {**bundle.shipped(), "candidate": candidate(tmp_path, blind_to="nodule")}
+    bundles = {**bundle_model.shipped(), "candidate": candidate(tmp_path, blind_to="nodule")}
     node = start_node(shadowed(tmp_path / "node", pacs, "candidate"), bundles=bundles)
     sick, healthy = radiograph(7, "nodule"), radiograph(8)
     send(node.port, sick, healthy)
@@ -392,7 +393,7 @@ def test_candidates_that_are_broken_or_hang_leave_the_study_delivered(
     broken = candidate(tmp_path, "broken")
     (broken / "models/model.pt").write_bytes(b"no weights")
     hanging = candidate(tmp_path, "hanging", spoil="x.shape[-1] == 1024 and __import__('time').sleep(600)")
-    bundles = {**bundle.shipped(), "broken": broken, "hanging": hanging}
+    bundles = {**bundle_model.shipped(), "broken": broken, "hanging": hanging}
     settings = shadowed(tmp_path / "node", pacs, "broken", "hanging", read_timeout_seconds=4.0)
     node = start_node(settings, bundles=bundles)
     image = radiograph(8)

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from ai import bundle, devices
 from ai.contract import BusyError, ModelIdentity, Reading, Selection, SeriesRef
-from ai.devices import Device
-from ai.shelf import Shelf, Title
+from ai.engine import devices
+from ai.engine.devices import Device
+from ai.engine.shelf import Shelf, Title
+from ai.inference import bundle_model
 
 MIB = 1024**2
 NOTHING = Selection((), ())
@@ -160,13 +161,13 @@ def test_out_of_memory_on_the_cpu_is_told_and_may_pass() -> None:
 
 def test_a_real_bundle_on_the_shelf_reads_where_it_lies(tmp_path: Path) -> None:
     path = tmp_path / "phantom_cxr"
-    shutil.copytree(bundle.shipped()["phantom_cxr"], path)
-    title = bundle.title(path)
+    shutil.copytree(bundle_model.shipped()["phantom_cxr"], path)
+    title = bundle_model.title(path)
     assert title.bytes == (path / "models" / "model.pt").stat().st_size
     there, complaint = devices.devices("cpu")
     models = Shelf({"phantom_cxr": title}, there, MemoryError)
     assert complaint == ""
-    assert models["phantom_cxr"].identity == bundle.describe(path).identity
+    assert models["phantom_cxr"].identity == bundle_model.describe(path).identity
     assert models.places() == {}
     models.warm("phantom_cxr")
     assert models.places() == {"phantom_cxr": "cpu"}

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from ai.manifest import CodeSpec, Output, load_reading_spec
-from ai.tasks import Box, regions, to_image
+from ai.bundle.manifest import CodeSpec, Output, load_reading_spec
+from ai.inference.regions import Box, regions, to_image
 
 BUNDLE = Path(__file__).parents[1] / "ai" / "bundles" / "phantom_cxr"
 CODE = CodeSpec(value="1", scheme="99TEST", meaning="Test")
@@ -119,7 +119,7 @@ def test_a_turned_affine_gives_the_upright_box() -> None:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("size", [(1250, 1024), (1000, 1500), (640, 640), (321, 300), (150, 200)])
 def test_the_bundles_own_way_leads_back_to_the_image(size: tuple[int, int]) -> None:
-    evaluation = pytest.importorskip("ai._phantom_evaluation")
+    evaluation = pytest.importorskip("ai.training.phantom.evaluation")
     preprocessing = evaluation.load_config(BUNDLE).get_parsed_content("preprocessing")
     rows, columns = size
     truth = (columns * 0.31, rows * 0.42, columns * 0.56, rows * 0.61)
@@ -181,7 +181,7 @@ def test_the_weights_are_small_and_plain() -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_the_shipped_bundle_finds_what_was_drawn() -> None:
-    evaluation = pytest.importorskip("ai._phantom_evaluation")
+    evaluation = pytest.importorskip("ai.training.phantom.evaluation")
     measured = evaluation.evaluate(BUNDLE, 24, 910_001, 480, 393)
     assert measured["findings"] >= 15
     assert measured["sensitivity"] >= 0.8
@@ -190,8 +190,8 @@ def test_the_shipped_bundle_finds_what_was_drawn() -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_the_drawn_size_matters_not() -> None:
-    evaluation = pytest.importorskip("ai._phantom_evaluation")
-    phantom = pytest.importorskip("ai.phantom")
+    evaluation = pytest.importorskip("ai.training.phantom.evaluation")
+    phantom = pytest.importorskip("ai.phantom.draw")
     reader = evaluation.Reader(BUNDLE)
     outputs = load_reading_spec(BUNDLE / "configs" / "reading.json").outputs
     scores = []

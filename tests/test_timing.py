@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from bundles import classifier, radiograph
 
-from ai import timing
+from ai.inference import timing
 
 
 def test_a_reading_is_timed_beside_its_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 from viewer import Box, Ohif, Placement, viewing
 
-from ai import phantom, phantom_dicom
+from ai.phantom import dicom, draw
 from dicom_node import views
 from dicom_node.node import Node
 
@@ -27,7 +27,7 @@ class Delivered:
     """A radiograph that is in the PACS, with what the node sent there."""
 
     image: Any
-    drawn: phantom.Phantom
+    drawn: draw.Phantom
     reading: dict[str, Any]
     sr: Any
     sc: Any
@@ -47,9 +47,9 @@ def ohif(pacs: Orthanc) -> Iterator[Ohif]:
 
 @pytest.fixture(scope="module")
 def delivered(pacs: Orthanc, tmp_path_factory: pytest.TempPathFactory) -> Delivered:
-    drawn = phantom.draw(20260, findings=("nodule", "pneumothorax"), view="PA")
+    drawn = draw.draw(20260, findings=("nodule", "pneumothorax"), view="PA")
     uids = {name: generate_uid(None) for name in ("study_uid", "series_uid", "sop_uid")}
-    image = phantom_dicom.to_dicom(drawn, seed=20260, now=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), **uids)
+    image = dicom.to_dicom(drawn, seed=20260, now=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), **uids)
     study = image.StudyInstanceUID
     node = Node(settings_for(tmp_path_factory.mktemp("node"), pacs_port=pacs.dicom))
     node.start()

@@ -8,18 +8,19 @@ from pathlib import Path
 import pytest
 from test_bundle import series, write_image
 
-from ai import bundle, engine
-from ai import devices as places
+from ai.bundle.pins import Pinned
 from ai.contract import ReadingError
-from ai.devices import Device
-from ai.pins import Pinned
+from ai.engine import devices as places
+from ai.engine import process
+from ai.engine.devices import Device
+from ai.inference import bundle_model
 from dicom_node import warm
 from dicom_node.config import Profile
 
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(bundle.shipped()["phantom_cxr"], tmp_path / "copy"))
+    return Path(shutil.copytree(bundle_model.shipped()["phantom_cxr"], tmp_path / "copy"))
 
 
 def start(monkeypatch: pytest.MonkeyPatch, bundles: dict[str, Path], free: dict[str, int] | None = None) -> warm.Loads:
@@ -28,13 +29,13 @@ def start(monkeypatch: pytest.MonkeyPatch, bundles: dict[str, Path], free: dict[
         there = (Device("cpu", lambda: free["cpu"]),)
         monkeypatch.setattr(warm, "devices", lambda _wanted: (there, ""))
     pinned = {name: Pinned(path) for name, path in bundles.items()}
-    monkeypatch.setattr(engine, "_state", warm.loader(pinned, "cpu")())
+    monkeypatch.setattr(process, "_state", warm.loader(pinned, "cpu")())
     return warm.loads()
 
 
 def test_a_damaged_bundle_is_told_and_the_others_are_loaded(monkeypatch: pytest.MonkeyPatch, copy: Path) -> None:
     (copy / "models" / "model.pt").write_bytes(b"no weights")
-    went = start(monkeypatch, {"good": bundle.shipped()["phantom_cxr"], "bad": copy})
+    went = start(monkeypatch, {"good": bundle_model.shipped()["phantom_cxr"], "bad": copy})
     assert went.loaded == {"good": places.CPU}
     assert went.failed.keys() == {"bad"}
     assert "no file of weights" in went.failed["bad"]

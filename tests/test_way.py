@@ -23,7 +23,8 @@ import pytest
 from conftest import Orthanc, Pacs, free_port, listens, make_image, run_tool, send, settings_for, wait_until
 from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage, SecondaryCaptureImageStorage, generate_uid
 
-from ai import bundle, phantom, phantom_dicom
+from ai.inference import bundle_model
+from ai.phantom import dicom, draw
 from dicom_node import views
 from dicom_node.db import INDEX_FILE, Index
 from dicom_node.node import Node
@@ -39,9 +40,9 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 def radiograph(seed: int, *findings: str, rows: int = 1250, columns: int = 1024, **identity: str) -> Any:
     """A phantom as DICOM, in a study of its own unless told otherwise."""
-    drawn = phantom.draw(seed, rows, columns, findings=findings, view="PA")
+    drawn = draw.draw(seed, rows, columns, findings=findings, view="PA")
     names = {name: generate_uid(None) for name in ("study_uid", "series_uid", "sop_uid")} | identity
-    return phantom_dicom.to_dicom(drawn, seed=seed, now=NOW, **names)
+    return dicom.to_dicom(drawn, seed=seed, now=NOW, **names)
 
 
 def detail(node: Node, study: str) -> dict[str, Any]:
@@ -82,7 +83,7 @@ def test_a_study_comes_back_with_its_finding(
     assert [result["role"] for result in reading["results"]] == ["sr", "sc", "sc", "gsps", "kos"]
     assert pacs.uids() == [result["instance"] for result in reading["results"]]
     assert {one["key"]: one["presence"] for one in reading["classes"]}["nodule"] == "present"
-    drawn = next(one for one in phantom.draw(7, 1250, 1024, findings=["nodule"], view="PA").findings)
+    drawn = next(one for one in draw.draw(7, 1250, 1024, findings=["nodule"], view="PA").findings)
     box = next(one["region"] for one in reading["findings"] if one["key"] == "nodule")
     assert box["left"] < (drawn.left + drawn.right) / 2 < box["right"]
     assert box["top"] < (drawn.top + drawn.bottom) / 2 < box["bottom"]
@@ -441,7 +442,7 @@ def test_what_the_pacs_refused_is_revived_by_retry(
 def spoiled(folder: Path, what: str) -> dict[str, Path]:
     """The shipped bundle with a Python expression run before each image; ``{flag}`` is a file that switches it on."""
     copy = folder / "phantom_cxr"
-    shutil.copytree(bundle.shipped()["phantom_cxr"], copy)
+    shutil.copytree(bundle_model.shipped()["phantom_cxr"], copy)
     config = json.loads((copy / "configs/inference.json").read_text())
     config["spoil"] = f"$lambda x: ({what.format(flag=str(folder / 'flag'))}, x)[1]"
     transforms = config["preprocessing"]["transforms"]

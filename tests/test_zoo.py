@@ -18,8 +18,8 @@ from bundles import ct_series, radiograph
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from ai.bundle import BundleError, BundleModel, load
 from ai.contract import InstanceRef, Presence, Reading, ReadingError, Selection, SeriesRef
+from ai.inference.bundle_model import BundleError, BundleModel, load
 from dicom_node.config import Profile
 from dicom_node.results import Run, encode, run_key
 
@@ -140,7 +140,7 @@ def test_a_class_without_a_map_is_present_and_has_no_place(tmp_path: Path) -> No
 
 
 def test_a_picture_reads_as_the_radiograph_does(classifier: BundleModel, tmp_path: Path) -> None:
-    from ai.images import load_radiograph  # noqa: PLC0415
+    from ai.images.radiograph import load_radiograph  # noqa: PLC0415
 
     instance = radiograph(tmp_path, bright((50, 100, 150, 200)))
     reading = classifier.read(chosen(instance))
@@ -674,7 +674,7 @@ def test_resizing_quickly_gives_what_monai_gives(shape: tuple[int, int], size: d
     from monai.data import MetaTensor  # noqa: PLC0415
     from monai.transforms import Resized  # noqa: PLC0415
 
-    from ai._fast import QuickResize, quick  # noqa: PLC0415
+    from ai.bundle.fast_transforms import QuickResize, quick  # noqa: PLC0415
 
     picture = torch.from_numpy(np.random.default_rng(1).random((1, *shape), dtype=np.float32))
     plainly = Resized("image", mode="bilinear", anti_aliasing=True, **size)
@@ -697,7 +697,7 @@ def test_scaling_by_percentiles_quickly_gives_what_monai_gives(kind: str, more: 
     from monai.data import MetaTensor  # noqa: PLC0415
     from monai.transforms import ScaleIntensityRangePercentilesd  # noqa: PLC0415
 
-    from ai._fast import QuickPercentiles, quick  # noqa: PLC0415
+    from ai.bundle.fast_transforms import QuickPercentiles, quick  # noqa: PLC0415
 
     drawn = np.random.default_rng(2).normal(40.0, 200.0, (2, 61, 47)).astype(np.float32)
     values = {"smooth": drawn, "few values": np.rint(drawn / 200.0), "flat": np.full_like(drawn, 7.0)}[kind]

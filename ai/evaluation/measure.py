@@ -21,8 +21,8 @@ from numpy.typing import ArrayLike, NDArray
 from ai.evaluation import metrics
 
 if TYPE_CHECKING:
+    from ai.bundle.manifest import Output, ReadingSpec
     from ai.evaluation.reading import Answer
-    from ai.manifest import Output, ReadingSpec
 
 __all__ = ["FEW", "WORST", "class_figures", "seconds", "usable"]
 
@@ -202,7 +202,7 @@ def _proposed(
             continue
         caution = ""
         if spec.task in ("regions", "segmentation") and point.threshold < output.threshold:
-            # Below its threshold the score of a map only ranks images: see ai.tasks.regions.
+            # Below its threshold the score of a map only ranks images: see ai.inference.regions.regions.
             caution = (
                 "below the present threshold this model's scores only rank images: set the threshold and evaluate again"
             )

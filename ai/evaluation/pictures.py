@@ -1,7 +1,7 @@
 """Image files -> greys from 0 to 1: PNG, JPEG and DICOM, told apart by their content.
 
 White is dense (bone), as on a radiologist's screen. In PNG and JPEG it is taken as stored; a DICOM file says itself
-(`ai.images.load_radiograph`). A file comes from a stranger: whatever is wrong with it is a `ReadingError`.
+(`ai.images.radiograph.load_radiograph`). A file comes from a stranger: whatever is wrong with it is a `ReadingError`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from ai._pixels import MAX_PIXELS
 from ai.contract import ReadingError
-from ai.images import load_radiograph
+from ai.images.pixels import MAX_PIXELS
+from ai.images.radiograph import load_radiograph
 
 __all__ = ["Picture", "load_picture"]
 

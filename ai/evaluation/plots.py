@@ -16,9 +16,9 @@ from PIL import Image, ImageDraw
 from ai.evaluation import metrics
 
 if TYPE_CHECKING:
-    from ai.answers import MarkedBox
     from ai.contract import HeatMap
     from ai.evaluation.tables import LabelledBox
+    from ai.inference.answers import MarkedBox
 
 __all__ = ["MODEL_COLOUR", "READER_COLOUR", "case_picture", "curves"]
 

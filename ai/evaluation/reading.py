@@ -9,14 +9,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ai.answers import MarkedBox
 from ai.contract import ReadingError
 from ai.errors import where
 from ai.evaluation.pictures import Picture, load_picture
+from ai.inference.answers import MarkedBox
 
 if TYPE_CHECKING:
-    from ai.bundle import BundleModel
     from ai.evaluation.tables import Row
+    from ai.inference.bundle_model import BundleModel
 
 __all__ = ["Answer", "Unread", "read_rows"]
 

@@ -22,9 +22,9 @@ from ai.evaluation import measure, plots
 from ai.evaluation.pictures import load_picture
 
 if TYPE_CHECKING:
-    from ai.bundle import BundleModel
     from ai.evaluation.reading import Answer, Unread
     from ai.evaluation.tables import Labels
+    from ai.inference.bundle_model import BundleModel
 
 __all__ = ["FORMAT", "evaluation", "write"]
 

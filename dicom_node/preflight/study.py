@@ -15,7 +15,6 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import UID, generate_uid
 
-from ai import phantom, phantom_dicom
 from ai.contract import (
     ClassResult,
     Code,
@@ -28,7 +27,8 @@ from ai.contract import (
     Segment,
     Segmentation,
 )
-from ai.images import LEFT, RIGHT
+from ai.images.radiograph import LEFT, RIGHT
+from ai.phantom import dicom, draw
 from dicom_node import __version__
 from dicom_node.config import Profile
 from dicom_node.results import Run, encode, run_key
@@ -95,8 +95,8 @@ def make(folder: Path, profiles: Sequence[tuple[str, Profile]], now: datetime) -
         profiles: how results are made for the destination, and for which routes (for the labels).
         now: timezone-aware.
     """
-    drawn = phantom.draw(_SEED, _ROWS, _COLUMNS, findings=tuple(_CLASSES), view="PA")
-    image = phantom_dicom.to_dicom(
+    drawn = draw.draw(_SEED, _ROWS, _COLUMNS, findings=tuple(_CLASSES), view="PA")
+    image = dicom.to_dicom(
         drawn,
         seed=_SEED,
         now=now,
@@ -146,7 +146,7 @@ def make(folder: Path, profiles: Sequence[tuple[str, Profile]], now: datetime) -
     return TestStudy(image.StudyInstanceUID, source, tuple(results), tuple(unmade))
 
 
-def _reading(drawn: phantom.Phantom, source: Sample) -> Reading:
+def _reading(drawn: draw.Phantom, source: Sample) -> Reading:
     """What a model that sees everything would say of the phantom."""
     ref = InstanceRef(source.sop_instance, str(source.sop_class), str(source.path))
     findings, classes, segments = [], [], []

@@ -95,19 +95,19 @@ class StoredImages:
 
     @staticmethod
     def _read_header(ref: InstanceRef) -> Dataset:
-        from ai import images  # noqa: PLC0415 - as in `_read_pixels`
+        from ai.images import radiograph  # noqa: PLC0415 - as in `_read_pixels`
 
         try:
-            images.refuse_bomb(Path(ref.path))
+            radiograph.refuse_bomb(Path(ref.path))
             return pydicom.dcmread(ref.path, stop_before_pixels=True, force=True)
         except Exception as error:  # pydicom raises nearly anything on a damaged file, and its messages quote the file
             raise ReadingError(f"the header of instance {ref.sop_instance_uid} cannot be parsed") from error
 
     @staticmethod
     def _read_pixels(ref: InstanceRef, frame: int) -> NDArray[np.uint8]:
-        from ai import images  # noqa: PLC0415 (what reads pixels is heavy, and only an encoder needs it)
+        from ai.images import radiograph  # noqa: PLC0415 (what reads pixels is heavy, and only an encoder needs it)
 
-        pixels = images.load_display(ref.path, frame)
+        pixels = radiograph.load_display(ref.path, frame)
         pixels.flags.writeable = False
         return pixels
 

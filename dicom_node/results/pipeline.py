@@ -2,8 +2,8 @@
 
 A presentation state replaces the whole grayscale pipeline of the images that it refers to (PS3.4 N.2): a stage that it
 leaves out is an identity. So a state that is to change nothing repeats what stands in the source, as the bytes that
-stand there. Of what may stand there in many copies a state may hold one; as in :mod:`ai.images` it is the first table,
-else the first window. A stage that breaks the standard is left out whole: nobody can say what it shows.
+stand there. Of what may stand there in many copies a state may hold one; as in :mod:`ai.images.radiograph` it is the
+first table, else the first window. A stage that breaks the standard is left out whole: nobody can say what it shows.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from dicom_node.config import Language
 
 _Translations = dict[Language, str]
 
-# How a rule names what it admits (ai._volume_selection), with the places of its values after that of the value itself.
+# How a rule names what it admits (ai.selection.volumes), with the places of its values after that of the value itself.
 _RANGES: tuple[tuple[str, _Translations], ...] = (
     (r"(\S+) to (.+)", {"ko": "{0}~{1}", "ja": "{0}～{1}"}),
     (r"(.+) or more", {"ko": "{0} 이상", "ja": "{0}以上"}),
@@ -33,7 +33,8 @@ _BETTER: dict[str, _Translations] = {
     "acquired later": {"ko": "더 나중에 촬영됨", "ja": "より後に撮影"},
 }
 
-# Why something was not read (ai._selection and the modules that it asks), with what stands in the place of each group.
+# Why something was not read (ai.selection.images and the modules that it asks), with what stands in the place of each
+# group.
 _REASONS: tuple[tuple[str, _Translations], ...] = (
     (
         r"it was removed from this system by retention",

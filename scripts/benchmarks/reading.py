@@ -175,10 +175,10 @@ def first_echo(port: int) -> float:
 
 def _bare_seconds(image: Path, rounds: int) -> float:
     """The median of one forward pass of the network alone over the same image, decoded and prepared beforehand."""
-    command = [sys.executable, "-m", "ai.timing", str(image), "--json", "--rounds", str(rounds)]
+    command = [sys.executable, "-m", "ai.inference.timing", str(image), "--json", "--rounds", str(rounds)]
     done = subprocess.run(command, capture_output=True, check=False, text=True)
     if done.returncode:
-        raise LostError(f"ai.timing failed ({done.returncode}): {done.stderr[-300:].strip()}")
+        raise LostError(f"ai.inference.timing failed ({done.returncode}): {done.stderr[-300:].strip()}")
     return float(json.loads(done.stdout)["seconds"]["network alone"]["median"])
 
 

@@ -1,8 +1,0 @@
-"""Trains the bundle ``chest_xray`` on public chest radiographs, and measures it on other patients.
-
-    python -m ai.chest_training train --data DIR --seed 1
-    python -m ai.chest_training crossvalidate --data DIR --seed 1
-    python -m ai.chest_training hold-out --data DIR --seed 1 --fold 0 --out HELD
-
-``DIR`` holds ``labels.csv`` and the images that it names; what else it may hold stands in `ai.chest_training.data`.
-"""

@@ -1,0 +1,272 @@
+"""Reading the elements of a file from a stranger: nothing hurts, and nothing of a patient slips out.
+
+pydicom and the codecs warn, log and raise with messages that quote element values. While a file is read they are kept
+silent, and of their exceptions only the type is told.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from math import isfinite
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import pydicom
+from pydicom import uid
+from pydicom.dataset import Dataset
+
+from ai.contract import ReadingError
+from ai.images.pixels import MAX_PIXELS
+
+_MAX_FILE = 1 << 30
+_PIXELS = {b"\x10\x00", b"\x08\x00", b"\x09\x00"}
+_CODE_STRING = re.compile(r"[A-Z0-9_]{1,16}")
+
+
+def shown(text: str) -> str:
+    """A code string (VR CS) as a message may repeat it: one plain word, so that no patient text slips out."""
+    return text if _CODE_STRING.fullmatch(text) else "an unusual value" if text else "empty"
+
+
+class _Silence:
+    """Keeps pydicom's warnings and log lines in while a file is read: they quote element values.
+
+    Warning filters and logger levels belong to the whole process, so the first reader sets and the last one restores.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._readers = 0
+        self._filters = warnings.catch_warnings()
+        self._level = logging.NOTSET
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._readers == 0:
+                self._filters = warnings.catch_warnings()
+                self._filters.__enter__()
+                warnings.simplefilter("ignore")
+                logger = logging.getLogger("pydicom")
+                self._level = logger.level
+                logger.setLevel(logging.CRITICAL + 1)
+            self._readers += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._readers -= 1
+            if self._readers == 0:
+                logging.getLogger("pydicom").setLevel(self._level)
+                self._filters.__exit__(None, None, None)
+
+
+_silence = _Silence()
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """Whatever goes wrong inside is a `ReadingError`; of foreign exceptions only the type is told."""
+    with _silence:
+        try:
+            yield
+        except ReadingError:
+            raise
+        except FileNotFoundError:
+            raise ReadingError("the file is not there") from None
+        except Exception as error:
+            raise ReadingError(f"the file cannot be read as a DICOM image ({type(error).__name__})") from None
+
+
+def open_dataset(path: Path, keywords: list[str], *, pixels: bool) -> tuple[Dataset, bool, uid.UID]:
+    """The elements of a Part 10 file, whether it has pixels, and its transfer syntax."""
+    syntax = _syntax(path)
+    with path.open("rb") as file:
+        dataset = _read(file, keywords, pixels=pixels)
+        if pixels:
+            return dataset, True, syntax
+        if syntax == uid.DeflatedExplicitVRLittleEndian:  # pydicom reads out of a buffer that it keeps
+            whole = pydicom.dcmread(path, specific_tags=["PixelData"])
+            return dataset, "PixelData" in whole, syntax
+        # pydicom stops in front of the element, whose group and element stand in the byte order of the file.
+        tag = file.read(4)
+        if not syntax.is_little_endian:
+            tag = tag[1::-1] + tag[:1:-1]
+        return dataset, tag[:2] == b"\xe0\x7f" and tag[2:] in _PIXELS, syntax
+
+
+@dataclass(frozen=True, slots=True)
+class PixelValue:
+    """Where the value of Pixel Data (7FE0,0010) lies; ``length`` is None where its end is marked by a delimiter.
+
+    ``size`` is that of the whole file.
+    """
+
+    file: BinaryIO
+    start: int
+    length: int | None
+    size: int
+    vr: str
+
+
+@contextmanager
+def open_pixels(path: Path, keywords: list[str]) -> Iterator[tuple[Dataset, uid.UID, PixelValue]]:
+    """The elements of a Part 10 file, its transfer syntax, and its pixels, which are not read.
+
+    Raises:
+        ReadingError: it has no integer pixels.
+    """
+    syntax = _syntax(path)
+    with path.open("rb") as file:
+        dataset = _read(file, keywords, pixels=False)
+        if syntax == uid.DeflatedExplicitVRLittleEndian:
+            element = pydicom.dcmread(path, specific_tags=["PixelData"]).get_item("PixelData")
+            value = getattr(element, "value", None)
+            if not isinstance(value, bytes):
+                raise ReadingError("the file has no PixelData")
+            yield dataset, syntax, PixelValue(BytesIO(value), 0, len(value), len(value), "OW")
+            return
+        yield dataset, syntax, _pixel_value(file, dataset, path.stat().st_size)
+
+
+def _pixel_value(file: BinaryIO, dataset: Dataset, size: int) -> PixelValue:
+    """What stands in the header of the element that pydicom has stopped at."""
+    start = file.tell()
+    order: Literal["little", "big"] = "little" if dataset.original_encoding[1] else "big"
+    head = file.read(12)
+    group, element = (int.from_bytes(head[at : at + 2], order) for at in (0, 2))
+    if group == 0x7FE0 and element in (0x0008, 0x0009):
+        raise ReadingError("the pixels are floating point; integer PixelData was expected")
+    if (group, element) != (0x7FE0, 0x0010):
+        raise ReadingError("the file has no PixelData")
+    # Some compressed files have implicit VRs, which their transfer syntax forbids.
+    explicit = head[4:6] in (b"OB", b"OW", b"UN")
+    length = int.from_bytes(head[8:12] if explicit else head[4:8], order)
+    if length == 0:
+        raise ReadingError("PixelData is empty")
+    return PixelValue(
+        file,
+        start + (12 if explicit else 8),
+        None if length == 0xFFFFFFFF else length,
+        size,
+        head[4:6].decode("ascii") if explicit else "OW",
+    )
+
+
+def _syntax(path: Path) -> uid.UID:
+    """The transfer syntax of a Part 10 file that is not too large."""
+    size = path.stat().st_size
+    if size > _MAX_FILE:
+        raise ReadingError(f"the file has {size} bytes, at most {_MAX_FILE} are read")
+    with path.open("rb") as file:
+        if file.read(132)[128:] != b"DICM":
+            raise ReadingError("the file is no DICOM Part 10 file: the prefix DICM is missing")
+    meta = pydicom.filereader.read_file_meta_info(path)
+    syntax = meta.get("TransferSyntaxUID")
+    if not isinstance(syntax, uid.UID) or not syntax:
+        raise ReadingError("the file meta information names no transfer syntax")
+    if syntax == uid.DeflatedExplicitVRLittleEndian:
+        _check_inflated(path, meta)
+    return syntax
+
+
+def refuse_bomb(path: Path) -> None:
+    """Refuse a file that inflates beyond what an image can need, before pydicom, which inflates all of it, reads it.
+
+    Raises:
+        ReadingError: it does.
+    """
+    with guarded():
+        meta = pydicom.filereader.read_file_meta_info(path)
+        if meta.get("TransferSyntaxUID") == uid.DeflatedExplicitVRLittleEndian:
+            _check_inflated(path, meta)
+
+
+def _read(file: BinaryIO, keywords: list[str], *, pixels: bool) -> Dataset:
+    dataset = pydicom.dcmread(file, stop_before_pixels=not pixels, specific_tags=list(keywords))
+    if len(dataset) == 0:  # what pydicom leaves of a file that ends inside of its pixels, or of nothing
+        raise ReadingError("the data set is empty or cut off")
+    return dataset
+
+
+def _check_inflated(path: Path, meta: Dataset) -> None:
+    """Refuse a deflated data set (PS3.5 A.5) that inflates beyond what an image can need."""
+    start = 132 + 12 + int(meta.FileMetaInformationGroupLength)
+    limit = 4 * MAX_PIXELS
+    inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+    total = 0
+    with path.open("rb") as file:
+        file.seek(start)
+        while not inflate.eof and (piece := inflate.unconsumed_tail or file.read(1 << 16)):
+            total += len(inflate.decompress(piece, 1 << 20))
+            if total > limit:
+                raise ReadingError(f"the deflated data set grows beyond {limit} bytes")
+
+
+def frame_count(dataset: Dataset) -> int:
+    """Number of Frames (0028,0008), 1 where it is absent or 0."""
+    frames = whole_of(dataset, "NumberOfFrames")
+    return 1 if frames in (None, 0) else int(frames or 1)
+
+
+def _first(dataset: Dataset, keyword: str) -> Any:
+    value = dataset.get(keyword)
+    if isinstance(value, str | bytes) or not hasattr(value, "__len__"):
+        return value
+    return value[0] if len(value) else None
+
+
+def number_of(dataset: Dataset, keyword: str) -> float | None:
+    """The first value of a number, or None where there is none."""
+    try:
+        value = _first(dataset, keyword)
+        number = None if value is None or value == "" else float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise ReadingError(f"{keyword} is no number") from None
+    if number is not None and not isfinite(number):
+        raise ReadingError(f"{keyword} is not finite; a number was expected")
+    return number
+
+
+def whole_of(dataset: Dataset, keyword: str, *, lenient: bool = False) -> int | None:
+    """The first value of a whole number, or None where there is none (or, if lenient, none that is a number)."""
+    try:
+        number = number_of(dataset, keyword)
+    except ReadingError:
+        if lenient:
+            return None
+        raise
+    if number is not None and number != int(number):
+        if lenient:
+            return None
+        raise ReadingError(f"{keyword} is {number:g}; a whole number was expected")
+    return None if number is None else int(number)
+
+
+def or_missing(value: int | None) -> str:
+    """A number as a message shows it."""
+    return "missing" if value is None else str(value)
+
+
+def texts_of(dataset: Dataset, keyword: str) -> tuple[str, ...]:
+    """All values of a text, stripped; none where it is absent or cannot be read."""
+    try:
+        value = dataset.get(keyword)
+    except (TypeError, ValueError):
+        return ()
+    if value is None or value == "":
+        return ()
+    values = [value] if isinstance(value, str) or not hasattr(value, "__iter__") else list(value)
+    return tuple(str(part).strip() for part in values)
+
+
+def text_of(dataset: Dataset, keyword: str) -> str:
+    """The first value of a text, stripped; empty where there is none."""
+    texts = texts_of(dataset, keyword)
+    return texts[0] if texts else ""

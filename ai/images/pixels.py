@@ -1,0 +1,308 @@
+"""The stored words of one frame, checked against what was declared before anything is decoded.
+
+PS3.5 section 8 and Annex A: native data in either byte order, RLE, JPEG, JPEG-LS, JPEG 2000. A few bytes of a
+compressed image may declare gigapixels, so the size in the code stream must be that of the header.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import uid
+from pydicom.encaps import get_frame
+from pydicom.pixels.decoders.base import get_decoder
+
+from ai.contract import ReadingError
+from ai.images.voi import Words
+
+MAX_PIXELS = 100_000_000
+"""Rows x columns beyond this are refused: twenty times the largest radiograph."""
+
+_LOSSY = {
+    uid.JPEGBaseline8Bit,
+    uid.JPEGExtended12Bit,
+    uid.JPEGLSNearLossless,
+    uid.JPEG2000,
+    uid.HTJ2K,
+}
+_JPEG = {
+    uid.JPEGBaseline8Bit,
+    uid.JPEGExtended12Bit,
+    uid.JPEGLossless,
+    uid.JPEGLosslessSV1,
+    uid.JPEGLSLossless,
+    uid.JPEGLSNearLossless,
+}
+_JPEG_DCT = {uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit}
+_JPEG_LOSSLESS = {uid.JPEGLossless, uid.JPEGLosslessSV1}
+_JPEG_2000 = {uid.JPEG2000Lossless, uid.JPEG2000, uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K}
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """The Image Pixel attributes (PS3.3 C.7.6.3) of one frame, checked."""
+
+    rows: int
+    columns: int
+    bits_allocated: int
+    bits_stored: int
+    high_bit: int
+    signed: bool
+    photometric: str
+    samples: int = 1
+    planar: bool = False
+
+
+def is_lossy(syntax: uid.UID) -> bool:
+    """Whether words of this transfer syntax come out of a lossy codec."""
+    return syntax in _LOSSY
+
+
+def words(data: bytes, vr: str, form: Form, syntax: uid.UID) -> Words:
+    """The stored words (rows x columns, unsigned and as wide as allocated) of the value of Pixel Data (7FE0,0010).
+
+    Raises:
+        ReadingError: the data are too short or too long, of another size than declared, or of no known syntax.
+    """
+    if not syntax.is_transfer_syntax:
+        raise ReadingError("the transfer syntax is not one of the standard")
+    if not syntax.is_encapsulated:
+        flat = native(data, vr, form, form.rows * form.columns, little=bool(syntax.is_little_endian))
+        return flat.reshape(form.rows, form.columns)
+    if syntax not in _JPEG | _JPEG_2000 | {uid.RLELossless}:
+        raise ReadingError(f"the transfer syntax {syntax} holds no single grey image that can be decoded")
+    return _compressed(data, form, syntax)[0]
+
+
+def compressed(data: bytes, form: Form, syntax: uid.UID) -> tuple[Words, str]:
+    """Decoded words, rows x columns or rows x columns x samples, and the Photometric Interpretation that they have.
+
+    ``data`` is the value of Pixel Data (7FE0,0010) with a single frame. A decoder may have changed the colour space
+    (JPEG 2000), and a code stream may say another one than the header.
+
+    Raises:
+        ReadingError: the data are of another size than declared, damaged, or of no known syntax.
+    """
+    if syntax not in _JPEG | _JPEG_2000 | {uid.RLELossless}:
+        raise ReadingError(f"the transfer syntax {syntax} holds no image that can be decoded")
+    return _compressed(data, form, syntax)
+
+
+def native(data: bytes, vr: str, form: Form, values: int, *, little: bool) -> Words:
+    """So many uncompressed values of one frame, one after another.
+
+    Raises:
+        ReadingError: the data are too short or too long.
+    """
+    expected = -(-values * form.bits_allocated // 8)
+    if len(data) < expected:
+        raise ReadingError(f"PixelData is truncated: it holds {len(data)} bytes, {expected} were expected")
+    if len(data) >= 2 * expected + 2:  # less is padding, which some devices add
+        raise ReadingError(f"PixelData holds {len(data)} bytes, {expected} were expected for one frame")
+    if form.bits_allocated == 1:
+        packed = np.frombuffer(data, dtype=np.uint8, count=expected)
+        return np.unpackbits(packed, count=values, bitorder="little")
+    if form.bits_allocated == 8 and not little and vr == "OW":
+        # 8-bit pixels lie in 16-bit words of the transfer's byte order (PS3.5 Annex A.3 and 8.1.1).
+        even = data[: expected + expected % 2].ljust(expected + expected % 2, b"\0")
+        return np.frombuffer(even, dtype=np.uint16).byteswap().view(np.uint8)[:values]
+    dtype = np.dtype(f"{'<' if little else '>'}u{form.bits_allocated // 8}")
+    return np.frombuffer(data, dtype=dtype, count=values).astype(dtype.newbyteorder("="), copy=False)
+
+
+def item(frame: bytes) -> bytes:
+    """The code stream of one frame as the value of Pixel Data (7FE0,0010), as it is (PS3.5 A.4).
+
+    pydicom would pad an odd one, and a decoder take the padding for a byte that was lost.
+    """
+    return b"\xfe\xff\x00\xe0\0\0\0\0\xfe\xff\x00\xe0" + len(frame).to_bytes(4, "little") + frame
+
+
+def _compressed(data: bytes, form: Form, syntax: uid.UID) -> tuple[Words, str]:
+    try:
+        return _decompressed(get_frame(data, 0, number_of_frames=1), form, syntax)
+    except ReadingError:
+        raise
+    except Exception as error:  # each codec has its own; their messages are not ours to repeat
+        raise ReadingError(
+            f"PixelData is damaged or not of its transfer syntax {syntax}; it cannot be decoded "
+            f"({type(error).__name__})"
+        ) from None
+
+
+@lru_cache(maxsize=1)  # what a model has read is drawn next, and JPEG 2000 takes half a second
+def _decompressed(frame: bytes, form: Form, syntax: uid.UID) -> tuple[Words, str]:
+    if form.bits_allocated == 1:
+        raise ReadingError("BitsAllocated is 1 in a compressed image; 8, 16 or 32 was expected")
+    bits = form.bits_stored
+    if syntax == uid.RLELossless:
+        # A run of RLE expands 64-fold at most, and good data are at worst 1/128 longer than plain data (PS3.5 G.3).
+        plain = form.rows * form.columns * form.samples * form.bits_allocated // 8
+        if len(frame) > plain + plain // 64 + 4 * form.rows * form.samples + 1024:
+            raise ReadingError(f"an RLE frame of {len(frame)} bytes is longer than its {plain} bytes of pixels")
+    else:
+        if syntax in _JPEG and form.bits_allocated > 16:  # GDCM would end the process
+            raise ReadingError(f"BitsAllocated is {form.bits_allocated} in a JPEG image; 8 or 16 was expected")
+        stream = jpeg_stream(frame) if syntax in _JPEG else jpeg_2000_stream(frame)
+        _check_stream(stream, form)
+        if syntax == uid.JPEGExtended12Bit and stream.bits > 8:
+            if form.samples != 1:
+                raise ReadingError(f"the compressed image has {stream.bits} bits a colour, 8 were expected")
+            return _read_only(_extended_12_bit(frame, form)), form.photometric
+        if syntax in _JPEG_LOSSLESS and form.samples != 1:
+            _check_headers(frame, form)
+        bits = stream.bits
+    decoded, photometric = _decode(item(frame), form, syntax, bits)
+    shape = (form.rows, form.columns) if form.samples == 1 else (form.rows, form.columns, form.samples)
+    if decoded.shape != shape:
+        raise ReadingError(f"the decoder gave an array of {decoded.shape}, not {' x '.join(map(str, shape))}")
+    return _read_only(decoded.view(np.dtype(f"u{decoded.dtype.itemsize}"))), photometric
+
+
+def _read_only(words: Words) -> Words:
+    words.flags.writeable = False  # they may be given out again
+    return words
+
+
+def _decode(data: bytes, form: Form, syntax: uid.UID, bits: int) -> tuple[NDArray[Any], str]:
+    """Have pydicom's plug-ins decode; ``bits`` is the precision of the code stream: given another, GDCM aborts."""
+    options: dict[str, Any] = {
+        "correct_unused_bits": False,  # the look-up of `ai.images.voi` does it
+        "rows": form.rows,
+        "columns": form.columns,
+        "number_of_frames": 1,
+        "samples_per_pixel": form.samples,
+        "photometric_interpretation": form.photometric,
+        "bits_allocated": form.bits_allocated,
+        "bits_stored": bits,
+        "pixel_representation": int(form.signed),
+        "pixel_keyword": "PixelData",
+    }
+    if form.samples > 1:
+        options["planar_configuration"] = int(form.planar)
+    decoder = get_decoder(syntax)
+    if not decoder.is_available:
+        raise ReadingError(f"no decoder is installed for the transfer syntax {syntax}")
+    # GDCM ends the process on damaged headers of colour JPEGs, and Pillow reads all of them but the lossless ones.
+    by_pillow = form.samples > 1 and syntax in _JPEG_DCT
+    decoded, properties = decoder.as_array(
+        data, index=0, raw=True, decoding_plugin="pillow" if by_pillow else "", **options
+    )
+    return np.asarray(decoded), str(properties["photometric_interpretation"])
+
+
+def _extended_12_bit(frame: bytes, form: Form) -> NDArray[np.uint16]:
+    """JPEG Process 4 with 12 bits, which GDCM decodes but pydicom's plug-in for it refuses."""
+    import gdcm  # noqa: PLC0415  (a large C++ library for a rare syntax)
+
+    for quiet in (gdcm.Trace.WarningOff, gdcm.Trace.ErrorOff, gdcm.Trace.DebugOff):
+        quiet()
+    fragment = gdcm.Fragment()
+    fragment.SetByteStringValue(frame)
+    fragments = gdcm.SequenceOfFragments.New()
+    fragments.AddFragment(fragment)
+    element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
+    element.SetValue(fragments.__ref__())
+    image = gdcm.Image()
+    image.SetNumberOfDimensions(2)
+    image.SetDimensions((form.columns, form.rows, 1))
+    image.SetDataElement(element)
+    image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(gdcm.PhotometricInterpretation.MONOCHROME2))
+    image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGExtendedProcess2_4))
+    image.SetPixelFormat(gdcm.PixelFormat(1, 16, 12, 11, 0))
+    # GDCM hands out bytes as text.
+    plain = image.GetBuffer().encode("utf-8", "surrogateescape")
+    if len(plain) != form.rows * form.columns * 2:
+        raise ReadingError(f"the decoder gave {len(plain)} bytes, {form.rows * form.columns * 2} were expected")
+    return np.frombuffer(plain, dtype="<u2").reshape(form.rows, form.columns).astype(np.uint16, copy=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """What the header of a code stream declares; ``bits`` is its precision."""
+
+    rows: int
+    columns: int
+    components: int
+    bits: int
+
+
+def _check_stream(stream: Stream, form: Form) -> None:
+    if (stream.rows, stream.columns) != (form.rows, form.columns):
+        raise ReadingError(
+            f"the compressed image is {stream.rows} x {stream.columns}, "
+            f"but Rows x Columns say {form.rows} x {form.columns}"
+        )
+    if stream.components != form.samples:
+        expected = "1 was" if form.samples == 1 else f"{form.samples} were"
+        raise ReadingError(f"the compressed image has {stream.components} components, {expected} expected")
+    if stream.bits > form.bits_allocated:
+        raise ReadingError(
+            f"the compressed image has {stream.bits} bits a pixel, but BitsAllocated is {form.bits_allocated}"
+        )
+
+
+def jpeg_stream(frame: bytes) -> Stream:
+    """The frame header of a JPEG or JPEG-LS code stream (ISO 10918-1 B.2.2, ISO 14495-1 C.2.2).
+
+    Raises:
+        ReadingError: there is no frame header.
+    """
+    at = 2
+    if frame[:2] == b"\xff\xd8":
+        while at + 10 <= len(frame) and frame[at] == 0xFF:
+            marker = frame[at + 1]
+            if marker == 0xFF:  # fill byte
+                at += 1
+            elif marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
+                rows, columns = (int.from_bytes(frame[at + i : at + i + 2], "big") for i in (5, 7))
+                return Stream(rows, columns, components=frame[at + 9], bits=frame[at + 4])
+            else:
+                at += 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
+    raise ReadingError("PixelData holds no JPEG image where its transfer syntax says so")
+
+
+def _check_headers(frame: bytes, form: Form) -> None:
+    """Refuse a colour JPEG of whose headers anything is not as ISO 10918-1 B.2 has it, down to its scan.
+
+    Raises:
+        ReadingError: something is not.
+    """
+    at, frames = 2, 0
+    while at + 4 <= len(frame) and frame[at] == 0xFF:
+        marker, length = frame[at + 1], int.from_bytes(frame[at + 2 : at + 4], "big")
+        body = frame[at + 4 : at + 2 + length]
+        if marker == 0xFF:  # fill byte
+            at += 1
+            continue
+        if marker == 0xDA and frames == 1 and body[:1] in (b"\x01", bytes([form.samples])):
+            return
+        if length < 2 or not 0xC0 <= marker <= 0xFE or 0xD0 <= marker <= 0xDA:
+            break
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            frames += 1
+            if marker != 0xC3 or len(body) != 6 + 3 * form.samples:
+                break
+        if marker == 0xEE and body[:5] == b"Adobe" and body[11:12] not in (b"\0", b"\1"):
+            break
+        at += 2 + length
+    raise ReadingError("PixelData is damaged: the headers of its JPEG image are none of a colour image without loss")
+
+
+def jpeg_2000_stream(frame: bytes) -> Stream:
+    """The SIZ marker of a JPEG 2000 code stream (ISO 15444-1 A.5.1).
+
+    Raises:
+        ReadingError: there is no SIZ marker.
+    """
+    # Some devices store a whole JP2 file: its boxes stand before the code stream.
+    start = frame.find(b"\xff\x4f\xff\x51", 0, 4096)
+    if start < 0 or len(frame) < start + 43:
+        raise ReadingError("PixelData holds no JPEG 2000 image where its transfer syntax says so")
+    right, bottom, left, top = (int.from_bytes(frame[start + i : start + i + 4], "big") for i in (8, 12, 16, 20))
+    components = int.from_bytes(frame[start + 40 : start + 42], "big")
+    return Stream(bottom - top, right - left, components, bits=(frame[start + 42] & 0x7F) + 1)

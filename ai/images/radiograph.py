@@ -1,0 +1,272 @@
+"""A DICOM file -> what a radiologist sees: radiographs for a model to read, and any frame to draw results on.
+
+Stored pixels go through the modality stage (PS3.3 C.11.1), the VOI stage (C.11.2) and the presentation stage (C.11.6)
+to a grey between 0 and 1 where 1 is white. What the file leaves open is filled as viewers do it: no VOI stage gives a
+window from the image's own percentiles, and padding is black.
+
+A file comes from a stranger. Whatever pydicom or a codec makes of it is a `ReadingError` that says what is wrong and
+what was expected; element values that can hold patient text are never repeated, and neither are messages of the
+libraries, because those repeat them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from ai.contract import Code, ReadingError
+from ai.images import pixels
+from ai.images.elements import frame_count, guarded, open_dataset, refuse_bomb, text_of, texts_of, whole_of
+from ai.images.frames import load_display
+from ai.images.grayscale import FORM, PIPELINE, grey_form, grey_of
+from ai.images.voi import Grey, Window, as_bytes, render
+
+__all__ = [
+    "LEFT",
+    "RIGHT",
+    "Header",
+    "Radiograph",
+    "display_uint8",
+    "laterality",
+    "load_display",
+    "load_radiograph",
+    "read_header",
+    "refuse_bomb",
+]
+
+LEFT = Code("7771000", "SCT", "Left")
+RIGHT = Code("24028007", "SCT", "Right")
+
+_MIDLINE = 0.02
+
+HEADER = [
+    "SOPInstanceUID",
+    "SOPClassUID",
+    "ImageType",
+    "Modality",
+    "PresentationIntentType",
+    "BodyPartExamined",
+    "ViewPosition",
+    "SeriesNumber",
+    "InstanceNumber",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "NumberOfFrames",
+    "Rows",
+    "Columns",
+    "BurnedInAnnotation",
+    "SeriesDescription",
+]
+_IMAGE = [
+    *HEADER,
+    *FORM,
+    *PIPELINE,
+    "PatientOrientation",
+    "Laterality",
+    "ImageLaterality",
+    "PixelSpacing",
+    "ImagerPixelSpacing",
+    "PixelSpacingCalibrationType",
+    "FloatPixelData",
+    "DoubleFloatPixelData",
+    "PixelData",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a model is chosen by; texts are stripped, and empty where the file has none or what cannot be read.
+
+    ``frames`` is 1 where the file does not say; numbers are 0 and ``series_number`` and ``instance_number`` absent
+    where the file has none.
+    """
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    modality: str
+    body_part: str
+    view: str
+    image_type: tuple[str, ...]
+    presentation_intent: str
+    burned_in_annotation: str
+    series_number: int | None
+    instance_number: int | None
+    frames: int
+    photometric: str
+    samples_per_pixel: int
+    rows: int
+    columns: int
+    has_pixels: bool
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class Radiograph:
+    """One image, ready to look at.
+
+    ``display`` is float32, rows x columns, in 0..1, and larger is whiter on the screen of a radiologist: bone is white
+    however the file stores it. Spacings are in mm between centres; ``spacing_source`` names the attribute, and
+    ``spacing_calibrated`` is true where the spacing holds in the patient and not merely at the detector (PS3.3
+    10.7.1). ``patient_left_is_right_of_image`` is absent where the rows do not run across the patient. ``voi`` says
+    what made the contrast: ``"VOI LUT"``, ``"window LINEAR"`` (``LINEAR_EXACT``, ``SIGMOID``) or ``"automatic"``.
+    """
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    rows: int
+    columns: int
+    display: NDArray[np.float32]
+    row_spacing_mm: float | None
+    column_spacing_mm: float | None
+    spacing_source: str | None
+    spacing_calibrated: bool
+    patient_left_is_right_of_image: bool | None
+    image_laterality: str
+    modality: str
+    body_part: str
+    view: str
+    photometric: str
+    bits_stored: int
+    voi: str
+    inverted: bool
+    transfer_syntax_uid: str
+
+
+def read_header(path: str | Path) -> Header:
+    """Read what a selection needs, without the pixels.
+
+    Raises:
+        ReadingError: the file is no DICOM file that can be parsed.
+    """
+    with guarded():
+        dataset, has_pixels, _ = open_dataset(Path(path), HEADER, pixels=False)
+        return header_of(dataset, has_pixels=has_pixels)
+
+
+def header_of(dataset: Dataset, *, has_pixels: bool) -> Header:
+    """What a data set says of itself; of its elements those of ``HEADER`` are looked at."""
+    return Header(
+        sop_instance_uid=text_of(dataset, "SOPInstanceUID"),
+        sop_class_uid=text_of(dataset, "SOPClassUID"),
+        modality=text_of(dataset, "Modality"),
+        body_part=text_of(dataset, "BodyPartExamined"),
+        view=text_of(dataset, "ViewPosition"),
+        image_type=texts_of(dataset, "ImageType"),
+        presentation_intent=text_of(dataset, "PresentationIntentType"),
+        burned_in_annotation=text_of(dataset, "BurnedInAnnotation"),
+        series_number=whole_of(dataset, "SeriesNumber", lenient=True),
+        instance_number=whole_of(dataset, "InstanceNumber", lenient=True),
+        frames=frame_count(dataset),
+        photometric=text_of(dataset, "PhotometricInterpretation"),
+        samples_per_pixel=whole_of(dataset, "SamplesPerPixel", lenient=True) or 0,
+        rows=whole_of(dataset, "Rows", lenient=True) or 0,
+        columns=whole_of(dataset, "Columns", lenient=True) or 0,
+        has_pixels=has_pixels,
+        description=text_of(dataset, "SeriesDescription"),
+    )
+
+
+def load_radiograph(path: str | Path) -> Radiograph:
+    """Read one single-frame grey image as a radiologist sees it.
+
+    Raises:
+        ReadingError: the file cannot be parsed or decoded, is no single-frame grey image, or contradicts itself.
+    """
+    with guarded():
+        dataset, _, syntax = open_dataset(Path(path), _IMAGE, pixels=True)
+        form = grey_form(dataset)
+        element = _pixel_element(dataset)
+        grey = grey_of(dataset, form, syntax)
+        display = render(pixels.words(element.value, str(element.VR), form, syntax), grey)
+        spacing, source, calibrated = _spacing(dataset)
+        return Radiograph(
+            sop_instance_uid=text_of(dataset, "SOPInstanceUID"),
+            sop_class_uid=text_of(dataset, "SOPClassUID"),
+            rows=form.rows,
+            columns=form.columns,
+            display=display,
+            row_spacing_mm=spacing[0] if spacing else None,
+            column_spacing_mm=spacing[1] if spacing else None,
+            spacing_source=source,
+            spacing_calibrated=calibrated,
+            patient_left_is_right_of_image=_left_is_right(dataset),
+            image_laterality=text_of(dataset, "ImageLaterality") or text_of(dataset, "Laterality"),
+            modality=text_of(dataset, "Modality"),
+            body_part=text_of(dataset, "BodyPartExamined"),
+            view=text_of(dataset, "ViewPosition"),
+            photometric=form.photometric,
+            bits_stored=form.bits_stored,
+            voi=_voi_name(grey),
+            inverted=grey.inverse,
+            transfer_syntax_uid=str(syntax),
+        )
+
+
+def display_uint8(radiograph: Radiograph) -> NDArray[np.uint8]:
+    """The display greys as bytes (rows x columns), 255 is white."""
+    return as_bytes(radiograph.display)
+
+
+def laterality(radiograph: Radiograph, column: float) -> Code | None:
+    """The patient's side of a column (in pixel edges), or None where the image does not tell it.
+
+    It is told by the half of the image, given that the rows run across the patient (Patient Orientation, PS3.3
+    C.7.6.1.1.1). Nothing is told close to the middle, nor where the image is declared to show one side only
+    (Image Laterality, Laterality) and the half says the other: a wrong side does more harm than none.
+    """
+    if radiograph.patient_left_is_right_of_image is None:
+        return None
+    from_middle = column / radiograph.columns - 0.5
+    if abs(from_middle) <= _MIDLINE:
+        return None
+    side = LEFT if (from_middle > 0) == radiograph.patient_left_is_right_of_image else RIGHT
+    declared = {"L": LEFT, "R": RIGHT}.get(radiograph.image_laterality.upper())
+    return side if declared in (None, side) else None
+
+
+def _spacing(dataset: Dataset) -> tuple[tuple[float, float] | None, str | None, bool]:
+    at_detector = _pair(dataset, "ImagerPixelSpacing")
+    if (spacing := _pair(dataset, "PixelSpacing")) is not None:
+        # Equal to the detector's, and with no word of a calibration, it is the detector's (PS3.3 10.7.1.3).
+        calibrated = "PixelSpacingCalibrationType" in dataset or (at_detector is not None and at_detector != spacing)
+        return spacing, "PixelSpacing", calibrated
+    return at_detector, "ImagerPixelSpacing" if at_detector else None, False
+
+
+def _pair(dataset: Dataset, keyword: str) -> tuple[float, float] | None:
+    try:
+        values = [float(value) for value in dataset.get(keyword) or ()]
+    except (TypeError, ValueError):
+        return None
+    if len(values) != 2 or not all(isfinite(value) and value > 0.0 for value in values):
+        return None  # zeros stand for "unknown" in real files
+    return values[0], values[1]
+
+
+def _left_is_right(dataset: Dataset) -> bool | None:
+    """The patient's side at the right edge, by the direction of the rows (PS3.3 C.7.6.1.1.1)."""
+    directions = texts_of(dataset, "PatientOrientation")
+    return {"L": True, "R": False}.get(directions[0][:1].upper()) if directions else None
+
+
+def _pixel_element(dataset: Dataset) -> Any:
+    if "PixelData" not in dataset:
+        if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
+            raise ReadingError("the pixels are floating point; integer PixelData was expected")
+        raise ReadingError("the file has no PixelData")
+    element = dataset["PixelData"]
+    if not element.value or not isinstance(element.value, bytes):
+        raise ReadingError("PixelData is empty")
+    return element
+
+
+def _voi_name(grey: Grey) -> str:
+    if isinstance(grey.voi, Window):
+        return f"window {grey.voi.function}"
+    return "automatic" if grey.voi is None else "VOI LUT"

@@ -1,0 +1,1 @@
+"""A loaded bundle, what it is shown, and how its output becomes findings with regions."""

@@ -1,0 +1,376 @@
+"""A MONAI bundle on disk -> a warm model.
+
+A bundle is a directory: ``configs/metadata.json`` and ``configs/inference.json`` (or ``.yaml``) as MONAI defines them,
+``models/model.pt`` (or ``model.ts``, TorchScript), and ``configs/reading.json`` (`ai.bundle.manifest`), which says what
+MONAI does not. Bundles of MONAI's Model Zoo run as they are: see `ai.bundle.build` for what of a configuration counts.
+
+Preprocessing that begins with ``LoadImaged`` gets what MONAI's readers would have read: (columns, rows) of an image,
+(columns, rows, slices) of a volume with its affine to patient space. Any other gets the same with a channel axis in
+front, and an image as (1, rows, columns) with the identity over (row, column) indices for its affine. An image's greys
+are float32 in 0..1 with bone white (``values`` in ``reading.json`` can ask for 0..255). What preprocessing does to the
+affine takes the findings back to the full resolution.
+
+**A bundle is code.** MONAI's configuration runs any Python that stands in it (``$...`` expressions, ``_target_``), so a
+bundle is installed by an administrator, from a source that is trusted like any other program, and never by a peer. Its
+weights are read as plain tensors (``weights_only``).
+
+torch and monai are imported by `load` alone: `describe` and `bundle_digest` do without.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ai.bundle.files import METADATA, BundleError, BundleInfo, bundle_digest, describe, shipped, short
+from ai.bundle.manifest import Output
+from ai.contract import (
+    ClassResult,
+    Finding,
+    HeatMap,
+    InstanceRef,
+    ModelIdentity,
+    PassedOver,
+    Presence,
+    Reading,
+    ReadingError,
+    Region,
+    Segmentation,
+    Selection,
+    SeriesRef,
+)
+from ai.engine.shelf import Title
+from ai.errors import where
+from ai.images.radiograph import Radiograph, laterality, load_radiograph
+from ai.selection.images import select
+from ai.volumes.volume import load_volume, to_meta_tensor
+
+if TYPE_CHECKING:
+    from ai.bundle.build import Parts
+    from ai.inference.answers import ImageAnswer, MarkedBox
+
+__all__ = [
+    "BundleError",
+    "BundleInfo",
+    "BundleModel",
+    "bundle_digest",
+    "describe",
+    "load",
+    "select",
+    "shipped",
+    "title",
+]
+
+
+def load(path: Path, *, device: str = "cpu", threads: int | None = None) -> BundleModel:
+    """Load a bundle and run it once, so that the first study finds it warm and what is wrong with it shows now.
+
+    Args:
+        path: the directory of the bundle.
+        device: a torch device, ``"cpu"`` or ``"cuda:0"``.
+        threads: how many CPU threads torch may use in this process; None leaves it to torch.
+
+    Raises:
+        BundleError: the bundle cannot be read, built, filled with its weights, or run.
+        torch.OutOfMemoryError, MemoryError: the device, or the machine, has no memory for it.
+    """
+    info = describe(path)
+    # The libraries warn of their own future; nobody who runs a node can act on it.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import torch  # noqa: PLC0415  (seconds, and the receiving process does without)
+
+        from ai.bundle.build import build  # noqa: PLC0415  (so that what it imports is imported here alone)
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        try:
+            place = _device(device)
+            model = BundleModel(info, place, build(info, place))
+            model.warm_up()
+        except BundleError as error:
+            if (machine := _behind(error, MemoryError, torch.OutOfMemoryError)) is not None:
+                raise machine from None  # it is no fault of the bundle's
+            raise
+    return model
+
+
+def title(path: Path, *, threads: int | None = None) -> Title:
+    """A bundle as a shelf knows it before it is loaded.
+
+    Raises:
+        BundleError: see `describe`.
+    """
+    info = describe(path)
+    return Title(
+        identity=info.identity,
+        select=partial(select, info.spec.input),
+        bytes=sum(file.stat().st_size for file in (path / "models").iterdir() if file.is_file()),
+        load=lambda device: load(path, device=device, threads=threads),
+    )
+
+
+class BundleModel:
+    """A loaded bundle; `ai.contract.Model`. Made by `load`."""
+
+    def __init__(self, info: BundleInfo, device: Any, parts: Parts) -> None:
+        from ai.inference.forward import Forward  # noqa: PLC0415  (see load)
+
+        self.info = info
+        self._forward = Forward(info, parts, device)
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """Name, version and digest of what is loaded."""
+        return self.info.identity
+
+    @property
+    def network(self) -> Any:
+        """The network itself (a torch module), for those who time it."""
+        return self._forward.network
+
+    def to(self, device: str) -> None:
+        """Move the weights to a device of torch.
+
+        Raises:
+            BundleError: torch cannot use it.
+        """
+        self._forward.to(_device(device))
+
+    def select(self, series: Sequence[SeriesRef]) -> Selection:
+        """Choose what to read by headers alone; see `ai.selection.images.select`."""
+        return select(self.info.spec.input, series)
+
+    def read(self, selection: Selection) -> Reading:
+        """Read the chosen instances.
+
+        Where one of several images cannot be read, what was found on the others counts, and no class is called absent:
+        a study half read must not look like a negative one.
+
+        Raises:
+            ReadingError: nothing was chosen, or no instance can be read; the message names one.
+        """
+        if not selection.chosen:
+            raise ReadingError("no image was chosen, so there is nothing to read")
+        if self.info.spec.input.kind == "volume":
+            return self._read_volume(selection)
+        seconds = {"decode": 0.0, "network": 0.0, "findings": 0.0}
+        findings: list[Finding] = []
+        heat_maps: list[HeatMap] = []
+        segmentations: list[Segmentation] = []
+        failed: list[PassedOver] = []
+        best = [0.0 for _ in self.info.spec.outputs]
+        for instance in selection.chosen:
+            try:
+                found, heat, outlined, scores = self._read_one(instance, seconds)
+            except ReadingError as error:
+                failed.append(PassedOver(instance.sop_instance_uid, str(error)))
+                continue
+            findings += found
+            heat_maps += heat
+            segmentations += outlined
+            best = [max(pair) for pair in zip(best, scores, strict=True)]
+        if len(failed) == len(selection.chosen):
+            raise ReadingError(f"instance {failed[0].uid}: {failed[0].reason}")
+        unseen = {each.uid for each in failed}
+        failed += selection.surplus
+        return Reading(
+            model=self.identity,
+            sources=tuple(ref for ref in selection.chosen if ref.sop_instance_uid not in unseen),
+            findings=tuple(findings),
+            classes=self._classes(best, complete=not failed),
+            passed_over=selection.passed_over,
+            seconds=tuple(seconds.items()),
+            heat_maps=tuple(heat_maps),
+            segmentations=tuple(segmentations),
+            failed=tuple(failed),
+        )
+
+    def read_display(self, display: NDArray[np.float32]) -> ImageAnswer:
+        """Read one picture that is no DICOM file.
+
+        Args:
+            display: (rows, columns), float32 from 0 (black) to 1 (white) with bone white, as `ai.images.radiograph`
+            makes it.
+
+        Raises:
+            ReadingError: the model reads volumes, or the picture is not of this form, or the model fails on it.
+        """
+        from ai.inference.image_answer import answer  # noqa: PLC0415  (see load)
+
+        if self.info.spec.input.kind != "image":
+            raise ReadingError("the model reads volumes, a picture was given")
+        if display.ndim != 2 or display.dtype != np.float32:
+            raise ReadingError(
+                f"the picture is an array of {display.shape}, {display.dtype}; (rows, columns), float32 was expected"
+            )
+        with _told(self.info):
+            return answer(self.info, self._forward.image(display), display.shape[0], display.shape[1])
+
+    def warm_up(self) -> None:
+        """Run a made-up input through everything.
+
+        Raises:
+            BundleError: a step fails, or gives something else than the bundle declares.
+        """
+        from ai.inference.forward import made_up_picture  # noqa: PLC0415  (see load)
+        from ai.inference.image_answer import answer  # noqa: PLC0415  (see load)
+        from ai.inference.volume_answer import answer_volume  # noqa: PLC0415  (see load)
+
+        try:
+            if self.info.spec.input.kind == "volume":
+                volume = self._forward.made_up()
+                passed = self._forward.volume(to_meta_tensor(volume), checked=True)
+                answer_volume(self.info, passed, volume)
+            else:
+                picture = made_up_picture()
+                passed = self._forward.image(picture, checked=True)
+                answer(self.info, passed, *picture.shape)
+            self._forward.check_places()
+        except BundleError:
+            raise
+        except Exception as error:
+            raise BundleError(f"{self.info.path}: the bundle does not run: {short(error)}") from error
+        declared, given = self.info.output_channels, 0 if passed.values is None else passed.values.shape[0]
+        if declared is not None and given != declared:
+            raise BundleError(
+                f"{self.info.path / METADATA}: network_data_format says {declared} output channels, "
+                f"but the bundle gives {given}"
+            )
+
+    def _read_volume(self, selection: Selection) -> Reading:
+        from ai.inference.volume_answer import answer_volume  # noqa: PLC0415  (see load)
+
+        started = time.perf_counter()
+        volume = load_volume(selection.chosen, self.info.spec.input.gets)
+        decoded = time.perf_counter()
+        with _told(self.info):
+            passed = self._forward.volume(to_meta_tensor(volume))
+            mapped = time.perf_counter()
+            found = answer_volume(self.info, passed, volume)
+        held = {instance.sop_instance_uid for instance, _ in volume.frames}
+        steps = {"decode": decoded - started, "network": mapped - decoded, "findings": time.perf_counter() - mapped}
+        return Reading(
+            model=self.identity,
+            sources=tuple(ref for ref in selection.chosen if ref.sop_instance_uid in held),
+            findings=found.findings,
+            classes=self._classes(found.scores, complete=not selection.surplus),
+            passed_over=selection.passed_over,
+            seconds=tuple(steps.items()),
+            segmentations=found.segmentations,
+            failed=selection.surplus,
+        )
+
+    def _classes(self, scores: Sequence[float], *, complete: bool) -> tuple[ClassResult, ...]:
+        return tuple(
+            _verdict(output, score, complete=complete)
+            for output, score in zip(self.info.spec.outputs, scores, strict=True)
+        )
+
+    def _read_one(
+        self, instance: InstanceRef, seconds: dict[str, float]
+    ) -> tuple[list[Finding], list[HeatMap], list[Segmentation], tuple[float, ...]]:
+        from ai.inference.image_answer import answer  # noqa: PLC0415  (see load)
+        from ai.inference.volume_answer import segment  # noqa: PLC0415  (see load)
+
+        started = time.perf_counter()
+        image = load_radiograph(instance.path)
+        if image.sop_instance_uid != instance.sop_instance_uid:
+            raise ReadingError("the file holds another instance than the one that was stored under its name")
+        decoded = time.perf_counter()
+        with _told(self.info):
+            passed = self._forward.image(image.display)
+            mapped = time.perf_counter()
+            found = answer(self.info, passed, image.rows, image.columns)
+        findings = [self._finding(image, box) for box in found.boxes]
+        heat = [replace(one, sop_instance_uid=instance.sop_instance_uid) for one in found.heat_maps]
+        outputs = {output.key: output for output in self.info.spec.outputs}
+        segments = tuple(segment(outputs[key], mask[None]) for key, mask in found.masks)
+        outlined = [Segmentation("binary", ((instance, 1),), segments)] if segments else []
+        seconds["decode"] += decoded - started
+        seconds["network"] += mapped - decoded
+        seconds["findings"] += time.perf_counter() - mapped
+        return findings, heat, outlined, found.scores
+
+    def _finding(self, image: Radiograph, box: MarkedBox) -> Finding:
+        output = next(output for output in self.info.spec.outputs if output.key == box.key)
+        return Finding(
+            key=output.key,
+            name=output.name,
+            code=output.code.code(),
+            score=box.score,
+            region=Region(image.sop_instance_uid, box.left, box.top, box.right, box.bottom),
+            site=output.site.code() if output.site else None,
+            laterality=laterality(image, (box.left + box.right) / 2.0),
+        )
+
+
+@contextmanager
+def _told(info: BundleInfo) -> Iterator[None]:
+    """Have what a bundle cannot do with an image told as such: it would fail on it the next time too.
+
+    What is the machine's (no memory, a device in distress) is not: another try may go well.
+    """
+    import torch  # noqa: PLC0415  (see load)
+
+    try:
+        yield
+    except BundleError as error:  # it becomes part of a report, in which this machine's folders have no place
+        raise ReadingError(str(error).replace(str(info.path), info.identity.name)) from None
+    except ReadingError:
+        raise
+    except Exception as error:  # a bundle is code and can fail in any way; its messages may hold the image's values
+        machine = _behind(error, MemoryError, OSError, torch.OutOfMemoryError, torch.AcceleratorError)
+        if machine is not None:
+            raise machine from None
+        raise ReadingError(f"the model cannot read this image: its bundle fails ({where(error)})") from None
+
+
+def _behind(error: BaseException, *kinds: type[BaseException]) -> BaseException | None:
+    """The error of one of these kinds that an error is or was raised from: MONAI wraps what fails in a transform.
+
+    torch has no kind of its own for the machine's memory; what it says of it becomes a MemoryError.
+    """
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, RuntimeError) and "DefaultCPUAllocator" in str(found):
+            found = MemoryError("the machine has no memory left for this reading")
+        if isinstance(found, kinds):
+            return found
+        found = found.__cause__
+    return None
+
+
+def _verdict(output: Output, score: float, *, complete: bool) -> ClassResult:
+    below = Presence.ABSENT if complete else Presence.UNDETERMINED
+    presence = Presence.PRESENT if score >= output.threshold else below
+    return ClassResult(
+        key=output.key,
+        name=output.name,
+        code=output.code.code(),
+        score=score,
+        threshold=output.threshold,
+        presence=Presence.UNDETERMINED if output.undetermined else presence,
+        not_assessed=output.undetermined,
+        finding=output.finding,
+    )
+
+
+def _device(device: str) -> Any:
+    import torch  # noqa: PLC0415  (see load)
+
+    try:
+        place = torch.device(device)
+        torch.zeros(1, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise BundleError(f"device {device!r} cannot be used by torch: {short(error)}") from error
+    return place

@@ -1,0 +1,84 @@
+"""Does preprocessing tell the affine what it does to an image? A mark is put on a made-up image and looked for.
+
+MONAI's spatial transforms tell it. A bundle's own code (``Lambdad``, a class of its own) may flip or cut an image
+behind the affine's back, and all that is found would be shown at another place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ai.bundle.build import Parts, each_of
+from ai.bundle.files import BundleError, BundleInfo
+from ai.inference.grid import Affine, numbers
+
+# Where the mark lies, by the axes of an image of 480 x 400 or a volume of 64 x 64 x 64: no flip and no exchange of axes
+# brings it near its own place, and what cuts out the middle leaves it there.
+_MARKS = {2: ((310, 330), (125, 145)), 3: ((40, 48), (20, 28), (10, 18))}
+
+
+def check_places(
+    info: BundleInfo,
+    parts: Parts,
+    plain: NDArray[np.float32],
+    give: Callable[[NDArray[np.float32]], tuple[Any, Affine]],
+) -> None:
+    """Refuse preprocessing that moves an image and does not tell the affine.
+
+    Args:
+        info: the bundle.
+        parts: what runs.
+        plain: a made-up image that grows along its first axis; its first value is its least.
+        give: an array -> what preprocessing gets, and the affine from where the transforms' affines lead to the indices
+            of the array.
+
+    Raises:
+        BundleError: the mark is not where the affine says.
+    """
+    mark = _MARKS[plain.ndim]
+    marked = plain.copy()
+    marked[tuple(slice(*ends) for ends in mark)] = plain.flat[0]
+    (before, affine), (after, same) = (_prepared(info, parts, *give(one)) for one in (plain, marked))
+    if before.shape != after.shape or not np.allclose(affine, same):
+        return  # what goes by the content may cut the two differently
+    change = np.abs(after - before).max(axis=0)
+    if not change.max(initial=0.0) > 0.0:
+        return  # the mark was cut off
+    cells = np.argwhere(change >= change.max() / 2.0)
+    found = np.median(cells @ affine[: plain.ndim, : plain.ndim].T + affine[: plain.ndim, 3], axis=0)
+    middle = np.array([(low + high - 1) / 2.0 for low, high in mark])
+    cell = np.abs(affine[: plain.ndim, : plain.ndim]).sum(axis=1)
+    half = np.array([(high - low) / 2.0 for low, high in mark])
+    if (np.abs(found - middle) > half + cell).any():
+        expected, told = (", ".join(f"{index:.0f}" for index in place) for place in (middle, found))
+        raise BundleError(
+            f"{info.config}: preprocessing moves the image and does not tell the affine (a mark at {expected} seems to "
+            f"lie at {told}); what is found would be shown at another place. Rotate90d, Flipd, Orientationd, Resized "
+            "and MONAI's crops tell it"
+        )
+
+
+def _prepared(info: BundleInfo, parts: Parts, image: Any, space: Affine) -> tuple[NDArray[np.float32], Affine]:
+    """The network's input, or what becomes of it on the way back of an outline; and its affine to ``space``."""
+    import torch  # noqa: PLC0415  (see `ai.inference`)
+    from monai.data import MetaTensor  # noqa: PLC0415
+
+    with torch.inference_mode():
+        item = parts.preprocessing({parts.key: image})
+        result = item[parts.key]
+        for one in _way_back(info, parts):
+            item = one(dict(item) | {"pred": MetaTensor(result.as_tensor().float(), affine=result.affine)})
+            result = item["pred"]
+        if not isinstance(result, MetaTensor):
+            raise BundleError(f"{info.config}: the image is a {type(result).__name__}; a MetaTensor was expected")
+        return np.asarray(result.as_tensor().cpu().float().numpy()), space @ numbers(result.affine)
+
+
+def _way_back(info: BundleInfo, parts: Parts) -> Iterator[Any]:
+    """What brings a map back onto the image's own grid, if postprocessing does."""
+    if info.spec.task in ("segmentation", "regions"):
+        yield from (one for one in each_of(parts.postprocessing) if type(one).__name__.startswith("Invert"))

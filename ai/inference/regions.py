@@ -1,0 +1,165 @@
+"""Network output -> findings: probability maps become boxes, and boxes become verdicts on the image.
+
+A box lies in *grid edges*: ``(0, 0)`` is the top left corner of the map's first cell and ``(w, h)`` the bottom right
+corner of its last one, columns first, as pixels in ``ai.contract``. A map's cell is a pixel of the network's input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage  # type: ignore[import-untyped]
+
+from ai.bundle.manifest import Output
+
+SHARE = 0.9
+"""The quantile of a region's cells that is its score: the peak, but not a single cell's accident."""
+
+_MANY = 32  # cells, about a small nodule: they rank images on which no box stands
+_GAP = 2  # cells: regions of one class that stand no further apart are one
+_FINE = 64  # cells: an activation map is made at least so fine before its regions are cut out
+_PLACES = 3  # regions of an activation map that are shown: it points, and does not count
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A region of one output channel: its score (probability) and its place in grid edges, see the module."""
+
+    channel: int
+    score: float
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+def regions(maps: NDArray[np.float32], outputs: Sequence[Output]) -> tuple[tuple[Box, ...], tuple[float, ...]]:
+    """Find the regions in probability maps.
+
+    The cells of a map at or above ``map_threshold`` are joined into regions, across gaps of up to two cells. Regions
+    with fewer than ``min_area`` such cells are dropped. A region's score is the 0.9 quantile of its cells: the peak,
+    but not a single cell's accident. The image's score for a class is that of its best box. Where there is no box it is
+    the mean of the map's 32 strongest cells times (just less than) the threshold: so a class reaches its threshold if,
+    and only if, a box of it is reported.
+
+    Args:
+        maps: probabilities (channels, rows, columns).
+        outputs: what the channels mean, and their operating points.
+
+    Returns:
+        The boxes at or above their class's threshold, best first; and the image's score for each output, in order.
+
+    Raises:
+        ValueError: the maps have not three dimensions or not all channels, or hold what is no probability.
+    """
+    if maps.ndim != 3:
+        raise ValueError(f"maps: expected (channels, rows, columns), got shape {maps.shape}")
+    if not (np.isfinite(maps).all() and maps.min(initial=0.0) >= 0.0 and maps.max(initial=0.0) <= 1.0):
+        raise ValueError("maps: expected probabilities from 0 to 1")
+    boxes: list[Box] = []
+    scores: list[float] = []
+    for output in outputs:
+        if output.channel >= maps.shape[0]:
+            raise ValueError(f"maps: output {output.key} is channel {output.channel}, there are {maps.shape[0]}")
+        found = _of_class(maps[output.channel], output)
+        boxes += [box for box in found if box.score >= output.threshold]
+        scores.append(_image_score(maps[output.channel], found, output))
+    return tuple(sorted(boxes, key=lambda box: -box.score)), tuple(scores)
+
+
+def _of_class(probability: NDArray[np.float32], output: Output) -> list[Box]:
+    inside = probability >= output.map_threshold
+    if not inside.any():
+        return []
+    # Bridge narrow gaps, so that a rib that crosses a finding does not cut it in two.
+    joined = ndimage.binary_dilation(inside, structure=np.ones((3, 3), dtype=bool), iterations=_GAP // 2)
+    labels, _ = ndimage.label(joined, structure=np.ones((3, 3), dtype=int))
+    labels = np.where(inside, labels, 0)
+    boxes = []
+    for number, place in enumerate(ndimage.find_objects(labels), start=1):
+        if place is None:
+            continue
+        cells = probability[place][labels[place] == number]
+        if cells.size < output.min_area:
+            continue
+        rows, columns = place
+        score = float(np.quantile(cells, SHARE))
+        boxes.append(
+            Box(output.channel, score, float(columns.start), float(rows.start), float(columns.stop), float(rows.stop))
+        )
+    return boxes
+
+
+def _image_score(probability: NDArray[np.float32], found: Sequence[Box], output: Output) -> float:
+    best = max((box.score for box in found), default=0.0)
+    if best >= output.threshold:
+        return best
+    # Nothing to show: what the map holds still ranks images, but stays below the threshold.
+    strongest = np.partition(probability.ravel(), -_MANY)[-_MANY:] if probability.size > _MANY else probability
+    return float(strongest.mean()) * output.threshold * 0.999
+
+
+def peaks(activation: NDArray[np.float32], output: Output, score: float) -> tuple[Box, ...]:
+    """The places at which an activation map points, for a class that the whole image has with ``score``.
+
+    A map is coarse, so it is made finer (linear) first; what then reaches ``map_threshold`` is cut out. The region with
+    the map's greatest value always counts, up to two others if they have ``min_area`` cells.
+
+    Args:
+        activation: (rows, columns), 0 to 1; its greatest value is 1.
+        output: the class.
+        score: given to each box: a map says where, and the image's score says how sure.
+
+    Returns:
+        At least one box in grid edges of ``activation``, the one with the greatest value first.
+    """
+    factor = max(1, -(-_FINE // min(activation.shape)))
+    fine = ndimage.zoom(activation, factor, order=1, mode="nearest", grid_mode=True) if factor > 1 else activation
+    top = float(fine.max())
+    labels, _ = ndimage.label(fine >= min(output.map_threshold, 1.0) * top, structure=np.ones((3, 3), dtype=int))
+    found = []
+    for number, place in enumerate(ndimage.find_objects(labels), start=1):
+        rows, columns = place
+        own = labels[place] == number
+        peak, size = float(fine[place][own].max()), int(own.sum()) / factor**2
+        edges = (columns.start / factor, rows.start / factor, columns.stop / factor, rows.stop / factor)
+        found.append((peak, size, Box(output.channel, score, *edges)))
+    found.sort(key=lambda one: (-one[0], -one[1]))
+    others = [box for _, size, box in found[1:] if size >= output.min_area]
+    return (found[0][2], *others[: _PLACES - 1])
+
+
+def without_small(probability: NDArray[np.float32], output: Output) -> NDArray[np.float32]:
+    """A class's probabilities with 0 in place of its regions of fewer than ``min_area`` cells; of any dimensions."""
+    if output.min_area <= 1:
+        return probability
+    labels, count = ndimage.label(probability >= output.map_threshold, structure=np.ones((3,) * probability.ndim))
+    if not count:
+        return probability
+    small = np.bincount(labels.ravel()) < output.min_area
+    small[0] = False
+    return np.where(small[labels], np.float32(0.0), probability)
+
+
+def to_image(affine: ArrayLike, box: Box) -> Box:
+    """Carry a box from grid edges to pixel edges of the image.
+
+    Args:
+        affine: 4 x 4, maps a cell's *centre* index (row, column, 0, 1) of the grid to that of the image, as the affine
+            of a MONAI ``MetaTensor`` does whose image began with the identity. An edge lies half a cell before its
+            centre, on both sides of the map.
+        box: in grid edges.
+
+    Returns:
+        The upright box around the four carried corners, in pixel edges (column, row), not clipped.
+    """
+    matrix = np.asarray(affine, dtype=np.float64)
+    corners = np.array(
+        [(row - 0.5, column - 0.5, 0.0, 1.0) for row in (box.top, box.bottom) for column in (box.left, box.right)]
+    )
+    carried = corners @ matrix.T
+    rows, columns = carried[:, 0] + 0.5, carried[:, 1] + 0.5
+    return Box(box.channel, box.score, float(columns.min()), float(rows.min()), float(columns.max()), float(rows.max()))

@@ -1,0 +1,1 @@
+"""Drawn chest radiographs of nobody, with findings whose place is known."""

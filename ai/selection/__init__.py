@@ -1,0 +1,1 @@
+"""Which images of a study a model reads, chosen by their headers."""

@@ -1,0 +1,67 @@
+"""Where heat maps point, beside where radiologists drew boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage  # type: ignore[import-untyped]
+
+from ai.chest_network import ChestNetwork
+from ai.training.chest.data import KEYS, Cases
+from ai.training.chest.measure import REGION
+
+BOXES = {  # what a radiologist's box is called, and the class that it shows
+    "Nodule": "nodule_or_mass",
+    "Mass": "nodule_or_mass",
+    "Pneumonia": "pneumonia",
+    "Infiltration": "pneumonia",
+    "Infiltrate": "pneumonia",
+    "Effusion": "effusion",
+    "Cardiomegaly": "cardiomegaly",
+    "Pneumothorax": "pneumothorax",
+}
+
+
+def box_figures(cases: Cases, networks: Mapping[int, ChestNetwork]) -> dict[str, Any]:
+    """How often the centre of a heat map's region lies inside a radiologist's box of the same finding, by class.
+
+    ``networks`` are those that have not seen a fold, by the fold. ``chance`` sums the boxes' shares of the area.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    folds = cases.folds
+    for row, boxes in enumerate(cases.boxes):
+        known = [(BOXES[name], box) for name, *box in boxes if name in BOXES]
+        if not known or folds[row] not in networks:
+            continue
+        maps = activations(networks[int(folds[row])], cases.pixels[row])
+        for key in sorted({key for key, _ in known}):
+            x, y = region_centre(maps[KEYS.index(key)])
+            same = [box for name, box in known if name == key]
+            one = found.setdefault(key, {"findings": 0, "hits": 0, "chance": 0.0})
+            one["findings"] += 1
+            one["hits"] += any(left <= x <= right and top <= y <= bottom for left, top, right, bottom in same)
+            one["chance"] += min(1.0, sum((right - left) * (bottom - top) for left, top, right, bottom in same))
+    return {key: {**one, "chance": round(one["chance"], 2)} for key, one in sorted(found.items())}
+
+
+def activations(network: ChestNetwork, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Class activation maps (KEYS, rows, columns) of an image (h, w); see `ChestNetwork`."""
+    with torch.inference_mode():
+        maps = network.places(network.features(torch.from_numpy(pixels)[None, None].float() / 255.0))
+    return np.asarray(maps[0].numpy())
+
+
+def region_centre(cam: NDArray[np.float32]) -> tuple[float, float]:
+    """Centre (x, y), in parts of width and height, of a reading's first box in a map (`ai.inference.regions.peaks`)."""
+    fine = ndimage.zoom(cam - cam.min(), 8, order=1, grid_mode=True, mode="nearest")
+    places, _ = ndimage.label(fine >= REGION * fine.max(), structure=np.ones((3, 3), dtype=int))
+    peak = np.unravel_index(int(np.argmax(fine)), fine.shape)
+    rows, columns = np.nonzero(places == places[peak])
+    return (
+        float((columns.min() + columns.max() + 1) / 2.0 / fine.shape[1]),
+        float((rows.min() + rows.max() + 1) / 2.0 / fine.shape[0]),
+    )

@@ -1,0 +1,251 @@
+"""The radiographs and what is known of them: ``labels.csv``, the teacher's answers, folds, targets and weights.
+
+``labels.csv`` has one row an image. An empty cell is unknown, never negative. Patients, not images, are dealt to the
+folds, by a hash of their identifier, so that the same patient is in the same fold on each machine and in each release.
+
+**Sources.** Normals, pneumonia and nodules come from different collections, so a network can guess a finding by the
+looks of a collection. For each class the weights of its positives and of its negatives are therefore made equal within
+every source: under them the source alone says nothing of the class.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ai.training.chest_codes import NIH14
+
+KEYS = (
+    "nodule_or_mass",
+    "tuberculosis",
+    "pneumothorax",
+    "pneumonia",
+    "effusion",
+    "cardiomegaly",
+    "abnormality",
+    "consolidation",
+)
+COLUMNS = (  # of labels.csv, for KEYS; "abnormality" is what is not "no_finding"
+    "nodule_or_mass",
+    "tuberculosis",
+    "Pneumothorax",
+    "pneumonia_or_consolidation",
+    "Effusion",
+    "Cardiomegaly",
+    "no_finding",
+    "Consolidation",
+)
+NIH = NIH14  # in the order of the labels and of the teacher's answers
+TEACHERS = {  # what the teacher calls a class of ours; the greatest of them counts
+    "nodule_or_mass": ("Nodule", "Mass"),
+    "pneumothorax": ("Pneumothorax",),
+    "pneumonia": ("Pneumonia", "Consolidation"),
+    "effusion": ("Effusion",),
+    "cardiomegaly": ("Cardiomegaly",),
+    "consolidation": ("Consolidation",),
+}
+FOLDS = 5
+_MOST = 4.0  # times the weight of a negative that a positive may have in its source
+_FEWEST = 3  # positives (and negatives) of a class below which a source says nothing of it
+_OTHER = 0.5  # weight of a negative that has another finding: reports often leave out what matters less
+
+Prepare = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class Cases:
+    """Images and what is known of them, row by row (n images).
+
+    ``pixels`` (n, h, w) uint8 as the network sees them; ``labels`` (n, classes of KEYS) and ``nih`` (n, 14) hold 0, 1
+    or NaN for unknown; ``teacher`` (n, 14) the teacher's logits or NaN; ``extra`` (n, 3) view (1 AP), sex (1 female)
+    and age in centuries or NaN; ``boxes`` the radiologists' boxes as (NIH label, left, top, right, bottom) in parts of
+    the image's width and height.
+    """
+
+    files: tuple[str, ...]
+    patients: tuple[str, ...]
+    sources: tuple[str, ...]
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.float32]
+    nih: NDArray[np.float32]
+    teacher: NDArray[np.float32]
+    extra: NDArray[np.float32]
+    stored: NDArray[np.int64]
+    boxes: tuple[tuple[tuple[str, float, float, float, float], ...], ...]
+
+    def part(self, rows: NDArray[Any]) -> Cases:
+        """The images of ``rows`` (a mask or indices) alone."""
+        numbers = np.arange(len(self.files))[rows]
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        taken: dict[str, Any] = {
+            name: tuple(value[i] for i in numbers) if isinstance(value, tuple) else value[numbers]
+            for name, value in values.items()
+        }
+        return Cases(**taken)
+
+    @property
+    def folds(self) -> NDArray[np.int64]:
+        """The fold of each image."""
+        return np.array([fold(patient) for patient in self.patients])
+
+
+def fold(patient: str) -> int:
+    """The fold of a patient, 0 to 4."""
+    return hashlib.sha256(f"chest_xray 1 {patient}".encode()).digest()[0] * FOLDS // 256
+
+
+def read_cases(folder: Path, prepare: Prepare) -> Cases:
+    """Read ``labels.csv``, its images, and ``reference_predictions.csv`` where it is there.
+
+    ``prepare`` takes an image (rows, columns) of display greys in 0..1, bone white, to the network's grid in 0..1.
+
+    Raises:
+        ValueError: a row or a cell is not as expected; the message names the file and the line.
+    """
+    path = folder / "labels.csv"
+    rows = _read_table(path)
+    taught = {}
+    if (said := folder / "reference_predictions.csv").is_file():
+        taught = {row["file"]: [_logit(_number(row, key, said, n)) for key in NIH] for n, row in _numbered(said)}
+    pixels = []
+    for line, row in enumerate(rows, start=2):
+        file = (folder / row["file"]).resolve()
+        if not file.is_relative_to(folder.resolve()):
+            raise ValueError(f"{path}, line {line}: file {row['file']!r} lies outside of {folder}")
+        try:
+            with Image.open(file) as image:
+                grey = np.asarray(image.convert("L"), dtype=np.float32) / 255.0
+        except OSError as error:
+            raise ValueError(f"{path}, line {line}: {row['file']!r} is no image that can be read") from error
+        pixels.append(np.rint(prepare(grey) * 255.0).astype(np.uint8))
+    lines = list(enumerate(rows, start=2))
+    labels = np.array([[_label(row, key, path, n) for key in COLUMNS] for n, row in lines], dtype=np.float32)
+    labels[:, KEYS.index("abnormality")] = 1.0 - labels[:, KEYS.index("abnormality")]
+    return Cases(
+        files=tuple(row["file"] for row in rows),
+        patients=tuple(row["patient_id"] for row in rows),
+        sources=tuple(f"{row['dataset']}, {row['source_repo'].split('/')[0]}" for row in rows),
+        pixels=np.stack(pixels),
+        labels=labels,
+        nih=np.array([[_label(row, key, path, n) for key in NIH] for n, row in lines], dtype=np.float32),
+        teacher=np.array([taught.get(row["file"], [np.nan] * len(NIH)) for row in rows], dtype=np.float32),
+        extra=np.array([_extra(row, path, n) for n, row in lines], dtype=np.float32),
+        stored=np.array([int(row["stored_px"].split("x")[0]) for row in rows]),
+        boxes=tuple(_boxes(row, path, n) for n, row in lines),
+    )
+
+
+def _read_table(path: Path) -> list[dict[str, str]]:
+    needed = {"file", "patient_id", "dataset", "source_repo", "view", "sex", "age", "stored_px", "boxes"}
+    needed |= {*NIH, *COLUMNS}
+    try:
+        with path.open(newline="", encoding="utf-8") as opened:
+            table = csv.DictReader(opened)
+            if missing := sorted(needed - set(table.fieldnames or ())):
+                raise ValueError(f"{path}: lacks the columns {', '.join(missing)}")
+            rows = list(table)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
+    if not rows:
+        raise ValueError(f"{path}: names no image")
+    return rows
+
+
+def _numbered(path: Path) -> list[tuple[int, dict[str, str]]]:
+    with path.open(newline="", encoding="utf-8") as opened:
+        return list(enumerate(csv.DictReader(opened), start=2))
+
+
+def _number(row: dict[str, str], key: str, path: Path, line: int) -> float:
+    try:
+        return float(row[key])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}, line {line}: {key} is {row.get(key)!r}; a number was expected") from error
+
+
+def _label(row: dict[str, str], key: str, path: Path, line: int) -> float:
+    known = {"": np.nan, "0": 0.0, "1": 1.0}
+    if row[key] not in known:
+        raise ValueError(f"{path}, line {line}: {key} is {row[key]!r}; 0, 1 or nothing was expected")
+    return known[row[key]]
+
+
+def _extra(row: dict[str, str], path: Path, line: int) -> tuple[float, float, float]:
+    view = {"AP": 1.0, "PA": 0.0}.get(row["view"], np.nan)
+    sex = {"F": 1.0, "M": 0.0}.get(row["sex"], np.nan)
+    return view, sex, _number(row, "age", path, line) / 100.0 if row["age"] else np.nan
+
+
+def _boxes(row: dict[str, str], path: Path, line: int) -> tuple[tuple[str, float, float, float, float], ...]:
+    found = []
+    wide, tall = (float(side) for side in row["stored_px"].split("x"))
+    for part in filter(None, row["boxes"].replace("|", ";").split(";")):
+        name, _, numbers = part.partition(":")
+        try:
+            x, y, w, h = (float(number) for number in numbers.split(","))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {line}: boxes holds {part!r}; label:x,y,w,h was expected") from error
+        found.append((name, x / wide, y / tall, (x + w) / wide, (y + h) / tall))
+    return tuple(found)
+
+
+def _logit(probability: float) -> float:
+    inside = min(max(probability, 1e-6), 1.0 - 1e-6)
+    return float(np.log(inside / (1.0 - inside)))
+
+
+def balanced_weights(labels: NDArray[np.float32], sources: Sequence[str], clean: NDArray[Any]) -> NDArray[np.float32]:
+    """Weights (n, classes) under which the source says nothing of a class.
+
+    Within each source the positives of a class weigh as much together as its negatives. A class of which a source shows
+    next to nothing, or only the one side, is unknown there: weight 0. ``clean`` tells the images without any finding.
+    """
+    weights = np.zeros(labels.shape, dtype=np.float32)
+    names = np.array(sources)
+    for source in sorted(set(sources)):
+        here = names == source
+        for k in range(labels.shape[1]):
+            positive = here & (labels[:, k] == 1.0)
+            negative = here & (labels[:, k] == 0.0)
+            share = np.where(negative, np.where(clean, 1.0, _OTHER), 0.0)
+            if min(positive.sum(), negative.sum()) < _FEWEST:
+                continue
+            total = min(share.sum(), _MOST * positive.sum())
+            weights[positive, k] = total / positive.sum()
+            weights[:, k] += (share * total / share.sum()).astype(np.float32)
+    spent = weights.sum(axis=0) / max(len(labels), 1)
+    # Rare classes count, but not as much as others.
+    return np.asarray(weights / np.sqrt(np.maximum(spent, 1e-6)), dtype=np.float32)
+
+
+def source_odds(
+    labels: NDArray[np.float32], sources: Sequence[str], clean: NDArray[Any]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Log odds of each class in the image's source, and weights, both (n, classes): another way to keep sources apart.
+
+    A network whose logits have these odds added in training need not learn what the source alone tells (logit
+    adjustment, Menon et al. 2021), and no image weighs many times as much as another.
+    """
+    odds, weights = np.zeros(labels.shape, dtype=np.float32), np.zeros(labels.shape, dtype=np.float32)
+    names = np.array(sources)
+    for source in sorted(set(sources)):
+        here = names == source
+        for k in range(labels.shape[1]):
+            positive = here & (labels[:, k] == 1.0)
+            share = np.where(here & (labels[:, k] == 0.0), np.where(clean, 1.0, _OTHER), 0.0)
+            if min(positive.sum(), (share > 0).sum()) < _FEWEST:
+                continue
+            odds[here, k] = np.log(positive.sum() / share.sum())
+            weights[:, k] += positive + share
+    rate = 1.0 / (1.0 + np.exp(-odds))
+    known = np.maximum((weights > 0).sum(axis=0), 1)
+    spread = (rate * (1.0 - rate) * (weights > 0)).sum(axis=0) / known
+    return odds, weights * np.sqrt(0.25 / np.maximum(spread, 1e-3))

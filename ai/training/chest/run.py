@@ -1,0 +1,282 @@
+"""The whole way from a folder of radiographs to a bundle: folds, calibration, figures, files."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+from numpy.typing import NDArray
+
+from ai.chest_network import BLOCKS, SHARPNESS, ChestNetwork, ChestReader, LinearReader
+from ai.training.chest.baseline import crossvalidate_linear
+from ai.training.chest.boxes import box_figures
+from ai.training.chest.data import FOLDS, KEYS, NIH, TEACHERS, Cases, Prepare, balanced_weights, read_cases
+from ai.training.chest.fit import OUTPUTS, Recipe, Say, fit, platt, predict
+from ai.training.chest.measure import (
+    DRAWS,
+    JOINED,
+    MIXED,
+    OperatingPoint,
+    auc_figures,
+    choose_threshold,
+    measure,
+    probabilities,
+)
+from ai.training.chest.write import Written, assemble, inference, write_bundle
+
+THUMBNAIL = 64  # pixels: images that are stored no larger
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where and from what seed a training runs: ``jobs`` processes on ``device``, networks kept in ``work``.
+
+    ``where`` says in the card what it ran on.
+    """
+
+    seed: int
+    device: str
+    jobs: int
+    work: Path
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """One network and one linear model of each fold that was trained, and what each said of the images of its own fold.
+
+    ``logits`` and ``linear`` (n, KEYS) are NaN for images of folds that were not trained; ``seconds`` is what training
+    took, the folds one after another.
+    """
+
+    networks: dict[int, ChestReader]
+    logits: NDArray[np.float32]
+    baselines: dict[int, LinearReader]
+    linear: NDArray[np.float32]
+    seconds: float
+
+
+def preparation(side: int) -> Prepare:
+    """The preprocessing of the bundle, on a ``side`` x ``side`` grid."""
+    parser = ConfigParser()
+    parser.read_config(inference(side, {}))
+    chain = parser.get_parsed_content("preprocessing")
+
+    def prepare(image: NDArray[np.float32]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            return np.asarray(chain({"image": torch.from_numpy(np.ascontiguousarray(image))[None]})["image"][0])
+
+    return prepare
+
+
+def load_cases(data: Path, recipe: Recipe) -> Cases:
+    """The images at the side of the recipe's last stage; see `ai.training.chest.data.read_cases`."""
+    return read_cases(data, preparation(recipe.stages[-1].side))
+
+
+def crossvalidate(data: Path, cases: Cases, recipe: Recipe, folds: Sequence[int], *, place: Place, say: Say) -> Trained:
+    """Train one network for each of ``folds`` on the other folds.
+
+    What is trained is kept in a folder of ``place.work`` for this recipe and these images, and read from there when it
+    is there already.
+    """
+    for number in folds:
+        if not 0 < int((cases.folds == number).sum()) < len(cases.files):
+            raise ValueError(
+                f"fold {number} of the patients holds none or all of the images; 0 to {FOLDS - 1} have some"
+            )
+    place = replace(place, work=place.work / _digest(cases, recipe))
+    place.work.mkdir(parents=True, exist_ok=True)
+    job = partial(_fold, data=data, recipe=recipe, place=place)
+    started = time.monotonic()
+    workers = min(place.jobs, len(folds))
+    if workers == 1:
+        for number in folds:
+            job(number, cases=cases)
+    else:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(max_workers=workers, mp_context=context) as pool:
+            list(pool.map(job, folds))
+    say(f"trained the folds {', '.join(map(str, folds))} in {time.monotonic() - started:.0f} s")
+    networks: dict[int, ChestReader] = {}
+    seconds = 0.0
+    logits = np.full((len(cases.files), len(KEYS)), np.nan, dtype=np.float32)
+    for number in folds:
+        network = ChestReader(recipe.planes, OUTPUTS)
+        kept = torch.load(_kept(place, number), map_location="cpu", weights_only=True)
+        network.load_state_dict(kept["network"])
+        seconds += float(kept["seconds"])
+        networks[number] = network.eval()
+        rows = np.flatnonzero(cases.folds == number)
+        logits[rows] = predict(network, cases.pixels[rows], recipe.stages[-1].side)
+    return Trained(networks, logits, *crossvalidate_linear(cases, folds), seconds)
+
+
+def _kept(place: Place, number: int) -> Path:
+    return place.work / f"fold-{number}-seed-{place.seed}.pt"
+
+
+def _digest(cases: Cases, recipe: Recipe) -> str:
+    """Names what a training depends on beside its seed."""
+    shape = (BLOCKS, SHARPNESS, OUTPUTS)
+    whole = hashlib.sha256(repr((shape, recipe, cases.files, cases.patients, cases.sources)).encode())
+    for table in (cases.pixels, cases.labels, cases.nih, cases.teacher, cases.extra, cases.stored):
+        whole.update(np.ascontiguousarray(table).tobytes())
+    return whole.hexdigest()[:16]
+
+
+def _fold(number: int, *, data: Path, recipe: Recipe, place: Place, cases: Cases | None = None) -> None:
+    if _kept(place, number).is_file():
+        return
+    if cases is None:  # a process of its own
+        torch.set_num_threads(1)
+        cases = load_cases(data, recipe)
+    started = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"[{time.monotonic() - started:6.0f} s] fold {number}: {text}", flush=True)
+
+    chosen = np.flatnonzero(cases.folds != number)
+    network = fit(cases, chosen, recipe, seed=place.seed * 100 + number, device=place.device, say=say)
+    part = _kept(place, number).with_suffix(".part")
+    torch.save({"network": network.state_dict(), "seconds": time.monotonic() - started}, part)
+    part.replace(_kept(place, number))
+
+
+def calibrate(
+    cases: Cases,
+    logits: NDArray[np.float32],
+    linear: NDArray[np.float32],
+    mixed: Mapping[str, float] = MIXED,
+    joined: Mapping[str, float] = JOINED,
+) -> list[OperatingPoint]:
+    """Calibration and threshold of each class on out-of-fold logits, by the weights that make the sources alike.
+
+    A finding is a kind of abnormality, and of that the network has learnt from more images than of any finding: the
+    logit of "abnormality" joins that of each class in ``mixed``. That of the linear model, which sees the image as a
+    whole, joins the classes in ``joined``. All in units of their spread.
+    """
+    normal = cases.labels[:, KEYS.index("abnormality")] == 0.0
+    weights = balanced_weights(cases.labels, cases.sources, normal)
+    points = []
+    spread, linear_spread = (some.std(axis=0, dtype=np.float64) + 1e-6 for some in (logits, linear))
+    for k, key in enumerate(KEYS):
+        used = weights[:, k] > 0
+        truth, w = cases.labels[used, k], weights[used, k]
+        own, share = 1.0 / spread[k], mixed.get(key, 0.0) / spread[KEYS.index("abnormality")]
+        third = joined.get(key, 0.0) / linear_spread[k]
+        scores = own * logits[used, k] + share * logits[used, KEYS.index("abnormality")] + third * linear[used, k]
+        if len(np.unique(truth)) < 2:
+            points.append(OperatingPoint(1.0, 0.0, 0.5))
+            continue
+        slope, offset = platt(scores, truth, w)
+        slope = max(slope, 0.05)  # a class that was not learnt keeps its order
+        probability = 1.0 / (1.0 + np.exp(-(slope * scores + offset)))
+        threshold = round(choose_threshold(probability, truth, w), 4)
+        points.append(OperatingPoint(slope * own, offset, threshold, slope * share, slope * third))
+    return points
+
+
+def teacher_figures(cases: Cases) -> dict[str, Any]:
+    """The AUC of the teacher on the images that its opinion is known of, by class."""
+    said = np.full((len(cases.files), len(KEYS)), np.nan)
+    for key, names in TEACHERS.items():
+        said[:, KEYS.index(key)] = np.max([cases.teacher[:, NIH.index(name)] for name in names], axis=0)
+    return _aucs(cases, said)
+
+
+def _aucs(cases: Cases, scores: NDArray[np.float64]) -> dict[str, Any]:
+    normal = cases.labels[:, KEYS.index("abnormality")] == 0.0
+    found = {}
+    for k, key in enumerate(KEYS):
+        known = np.isfinite(scores[:, k])
+        one = auc_figures(np.nan_to_num(scores[:, k]), (cases.labels[:, k] == 1.0) & known, normal & known, cases)
+        if one:
+            found[key] = one
+    return found
+
+
+def train(
+    data: Path, bundle: Path, recipe: Recipe, *, place: Place, say: Say, folds: Sequence[int] = tuple(range(FOLDS))
+) -> None:
+    """Train a network for each of ``folds``, measure each on its fold, and write the bundle of them all."""
+    cases = load_cases(data, recipe)
+    say(f"read {len(cases.files)} images of {len(set(cases.patients))} patients")
+    trained = crossvalidate(data, cases, recipe, folds, place=place, say=say)
+    points, measured = figures(cases, trained, recipe, say)
+    network = assemble(
+        [trained.networks[n] for n in folds], [trained.baselines[n] for n in folds], points, recipe.planes
+    )
+    written = Written("chest_xray", network, recipe, describe_training(cases, place, trained), measured, points)
+    write_bundle(bundle, written)
+    say(f"wrote {bundle}")
+
+
+def alone(trained: Trained, points: Sequence[OperatingPoint], recipe: Recipe) -> dict[int, ChestNetwork]:
+    """Each fold's network and linear model as a network that could ship."""
+    return {
+        number: assemble([network], [trained.baselines[number]], points, recipe.planes)
+        for number, network in trained.networks.items()
+    }
+
+
+def figures(cases: Cases, trained: Trained, recipe: Recipe, say: Say) -> tuple[list[OperatingPoint], dict[str, Any]]:
+    """Operating points, and all that is measured out of fold."""
+    # Thumbnails help to learn, but nobody will send one: they are measured apart and choose no threshold.
+    seen = np.isfinite(trained.logits).all(axis=1)
+    thumbnails, known = seen & (cases.stored <= THUMBNAIL), seen & (cases.stored > THUMBNAIL)
+    judged = cases.part(known)
+    points = calibrate(judged, trained.logits[known], trained.linear[known])
+    logits, linear = (np.nan_to_num(some.astype(np.float64)) for some in (trained.logits, trained.linear))
+    scores = probabilities(logits, linear, points)
+    classes = measure(judged, scores[known], [point.threshold for point in points])
+    for key, one in classes.items():
+        say(f"{key:15} {one['auc']:.3f} [{one['low']:.3f}, {one['high']:.3f}], {one['positives']} positives")
+    measured = {
+        "method": "out-of-fold, within one source, against images without finding; 95 % bootstrap over patients",
+        "draws": DRAWS,
+        "classes": classes,
+        "images": len(judged.files),
+        "patients": len(set(judged.patients)),
+        "thumbnails": _aucs(cases.part(thumbnails), scores[thumbnails]),
+        "linear": _aucs(judged, linear[known]),
+        "network": _aucs(judged, logits[known]),
+        "teacher": teacher_figures(judged),
+        "boxes": box_figures(judged, alone(trained, points, recipe)),
+    }
+    return points, measured
+
+
+def describe_training(cases: Cases, place: Place, trained: Trained) -> dict[str, Any]:
+    """What the card says of the data and of the run."""
+    names, people = np.array(cases.sources), np.array(cases.patients)
+    sources = [
+        {
+            "name": name,
+            "images": int((names == name).sum()),
+            "patients": len(set(people[names == name])),
+            "positives": {key: int(np.nansum(cases.labels[names == name, k])) for k, key in enumerate(KEYS)},
+        }
+        for name in sorted(set(cases.sources))
+    ]
+    return {
+        "command": f"python -m ai.training.chest train --data DIR --seed {place.seed}",
+        "images": len(cases.files),
+        "patients": len(set(cases.patients)),
+        "under_18": int((cases.extra[:, 2] < 0.18).sum()),
+        "taught": int(np.isfinite(cases.teacher[:, 0]).sum()),
+        "folds": sorted(trained.networks),
+        "seconds": round(trained.seconds),
+        "where": place.where,
+        "sources": sources,
+    }

@@ -1,0 +1,1 @@
+"""How the demonstration model is trained, on drawn radiographs."""

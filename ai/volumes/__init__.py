@@ -1,0 +1,1 @@
+"""A series of slices as one volume in patient coordinates."""

@@ -1,0 +1,367 @@
+"""CT and MR series -> a volume in the patient's space, and masks on any grid back onto the frames that they came from.
+
+Slices are put in order by their positions in the patient. What a volume cannot express is refused with a reason:
+missing slices, uneven distances, different images at one place. A tilted gantry is no such thing: it shears the affine.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import isfinite, isqrt
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ai.contract import InstanceRef, ReadingError
+from ai.images import pixels
+from ai.images.elements import frame_count, guarded, open_pixels, or_missing, text_of, whole_of
+from ai.images.frame_data import FrameData
+from ai.images.frames import IMAGE, of_frame
+from ai.images.grayscale import GREYS, form_of, grey_of, grey_or_open, named_photometric, without_voi
+from ai.images.voi import BlankError, Grey, Words, as_bytes, automatic_window, render
+from ai.volumes.slices import Sheet, Slice, read_sheet
+from ai.volumes.stacks import Flaw, Stack, placed_once, stacks_of
+
+if TYPE_CHECKING:
+    from monai.data import MetaTensor
+
+__all__ = ["MAX_VOXELS", "Volume", "load_volume", "to_frames", "to_meta_tensor"]
+
+Values = Literal["display", "bytes", "modality"]
+
+MAX_VOXELS = 750_000_000
+"""More are refused: 3 GB, or 2800 slices of 512 x 512."""
+
+_THREADS = 4
+_CHUNK = 32
+_SAMPLE = 1_000_000
+_ON_GRID = 0.01
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Volume:
+    """Parallel slices as one array.
+
+    ``values`` is float32 of shape (columns, rows, slices): index (i, j, k) is (column, row, slice), the order of axes
+    that MONAI's LoadImage gives. It is a view of an array (slices, rows, columns), not contiguous. ``affine`` (4 x 4,
+    float64) takes (i, j, k, 1) to patient mm in RAS+, the space of NIfTI and MONAI: DICOM's LPS with x and y negated.
+    Its third column is not at a right angle to the others where the gantry was tilted. ``frames`` tells the source
+    frame (from 1) of slice k; k grows along row cosines x column cosines.
+    """
+
+    values: NDArray[np.float32]
+    affine: NDArray[np.float64]
+    frames: tuple[tuple[InstanceRef, int], ...]
+    modality: str
+
+
+def load_volume(chosen: Sequence[InstanceRef], values: Values = "modality") -> Volume:
+    """Read the slices of one stack, in any order.
+
+    A slice may lie beside its place in an even row by 5 % of the distance between slices, or by 0.11 mm, for devices
+    round positions; the affine then goes from the first slice to the last.
+
+    Args:
+        chosen: images of one series, of a frame each or of many. Exact copies of a slice are left out.
+        values: "modality" is what the modality transformation of each slice gives (Hounsfield units for CT), padding
+            included and never inverted; "display" is 0 to 1 as on screen, each slice by its own window or, where it has
+            none, by one of the whole volume; "bytes" is that from 0 to 255, rounded.
+
+    Raises:
+        ReadingError: an image cannot be read or does not say where it lies, slices are missing or unevenly spaced,
+            different images lie at one place, images are of several stacks, or all voxels are the same.
+    """
+    if not chosen:
+        raise ReadingError("no image was chosen, so there is nothing to read")
+    sheets = [_placed(one) for one in chosen]
+    stacks = stacks_of((each for sheet in sheets for each in sheet.slices), same_pixels)
+    stack = placed_once(stacks)
+    if stack is None:
+        raise ReadingError(f"the images are no single volume: they make {len(stacks)} stacks of slices")
+    if stack.flaw is not Flaw.NONE:
+        raise ReadingError(stack.reason)
+    array = _decode(stack, values)
+    return Volume(
+        array.transpose(2, 1, 0),
+        stack.affine(),
+        tuple((each.instance, each.frame) for each in stack.slices),
+        sheets[0].header.modality,
+    )
+
+
+def to_meta_tensor(volume: Volume) -> MetaTensor:
+    """The volume (columns, rows, slices) as MONAI's LoadImage leaves one: no channel axis yet, the affine in RAS+.
+
+    The memory is shared.
+    """
+    import torch  # noqa: PLC0415  (seconds, and the receiving process does without)
+    from monai.data import MetaTensor  # noqa: PLC0415  (as torch)
+
+    meta = {
+        "affine": torch.from_numpy(volume.affine.copy()),
+        "original_affine": torch.from_numpy(volume.affine.copy()),
+        "spatial_shape": np.array(volume.values.shape),
+        "space": "RAS",
+        "original_channel_dim": float("nan"),  # MONAI's mark for none
+        "filename_or_obj": "volume",
+    }
+    return MetaTensor(torch.from_numpy(volume.values), meta=meta)
+
+
+def to_frames(volume: Volume, mask: NDArray[Any], affine: NDArray[Any]) -> NDArray[Any]:
+    """A mask, label map or probability map on the pixels of the source: (frames, rows, columns), in ``volume.frames``.
+
+    Args:
+        volume: what the frames are of.
+        mask: (i, j, k) on any grid.
+        affine: (4 x 4) from its indices to patient mm in RAS+.
+
+    Where the grids coincide but for flips, exchanged axes and a crop or margin, values are copied; else bool and whole
+    numbers are those of the nearest voxel and floats (float32) are interpolated linearly. Beyond the mask is 0.
+
+    Raises:
+        ReadingError: the mask has not three axes, or the affine cannot be inverted.
+    """
+    mask, affine = np.asarray(mask), np.asarray(affine, dtype=np.float64)
+    if mask.ndim != 3 or 0 in mask.shape:
+        raise ReadingError(f"the result is an array of {mask.shape}; three axes were expected")
+    if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < 1e-12:
+        raise ReadingError("the affine of the result is no 4 x 4 matrix that can be inverted")
+    if mask.dtype.kind == "f":
+        mask = mask.astype(np.float32, copy=False)
+    columns, rows, frames = volume.values.shape
+    to_mask = np.linalg.inv(affine) @ volume.affine
+    whole = np.rint(to_mask)
+    # The deviation is largest at a corner.
+    corners = np.array(np.meshgrid([0, columns - 1], [0, rows - 1], [0, frames - 1], [1.0])).reshape(4, -1)
+    turn = np.abs(whole[:3, :3])
+    permutes = (turn.sum(axis=0) == 1).all() and (turn.sum(axis=1) == 1).all()
+    if permutes and np.abs((to_mask - whole) @ corners).max() <= _ON_GRID:
+        return _copied(mask, whole.astype(np.int64), (columns, rows, frames))
+    return _resampled(mask, to_mask, (columns, rows, frames))
+
+
+# --- onto the source's pixels -----------------------------------------------------------------------------------------
+
+
+def _copied(mask: NDArray[Any], whole: NDArray[np.int64], shape: tuple[int, int, int]) -> NDArray[Any]:
+    """Values from a grid that differs by a signed permutation and an offset."""
+    out = np.zeros(shape[::-1], dtype=mask.dtype)
+    order = [int(np.flatnonzero(whole[:3, axis])[0]) for axis in range(3)]  # the mask's axis for each of the volume's
+    view = mask.transpose(order)
+    source, target = [], []
+    for axis, of_mask in enumerate(order):
+        first, size = int(whole[of_mask, 3]), mask.shape[of_mask]
+        if whole[of_mask, axis] < 0:
+            view, first = np.flip(view, axis), size - 1 - first
+        begin, end = max(0, -first), min(shape[axis], size - first)
+        if begin >= end:
+            return out
+        target.append(slice(begin, end))
+        source.append(slice(begin + first, end + first))
+    out.transpose(2, 1, 0)[tuple(target)] = view[tuple(source)]
+    return out
+
+
+def _resampled(mask: NDArray[Any], to_mask: NDArray[np.float64], shape: tuple[int, int, int]) -> NDArray[Any]:
+    """The nearest value, or for floats the one between, frame by frame."""
+    turn = to_mask[:3, :3]
+    order = np.abs(turn).argmax(axis=0)
+    rest = turn.copy()
+    rest[order, range(3)] = 0.0
+    if len({*order.tolist()}) == 3 and (np.abs(rest) @ np.array(shape)).max() <= _ON_GRID:
+        scale = [float(turn[at, axis]) for axis, at in enumerate(order)]
+        offset = [float(to_mask[at, 3]) for at in order]
+        return _by_axes(mask.transpose(order), scale, offset, shape)
+    return _by_points(mask, to_mask, shape)
+
+
+def _by_axes(
+    mask: NDArray[Any], scale: Sequence[float], offset: Sequence[float], shape: tuple[int, int, int]
+) -> NDArray[Any]:
+    """Resampling where the axes of both grids are parallel and in the same order: one axis after the other."""
+    out = np.zeros(shape[::-1], dtype=mask.dtype)
+    at = [offset[axis] + scale[axis] * np.arange(shape[axis]) for axis in range(3)]
+    inside = [np.flatnonzero((each >= -0.5) & (each < size - 0.5)) for each, size in zip(at, mask.shape, strict=True)]
+    if not all(len(each) for each in inside):
+        return out
+    at = [np.clip(each[some], 0, size - 1) for each, some, size in zip(at, inside, mask.shape, strict=True)]
+    columns, rows = (slice(int(each[0]), int(each[-1]) + 1) for each in inside[:2])
+    planes = np.ascontiguousarray(mask.transpose(2, 1, 0))
+    if mask.dtype.kind != "f":
+        nearest = [np.floor(each + 0.5).astype(np.intp) for each in at]
+        for frame, k in zip(inside[2], nearest[2], strict=True):
+            out[frame, rows, columns] = planes[k][nearest[1]][:, nearest[0]]
+        return out
+    low = [np.floor(each).astype(np.intp) for each in at]
+    high = [np.minimum(each + 1, size - 1) for each, size in zip(low, mask.shape, strict=True)]
+    part = [(each - below).astype(np.float32) for each, below in zip(at, low, strict=True)]
+    for n, frame in enumerate(inside[2]):
+        plane = planes[low[2][n]] * (1 - part[2][n]) + planes[high[2][n]] * part[2][n]
+        plane = plane[low[1]] * (1 - part[1])[:, None] + plane[high[1]] * part[1][:, None]
+        out[frame, rows, columns] = plane[:, low[0]] * (1 - part[0]) + plane[:, high[0]] * part[0]
+    return out
+
+
+def _by_points(mask: NDArray[Any], to_mask: NDArray[np.float64], shape: tuple[int, int, int]) -> NDArray[Any]:
+    """Resampling between grids that are turned against each other."""
+    from scipy import ndimage  # type: ignore[import-untyped]  # noqa: PLC0415  (half a second, and only here)
+
+    columns, rows, frames = shape
+    out = np.zeros((frames, rows, columns), dtype=mask.dtype)
+    row, column = np.indices((rows, columns), dtype=np.float64)
+    flat = to_mask[:3, 0, None, None] * column + to_mask[:3, 1, None, None] * row + to_mask[:3, 3, None, None]
+    size = np.array(mask.shape)[:, None, None]
+    for frame in range(frames):
+        at = flat + to_mask[:3, 2, None, None] * frame
+        inside = ((at >= -0.5) & (at < size - 0.5)).all(axis=0)
+        if not inside.any():
+            continue
+        at = np.clip(at[:, inside], 0, size[:, :, 0] - 1)
+        if mask.dtype.kind == "f":
+            out[frame][inside] = ndimage.map_coordinates(mask, at, order=1, mode="nearest", prefilter=False)
+        else:
+            nearest = np.floor(at + 0.5).astype(np.intp)
+            out[frame][inside] = mask[tuple(nearest)]
+    return out
+
+
+# --- from the files ---------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _naming(instance: InstanceRef) -> Iterator[None]:
+    """Errors inside name the instance."""
+    try:
+        yield
+    except ReadingError as error:
+        raise ReadingError(f"instance {instance.sop_instance_uid}: {error}") from None
+
+
+def _placed(instance: InstanceRef) -> Sheet:
+    with _naming(instance):
+        sheet = read_sheet(instance)
+        if sheet.placeless:
+            raise ReadingError(sheet.placeless)
+        return sheet
+
+
+def _decode(stack: Stack, values: Values) -> NDArray[np.float32]:
+    """The values of all slices (slices, rows, columns), by several threads: the codecs let go of Python's lock."""
+    first = stack.slices[0]
+    shape = (len(stack.slices), first.rows, first.columns)
+    if (voxels := shape[0] * shape[1] * shape[2]) > MAX_VOXELS:
+        raise ReadingError(
+            f"{shape[0]} slices of {first.rows} x {first.columns} are {voxels} voxels; at most {MAX_VOXELS} are read"
+        )
+    out = np.empty(shape, dtype=np.float32)
+    of_image: dict[str, list[int]] = {}
+    for at, each in enumerate(stack.slices):
+        of_image.setdefault(each.instance.sop_instance_uid, []).append(at)
+    jobs = [some[i : i + _CHUNK] for some in of_image.values() for i in range(0, len(some), _CHUNK)]
+    modality = _Modality()
+    inverse: dict[int, bool] = {}  # of the slices that have no window of their own
+
+    def work(job: list[int]) -> None:
+        frames = _frames([stack.slices[at] for at in job], windowed=values != "modality")
+        for at, (words, grey) in zip(job, frames, strict=True):
+            if values == "modality":
+                out[at] = modality(words, grey)
+            elif grey.voi is None:
+                out[at] = np.where(grey.is_padding(words, grey.depth.values(words)), np.nan, modality(words, grey))
+                inverse[at] = grey.inverse
+            else:
+                out[at] = _shown(words, grey)
+
+    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+        for _ in pool.map(work, jobs):
+            pass
+    if inverse:
+        _by_one_window(out, inverse)
+    low, high = float(out.min()), float(out.max())
+    if not isfinite(low) or not isfinite(high):
+        raise ReadingError("RescaleSlope and RescaleIntercept give values beyond what a float of 32 bits can hold")
+    if low == high:
+        raise ReadingError("every voxel has the same value, a volume was expected")
+    if values == "bytes":
+        for plane in out:
+            plane[...] = as_bytes(plane)
+    return out
+
+
+def _frames(slices: Sequence[Slice], *, windowed: bool) -> Iterator[tuple[Words, Grey]]:
+    """The stored words of frames of one instance and their pipelines; a window that is none counts as absent."""
+    instance = slices[0].instance
+    with _naming(instance), guarded(), open_pixels(Path(instance.path), IMAGE) as (dataset, syntax, value):
+        photometric = text_of(dataset, "PhotometricInterpretation")
+        if photometric not in GREYS:
+            raise ReadingError(
+                f"PhotometricInterpretation is {named_photometric(photometric)}; {' or '.join(GREYS)} was expected"
+            )
+        if (samples := whole_of(dataset, "SamplesPerPixel")) != 1:
+            raise ReadingError(f"SamplesPerPixel is {or_missing(samples)}; 1 was expected")
+        form = form_of(dataset)
+        data = FrameData(value, dataset, form, frame_count(dataset), syntax)
+        for each in slices:
+            own = of_frame(dataset, each.frame)
+            grey = grey_or_open(own, form, syntax) if windowed else grey_of(without_voi(own), form, syntax)
+            yield pixels.words(data[each.frame], value.vr, form, syntax), grey
+
+
+class _Modality:
+    """Words -> values after the modality stage, by a table that is kept for as long as slices share it."""
+
+    def __init__(self) -> None:
+        self._last: tuple[object, NDArray[np.float32]] | None = None
+
+    def __call__(self, words: Words, grey: Grey) -> NDArray[np.float32]:
+        if grey.depth.allocated > 16:
+            return _float32(grey.modality_values(grey.depth.values(words)))
+        last = self._last
+        # A table of the file's own is never the same object as another slice's, and equal to none.
+        key = (grey.depth, grey.modality if isinstance(grey.modality, tuple) else object())
+        if last is None or last[0] != key:
+            domain = np.arange(1 << max(grey.depth.allocated, 8), dtype=np.uint32)
+            last = self._last = (key, _float32(grey.modality_values(grey.depth.values(domain))))
+        return np.take(last[1], words, mode="clip")
+
+
+def _float32(values: NDArray[np.float64]) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):  # what overflows is told once the volume is there
+        return values.astype(np.float32)
+
+
+def _shown(words: Words, grey: Grey) -> NDArray[np.float32]:
+    try:
+        return render(words, grey)
+    except BlankError as blank:  # a slice beside the patient is no reason to refuse the volume
+        return np.full(words.shape, blank.grey, dtype=np.float32)
+
+
+def _by_one_window(out: NDArray[np.float32], inverse: dict[int, bool]) -> None:
+    """Greys in place of values where slices have no window: one of the whole volume, for slices must be comparable."""
+    each = sorted(inverse)
+    step = max(1, isqrt(len(each) * out[0].size // _SAMPLE))
+    sample = out[each, ::step, ::step].astype(np.float64)
+    window = automatic_window(sample[np.isfinite(sample)], None)
+    for at in each:
+        values = out[at].astype(np.float64)
+        padding = np.isnan(values)
+        grey = window(np.where(padding, 0.0, values))
+        out[at] = np.where(padding, 0.0, 1.0 - grey if inverse[at] else grey)
+
+
+def same_pixels(one: Slice, other: Slice) -> bool:
+    """Whether two slices have the same values after the modality stage; false where one cannot be read."""
+    modality = _Modality()
+    try:
+        (first,), (second,) = ([modality(*pair) for pair in _frames([each], windowed=False)] for each in (one, other))
+    except ReadingError:
+        return False
+    return np.array_equal(first, second)
