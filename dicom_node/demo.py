@@ -29,12 +29,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from dicom_node import log, views
-from dicom_node.config import Output, Settings
+from dicom_node import log
+from dicom_node.config.settings import Output, Settings
 from dicom_node.errors import NodeError
+from dicom_node.network.storage_scu import Pushed, Target, dicom_files, push
 from dicom_node.node import Node
-from dicom_node.push import Pushed, Target, dicom_files, push
-from dicom_node.results.text import report_text
+from dicom_node.operations import study_status
+from dicom_node.results.objects.report_text import report_text
 
 _MODALITY = "DEMO_MOD"
 _QUIET_SECONDS = 1.0
@@ -214,7 +215,7 @@ class Demo:
         """Show one study, write its files, and say what came back."""
         if node.index is None:
             raise NodeError("the node has stopped")
-        found = views.detail(node.index, study.uid) or {"state": "not received", "reason": "", "readings": []}
+        found = study_status.detail(node.index, study.uid) or {"state": "not received", "reason": "", "readings": []}
         folder = self._out / f"study-{number}"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)

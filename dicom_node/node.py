@@ -17,26 +17,26 @@ from ai.bundle.pins import Pinned
 from ai.engine.devices import reads_on_cpu
 from ai.engine.process import WarmProcess
 from dicom_node import __version__
-from dicom_node.commitment import Committer, note_report
-from dicom_node.config import Peer, Settings
-from dicom_node.conversation import Service
-from dicom_node.counting import Counter
-from dicom_node.db import INDEX_FILE, Index
-from dicom_node.deliver import Sender
+from dicom_node.config.settings import Peer, Settings
+from dicom_node.delivery.commit_job import Committer, note_report
+from dicom_node.delivery.send_job import Sender
 from dicom_node.errors import ConfigError, trouble
-from dicom_node.infer import Processors, Reader
+from dicom_node.index.index import INDEX_FILE, Index
+from dicom_node.index.migrations import Job, JobKind
+from dicom_node.jobs.worker import Done, Patience, Worker
 from dicom_node.log import logger, where
-from dicom_node.models import Models, find
-from dicom_node.promises import Promises
-from dicom_node.receive import Receiver
-from dicom_node.retention import Retention
-from dicom_node.schema import Job, JobKind
-from dicom_node.spool import Spool
-from dicom_node.steps import Steps
-from dicom_node.store import Store
-from dicom_node.studies import Completer
-from dicom_node.warm import Loads, loader, loads
-from dicom_node.worker import Done, Patience, Worker
+from dicom_node.models.registry import Models, find
+from dicom_node.reading.read_job import Processors, Reader
+from dicom_node.reading.warm_process import Loads, loader, loads
+from dicom_node.scp.association import Service
+from dicom_node.scp.commitment import Promises
+from dicom_node.scp.mpps import Steps
+from dicom_node.scp.server import Receiver
+from dicom_node.storage.ingest import Store
+from dicom_node.storage.retention import Retention
+from dicom_node.storage.spool import Spool
+from dicom_node.studies.completion import Completer
+from dicom_node.studies.pacs_count import Counter
 
 _SEND_LEASE_SECONDS = 3600.0  # one worker serves a destination, so a lease only matters where that worker is gone
 _SPARE_WORTH = 12  # studies that wait for a reading: then it is worth loading the models a second time

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the font that results are written with, dicom_node/results/fonts/NotoSansCJKjp-Subset.ttf.
+"""Makes the font that results are written with, dicom_node/results/pictures/fonts/NotoSansCJKjp-Subset.ttf.
 
 It is Noto Sans CJK JP Regular cut down to what results can hold, with quadratic outlines, because what makes PDF files
 embeds no others. The file that came out is committed; this is how anybody makes it again, byte for byte (Debian 12):
@@ -20,7 +20,7 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 from fontTools.subset import Options, Subsetter
 from fontTools.ttLib import TTFont, newTable
 
-TARGET = Path(__file__).resolve().parent.parent / "dicom_node/results/fonts/NotoSansCJKjp-Subset.ttf"
+TARGET = Path(__file__).resolve().parent.parent / "dicom_node/results/pictures/fonts/NotoSansCJKjp-Subset.ttf"
 FACE = "Noto Sans CJK JP"
 OFF_BY = 1.0
 """How far a quadratic outline may lie from the cubic one, in units of 1/1000 em."""

@@ -26,8 +26,8 @@ from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian,
 from pynetdicom import AE, evt
 
 from dicom_node import log
-from dicom_node.config import Settings
-from dicom_node.net import configure_pynetdicom, on_open
+from dicom_node.config.settings import Settings
+from dicom_node.network.pynetdicom_setup import configure_pynetdicom, on_open
 from dicom_node.node import Node
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -22,9 +22,9 @@ from ai.contract import (
     Segment,
     Segmentation,
 )
-from dicom_node.config import Profile
+from dicom_node.config.settings import Profile
 from dicom_node.results import Run, run_key
-from dicom_node.results.common import Predecessor, derived_uid, series_uid
+from dicom_node.results.run import Predecessor, derived_uid, series_uid
 
 MODEL = ModelIdentity(
     "phantom_cxr", "1.2.0", "0123456789abcdef" * 4, "dicom-node project", "Shows the node at work.",

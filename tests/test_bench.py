@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from conftest import ROOT, tool
 
-from dicom_node.db import Index
+from dicom_node.index.index import Index
 
 BENCH = ROOT / "scripts" / "benchmarks"
 

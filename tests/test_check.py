@@ -15,8 +15,8 @@ import pytest
 from conftest import Pacs, settings_for
 from pynetdicom import AE
 
-from dicom_node import check
-from dicom_node.check import Point, points
+from dicom_node.operations import check
+from dicom_node.operations.check import Point, points
 
 ME = pwd.getpwuid(os.geteuid()).pw_name
 

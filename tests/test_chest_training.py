@@ -40,7 +40,7 @@ from ai.training.chest.measure import (
 from ai.training.chest.run import Place, calibrate, preparation, train
 from ai.training.chest.write import assemble, is_placed, undetermined
 from ai.training.chest.write import reading as reading_of
-from dicom_node.cli import app
+from dicom_node.cli.main import app
 
 
 @pytest.fixture(autouse=True)

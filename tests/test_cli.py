@@ -14,10 +14,10 @@ import pytest
 from conftest import ROOT, free_port, make_image, send, settings_for
 from PIL import Image
 
-from dicom_node.cli import app
-from dicom_node.db import _STATE
+from dicom_node.cli.main import app
+from dicom_node.index.index import _STATE
 from dicom_node.node import Node
-from dicom_node.views import STATES
+from dicom_node.operations.study_status import STATES
 
 
 def dicom_node(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -19,11 +19,11 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, ge
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 
-from dicom_node.commitment import references, report
-from dicom_node.net import configure_pynetdicom, on_open
+from dicom_node.delivery.commit_job import references, report
+from dicom_node.index.migrations import Job, NewInstance, NewReading, NewResult
+from dicom_node.network.pynetdicom_setup import configure_pynetdicom, on_open
 from dicom_node.node import Node
-from dicom_node.schema import Job, NewInstance, NewReading, NewResult
-from dicom_node.spool import Spool
+from dicom_node.storage.spool import Spool
 
 StartNode = Callable[..., Node]
 COMMITMENT, INSTANCE = StorageCommitmentPushModel, StorageCommitmentPushModelInstance
@@ -172,7 +172,7 @@ def test_a_delivery_is_done_when_it_is_committed(
 def test_a_study_is_not_delivered_before_it_is_committed(
     start_node: StartNode, start_archive: StartArchive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dicom_node.commitment._FIRST_WAIT", 2.0)
+    monkeypatch.setattr("dicom_node.delivery.commit_job._FIRST_WAIT", 2.0)
     archive = start_archive(silent=1)
     node, uids = delivering(start_node, tmp_path / "node", archive.port)
     wait_until(lambda: len(archive.requests) == 1 and "asked to commit" in reason(node), "the first request", 20)
@@ -328,7 +328,9 @@ def test_a_report_of_a_stranger_changes_nothing(
 def test_orthanc_commits_and_names_what_it_lacks(
     start_node: StartNode, orthanc: Orthanc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dicom_node.commitment._LINGER_SECONDS", 0.5)  # Orthanc ends only when nobody is connected
+    monkeypatch.setattr(
+        "dicom_node.delivery.commit_job._LINGER_SECONDS", 0.5
+    )  # Orthanc ends only when nobody is connected
     node, uids = delivering(start_node, tmp_path / "node", orthanc.dicom)
     orthanc.know(node.port)
     assert node.index is not None

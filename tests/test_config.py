@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
-from dicom_node.config import Match, NodeSettings, Peer, Profile, Retention, Route, Settings, load
+from dicom_node.config.settings import Match, NodeSettings, Peer, Profile, Retention, Route, Settings, load
 from dicom_node.errors import ConfigError
-from dicom_node.models import find
+from dicom_node.models.registry import find
 
 GOOD = """
 [node]

@@ -23,9 +23,9 @@ from pydicom.uid import (
 from pynetdicom.dsutils import split_dataset
 from test_way import detail, ended, radiograph
 
-from dicom_node.db import Index
+from dicom_node.index.index import Index
 from dicom_node.node import Node
-from dicom_node.spool import Spool
+from dicom_node.storage.spool import Spool
 
 StartNode = Callable[..., Node]
 StartPacs = Callable[..., Pacs]

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from sqlite_utils import Database
 
-from dicom_node import schema
-from dicom_node.db import Index
 from dicom_node.errors import ConfigError
-from dicom_node.schema import SCHEMA, Job, NewInstance, NewReading, NewResult
+from dicom_node.index import migrations
+from dicom_node.index.index import Index
+from dicom_node.index.migrations import SCHEMA, Job, NewInstance, NewReading, NewResult
 
 
 @pytest.fixture
@@ -410,7 +410,7 @@ def test_an_upgrade_that_fails_leaves_the_index_as_it_was(tmp_path: Path, monkey
     path = tmp_path / "index.sqlite"
     before = before_m004(path)
     with monkeypatch.context() as broken:
-        broken.setattr(schema, "_M004", (*schema._M004, "INSERT INTO nowhere VALUES (1)"))
+        broken.setattr(migrations, "_M004", (*migrations._M004, "INSERT INTO nowhere VALUES (1)"))
         with pytest.raises(ConfigError, match="cannot be opened"):
             Index(path, create=True)
     old = Database(path)
@@ -427,7 +427,7 @@ def test_an_upgrade_over_several_versions_is_one_transaction(tmp_path: Path, mon
     before = old.schema
     old.close()
     with monkeypatch.context() as broken:
-        broken.setattr(schema, "_M004", (*schema._M004, "INSERT INTO nowhere VALUES (1)"))
+        broken.setattr(migrations, "_M004", (*migrations._M004, "INSERT INTO nowhere VALUES (1)"))
         with pytest.raises(ConfigError, match="cannot be opened"):
             Index(path, create=True)
     old = Database(path)
@@ -437,7 +437,7 @@ def test_an_upgrade_over_several_versions_is_one_transaction(tmp_path: Path, mon
     Index(path, create=True).close()
 
 
-@pytest.mark.parametrize("version", sorted(schema.MIGRATIONS))
+@pytest.mark.parametrize("version", sorted(migrations.MIGRATIONS))
 def test_an_index_of_every_version_there_was_is_brought_up_to_date(tmp_path: Path, version: str) -> None:
     path = tmp_path / "index.sqlite"
     with closing(sqlite3.connect(path)) as old:  # as that version made it: the files in indexes/ are never edited
@@ -473,7 +473,7 @@ def test_an_index_of_a_newer_version_is_refused_and_left_as_it_is(tmp_path: Path
     path = tmp_path / "index.sqlite"
     Index(path, create=True).close()
     later = Database(path)
-    assert {each.name for each in SCHEMA.applied(later)} == schema.MIGRATIONS
+    assert {each.name for each in SCHEMA.applied(later)} == migrations.MIGRATIONS
     later["_sqlite_migrations"].insert({"migration_set": "dicom_node", "name": "m999_later", "applied_at": "2030"})
     later.close()
     content = path.read_bytes()

@@ -26,12 +26,12 @@ from pydicom.uid import (
 )
 from pynetdicom.dsutils import split_dataset
 
-from dicom_node.db import Index
-from dicom_node.deliver import RESULT_CLASSES, Sender
+from dicom_node.delivery.send_job import RESULT_CLASSES, Sender
 from dicom_node.errors import Permanent, Retryable
-from dicom_node.schema import Job, NewInstance, NewReading, NewResult
-from dicom_node.spool import Spool
-from dicom_node.worker import Patience, Worker
+from dicom_node.index.index import Index
+from dicom_node.index.migrations import Job, NewInstance, NewReading, NewResult
+from dicom_node.jobs.worker import Patience, Worker
+from dicom_node.storage.spool import Spool
 
 StartPacs = Callable[..., Pacs]
 
@@ -162,7 +162,7 @@ def test_a_pacs_of_another_name_says_what_to_correct(bench: Bench, start_pacs: S
 
 
 def test_something_that_is_no_pacs_is_tried_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dicom_node.calling.CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr("dicom_node.network.requestor.CONNECT_SECONDS", 0.5)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -173,7 +173,7 @@ def test_something_that_is_no_pacs_is_tried_again(bench: Bench, monkeypatch: pyt
 def test_a_pacs_that_takes_an_object_and_never_answers_is_tried_again(
     bench: Bench, start_pacs: StartPacs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dicom_node.calling.ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr("dicom_node.network.requestor.ANSWER_SECONDS", 0.5)
     pacs, awake = start_pacs(), threading.Event()
     pacs.answer = lambda _uid: 0xA700 if awake.wait(60) else 0
     sender, job = bench.sender(pacs.port), bench.result()
@@ -189,7 +189,7 @@ def test_a_pacs_that_is_slow_but_answers_gets_everything_once_and_keeps_no_other
     bench: Bench, start_pacs: StartPacs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One object a minute, where a minute is 0.4 s: within the time for an answer, and longer than all the rest."""
-    monkeypatch.setattr("dicom_node.calling.ANSWER_SECONDS", 5.0)
+    monkeypatch.setattr("dicom_node.network.requestor.ANSWER_SECONDS", 5.0)
     slow, fast, minute = start_pacs(), start_pacs(ae_title="FAST"), threading.Event()
     given: list[float] = []
 

@@ -34,10 +34,10 @@ from ai.inference.answers import MarkedBox
 from ai.inference.bundle_model import BundleModel, describe, load, shipped
 from ai.phantom.dicom import to_dicom
 from ai.phantom.draw import FINDING_KEYS, draw
-from dicom_node import cli_evaluate
-from dicom_node.cli import app
+from dicom_node.cli import models_evaluate
+from dicom_node.cli.main import app
 from dicom_node.errors import NodeError
-from dicom_node.models import Models, Record
+from dicom_node.models.registry import Models, Record
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 OUTPUTS = [Output("nodule", "Nodule"), Output("pleural", "Pleural thickening")]
@@ -274,16 +274,16 @@ def test_an_installed_model_is_found_by_its_name_and_refused_when_its_files_chan
                 **{"files": file_digests(part / "bundle"), "kind": "directory", "place": ""},
             ),
         )
-    found = cli_evaluate._described("mine", config)
+    found = models_evaluate._described("mine", config)
     assert found.identity == identity
     assert store.root in found.path.parents
     for path in (found.path / "docs", found.path):
         path.chmod(0o755)
     (found.path / "extra.py").write_text("")
     with pytest.raises(NodeError, match=r"extra\.py: was added after the model was checked"):
-        cli_evaluate._described("mine", config)
+        models_evaluate._described("mine", config)
     with pytest.raises(NodeError, match=r"there is no model 'other'; there are: .*mine, phantom_cxr"):
-        cli_evaluate._described("other", config)
+        models_evaluate._described("other", config)
 
 
 def test_every_option_is_documented() -> None:

@@ -15,8 +15,8 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from pynetdicom import AE
 from pynetdicom.sop_class import ModalityPerformedProcedureStep as Mpps
 
+from dicom_node.network.storage_scu import Target, push
 from dicom_node.node import Node
-from dicom_node.push import Target, push
 
 StartNode = Callable[..., Node]
 LONG = {"quiet_seconds": 60.0, "wait_seconds": 60.0}

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from conftest import ROOT, Pacs, make_image, send, settings_for, wait_until
 
-from dicom_node import views
 from dicom_node.node import Node
+from dicom_node.operations import study_status
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ def test_hostile_images_that_were_stored_end_visibly(
     assert len(studies) >= 28
 
     def ends(study: str) -> str:
-        found = views.detail(index, study)
+        found = study_status.detail(index, study)
         assert found is not None
         state = str(found["state"])
         return state if state in {"delivered", "failed", "no route", "no eligible series"} else ""
@@ -178,7 +178,7 @@ def test_hostile_images_that_were_stored_end_visibly(
     }
     assert set(states.values()) <= {"delivered", "failed", "no eligible series"}
     for study in studies:
-        found = views.detail(index, study)
+        found = study_status.detail(index, study)
         assert found is not None
         assert "MARKED" not in found["reason"]
         assert "Traceback" not in found["reason"]

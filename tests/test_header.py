@@ -28,9 +28,9 @@ from pynetdicom.dsutils import split_dataset
 from test_real_files import with_sop_class
 
 from dicom_node import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
-from dicom_node.elements import LONGEST_VALUE
+from dicom_node.dicom.element_walk import LONGEST_VALUE
+from dicom_node.dicom.header import _HEADER_TAGS, HEAD_BYTES, _plain, _text, _thorough, file_head, glance, scan
 from dicom_node.errors import Refused
-from dicom_node.header import _HEADER_TAGS, HEAD_BYTES, _plain, _text, _thorough, file_head, glance, scan
 
 
 def by_pydicom(data_set: bytes, syntax: str) -> dict[str, str] | None:

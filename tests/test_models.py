@@ -28,14 +28,14 @@ from ai.bundle.metadata import metadata_faults
 from ai.bundle.pins import Pinned, TamperedError, shipped_pins
 from ai.contract import ReadingError
 from ai.inference import bundle_model
-from dicom_node import views
 from dicom_node.errors import ConfigError, ModelError
-from dicom_node.model_adding import Candidate, add, load_once, try_out
-from dicom_node.model_sources import Limits
-from dicom_node.models import Models, find
+from dicom_node.models.install import Candidate, add, load_once, try_out
+from dicom_node.models.registry import Models, find
+from dicom_node.models.sources import Limits
 from dicom_node.node import Node
-from dicom_node.spool import Spool
-from dicom_node.warm import Broken, load_models
+from dicom_node.operations import study_status
+from dicom_node.reading.warm_process import Broken, load_models
+from dicom_node.storage.spool import Spool
 
 PHANTOM = bundle_model.shipped()["phantom_cxr"]
 
@@ -495,8 +495,8 @@ def test_one_change_at_a_time_and_a_killed_one_leaves_nothing(store: Models, thr
     code = f"""
 import os
 from pathlib import Path
-from dicom_node.model_adding import add
-from dicom_node.models import Models
+from dicom_node.models.install import add
+from dicom_node.models.registry import Models
 add(Models(Path({str(store.data_dir)!r})), {str(PHANTOM)!r}, confirm=lambda c: True, replace_shipped=True,
     trial=lambda p: os._exit(9))
 """
@@ -746,7 +746,7 @@ def test_a_node_reads_with_the_installed_model_and_fails_visibly_once_it_was_cha
     node = start_node(settings)
 
     def ended(study: str) -> Any:
-        found = views.detail(node.index, study) if node.index is not None else None
+        found = study_status.detail(node.index, study) if node.index is not None else None
         return found if found is not None and found["state"] in ("delivered", "failed") else None
 
     image = make_image(StudyInstanceUID="1.2.3", Rows=64, Columns=64)

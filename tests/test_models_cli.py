@@ -20,11 +20,12 @@ from typer.testing import CliRunner
 from ai.bundle.manifest import load_reading_spec
 from ai.inference.bundle_model import shipped
 from ai.training.chest_codes import NIH14
-from dicom_node import cli, cli_add, model_adding
-from dicom_node.cli import app
-from dicom_node.cli_models import app as models_app
-from dicom_node.models import Models, find
-from dicom_node.spool import Spool
+from dicom_node.cli import main, models_add
+from dicom_node.cli.main import app
+from dicom_node.cli.models import app as models_app
+from dicom_node.models import install
+from dicom_node.models.registry import Models, find
+from dicom_node.storage.spool import Spool
 
 runner = CliRunner()
 
@@ -47,7 +48,7 @@ def source(tmp_path: Path) -> Path:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the trial in a process of its own, which the test of the whole way has."""
-    defaults: dict[str, Any] = model_adding.add.__kwdefaults__
+    defaults: dict[str, Any] = install.add.__kwdefaults__
     monkeypatch.setitem(defaults, "trial", untried)
 
 
@@ -103,7 +104,7 @@ def test_the_question_is_asked_and_no_is_the_answer_by_default(
         return default or len(asked) > 1
 
     monkeypatch.setattr("typer.confirm", answer)
-    monkeypatch.setattr("dicom_node.cli_add._asks", lambda: True)
+    monkeypatch.setattr("dicom_node.cli.models_add._asks", lambda: True)
     code, _, told = models(config, "add", source)
     assert (code, told, asked) == (1, "nothing was installed", ["Install it?"])
     assert models(config, "add", source)[0] == 0
@@ -203,9 +204,9 @@ def test_a_folder_of_another_user_is_told_in_words(
     def refused() -> None:
         raise PermissionError(13, "Permission denied", "/var/lib/node/index.sqlite")
 
-    monkeypatch.setattr(cli, "app", refused)
+    monkeypatch.setattr(main, "app", refused)
     with pytest.raises(SystemExit, match="1"):
-        cli.main()
+        main.main()
     told = capsys.readouterr().err
     assert told.startswith("dicom-node: /var/lib/node/index.sqlite: Permission denied; this runs as ")
     assert told.endswith(": run this as the user that the node runs as\n")
@@ -216,11 +217,11 @@ def test_sigterm_and_a_lost_connection_end_an_installation_as_ctrl_c_does() -> N
     try:
         for each in before:
             signal.signal(each, signal.SIG_DFL)
-            with pytest.raises(KeyboardInterrupt), cli_add._ends_cleanly():
+            with pytest.raises(KeyboardInterrupt), models_add._ends_cleanly():
                 signal.raise_signal(each)
             assert signal.getsignal(each) is signal.SIG_DFL
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
-        with cli_add._ends_cleanly():
+        with models_add._ends_cleanly():
             signal.raise_signal(signal.SIGHUP)
     finally:
         for each, handler in before.items():

@@ -43,10 +43,10 @@ from pynetdicom.sop_class import (
 )
 
 from ai.phantom import draw
-from dicom_node.check import Point
-from dicom_node.net import configure_pynetdicom
-from dicom_node.preflight import Limits, compare, points
-from dicom_node.preflight.asking import KEYS
+from dicom_node.network.pynetdicom_setup import configure_pynetdicom
+from dicom_node.operations.check import Point
+from dicom_node.operations.preflight import Limits, compare, points
+from dicom_node.operations.preflight.asking import KEYS
 
 _DRAW = cache(draw.draw)
 QUICK = Limits(connect=2.0, answer=3.0, found=0.5, hidden=0.5, pause=0.05, whole=60.0)
@@ -200,7 +200,7 @@ def start() -> Iterator[Callable[..., Archive]]:
 @pytest.fixture(autouse=True)
 def _drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same drawing each time: only its identity has to be new."""
-    monkeypatch.setattr("dicom_node.preflight.study.phantom.draw", _DRAW)
+    monkeypatch.setattr("dicom_node.operations.preflight.study.phantom.draw", _DRAW)
 
 
 @pytest.fixture(autouse=True)
@@ -208,7 +208,7 @@ def _only_named_classes(monkeypatch: pytest.MonkeyPatch) -> None:
     """A PACS, unlike the node, refuses the storage classes that it does not know."""
     configure_pynetdicom()
     monkeypatch.setattr("pynetdicom._config.UNRESTRICTED_STORAGE_SERVICE", False)
-    monkeypatch.setattr("dicom_node.net.configure_pynetdicom", lambda: None)
+    monkeypatch.setattr("dicom_node.network.pynetdicom_setup.configure_pynetdicom", lambda: None)
 
 
 # --- getting there ---------------------------------------------------------------------------------------------------
@@ -1028,7 +1028,7 @@ def test_reject_needs_a_peer(tmp_path: Path) -> None:
 
 
 def test_no_torch_is_loaded() -> None:
-    code = "import sys, dicom_node.preflight.storing; print(sorted({'torch', 'monai'} & set(sys.modules)))"
+    code = "import sys, dicom_node.operations.preflight.storing; print(sorted({'torch', 'monai'} & set(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60, cwd=ROOT
     )

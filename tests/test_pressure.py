@@ -22,10 +22,10 @@ from pynetdicom.sop_class import Verification
 from wire import ECHO, Raw, associated, data_set, echo_rq, message, new_uid, store_message
 
 from dicom_node import log
-from dicom_node.db import INDEX_FILE, Index
+from dicom_node.index.index import INDEX_FILE, Index
+from dicom_node.index.migrations import NewInstance
 from dicom_node.node import Node
-from dicom_node.schema import NewInstance
-from dicom_node.studies import Completer
+from dicom_node.studies.completion import Completer
 
 StartNode = Callable[..., Node]
 Logged = Callable[[], list[dict[str, Any]]]
@@ -73,8 +73,8 @@ def test_two_hundred_associations_at_a_time_are_served_and_leave_nothing(node: N
 
 
 def test_echo_has_places_of_its_own(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dicom_node.receive._MAX_ASSOCIATIONS", 3)
-    monkeypatch.setattr("dicom_node.receive._MAX_ECHOES", 2)
+    monkeypatch.setattr("dicom_node.scp.server._MAX_ASSOCIATIONS", 3)
+    monkeypatch.setattr("dicom_node.scp.server._MAX_ECHOES", 2)
     with ExitStack() as stack:
         full = [stack.enter_context(associated(node)) for _ in range(3)]
         with Raw(node.port) as one_more:
@@ -97,8 +97,8 @@ def test_echo_has_places_of_its_own(node: Node, monkeypatch: pytest.MonkeyPatch)
 def test_connections_that_ask_for_nothing_keep_nobody_out_and_are_bounded(
     node: Node, monkeypatch: pytest.MonkeyPatch, logged: Logged
 ) -> None:
-    monkeypatch.setattr("dicom_node.receive._MAX_UNASKED", 20)
-    monkeypatch.setattr("dicom_node.receive._MAX_ASSOCIATIONS", 5)
+    monkeypatch.setattr("dicom_node.scp.server._MAX_UNASKED", 20)
+    monkeypatch.setattr("dicom_node.scp.server._MAX_ASSOCIATIONS", 5)
     with ExitStack() as stack:
         first = stack.enter_context(associated(node))
         silent = [stack.enter_context(Raw(node.port)) for _ in range(100)]
@@ -117,8 +117,8 @@ def test_connections_that_ask_for_nothing_keep_nobody_out_and_are_bounded(
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """A second and a half counts as a minute, and 60 bytes as 6,000."""
-    monkeypatch.setattr("dicom_node.net.SILENT_SECONDS", 1.5)
-    monkeypatch.setattr("dicom_node.conversation._LEAST_BYTES", 60)
+    monkeypatch.setattr("dicom_node.network.pynetdicom_setup.SILENT_SECONDS", 1.5)
+    monkeypatch.setattr("dicom_node.scp.association._LEAST_BYTES", 60)
 
 
 @pytest.mark.usefixtures("hasty")
@@ -149,7 +149,7 @@ def test_a_sender_that_is_slow_and_gets_something_done_lives(
 ) -> None:
     uid = new_uid()
     if what == "echoes":
-        monkeypatch.setattr("dicom_node.conversation._LEAST_BYTES", 6000)
+        monkeypatch.setattr("dicom_node.scp.association._LEAST_BYTES", 6000)
     with associated(node) as raw:
         if what == "echoes":  # each is through, however short
             for number in range(1, 7):
@@ -224,7 +224,7 @@ node.stop()
 
 @pytest.mark.parametrize(("hard", "allowed"), [(4096, None), (600, 600)])
 def test_the_limit_of_open_files_is_raised_as_far_as_it_may_be(tmp_path: Path, hard: int, allowed: int | None) -> None:
-    from dicom_node.receive import _FILES  # noqa: PLC0415 - it is what is asked for
+    from dicom_node.scp.server import _FILES  # noqa: PLC0415 - it is what is asked for
 
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests")))}
     done = subprocess.run(

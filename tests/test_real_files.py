@@ -14,8 +14,8 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pynetdicom.dsutils import split_dataset
 
+from dicom_node.network.storage_scu import Target, dicom_files, push
 from dicom_node.node import Node
-from dicom_node.push import Target, dicom_files, push
 
 StartNode = Callable[..., Node]
 

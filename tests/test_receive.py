@@ -37,8 +37,8 @@ from pynetdicom.dsutils import split_dataset
 from pynetdicom.sop_class import Verification
 
 from dicom_node import log
+from dicom_node.dicom.header import is_uid, scan
 from dicom_node.errors import Refused
-from dicom_node.header import is_uid, scan
 from dicom_node.node import Node
 
 StartNode = Callable[..., Node]
@@ -331,8 +331,8 @@ def test_images_are_refused_before_the_disk_is_full_and_taken_when_there_is_room
     logged: Callable[[str], list[dict[str, Any]]],
 ) -> None:
     free = [2_000_000_000]
-    monkeypatch.setattr("dicom_node.spool._ASKED_SECONDS", -1.0)
-    monkeypatch.setattr("dicom_node.spool.shutil.disk_usage", lambda _path: SimpleNamespace(free=free[0]))
+    monkeypatch.setattr("dicom_node.storage.spool._ASKED_SECONDS", -1.0)
+    monkeypatch.setattr("dicom_node.storage.spool.shutil.disk_usage", lambda _path: SimpleNamespace(free=free[0]))
     node = start_node(settings_for(tmp_path / "node", node={"keep_free_gb": 2.0}))
     images = [make_image() for _ in range(3)]
     contexts = [(images[0].SOPClassUID, images[0].file_meta.TransferSyntaxUID), (Verification, ImplicitVRLittleEndian)]
@@ -363,7 +363,7 @@ def test_further_studies_are_refused_while_too_many_wait_to_be_read_and_none_is_
     monkeypatch: pytest.MonkeyPatch,
     logged: Callable[[str], list[dict[str, Any]]],
 ) -> None:
-    monkeypatch.setattr("dicom_node.store._ASKED_SECONDS", -1.0)
+    monkeypatch.setattr("dicom_node.storage.ingest._ASKED_SECONDS", -1.0)
     node = start_node(settings_for(tmp_path / "node", node={"max_waiting_studies": 2, "quiet_seconds": 3600.0}))
     index = node.index
     assert index is not None
@@ -445,7 +445,7 @@ def test_a_full_disk_is_answered_a700_and_the_node_lives_on(start_node: StartNod
 def test_so_much_as_is_to_be_kept_free_stays_free(
     start_node: StartNode, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dicom_node.spool._ASKED_SECONDS", -1.0)
+    monkeypatch.setattr("dicom_node.storage.spool._ASKED_SECONDS", -1.0)
     node = start_node(settings_for(small_disk / "node", node={"keep_free_gb": 0.001}))
     images = [make_image(Rows=300, Columns=500, PixelData=os.urandom(150_000)) for _ in range(30)]
     statuses = send(node.port, *images)
@@ -468,7 +468,7 @@ def half_an_image(port: int) -> socket.socket:
 def test_a_sender_that_falls_silent_gives_its_place_back(
     start_node: StartNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dicom_node.net.SILENT_SECONDS", 0.5)
+    monkeypatch.setattr("dicom_node.network.pynetdicom_setup.SILENT_SECONDS", 0.5)
     node = start_node(settings_for(tmp_path / "node"))
     held = [half_an_image(node.port) for _ in range(3)]
 
@@ -528,7 +528,7 @@ def test_a_caller_is_rejected_where_judging_it_fails(
     def broken(_peer: object, _address: str) -> bool:
         raise RuntimeError("an error of ours")
 
-    monkeypatch.setattr("dicom_node.receive._calls_from", broken)
+    monkeypatch.setattr("dicom_node.scp.server._calls_from", broken)
     node = start_node(settings_for(tmp_path / "node"))
     association = associate(node.port, (Verification, ImplicitVRLittleEndian))
     assert association.is_rejected

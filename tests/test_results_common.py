@@ -44,11 +44,13 @@ from ai.contract import (
     Segmentation,
 )
 from dicom_node import __version__
-from dicom_node.config import Profile
-from dicom_node.results import ROLES, Run, common, encode, left_out, run_key, sc, sr
+from dicom_node.config.settings import Profile
+from dicom_node.results import ROLES, Run, encode, left_out, run_key
+from dicom_node.results import run as common
+from dicom_node.results.objects import sc, sr
+from dicom_node.results.objects.report_text import report_text
 from dicom_node.results.source import fit, within
-from dicom_node.results.text import report_text
-from dicom_node.results.words import WORDS
+from dicom_node.results.words.texts import WORDS
 
 DICOM = DATA / "dicom"
 CHARSETS = sorted(p for p in (DICOM / "pydicom/charset_files").glob("chr*.dcm") if "SQEncoding" not in p.name)

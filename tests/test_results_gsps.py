@@ -31,7 +31,9 @@ from test_results_common import (
 
 from ai.contract import Region
 from ai.images import radiograph
-from dicom_node.results import Run, common, encode, gsps, sr
+from dicom_node.results import Run, encode
+from dicom_node.results import run as common
+from dicom_node.results.objects import gsps, sr
 
 ZONE = {"TimezoneOffsetFromUTC": "+0900"}  # dcmpschk 3.6.7 refuses an offset of +0000, which PS3.5 6.2 allows
 

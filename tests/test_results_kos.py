@@ -22,7 +22,9 @@ from test_results_common import (
 )
 
 from ai.contract import Presence, Region
-from dicom_node.results import Run, common, encode, kos
+from dicom_node.results import Run, encode
+from dicom_node.results import run as common
+from dicom_node.results.objects import kos
 
 
 def named(item: Dataset) -> str:

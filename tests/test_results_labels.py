@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dicom_node.results.labels import _MOST, Place, Rect, place, place_tags
+from dicom_node.results.pictures.labels import _MOST, Place, Rect, place, place_tags
 
 
 def area(a: Rect, b: Rect) -> int:

@@ -38,7 +38,9 @@ from test_results_common import (
 )
 
 from ai.contract import Code, PassedOver, Presence
-from dicom_node.results import Run, common, encode, pdf
+from dicom_node.results import Run, encode
+from dicom_node.results import run as common
+from dicom_node.results.objects import pdf
 from dicom_node.results.source import certain_text
 
 

@@ -33,9 +33,12 @@ from test_results_common import (
 from test_results_labels import area
 
 from ai.contract import ClassResult, Code, Finding, PassedOver, Presence, ReadingError, Region
-from dicom_node.results import Predecessor, Run, common, drawing, legend, sc, scene
-from dicom_node.results.labels import Place, Rect
-from dicom_node.results.legend import Row
+from dicom_node.results import Predecessor, Run
+from dicom_node.results import run as common
+from dicom_node.results.objects import sc
+from dicom_node.results.pictures import drawing, legend, scene
+from dicom_node.results.pictures.labels import Place, Rect
+from dicom_node.results.pictures.legend import Row
 
 CLASS = ClassResult(*CLASSES[0], 0.9, 0.5, Presence.PRESENT)
 SPOTS: Boxes = {

@@ -35,8 +35,10 @@ from test_results_common import (
 
 from ai.contract import Code, InstanceRef, ReadingError, Segment, Segmentation
 from ai.mask import CutMask
-from dicom_node.results import Run, common, encode, seg
-from dicom_node.results.overlay import Palette
+from dicom_node.results import Run, encode
+from dicom_node.results import run as common
+from dicom_node.results.objects import seg
+from dicom_node.results.pictures.overlay import Palette
 
 Mask = NDArray[Any]
 

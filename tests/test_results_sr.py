@@ -27,8 +27,10 @@ from test_results_common import (
 )
 
 from ai.contract import ClassResult, Code, InstanceRef, PassedOver, Presence, Region
-from dicom_node.results import Run, common, encode, sr
-from dicom_node.results.common import Predecessor
+from dicom_node.results import Run, encode
+from dicom_node.results import run as common
+from dicom_node.results.objects import sr
+from dicom_node.results.run import Predecessor
 
 PRESENT, ABSENT, UNDETERMINED = "52101004", "272519000", "373068000"
 

@@ -29,11 +29,13 @@ from test_results_sc import Spy, spy  # noqa: F401 (a fixture)
 
 from ai.contract import Code, Finding, HeatMap, InstanceRef, Presence, Reading, Region, Segment, Segmentation
 from ai.images import radiograph as ai_images
-from dicom_node.config import Profile
-from dicom_node.results import Run, drawing, encode, heat, sc, scene
-from dicom_node.results.captions import Captions
-from dicom_node.results.overlay import Overlay
-from dicom_node.results.slices import KEY_SLICES, MONTAGE, Frame, Stack, key_frames, montage_frames
+from dicom_node.config.settings import Profile
+from dicom_node.results import Run, encode
+from dicom_node.results.objects import sc
+from dicom_node.results.pictures import drawing, heat_maps, scene
+from dicom_node.results.pictures.captions import Captions
+from dicom_node.results.pictures.overlay import Overlay
+from dicom_node.results.pictures.slices import KEY_SLICES, MONTAGE, Frame, Stack, key_frames, montage_frames
 
 ORGAN = Code("123037004", "SCT", "Anatomical structure")
 
@@ -443,7 +445,7 @@ def test_a_heat_map_is_never_normalised() -> None:
     image, black = make_image(), np.zeros((800, 800), np.uint8)
     run = run_of(image, boxes=BOXES["one"], rows=800, columns=800)
     # One that would not be seen makes no picture: it would look as if there were nothing.
-    assert len(shots(hot(run, values=np.full((4, 4), heat.LOWEST - 0.01, np.float32)), image, black)) == 1
+    assert len(shots(hot(run, values=np.full((4, 4), heat_maps.LOWEST - 0.01, np.float32)), image, black)) == 1
     half = shots(hot(run, values=np.full((4, 4), 0.6, np.float32)), image, black)[1].rgb[600, 200]
     full = shots(hot(run, values=np.full((4, 4), 1.0, np.float32)), image, black)[1].rgb[600, 200]
     assert half.any()
@@ -460,16 +462,18 @@ def test_a_map_is_blended_as_if_every_pixel_were_looked_at(grey_picture: bool) -
         heats = []
         for cells in ((7, 5), (1, 1), (3, 9)):  # with colour in few cells, so that most of the picture has none
             values = np.where(rng.random(cells) < 0.2, rng.random(cells), 0.2).astype(np.float32)
-            heats.append(heat.Heat(values, *(-3.5, 2.0, columns - 4.0, rows + 6.5)))
-        heats.append(heat.Heat(np.full((2, 2), np.nan, np.float32), 0.0, 0.0, float(columns), float(rows)))
+            heats.append(heat_maps.Heat(values, *(-3.5, 2.0, columns - 4.0, rows + 6.5)))
+        heats.append(heat_maps.Heat(np.full((2, 2), np.nan, np.float32), 0.0, 0.0, float(columns), float(rows)))
         level = np.max([_levels(each, rows, columns) for each in heats], axis=0)
-        share = np.where(level / 255 < heat.LOWEST, 0.0, np.interp(level / 255, [heat.LOWEST, 0.5], [0.0, 0.45]))
-        wanted = picture * (1 - share[..., None]) + heat.COLOURS[level] * share[..., None]
-        heat.blend(picture, heats, grey=grey_picture)
+        share = np.where(
+            level / 255 < heat_maps.LOWEST, 0.0, np.interp(level / 255, [heat_maps.LOWEST, 0.5], [0.0, 0.45])
+        )
+        wanted = picture * (1 - share[..., None]) + heat_maps.COLOURS[level] * share[..., None]
+        heat_maps.blend(picture, heats, grey=grey_picture)
         assert np.abs(picture - wanted).max() <= 2.0  # of 255: the two are whole numbers of 256ths
 
 
-def _levels(each: heat.Heat, rows: int, columns: int) -> NDArray[np.intp]:
+def _levels(each: heat_maps.Heat, rows: int, columns: int) -> NDArray[np.intp]:
     """The level of each pixel, interpolated between the centres of all cells, row by row and then along the rows."""
     values = np.nan_to_num(each.values.astype(float)) * 255.0
     down, across = (
@@ -484,7 +488,7 @@ def _levels(each: heat.Heat, rows: int, columns: int) -> NDArray[np.intp]:
 
 
 def test_the_colours_grow_lighter_with_the_value() -> None:
-    luminance = heat.COLOURS.astype(float) / 255 @ [0.2126, 0.7152, 0.0722]
+    luminance = heat_maps.COLOURS.astype(float) / 255 @ [0.2126, 0.7152, 0.0722]
     assert (np.diff(luminance[::8]) > 0).all()
     # Also where two kinds of cones are missing and only lightness is left, the ends are far apart.
     assert luminance[-1] - luminance[0] > 0.7

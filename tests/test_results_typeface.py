@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from dicom_node.results.reasons import REASONS
-from dicom_node.results.typeface import drawable, font, font_path
-from dicom_node.results.words import _NAMES, _NOTICES, WORDS
+from dicom_node.results.pictures.typeface import drawable, font, font_path
+from dicom_node.results.words.reasons import REASONS
+from dicom_node.results.words.texts import _NAMES, _NOTICES, WORDS
 
 
 def texts(value: object) -> Iterator[str]:

@@ -21,17 +21,17 @@ from test_way import detail, ended, radiograph
 from typer.testing import CliRunner
 
 from dicom_node import log
-from dicom_node.cli import app
-from dicom_node.config import Retention as RetentionSettings
-from dicom_node.config import Settings
-from dicom_node.db import INDEX_FILE, Index
+from dicom_node.cli.main import app
+from dicom_node.config.settings import Retention as RetentionSettings
+from dicom_node.config.settings import Settings
+from dicom_node.index.index import INDEX_FILE, Index
+from dicom_node.index.migrations import NewInstance, NewReading, NewResult
 from dicom_node.node import Node
-from dicom_node.results.reasons import translated
-from dicom_node.retention import Retention
-from dicom_node.schema import NewInstance, NewReading, NewResult
-from dicom_node.spool import Spool
-from dicom_node.store import Store
-from dicom_node.warm import _REMOVED
+from dicom_node.reading.warm_process import _REMOVED
+from dicom_node.results.words.reasons import translated
+from dicom_node.storage.ingest import Store
+from dicom_node.storage.retention import Retention
+from dicom_node.storage.spool import Spool
 
 DAY = 86400.0
 StartNode = Callable[..., Node]
@@ -195,7 +195,7 @@ def test_while_a_job_of_any_kind_is_open_nothing_goes(place: Place, kind: str) -
 def test_the_oldest_goes_first_and_no_more_than_room_is_needed(
     place: Place, monkeypatch: pytest.MonkeyPatch, logged: Any
 ) -> None:
-    monkeypatch.setattr("dicom_node.retention._AT_ONCE", 3)
+    monkeypatch.setattr("dicom_node.storage.retention._AT_ONCE", 3)
     for number in range(12):
         place.receive(f"1.{number}", 50 - number)
         place.finish(f"1.{number}", 50 - number, "failed" if number % 4 == 3 else "delivered")
@@ -203,7 +203,7 @@ def test_the_oldest_goes_first_and_no_more_than_room_is_needed(
     def usage(_path: object) -> SimpleNamespace:
         return SimpleNamespace(free=10_000_000_000 - place.files() * 200_000_000)
 
-    monkeypatch.setattr("dicom_node.spool.shutil.disk_usage", usage)
+    monkeypatch.setattr("dicom_node.storage.spool.shutil.disk_usage", usage)
     assert place.files() == 33
     place.spool.free()  # what was free a moment ago does not count
     assert place.retention(free_gb=5.0).look() == 3
@@ -303,7 +303,7 @@ def test_files_that_cannot_be_deleted_are_told_and_tried_again(
             raise PermissionError(13, "Permission denied")
         unlink(path, **kwargs)
 
-    monkeypatch.setattr("dicom_node.spool.os.unlink", refuse)
+    monkeypatch.setattr("dicom_node.storage.spool.os.unlink", refuse)
     assert place.retention().look() == 2
     (told,) = logged("retention.failed")
     assert (told["study"], told["reason"]) == ("1.1", "Permission denied")

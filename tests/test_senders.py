@@ -30,7 +30,7 @@ from pynetdicom import evt
 from pynetdicom.dsutils import split_dataset
 
 from dicom_node import log
-from dicom_node.net import application_entity, on_open
+from dicom_node.network.pynetdicom_setup import application_entity, on_open
 from dicom_node.node import Node
 
 StartNode = Callable[..., Node]

@@ -20,17 +20,17 @@ from typer.testing import CliRunner
 
 from ai.bundle import pins
 from ai.inference import bundle_model
-from dicom_node.check import points
-from dicom_node.cli import app
-from dicom_node.config import Profile, Settings
-from dicom_node.db import INDEX_FILE, Index
+from dicom_node.cli.main import app
+from dicom_node.config.settings import Profile, Settings
 from dicom_node.errors import ConfigError
-from dicom_node.models import find
+from dicom_node.index.index import INDEX_FILE, Index
+from dicom_node.index.migrations import SCHEMA, Job, JobKind, NewInstance, NewReading, StoredSeries
+from dicom_node.jobs.worker import Patience
+from dicom_node.models.registry import find
 from dicom_node.node import Node
-from dicom_node.schema import SCHEMA, Job, JobKind, NewInstance, NewReading, StoredSeries
-from dicom_node.studies import Completer, routes_of, shadows_of
-from dicom_node.warm import ReadRequest, Wanted
-from dicom_node.worker import Patience
+from dicom_node.operations.check import points
+from dicom_node.reading.warm_process import ReadRequest, Wanted
+from dicom_node.studies.completion import Completer, routes_of, shadows_of
 
 StartNode = Callable[..., Node]
 StartPacs = Callable[..., Pacs]

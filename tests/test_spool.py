@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dicom_node.errors import ConfigError
-from dicom_node.spool import Spool
+from dicom_node.storage.spool import Spool
 
 
 def test_a_file_is_adopted_whole(tmp_path: Path) -> None:

@@ -18,13 +18,13 @@ from conftest import ROOT, settings_for, wait_until
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
 from wire import ECHO, associated, data_set, echo_rq, message, new_uid, store_message
 
-from dicom_node.db import INDEX_FILE, Index
+from dicom_node.dicom.header import HEAD_BYTES
 from dicom_node.errors import ConfigError
-from dicom_node.header import HEAD_BYTES
+from dicom_node.index.index import INDEX_FILE, Index
+from dicom_node.index.migrations import NewInstance
 from dicom_node.node import Node
-from dicom_node.schema import NewInstance
-from dicom_node.spool import Part, Spool
-from dicom_node.store import Store
+from dicom_node.storage.ingest import Store
+from dicom_node.storage.spool import Part, Spool
 
 StartNode = Callable[..., Node]
 
@@ -191,7 +191,7 @@ def test_a_file_is_durable_in_its_folder_before_the_index_knows_it(
         happened.append(new.file)
         return add_instance(self, new, now)
 
-    monkeypatch.setattr("dicom_node.spool.os.fsync", note_fsync)
+    monkeypatch.setattr("dicom_node.storage.spool.os.fsync", note_fsync)
     monkeypatch.setattr(Index, "add_instance", note_known)
     assert place.take(uid) is True
     known = place.index.received(uid)
@@ -227,15 +227,15 @@ def failing(number: int) -> Callable[..., None]:
 @pytest.mark.parametrize(
     ("what", "number", "status"),
     [
-        ("dicom_node.spool.Part.sync", errno.EIO, 0x0110),
-        ("dicom_node.spool.Part.sync", errno.ENOSPC, 0xA700),
-        ("dicom_node.spool.Spool._folder", errno.EIO, 0x0110),
-        ("dicom_node.spool.os.link", errno.EIO, 0x0110),
-        ("dicom_node.spool.os.link", errno.EMLINK, 0x0110),
-        ("dicom_node.spool.Part.__init__", errno.EDQUOT, 0xA700),
-        ("dicom_node.spool.Part.__init__", errno.EMFILE, 0x0110),
-        ("dicom_node.spool.os.writev", errno.EIO, 0x0110),
-        ("dicom_node.spool.os.writev", errno.EFBIG, 0xA700),
+        ("dicom_node.storage.spool.Part.sync", errno.EIO, 0x0110),
+        ("dicom_node.storage.spool.Part.sync", errno.ENOSPC, 0xA700),
+        ("dicom_node.storage.spool.Spool._folder", errno.EIO, 0x0110),
+        ("dicom_node.storage.spool.os.link", errno.EIO, 0x0110),
+        ("dicom_node.storage.spool.os.link", errno.EMLINK, 0x0110),
+        ("dicom_node.storage.spool.Part.__init__", errno.EDQUOT, 0xA700),
+        ("dicom_node.storage.spool.Part.__init__", errno.EMFILE, 0x0110),
+        ("dicom_node.storage.spool.os.writev", errno.EIO, 0x0110),
+        ("dicom_node.storage.spool.os.writev", errno.EFBIG, 0xA700),
     ],
 )
 def test_a_disk_that_fails_is_answered_and_leaves_nothing(
@@ -288,8 +288,10 @@ def test_a_disk_that_takes_few_bytes_at_a_time_gets_them_all(
 ) -> None:
     node = start_node(settings_for(tmp_path / "node"))
     writev, write = os.writev, os.write
-    monkeypatch.setattr("dicom_node.spool.os.writev", lambda file, pieces: writev(file, [b"".join(pieces)[:1000]]))
-    monkeypatch.setattr("dicom_node.spool.os.write", lambda file, data: write(file, data[:70_000]))
+    monkeypatch.setattr(
+        "dicom_node.storage.spool.os.writev", lambda file, pieces: writev(file, [b"".join(pieces)[:1000]])
+    )
+    monkeypatch.setattr("dicom_node.storage.spool.os.write", lambda file, data: write(file, data[:70_000]))
     uid = new_uid()
     data = data_set(uid, bytes(range(256)) * 2000)
     with associated(node) as raw:
@@ -304,8 +306,8 @@ def test_what_could_not_be_deleted_is_deleted_at_the_next_start(place: Place, mo
     uid = new_uid()
     with monkeypatch.context() as broken:
         for what in ("Path.unlink", "os.unlink"):
-            broken.setattr(f"dicom_node.spool.{what}", failing(errno.EROFS))
-        broken.setattr("dicom_node.store._Commits.add", failing(errno.EROFS))
+            broken.setattr(f"dicom_node.storage.spool.{what}", failing(errno.EROFS))
+        broken.setattr("dicom_node.storage.ingest._Commits.add", failing(errno.EROFS))
         error = place.take(uid)
     assert isinstance(error, OSError)
     assert error.errno == errno.EROFS
@@ -313,8 +315,8 @@ def test_what_could_not_be_deleted_is_deleted_at_the_next_start(place: Place, mo
     assert place.spool.recover(place.index.known_files) == 2
     place.assert_holds()
     with monkeypatch.context() as broken:  # the file stays, the part could be deleted, and would be missed
-        broken.setattr("dicom_node.spool.Path.unlink", failing(errno.EROFS))
-        broken.setattr("dicom_node.store._Commits.add", failing(errno.EROFS))
+        broken.setattr("dicom_node.storage.spool.Path.unlink", failing(errno.EROFS))
+        broken.setattr("dicom_node.storage.ingest._Commits.add", failing(errno.EROFS))
         assert isinstance(place.take(uid), OSError)
     assert place.spool.recover(place.index.known_files) == 2
     place.assert_holds()
@@ -334,7 +336,7 @@ import os, sys
 from pathlib import Path
 from conftest import settings_for
 from dicom_node import spool, store
-from dicom_node.header import HEAD_BYTES
+from dicom_node.dicom.header import HEAD_BYTES
 from dicom_node.node import Node
 from wire import associated, data_set, store_message
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from conftest import settings_for
 
-from dicom_node.config import Match, Settings
-from dicom_node.db import Index
-from dicom_node.schema import NewInstance, StoredSeries
-from dicom_node.studies import Completer, matches, routes_of
+from dicom_node.config.settings import Match, Settings
+from dicom_node.index.index import Index
+from dicom_node.index.migrations import NewInstance, StoredSeries
+from dicom_node.studies.completion import Completer, matches, routes_of
 
 CHEST = StoredSeries("1.1", "DX", "CHEST", "Thorax PA", "W thorax", ("DX_ROOM1",))
 PACS = {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": 104, "destination": True}

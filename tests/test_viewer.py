@@ -16,8 +16,8 @@ from pydicom.uid import generate_uid
 from viewer import Box, Ohif, Placement, viewing
 
 from ai.phantom import dicom, draw
-from dicom_node import views
 from dicom_node.node import Node
+from dicom_node.operations import study_status
 
 pytestmark = pytest.mark.timeout(480)  # a browser that draws without a GPU, on a machine that may be busy
 
@@ -58,7 +58,7 @@ def delivered(pacs: Orthanc, tmp_path_factory: pytest.TempPathFactory) -> Delive
 
         def look() -> dict[str, Any] | None:
             assert node.index is not None
-            found = views.detail(node.index, study)
+            found = study_status.detail(node.index, study)
             return found if found is not None and found["state"] in {"delivered", "failed"} else None
 
         found = wait_until(look, "the study to end", 240)

@@ -14,8 +14,8 @@ from ai.engine import devices as places
 from ai.engine import process
 from ai.engine.devices import Device
 from ai.inference import bundle_model
-from dicom_node import warm
-from dicom_node.config import Profile
+from dicom_node.config.settings import Profile
+from dicom_node.reading import warm_process
 
 
 @pytest.fixture
@@ -23,14 +23,16 @@ def copy(tmp_path: Path) -> Path:
     return Path(shutil.copytree(bundle_model.shipped()["phantom_cxr"], tmp_path / "copy"))
 
 
-def start(monkeypatch: pytest.MonkeyPatch, bundles: dict[str, Path], free: dict[str, int] | None = None) -> warm.Loads:
+def start(
+    monkeypatch: pytest.MonkeyPatch, bundles: dict[str, Path], free: dict[str, int] | None = None
+) -> warm_process.Loads:
     """Load as the warm process does, on a machine with so much memory."""
     if free is not None:
         there = (Device("cpu", lambda: free["cpu"]),)
-        monkeypatch.setattr(warm, "devices", lambda _wanted: (there, ""))
+        monkeypatch.setattr(warm_process, "devices", lambda _wanted: (there, ""))
     pinned = {name: Pinned(path) for name, path in bundles.items()}
-    monkeypatch.setattr(process, "_state", warm.loader(pinned, "cpu")())
-    return warm.loads()
+    monkeypatch.setattr(process, "_state", warm_process.loader(pinned, "cpu")())
+    return warm_process.loads()
 
 
 def test_a_damaged_bundle_is_told_and_the_others_are_loaded(monkeypatch: pytest.MonkeyPatch, copy: Path) -> None:
@@ -51,7 +53,9 @@ def test_a_model_without_room_waits_and_one_that_is_found_broken_then_says_so(
     (copy / "models" / "model.pt").write_bytes(b"damaged since")
     free["cpu"] = 1024**4
     image = series(write_image(copy.parent))
-    request = warm.ReadRequest("one", "1.2.3", (image,), "site", 0.0, (warm.Wanted(Profile(), None),), {}, "")
+    request = warm_process.ReadRequest(
+        "one", "1.2.3", (image,), "site", 0.0, (warm_process.Wanted(Profile(), None),), {}, ""
+    )
     with pytest.raises(ReadingError, match=r"model one could not be loaded: .*no file of weights"):
-        warm.read(request)
-    assert warm.loads().failed.keys() == {"one"}
+        warm_process.read(request)
+    assert warm_process.loads().failed.keys() == {"one"}

@@ -25,13 +25,13 @@ from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage, Second
 
 from ai.inference import bundle_model
 from ai.phantom import dicom, draw
-from dicom_node import views
-from dicom_node.db import INDEX_FILE, Index
+from dicom_node.index.index import INDEX_FILE, Index
+from dicom_node.jobs.worker import Patience
 from dicom_node.node import Node
-from dicom_node.results.text import report_text
-from dicom_node.spool import Spool
-from dicom_node.warm import ReadRequest, loads, read
-from dicom_node.worker import Patience
+from dicom_node.operations import study_status
+from dicom_node.reading.warm_process import ReadRequest, loads, read
+from dicom_node.results.objects.report_text import report_text
+from dicom_node.storage.spool import Spool
 
 StartNode = Callable[..., Node]
 StartPacs = Callable[..., Pacs]
@@ -47,7 +47,7 @@ def radiograph(seed: int, *findings: str, rows: int = 1250, columns: int = 1024,
 
 def detail(node: Node, study: str) -> dict[str, Any]:
     assert node.index is not None
-    found = views.detail(node.index, study)
+    found = study_status.detail(node.index, study)
     assert found is not None
     return found
 
@@ -479,7 +479,7 @@ def dies_between_two_results(request: ReadRequest) -> None:
 def test_a_process_that_dies_while_it_encodes_leaves_nothing_behind(
     start_node: StartNode, start_pacs: StartPacs, tmp_path: Path, healthy: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dicom_node.infer.read", dies_between_two_results)
+    monkeypatch.setattr("dicom_node.reading.read_job.read", dies_between_two_results)
     node = start_node(settings_for(tmp_path / "node", pacs_port=start_pacs().port))
     study = healthy.StudyInstanceUID
     send(node.port, healthy)

@@ -30,8 +30,9 @@ from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.sop_class import Verification
 from wire import ECHO, STORE, Raw, associated, data_set, echo_rq, message, new_uid, pdu, pdv, store_message, store_rq
 
-from dicom_node import dimse, log, upper_layer
-from dicom_node.net import configure_pynetdicom
+from dicom_node import log
+from dicom_node.network import dimse, upper_layer
+from dicom_node.network.pynetdicom_setup import configure_pynetdicom
 from dicom_node.node import Node
 
 StartNode = Callable[..., Node]
@@ -646,7 +647,7 @@ def test_a_store_request_without_a_data_set_is_answered(node: Node) -> None:
 
 
 def test_the_data_set_of_an_echo_is_taken_and_let_go(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dicom_node.conversation._LONGEST_OTHER", 20_000)
+    monkeypatch.setattr("dicom_node.scp.association._LONGEST_OTHER", 20_000)
     odd = wire.command_set({0x0002: Verification.encode(), 0x0100: 0x0030, 0x0110: 7, 0x0800: 1})
     with associated(node) as raw:
         raw.send(message(ECHO, odd, noise(20_000)))
@@ -683,7 +684,7 @@ def test_a_tcp_check_is_no_event(node: Node, logged: Logged) -> None:
 
 
 def test_one_association_too_many_is_rejected_for_now(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dicom_node.receive._MAX_ASSOCIATIONS", 2)
+    monkeypatch.setattr("dicom_node.scp.server._MAX_ASSOCIATIONS", 2)
     wire.assert_nothing_left(node)
     with associated(node) as first, associated(node) as second:
         for _ in range(2):
@@ -706,7 +707,7 @@ def test_one_association_too_many_is_rejected_for_now(node: Node, monkeypatch: p
 def test_a_connection_that_asks_for_nothing_is_ended(
     node: Node, monkeypatch: pytest.MonkeyPatch, begin: bytes, logged: Logged
 ) -> None:
-    monkeypatch.setattr("dicom_node.conversation._REQUEST_SECONDS", 0.2)
+    monkeypatch.setattr("dicom_node.scp.association._REQUEST_SECONDS", 0.2)
     with Raw(node.port) as raw:
         raw.send(begin)
         began = time.monotonic()
@@ -717,7 +718,7 @@ def test_a_connection_that_asks_for_nothing_is_ended(
 
 
 def test_a_connection_that_asks_too_slowly_is_ended(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dicom_node.conversation._REQUEST_SECONDS", 0.5)
+    monkeypatch.setattr("dicom_node.scp.association._REQUEST_SECONDS", 0.5)
     with Raw(node.port) as raw:
         raw.socket.settimeout(0.1)
         for byte in wire.associate_rq():

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from conftest import wait_until
 
-from dicom_node.db import Index
 from dicom_node.errors import Hindered, Permanent, Retryable
-from dicom_node.schema import Job, NewInstance
-from dicom_node.worker import Done, Patience, Worker
+from dicom_node.index.index import Index
+from dicom_node.index.migrations import Job, NewInstance
+from dicom_node.jobs.worker import Done, Patience, Worker
 
 
 class Clock:

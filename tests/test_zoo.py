@@ -20,7 +20,7 @@ from pydicom.dataset import Dataset
 
 from ai.contract import InstanceRef, Presence, Reading, ReadingError, Selection, SeriesRef
 from ai.inference.bundle_model import BundleError, BundleModel, load
-from dicom_node.config import Profile
+from dicom_node.config.settings import Profile
 from dicom_node.results import Run, encode, run_key
 
 

@@ -29,8 +29,10 @@ from ai.contract import (
     ReadingError,
     Region,
 )
-from dicom_node.results import common, gsps, kos, pdf, sc, seg, source, sr
-from dicom_node.results.common import ROLES, Predecessor, Run, run_key
+from dicom_node.results import run as common
+from dicom_node.results import source
+from dicom_node.results.objects import gsps, kos, pdf, sc, seg, sr
+from dicom_node.results.run import ROLES, Predecessor, Run, run_key
 
 __all__ = [
     "ROLES",

@@ -23,7 +23,7 @@ from filling import IMAGES, Hospital, fill
 from operations import OPERATIONS, Operation, Ward
 
 from dicom_node import log
-from dicom_node.db import Index
+from dicom_node.index.index import Index
 
 BAR = 1.1
 _FOR_MEANS = 400  # repetitions of a turn that a mean is worth something of

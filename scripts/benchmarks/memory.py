@@ -28,7 +28,7 @@ from pynetdicom.sop_class import Verification
 from sender import Sender
 from servers import AE_TITLE, SERVERS, Server, free_port
 
-from dicom_node.db import INDEX_FILE, Index
+from dicom_node.index.index import INDEX_FILE, Index
 
 BAR = 200e6  # bytes that an object may take while it is received, whatever its size
 _FRAME = 1024  # rows and columns of a frame of 8 bit

@@ -9,10 +9,10 @@ from typing import Any
 
 from filling import DESTINATION, IMAGES, MODEL, ROUTE, Hospital, Study
 
-from dicom_node.config import Match, NodeSettings, Peer, Route, Settings
-from dicom_node.db import Index
-from dicom_node.schema import Job, JobKind, NewInstance, NewReading, NewResult
-from dicom_node.studies import Completer
+from dicom_node.config.settings import Match, NodeSettings, Peer, Route, Settings
+from dicom_node.index.index import Index
+from dicom_node.index.migrations import Job, JobKind, NewInstance, NewReading, NewResult
+from dicom_node.studies.completion import Completer
 
 _QUEUED = 50  # jobs that wait while one is claimed
 _LISTED = 1000  # studies: what `dicom-node studies` shows

@@ -23,8 +23,8 @@ from sender import Sender
 from servers import free_port
 from victim import Node
 
-from dicom_node.db import INDEX_FILE, Index
-from dicom_node.spool import Spool
+from dicom_node.index.index import INDEX_FILE, Index
+from dicom_node.storage.spool import Spool
 
 _WORK_SECONDS = 1.5  # before it is killed, at least
 _LIMIT_SECONDS = 120.0

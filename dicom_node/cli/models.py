@@ -1,0 +1,229 @@
+"""``dicom-node models``: which models there are, and how one comes and goes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dicom_node.cli.models_add import add
+from dicom_node.cli.models_compare import compare
+from dicom_node.cli.models_evaluate import evaluate
+from dicom_node.cli.models_import import import_weights
+from dicom_node.cli.options import DEFAULT_CONFIG, RESTART, ConfigOption
+
+if TYPE_CHECKING:
+    from dicom_node.config.settings import Settings
+    from dicom_node.models.registry import Entry, Models
+
+app = typer.Typer(no_args_is_help=True, help="The models that the node reads with: list, add, verify, roll back.")
+app.command()(add)
+app.command("import")(import_weights)
+app.command()(compare)
+app.command()(evaluate)
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command("list")
+def list_(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
+    """Every model with its versions: which are current, which ship, and which routes read with them."""
+    settings, store = _store(config)
+    every = [_row(settings, entry) for entry in store.entries()]
+    if as_json:
+        print(json.dumps(every, indent=2, ensure_ascii=False))
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("model", "version", "files", "state", "from", "routes"):
+        table.add_column(name, overflow="fold")
+    for one in every:
+        origin = "ships with the node" if one["shipped"] else f"installed {one['added'] or 'some time'}"
+        state = f"{one['state']}: {one['fault']}" if one["fault"] else one["state"]
+        cells = (one["name"], one["version"], one["digest"][:12], state, origin, ", ".join(one["routes"]))
+        table.add_row(*(escape(cell) for cell in cells))
+    console = Console()
+    if not console.is_terminal:
+        console.width = 220
+    console.print(table)
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="The model.")],
+    digest: Annotated[str, typer.Option(help="A former version, by the beginning of its digest.")] = "",
+    config: ConfigOption = DEFAULT_CONFIG,
+    as_json: JsonOption = False,
+) -> None:
+    """Everything about a model: what it is for, which images it takes, what it finds, its files and figures."""
+    settings, store = _store(config)
+    entry = store.version(name, digest) if digest else store.current(name)
+    known = _detail(settings, entry)
+    if as_json:
+        print(json.dumps(known, indent=2, ensure_ascii=False))
+    else:
+        _print_detail(known)
+
+
+@app.command()
+def verify(
+    name: Annotated[str, typer.Argument(help="The model; without it, every model.")] = "",
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Compare every file of the models with what was written down when they came; status 1 where one differs."""
+    from ai.inference.bundle_model import BundleError
+
+    _, store = _store(config)
+    entries = store.entries(name)
+    if not entries:
+        store.current(name)  # says which there are
+    bad = 0
+    for entry in entries:
+        what = f"model {entry.name} {entry.version}, files {entry.digest[:12]} ({entry.state})"
+        pinned = entry.pinned()
+        try:
+            faults = pinned.faults()
+        except BundleError as error:
+            faults = [str(error)]
+        for fault in faults:
+            print(f"FAIL  {what}: {fault}")
+        if not faults:
+            print(f"ok    {what}: {len(pinned.files or {})} files as they were checked")
+        bad += bool(faults)
+    if bad:
+        print("a model that differs is not loaded: add it again from its source, or roll back", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+@app.command()
+def remove(
+    name: Annotated[str, typer.Argument(help="The model.")],
+    digest: Annotated[str, typer.Option(help="Only this version, by the beginning of its digest.")] = "",
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Delete an installed model, or one version of it; refused while a route needs it."""
+    from dicom_node.models.registry import routes_of
+    from dicom_node.storage.spool import Spool
+
+    settings, store = _store(config)
+    for gone in store.remove(settings, name, digest, running=Spool(settings.node.data_dir).in_use()):
+        print(f"model {gone.name} {gone.version}, files {gone.digest[:12]}: removed")
+    left = [each for each in store.entries(name) if each.state == "current"]
+    if left and routes_of(settings, name):
+        print(f"routes read with {name} {left[0].version}, {left[0].digest[:12]} from the next start of the node on")
+
+
+@app.command()
+def rollback(
+    name: Annotated[str, typer.Argument(help="The model.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Go back to the version that was current before; again goes further back. To go forward, add that one again."""
+    _, store = _store(config)
+    was, is_now = store.rollback(name)
+    print(f"model {name}: {is_now.version}, {is_now.digest[:12]} is current; it was {was.version}, {was.digest[:12]}")
+    print(RESTART)
+
+
+def _store(config: Path) -> tuple[Settings, Models]:
+    from dicom_node.config.settings import load
+    from dicom_node.models.registry import Models
+
+    settings = load(config)
+    return settings, Models(settings.node.data_dir)
+
+
+def _row(settings: Settings, entry: Entry) -> dict[str, Any]:
+    from dicom_node.models.registry import routes_of
+
+    return {
+        "name": entry.name,
+        "version": entry.version,
+        "digest": entry.digest,
+        "state": entry.state,
+        "shipped": entry.shipped,
+        "added": entry.record.added if entry.record else None,
+        "routes": routes_of(settings, entry.name) if entry.state == "current" else [],
+        "fault": entry.fault,
+    }
+
+
+def _detail(settings: Settings, entry: Entry) -> dict[str, Any]:
+    from ai.inference.bundle_model import BundleError, describe
+
+    known = _row(settings, entry)
+    known["folder"] = str(entry.path)
+    known["files"] = dict(entry.pinned().files or {})
+    known["record"] = entry.record.model_dump(mode="json", exclude={"files"}) if entry.record else None
+    card = next((path for path in sorted(entry.path.glob("docs/README*")) if path.is_file()), None)
+    known["model_card"] = str(card) if card else None
+    try:
+        entry.pinned().check()
+        said = describe(entry.path).spec
+        spec = said.model_dump(mode="json")
+        metadata = json.loads((entry.path / "configs/metadata.json").read_bytes())
+    except BundleError as error:
+        known["fault"] = known["fault"] or str(error)
+        return known
+    for key in ("manufacturer", "task", "intended_use", "notice", "outputs"):
+        known[key] = spec[key]
+    known["input"] = said.input.model_dump(mode="json", exclude_unset=True)
+    for key in ("description", "authors", "copyright", "data_source", "eval_metrics"):
+        known[key] = metadata.get(key)
+    return known
+
+
+def _print_detail(known: dict[str, Any]) -> None:
+    from ai.bundle.code import printable
+
+    def line(label: str, text: object) -> None:
+        if text not in (None, "", [], {}):
+            print(f"{label:<14}{printable(str(text))}")
+
+    line(
+        "model",
+        f"{known['name']} {known['version']} ({known['state']}, {'ships' if known['shipped'] else 'installed'})",
+    )
+    line("fault", known["fault"])
+    line("digest", known["digest"])
+    line("routes", ", ".join(known["routes"]) or "none")
+    for key, label in (("manufacturer", "manufacturer"), ("task", "task"), ("intended_use", "intended use")):
+        line(label, known.get(key))
+    for key in ("notice", "description", "authors", "copyright", "data_source"):
+        line(key.replace("_", " "), known.get(key))
+    line("folder", known["folder"])
+    line("model card", known["model_card"])
+    if record := known["record"]:
+        line("came from", f"{record['place']} ({record['kind']}), added {record['added']} by {record['user']}")
+        line("zip SHA-256", record["archive_sha256"])
+        for what, seen in record["checks"].items():
+            line("checked", f"{what}: {seen}")
+    for key, value in known.get("input", {}).items():
+        shown = ", ".join(map(str, (each or "(absent)" for each in value))) if isinstance(value, list) else value
+        line("takes", f"{key}: {shown}" if shown not in (None, "") else None)
+    for output in known.get("outputs", []):
+        code = output["code"]
+        text = f"{output['name']} ({code['value']}, {code['scheme']}, {code['meaning']})"
+        if output["undetermined"]:
+            text += f"; never called: {output['undetermined']}"
+        else:
+            text += f", threshold {output['threshold']:g}"
+        line("finds" if output["finding"] else "outlines", text)
+    for what, value in _flat(known.get("eval_metrics")):
+        line("figure", f"{what}: {value}")
+    for name, digest in known["files"].items():
+        line("file", f"{digest}  {name}")
+
+
+def _flat(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _flat(inner, f"{place} {key}".strip())
+    elif value is not None:
+        yield place or "value", value

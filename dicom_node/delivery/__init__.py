@@ -1,0 +1,1 @@
+"""What the node owes others unasked: results are sent, and storage commitment is asked for."""

@@ -1,0 +1,251 @@
+"""The job "commit": a destination is asked to commit to the results that it stored (PS3.4 annex J, push model).
+
+We ask by N-ACTION; the answer, an N-EVENT-REPORT, comes on the same association or, minutes or hours later, on one that
+the destination opens to us. Either way `note_report` records it and the job, which waits in the queue, goes on:
+
+* everything is committed: the delivery is done.
+* it does not have an object (0112): it is sent again, and asked for again.
+* it could not tell (0110, 0213 and others): it is asked again.
+* it will not commit to a kind of object (0119, 0122): the delivery fails, visibly; IT can mend it there, or switch
+  commitment off for this destination.
+* no answer: it is asked again, under another transaction UID.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+from pydicom.uid import generate_uid
+from pynetdicom import evt
+from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
+
+from dicom_node.config.settings import Peer, Settings
+from dicom_node.dicom.header import is_uid
+from dicom_node.errors import Permanent, Retryable, Waits
+from dicom_node.index.index import Index
+from dicom_node.index.migrations import Ask, Job
+from dicom_node.jobs.worker import Done
+from dicom_node.log import logger, where
+from dicom_node.network.requestor import Calling, NoneTaken
+
+ALL_COMMITTED, SOME_FAILED = 1, 2  # event types (PS3.4 J.3.3.1)
+NO_SUCH_OBJECT, CLASS_CONFLICT, CLASS_NOT_SUPPORTED = 0x0112, 0x0119, 0x0122  # failure reasons (PS3.3 C.14.1.1)
+_NEVER = {
+    CLASS_CONFLICT: "it has an object of another class under this UID",
+    CLASS_NOT_SUPPORTED: "it commits to no objects of this class",
+}
+# DIMSE statuses of an N-ACTION (PS3.7 annex C) that would be answered the same again.
+_FINAL = {0x0118, 0x0119, 0x0122, 0x0123, 0x0124, 0x0211, 0x0212}
+_LINGER_SECONDS = 10.0  # how long an association is held open for an answer on it
+_FIRST_WAIT, _LONGEST_WAIT = 300.0, 3600.0  # how long an answer is waited for before it is asked again
+_FIRST_REST, _LONGEST_REST = 1.0, 3600.0  # how soon it is asked again for what was answered, but not committed to
+_MOST_OBJECTS = 100_000  # of one answer; a run has some dozens
+
+
+class Committer:
+    """Does the job "commit" for one destination; ``on_answer`` is told its name when it has answered."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        peer: Peer,
+        index: Index,
+        *,
+        on_answer: Callable[[str], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._peer = peer
+        self._index = index
+        self._clock = clock
+        self._asked = 0.0  # when (`time.monotonic`)
+        self._open: set[str] = set()  # what was asked on the open association, and is not answered
+        self._on_answer = on_answer
+        self._calling = Calling(
+            settings.node.ae_title,
+            peer,
+            (StorageCommitmentPushModel,),
+            handlers=((evt.EVT_N_EVENT_REPORT, self._on_report),),
+        )
+
+    def __call__(self, job: Job) -> Done:
+        """Ask for what is not committed yet, or look at what was answered.
+
+        Raises:
+            Waits: it was asked.
+            Retryable: the destination could not be asked.
+            Permanent: it will not commit.
+        """
+        objects = self._index.to_commit(job)
+        asks = self._index.asks_of(job)
+        if not objects:
+            return Done("" if self._index.has_committed(job) else "nothing is stored there")
+        self._mind(asks)
+        transaction_uid = self._ask(job, objects)
+        unanswered = sum(ask.answered is None for ask in asks)
+        wait = min(_FIRST_WAIT * 2.0**unanswered, _LONGEST_WAIT)
+        raise Waits(
+            f"{self._peer.name} is asked to commit to {len(objects)} objects",
+            wait,
+            came=lambda: self._index.is_answered(transaction_uid),
+            begins=not asks,
+        )
+
+    def idle(self) -> None:
+        """Called when there is nothing to ask: the association is held for a while, for answers on it."""
+        if not self._open or time.monotonic() - self._asked > _LINGER_SECONDS or not self._calling.is_open:
+            self.close()
+
+    def close(self) -> None:
+        """Release the association."""
+        self._open.clear()
+        self._calling.close()
+
+    def _mind(self, asks: list[Ask]) -> None:
+        """What was answered to earlier asks, and whether it is time to ask again.
+
+        Raises:
+            Permanent: the destination will not commit.
+            Waits: it is not time.
+        """
+        if not asks:
+            return
+        last, now = asks[-1], self._clock()
+        if last.refusal:
+            raise Permanent(f"{self._calling.name} does not commit: {last.refusal}")
+        if last.answered is None:
+            return  # nothing came in all the time that the job has waited
+        failures = sum(ask.answered is not None for ask in asks)
+        rest = min(_FIRST_REST * 4.0 ** (failures - 1), _LONGEST_REST)
+        if (left := last.answered + rest - now) > 0:
+            raise Waits(f"{self._peer.name} did not commit to everything, and is asked again", left)
+
+    def _ask(self, job: Job, objects: list[tuple[str, str]]) -> str:
+        """Ask under a transaction UID of its own, which is returned; it is recorded before anybody could answer."""
+        try:
+            association = self._calling.open()
+        except NoneTaken as error:
+            raise Permanent(
+                f"{self._calling.name} offers no storage commitment: have it switched on there for our AE title, or "
+                f"set commitment = false on peer {self._peer.name}"
+            ) from error
+        transaction_uid = str(generate_uid(prefix=None))
+        self._index.note_ask(transaction_uid, job, self._clock())
+        self._asked = time.monotonic()
+        self._open.add(transaction_uid)
+        try:
+            status, _ = association.send_n_action(
+                references(transaction_uid, objects), 1, StorageCommitmentPushModel, StorageCommitmentPushModelInstance
+            )
+        except (RuntimeError, OSError) as error:
+            raise self._calling.broken("asking for commitment") from error
+        if "Status" not in status:
+            raise self._calling.lost()  # it may have been heard all the same
+        if status.Status != 0x0000:
+            self._open.discard(transaction_uid)
+            self._index.forget_ask(transaction_uid)
+            answer = f"{self._calling.name} answered {status.Status:04X} when asked for commitment"
+            raise Permanent(answer) if status.Status in _FINAL else Retryable(answer)
+        return transaction_uid
+
+    def _on_report(self, event: Any) -> tuple[int, None]:
+        status, transaction_uid = note_report(self._index, event, self._clock(), self._on_answer)
+        self._open.discard(transaction_uid)
+        return status, None
+
+
+def references(transaction_uid: str, objects: list[tuple[str, str]]) -> Dataset:
+    """The action information of a request (PS3.4 table J.3-1); ``objects`` are (SOP class, SOP instance)."""
+    request = Dataset()
+    request.TransactionUID = transaction_uid
+    request.ReferencedSOPSequence = Sequence(_reference(*each) for each in objects)
+    return request
+
+
+def _reference(sop_class: str, sop_instance: str, failure: int | None = None) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID = sop_class
+    item.ReferencedSOPInstanceUID = sop_instance
+    if failure is not None:
+        item.FailureReason = failure
+    return item
+
+
+def report(
+    transaction_uid: str, held: list[tuple[str, str]], failed: list[tuple[str, str, int]]
+) -> tuple[int, Dataset]:
+    """The event type and information of an answer (PS3.4 table J.3-2); ``failed`` have their failure reason."""
+    information = Dataset()
+    information.TransactionUID = transaction_uid
+    if held:
+        information.ReferencedSOPSequence = Sequence(_reference(*each) for each in held)
+    if failed:
+        information.FailedSOPSequence = Sequence(_reference(*each) for each in failed)
+    return (SOME_FAILED if failed else ALL_COMMITTED), information
+
+
+def note_report(index: Index, event: Any, now: float, on_answer: Callable[[str], None]) -> tuple[int, str]:
+    """Record an N-EVENT-REPORT of a destination, whatever association it came on.
+
+    Every byte of it is hostile until checked; it counts only for what was asked under its transaction UID, which only
+    the destination knows.
+
+    Returns:
+        the status to answer, and the transaction UID (empty where it cannot be read).
+    """
+    transaction_uid = ""
+    try:
+        information, kind = event.event_information, event.event_type
+        transaction_uid = uid_of(information, "TransactionUID")
+        committed = {uid_of(item, "ReferencedSOPInstanceUID") for item in items(information, "ReferencedSOPSequence")}
+        failed = {
+            uid_of(item, "ReferencedSOPInstanceUID"): int(item.FailureReason)
+            for item in items(information, "FailedSOPSequence")
+        }
+    except Exception as error:  # whatever pydicom raises on hostile bytes
+        logger().warning("commitment.refused", reason="the answer cannot be read", error=where(error))
+        return 0x0115, transaction_uid
+    if kind not in (ALL_COMMITTED, SOME_FAILED):
+        return 0x0113, transaction_uid
+    missing = [uid for uid, reason in failed.items() if reason == NO_SUCH_OBJECT]
+    refusal = next((f"{reason:04X}, {_NEVER[reason]}" for reason in failed.values() if reason in _NEVER), "")
+    peer = index.settle_ask(transaction_uid, committed - set(failed), missing, refusal, now)
+    if peer is None:
+        logger().warning("commitment.refused", reason="nobody asked for what it answers")
+        return 0x0112, transaction_uid
+    log = logger().bind(peer=peer, objects=len(committed))
+    if failed:
+        reasons = ", ".join(f"{reason:04X}" for reason in sorted(set(failed.values())))
+        log.warning("commitment.failed", reason=f"{len(failed)} objects are not committed to: {reasons}")
+    else:
+        log.info("commitment.given")
+    on_answer(peer)
+    return 0x0000, transaction_uid
+
+
+def items(dataset: Dataset, name: str) -> list[Dataset]:
+    """The items of a sequence, none where it is missing.
+
+    Raises:
+        Exception: whatever pydicom raises on hostile bytes; ValueError: there are too many.
+    """
+    found = dataset.get(name)
+    listed = list(found) if found is not None else []
+    if len(listed) > _MOST_OBJECTS:
+        raise ValueError("too many objects")
+    return listed
+
+
+def uid_of(dataset: Dataset, name: str) -> str:
+    """The value of an attribute that has to be a UID.
+
+    Raises:
+        Exception: as in `items`; ValueError: it is none.
+    """
+    value = str(getattr(dataset, name))
+    if not is_uid(value):
+        raise ValueError(f"{name} is no UID")
+    return value

@@ -1,0 +1,122 @@
+"""The job "send": a result file -> C-STORE to one destination, over an association that is kept while there is work.
+
+What an answer means (PS3.4 B.2.3, PS3.7 C.5):
+
+* 0000 and the warnings B0xx: the PACS has it.
+* A9xx, Cxxx, 0117, 0122, 0124: refused for good; another try would be answered the same.
+* a SOP class that the PACS does not take at negotiation: not taken, and the study says so; it gets the others. Where it
+  takes none of what a reading led to, that is refused for good.
+* everything else (A7xx out of resources, 0110, 0213, rejections, aborts, time-outs, a PACS that is down): tried again.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from pydicom.uid import (
+    UID,
+    Comprehensive3DSRStorage,
+    ComprehensiveSRStorage,
+    EncapsulatedPDFStorage,
+    ExplicitVRLittleEndian,
+    GrayscaleSoftcopyPresentationStateStorage,
+    KeyObjectSelectionDocumentStorage,
+    SecondaryCaptureImageStorage,
+    SegmentationStorage,
+)
+
+from dicom_node.config.settings import Peer, Settings
+from dicom_node.errors import Permanent, Retryable
+from dicom_node.index.index import Index
+from dicom_node.index.migrations import NOT_TAKEN, Job, StoredResult
+from dicom_node.jobs.worker import Done
+from dicom_node.log import logger
+from dicom_node.network.pynetdicom_setup import accepted_syntaxes, as_implicit
+from dicom_node.network.requestor import Calling
+from dicom_node.network.status import Verdict, verdict
+from dicom_node.storage.spool import Spool
+
+#: What we make; one association proposes these and no more.
+RESULT_CLASSES = (
+    ComprehensiveSRStorage,
+    Comprehensive3DSRStorage,
+    SecondaryCaptureImageStorage,
+    GrayscaleSoftcopyPresentationStateStorage,
+    SegmentationStorage,
+    EncapsulatedPDFStorage,
+    KeyObjectSelectionDocumentStorage,
+)
+
+
+class Sender:
+    """Does the job "send" for one destination."""
+
+    def __init__(self, settings: Settings, peer: Peer, index: Index, spool: Spool) -> None:
+        self._peer = peer
+        self._index = index
+        self._spool = spool
+        self._calling = Calling(settings.node.ae_title, peer, RESULT_CLASSES)
+
+    def __call__(self, job: Job) -> Done:
+        """Send one result.
+
+        Raises:
+            Retryable: the PACS could not be reached, or could not take it now.
+            Permanent: the PACS refused it for good.
+        """
+        result = self._index.result(job.subject)
+        if result is not None and result.removed is not None:
+            raise Permanent("retention has removed the result's file, so it cannot be sent any more")
+        if result is None or not self._spool.path(result.file).is_file():
+            raise Permanent("the result's file is gone from the data folder")
+        began = time.perf_counter()
+        association = self._calling.open()
+        syntaxes = accepted_syntaxes(association, result.sop_class_uid)
+        if not syntaxes:
+            return self._not_taken(association, job, result)
+        status = self._send(association, result, syntaxes)
+        log = logger().bind(instance=result.sop_instance_uid, role=result.role, peer=self._peer.name)
+        _judge(status, self._peer)
+        seconds = round(time.perf_counter() - began, 3)
+        if status:
+            log.warning("result.delivered", status=f"{status:04X}", seconds=seconds, reason="stored with a warning")
+        else:
+            log.info("result.delivered", seconds=seconds)
+        return Done(reason=f"stored with warning {status:04X}" if status else "")
+
+    def close(self) -> None:
+        """Release the association; called when there is nothing to send."""
+        self._calling.close()
+
+    def _not_taken(self, association: Any, job: Job, result: StoredResult) -> Done:
+        """Go on without an object of a class that the PACS refused at negotiation, if it takes another of the run."""
+        reason = f"{self._calling.name} does not take {UID(result.sop_class_uid).name}"
+        wanted = self._index.classes_sent(job.run_key or "", self._peer.name)
+        if not any(accepted_syntaxes(association, sop_class) for sop_class in wanted):
+            raise Permanent(reason)
+        logger().warning(
+            "result.not_taken", instance=result.sop_instance_uid, role=result.role, peer=self._peer.name, reason=reason
+        )
+        return Done(reason=f"{NOT_TAKEN} {reason}")
+
+    def _send(self, association: Any, result: StoredResult, accepted: set[str]) -> int:
+        path = self._spool.path(result.file)
+        what: Any = path if ExplicitVRLittleEndian in accepted else as_implicit(path)
+        try:
+            answer = association.send_c_store(what)
+        except (RuntimeError, OSError) as error:
+            raise self._calling.broken("sending") from error
+        if "Status" not in answer:
+            raise self._calling.lost()
+        return int(answer.Status)
+
+
+def _judge(status: int, peer: Peer) -> None:
+    meaning = verdict(status)
+    if meaning is Verdict.STORED:
+        return
+    answer = f"{peer.name} ({peer.ae_title}) answered {status:04X}"
+    if meaning is Verdict.REFUSED:
+        raise Permanent(f"{answer}: it refuses this object")
+    raise Retryable(f"{answer}: it cannot take it now")

@@ -1,0 +1,1 @@
+"""The index: the only room that says SQL."""

@@ -1,0 +1,233 @@
+"""The statements of storage commitment (PS3.4 annex J): what we asked others to commit to, and what others asked us.
+
+A job "commit" belongs to a run and a destination: its turn comes when nothing of the run is left to be sent there, and
+it is done when the destination has committed to every object that it has stored. Each time that it asks is a row of
+``asks``, under a transaction UID of its own; a late answer to an earlier one counts as well.
+
+A job "promise" carries our answer to somebody who asked us; what was asked stands in ``promises``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+
+from dicom_node.index.migrations import CALLED_OFF, NOT_TAKEN, Ask, Job, Promise
+from dicom_node.index.statements import Statements
+
+_STORED = """kind = 'send' AND state = 'done' AND reason NOT LIKE :not_taken AND reason NOT LIKE :called_off"""
+
+
+class CommitmentStatements(Statements):
+    """What the index knows of storage commitment."""
+
+    # -- asked of others
+
+    def queue_commit(self, job: Job, run_key: str, destination: str, now: float) -> None:
+        """Queue that a destination is asked to commit to what it gets of a run; inside `transaction`."""
+        self._run(
+            """INSERT INTO jobs (kind, subject, study, revision, route, target, run_key, state, due, created)
+            VALUES ('commit', ?1, ?2, ?3, ?4, ?5, ?1, 'queued', ?6, ?6)
+            ON CONFLICT (study, kind, subject, target) DO UPDATE SET state = 'queued', attempts = 0, reason = '',
+                revision = excluded.revision, due = excluded.due, created = excluded.created, finished = NULL
+            WHERE jobs.state != 'running'""",
+            run_key,
+            job.study,
+            job.revision,
+            job.route,
+            destination,
+            now,
+        )
+
+    def to_commit(self, job: Job) -> list[tuple[str, str]]:
+        """What a destination has of a run and has not committed to: (SOP class, SOP instance)."""
+        with self._lock:
+            return [
+                (str(row[0]), str(row[1]))
+                for row in self._db.conn.execute(
+                    f"""SELECT r.sop_class_uid, r.sop_instance_uid
+                    FROM (SELECT subject FROM jobs
+                        WHERE study = :study AND target = :target AND run_key = :run_key AND {_STORED}) s
+                        CROSS JOIN results r ON r.sop_instance_uid = s.subject
+                    WHERE r.sop_instance_uid NOT IN (SELECT sop_instance_uid FROM committed WHERE job = :job)
+                    ORDER BY r.position""",  # noqa: S608 - our own words
+                    self._of(job),
+                )
+            ]
+
+    @staticmethod
+    def _of(job: Job) -> dict[str, object]:
+        return {
+            "job": job.id,
+            "study": job.study,
+            "target": job.target,
+            "run_key": job.run_key,
+            "not_taken": f"{NOT_TAKEN}%",
+            "called_off": f"{CALLED_OFF}%",
+        }
+
+    def has_committed(self, job: Job) -> bool:
+        """Whether the destination has committed to anything of a run."""
+        return bool(self._rows("SELECT 1 FROM committed WHERE job = ? LIMIT 1", job.id))
+
+    def note_ask(self, transaction_uid: str, job: Job, now: float) -> None:
+        """Record, before it goes out, that a destination is asked."""
+        with self.transaction():
+            # The patience with the destination's answers begins with the first question, not with the reading.
+            self._run(
+                """UPDATE jobs SET created = ?1
+                WHERE id = ?2 AND NOT EXISTS (SELECT 1 FROM asks WHERE job = ?2 AND asked >= ?3)""",
+                now,
+                job.id,
+                job.created,
+            )
+            self._run("INSERT INTO asks (transaction_uid, job, asked) VALUES (?, ?, ?)", transaction_uid, job.id, now)
+
+    def forget_ask(self, transaction_uid: str) -> None:
+        """What was asked was refused: nobody will answer it."""
+        with self.transaction():
+            self._run("DELETE FROM asks WHERE transaction_uid = ?", transaction_uid)
+
+    def asks_of(self, job: Job) -> list[Ask]:
+        """Every time that a job asked since it was queued, oldest first."""
+        rows = self._rows(
+            """SELECT answered, refusal FROM asks
+            WHERE job = ? AND asked >= ? ORDER BY asked""",
+            job.id,
+            job.created,
+        )
+        return [Ask(*row) for row in rows]
+
+    def is_answered(self, transaction_uid: str) -> bool:
+        """Whether the answer to an ask has come."""
+        rows = self._rows("SELECT 1 FROM asks WHERE transaction_uid = ? AND answered IS NOT NULL", transaction_uid)
+        return bool(rows)
+
+    def settle_ask(
+        self, transaction_uid: str, committed: Collection[str], missing: Collection[str], refusal: str, now: float
+    ) -> str | None:
+        """Record the answer to an ask: what is committed, and what the destination does not have and is sent again.
+
+        Only what the ask was for counts. ``refusal`` is why it will never commit to the rest; empty where it may.
+
+        Returns:
+            the destination; None where nobody asked that.
+        """
+        with self.transaction():
+            row = self._run(
+                """SELECT j.id, j.study, j.target, j.run_key, j.state FROM asks a CROSS JOIN jobs j ON j.id = a.job
+                WHERE a.transaction_uid = ? AND j.kind = 'commit'""",
+                transaction_uid,
+            ).fetchone()
+            if row is None:
+                return None
+            job, study, target, run_key, state = row
+            self._run(
+                """INSERT OR IGNORE INTO committed SELECT ?, subject FROM jobs
+                WHERE kind = 'send' AND study = ? AND target = ? AND run_key = ?
+                    AND subject IN (SELECT value FROM json_each(?))""",
+                job,
+                study,
+                target,
+                run_key,
+                json.dumps(list(committed)),
+            )
+            again = self._db.conn.execute(
+                f"""UPDATE jobs SET state = 'queued', attempts = 0, due = :now, created = :now, finished = NULL,
+                    reason = ''
+                WHERE study = :study AND target = :target AND run_key = :run_key AND {_STORED}
+                    AND subject IN (SELECT value FROM json_each(:missing))
+                    AND subject NOT IN (SELECT sop_instance_uid FROM committed WHERE job = :job)""",  # noqa: S608 - our own words
+                {
+                    "job": job,
+                    "study": study,
+                    "target": target,
+                    "run_key": run_key,
+                    "now": now,
+                    # Of a run that was superseded, or is committed to by now, nothing is sent any more.
+                    "missing": json.dumps([] if state == "done" else list(missing)),
+                    "not_taken": f"{NOT_TAKEN}%",
+                    "called_off": f"{CALLED_OFF}%",
+                },
+            ).rowcount
+            self._run(
+                "UPDATE asks SET answered = ?, missing = ?, refusal = ? WHERE transaction_uid = ?",
+                now,
+                again,
+                refusal,
+                transaction_uid,
+            )
+            self._run(
+                """UPDATE jobs SET state = 'queued', due = min(due, ?), finished = NULL
+                WHERE id = ? AND state IN ('queued', 'failed')""",  # what was given up goes on with an answer
+                now,
+                job,
+            )
+            return str(target)
+
+    def ask_again(self, now: float) -> None:
+        """Have everything asked again that waits for an answer: one may have come while nobody listened."""
+        with self.transaction():
+            self._run("UPDATE jobs SET due = min(due, ?) WHERE kind = 'commit' AND state = 'queued'", now)
+
+    def waive_commits(self, destinations: Sequence[str], reason: str, now: float) -> int:
+        """End the waiting for commitment of every destination but these."""
+        with self.transaction():
+            return self._run(
+                """UPDATE jobs SET state = 'done', finished = ?, reason = ?
+                WHERE state = 'queued' AND kind = 'commit' AND target NOT IN (SELECT value FROM json_each(?))""",
+                now,
+                reason,
+                json.dumps(list(destinations)),
+            ).rowcount
+
+    # -- asked of us
+
+    def add_promise(self, promise: Promise, peer: str | None, now: float) -> None:
+        """Record what somebody asks us to commit to, before it is answered.
+
+        Where we know where to reach the caller, ``peer``, a job that brings it our answer is queued.
+        """
+        with self.transaction():
+            study = self._run(
+                "SELECT study FROM instances WHERE sop_instance_uid IN (SELECT value FROM json_each(?)) LIMIT 1",
+                json.dumps(list(promise.instances)),
+            ).fetchone()
+            number = self._run(
+                """INSERT INTO promises (transaction_uid, calling_ae, asked, instances) VALUES (?, ?, ?, ?)
+                ON CONFLICT (transaction_uid, calling_ae)
+                    DO UPDATE SET asked = excluded.asked, instances = excluded.instances
+                RETURNING id""",
+                promise.transaction_uid,
+                promise.calling_ae,
+                now,
+                json.dumps(promise.instances),
+            ).fetchone()[0]
+            if peer is not None:
+                values = (study[0] if study is not None else None, str(number), peer, now)
+                again = self._run(
+                    """UPDATE jobs SET state = 'queued', attempts = 0, due = ?4, created = ?4, finished = NULL,
+                        reason = ''
+                    WHERE study IS ?1 AND kind = 'promise' AND subject = ?2 AND target = ?3 AND state != 'running'""",
+                    *values,
+                ).rowcount
+                if not again:
+                    self._run(
+                        """INSERT INTO jobs (kind, subject, study, revision, route, target, state, due, created)
+                        VALUES ('promise', ?2, ?1, 0, '', ?3, 'queued', ?4, ?4) ON CONFLICT DO NOTHING""",
+                        *values,
+                    )
+
+    def promise(self, number: int) -> Promise | None:
+        """What was asked of us."""
+        rows = self._rows("SELECT transaction_uid, calling_ae, instances FROM promises WHERE id = ?", number)
+        return Promise(rows[0][0], rows[0][1], json.loads(rows[0][2])) if rows else None
+
+    def held(self, instances: Collection[str]) -> dict[str, tuple[str, str, int]]:
+        """Which of some instances we received: SOP instance to (SOP class, file, bytes of the file)."""
+        rows = self._rows(
+            """SELECT sop_instance_uid, sop_class_uid, file, bytes FROM instances
+            WHERE removed IS NULL AND sop_instance_uid IN (SELECT value FROM json_each(?))""",
+            json.dumps(list(instances)),
+        )
+        return {row[0]: (row[1], row[2], row[3]) for row in rows}

@@ -1,0 +1,1 @@
+"""Workers that claim and finish jobs. Nothing here knows a kind of job."""

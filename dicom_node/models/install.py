@@ -1,0 +1,219 @@
+"""Add a model to the store: bring it, check it, show what it runs, try it in a process of its own, then keep it.
+
+Where anything is wrong nothing is left behind.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from ai.bundle.code import code_in, printable
+from ai.bundle.files import METADATA, READING, file_digests
+from ai.bundle.metadata import metadata_faults
+from ai.bundle.pins import Pinned
+from ai.contract import ReadingError
+from ai.engine.process import WarmProcess, WarmProcessError
+from ai.inference import bundle_model
+from dicom_node.errors import ModelError
+from dicom_node.models.registry import Entry, Models, Record, whoever
+from dicom_node.models.sources import Brought, Limits, Progress, bring
+
+TRIAL_SECONDS: Final = 300.0
+_READING_BYTES: Final = 1024**2
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What is about to be installed, for the one who decides: ``code`` is one line for each thing that it runs."""
+
+    info: bundle_model.BundleInfo
+    source: Brought
+    code: tuple[str, ...]
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What `add` did: ``new`` false where this version was installed before; ``was`` is the one that was current."""
+
+    entry: Entry
+    new: bool
+    was: Entry | None
+
+
+def try_out(path: Path, *, seconds: float = TRIAL_SECONDS) -> dict[str, str]:
+    """Load a bundle in a process of its own, and so run it once on an input of the declared shape.
+
+    Returns:
+        what was seen, for the record.
+
+    Raises:
+        ModelError: it cannot be loaded, ends its process, or takes longer than it may.
+    """
+    executor: Executor
+    with WarmProcess(_nothing, timeout=seconds) as executor:
+        try:
+            return executor.submit(load_once, str(path)).result()
+        except (ReadingError, WarmProcessError) as error:
+            text = str(error).replace("the reading process", "its process").replace("reading took", "loading it took")
+            raise ModelError(f"it was tried and cannot be used: {text}") from None
+
+
+def load_once(path: str) -> dict[str, str]:
+    """Load and warm up; runs in the process of its own."""
+    began = time.perf_counter()
+    Pinned(Path(path)).check()  # as the node does: compiled Python is left nowhere
+    try:
+        bundle_model.load(Path(path))
+    except bundle_model.BundleError as error:
+        raise ReadingError(str(error)) from None
+    return {"loaded and run once": f"in {time.perf_counter() - began:.1f} s"}
+
+
+def _nothing() -> None:
+    """The process has no state: whatever happens, happens in the trial and under its time limit."""
+
+
+def add(
+    store: Models,
+    source: str,
+    *,
+    confirm: Callable[[Candidate], bool],
+    reading: Path | None = None,
+    sha256: str = "",
+    replace_shipped: bool = False,
+    origin: str = "",
+    limits: Limits | None = None,
+    progress: Progress = lambda _done, _whole: None,
+    trial: Callable[[Path], dict[str, str]] = try_out,
+    now: Callable[[], float] = time.time,
+) -> Added:
+    """Install a bundle and make it the current version of its model.
+
+    Args:
+        store: where to.
+        source: a directory, a zip file, or the https address of a zip file.
+        confirm: decides, having seen what the bundle is and runs; a refusal leaves nothing behind.
+        reading: a reading.json that takes the place of the bundle's own.
+        sha256: what the zip file's SHA-256 (hex) must be.
+        replace_shipped: whether it may take the name of a model that ships.
+        origin: where it really came from, where ``source`` was only made of that.
+        limits: how much may come.
+        progress: told how far a download is.
+        trial: loads the bundle and gives what it saw.
+        now: the clock, in epoch seconds.
+
+    Raises:
+        ModelError: why not.
+    """
+    with store.changing() as part:
+        folder = part / "bundle"
+        brought = bring(source, folder, sha256=sha256, limits=limits or Limits(), progress=progress)
+        if origin:
+            brought = replace(brought, place=origin)
+        try:
+            return _add(
+                store,
+                part,
+                brought,
+                confirm=confirm,
+                reading=reading,
+                replace_shipped=replace_shipped,
+                trial=trial,
+                now=now,
+            )
+        except (bundle_model.BundleError, ModelError) as error:
+            raise ModelError(str(error).replace(f"{folder}/", "").replace(str(folder), "the bundle")) from None
+
+
+def _add(
+    store: Models,
+    part: Path,
+    brought: Brought,
+    *,
+    confirm: Callable[[Candidate], bool],
+    reading: Path | None,
+    replace_shipped: bool,
+    trial: Callable[[Path], dict[str, str]],
+    now: Callable[[], float],
+) -> Added:
+    folder = part / "bundle"
+    if reading is not None:
+        _take_reading(reading, folder / READING)
+    elif folder.is_dir() and not (folder / READING).is_file():
+        raise ModelError(
+            f"{READING} is missing: it says which images the model takes and what its outputs mean, which MONAI's own "
+            "files do not; write one (docs/models.md) and give it with --reading FILE"
+        )
+    info = bundle_model.describe(folder)
+    name, digest = info.identity.name, info.identity.digest
+    known = store.entries(name)
+    was = next((each for each in known if each.state == "current"), None)
+    same = next((each for each in known if each.digest == digest), None)
+    if same is not None and same.shipped:
+        raise ModelError(f"model {name}, {digest[:12]} is the one that ships with the node: there is nothing to add")
+    if same is not None and _is_sound(same):
+        if same.state != "current":
+            store.make_current(name, digest)
+        return Added(store.current(name), False, was)
+    if name in bundle_model.shipped() and was is not None and was.shipped and not replace_shipped:
+        raise ModelError(
+            f"model {name!r} ships with the node, and routes that name it would read with another model from then on; "
+            "give the bundle another name in its reading.json, or say --replace-shipped"
+        )
+    files = file_digests(folder)
+    faults = metadata_faults(json.loads((folder / METADATA).read_bytes()))
+    if faults:
+        raise ModelError(f"{METADATA} breaks MONAI's bundle specification: " + "; ".join(faults[:10]))
+    size = sum((folder / each).stat().st_size for each in files)
+    if not confirm(Candidate(info, brought, tuple(code_in(folder)), len(files), size)):
+        raise ModelError("nothing was installed")
+    seen = trial(folder)
+    if file_digests(folder) != files:
+        raise ModelError("it changes its own files when it is loaded, so that they cannot be pinned")
+    record = Record(
+        name=name,
+        version=info.identity.version,
+        digest=digest,
+        files=files,
+        kind=brought.kind,
+        place=brought.place,
+        archive_sha256=brought.sha256,
+        reading=printable(str(reading.absolute())) if reading else "",
+        left_out=brought.left_out,
+        added=datetime.fromtimestamp(now(), UTC).isoformat(timespec="seconds"),
+        user=whoever(),
+        replaces_shipped=name in bundle_model.shipped(),
+        checks={"MONAI bundle specification": "metadata.json follows it", **seen},
+    )
+    store.adopt(part, record)
+    return Added(store.current(name), True, was)
+
+
+def _is_sound(entry: Entry) -> bool:
+    """Whether an installed version is as it was checked; one that is not is installed anew."""
+    try:
+        entry.pinned().check()
+    except bundle_model.BundleError:
+        return False
+    return True
+
+
+def _take_reading(reading: Path, to: Path) -> None:
+    try:
+        with reading.open("rb") as file:
+            content = file.read(_READING_BYTES + 1)
+    except OSError as error:
+        raise ModelError(f"{reading}: cannot be read: {error.strerror}") from error
+    if len(content) > _READING_BYTES:
+        raise ModelError(f"{reading}: is larger than {_READING_BYTES} bytes; a reading.json was expected")
+    to.parent.mkdir(parents=True, exist_ok=True)
+    to.write_bytes(content)

@@ -1,0 +1,206 @@
+"""``dicom-node check``: the configuration and the machine, point by point, before a node is started on them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.uid import (
+    JPEG2000,
+    UID,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
+from pynetdicom import evt
+from pynetdicom.sop_class import Verification
+
+from ai.engine import devices
+from ai.inference import bundle_model
+from dicom_node.config.settings import Peer, Settings, is_loopback, load
+from dicom_node.errors import ConfigError, ModelError
+from dicom_node.models.registry import Models, user_name
+from dicom_node.network.pynetdicom_setup import application_entity, on_open
+from dicom_node.storage.spool import Spool
+
+_LOW_SPACE = 5 * 1024**3
+_COMPRESSED = (
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    JPEG2000Lossless,
+    JPEG2000,
+    RLELossless,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One line: FAIL means that a node would not start or could not work, warn that IT should know."""
+
+    verdict: Literal["ok", "warn", "FAIL"]
+    what: str
+    text: str
+
+
+def points(config: Path) -> Iterator[Point]:
+    """Check everything that can be checked, each point as soon as it is known."""
+    try:
+        settings = load(config)
+    except ConfigError as error:
+        for line in str(error).splitlines():
+            yield Point("FAIL", "configuration", line)
+        return
+    yield Point(
+        "ok",
+        "configuration",
+        f"{config}: {len(settings.peers)} peers, {len(settings.routes)} routes, AE title {settings.node.ae_title}",
+    )
+    if settings.node.accept_unknown_callers and not is_loopback(settings.node.host):
+        yield Point("warn", "callers", "accept_unknown_callers = true: anybody on the network may store here")
+    yield _folder(settings.node.data_dir, settings.node.keep_free_gb)
+    yield _port(settings, running=Spool(settings.node.data_dir).in_use())
+    yield from _devices(settings.node.device)
+    yield from _models(settings)
+    yield from _plugins()
+    for peer in settings.destinations():
+        yield _echo(settings, peer)
+
+
+def _folder(folder: Path, keep_free_gb: float) -> Point:
+    """Whether the node can keep its state there; a missing folder is not made, since it would be this user's."""
+    me = user_name(os.geteuid())
+    owner = me
+    try:
+        there = folder
+        while not os.path.lexists(there):
+            there = there.parent
+        if not there.is_dir():
+            return Point("FAIL", "data_dir", f"{folder}: cannot be written: {there} is no folder")
+        if there == folder:
+            owner = user_name(folder.stat().st_uid)
+            with tempfile.NamedTemporaryFile(dir=folder) as probe:
+                probe.write(b"probe")
+                probe.flush()
+                os.fsync(probe.fileno())
+            text = "writable"
+        elif os.access(there, os.W_OK | os.X_OK):
+            text = f"does not exist yet; it will be made at the first start in {there}, which {me} may write"
+        else:
+            return Point(
+                "FAIL", "data_dir", f"{folder}: is not there, and {me} may not make it: {there} cannot be written"
+            )
+        free = shutil.disk_usage(there).free
+    except OSError as error:
+        return Point("FAIL", "data_dir", f"{folder}: cannot be written: {error.strerror}")
+    text = f"{folder}: {text}, {free / 1024**3:.1f} GiB free"
+    if owner != me:
+        text += f"; it belongs to {owner}, but this check runs as {me}: check as the user that the node runs as"
+    if free < keep_free_gb * 1e9:
+        return Point("FAIL", "data_dir", f"{text}: no image would be taken, as node.keep_free_gb is {keep_free_gb:g}")
+    return Point("warn" if free < _LOW_SPACE or owner != me else "ok", "data_dir", text)
+
+
+def _port(settings: Settings, *, running: bool) -> Point:
+    node = settings.node
+    where = f"{node.host}:{node.port}"
+    try:
+        family = socket.getaddrinfo(node.host, node.port, type=socket.SOCK_STREAM)[0][0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((node.host, node.port))
+    except OSError as error:
+        if running:
+            return Point("ok", "port", f"{where}: a node is running on this data folder")
+        return Point("FAIL", "port", f"cannot listen on {where}: {error.strerror or error}")
+    return Point("ok", "port", f"{where} is free")
+
+
+def _devices(wanted: str) -> Iterator[Point]:
+    there, complaint = devices.devices(wanted)
+    if complaint:
+        yield Point("warn", "device", complaint)
+    for device in there:
+        free = device.free()
+        yield Point("ok", "device", f"{device.name}: {'unknown' if free is None else f'{free / 1024**3:.1f} GiB'} free")
+
+
+def _models(settings: Settings) -> Iterator[Point]:
+    store = Models(settings.node.data_dir)
+    reading = settings.reading_models()
+    for name in settings.models():
+        began = time.perf_counter()
+        try:
+            pinned = store.current(name).pinned()
+            pinned.check()
+            identity = bundle_model.load(pinned.path).identity
+        except (ModelError, bundle_model.BundleError) as error:
+            if name in reading or isinstance(error, ModelError):
+                yield Point("FAIL", f"model {name}", str(error))
+            else:
+                yield Point("warn", f"model {name}", f"{error}; it reads in shadow alone, so the node runs without it")
+            continue
+        took = time.perf_counter() - began
+        notice = f"; {identity.notice}" if identity.notice else ""
+        shadow = ", ".join(route.name for route in settings.routes if name in route.shadow)
+        yield Point(
+            "ok",
+            f"model {name}",
+            f"version {identity.version}, files {identity.digest[:12]}, loads in {took:.1f} s{notice}"
+            + (f"; in shadow of route {shadow}: recorded, not sent" if shadow else ""),
+        )
+
+
+def _plugins() -> Iterator[Point]:
+    for syntax in _COMPRESSED:
+        decoder = get_decoder(syntax)
+        if decoder.is_available:
+            yield Point("ok", "compressed pixels", f"{syntax.name}")
+        else:
+            missing = "; ".join(decoder.missing_dependencies)
+            yield Point("FAIL", "compressed pixels", f"{syntax.name} cannot be decoded: {missing}")
+
+
+def _echo(settings: Settings, peer: Peer) -> Point:
+    ae = application_entity(settings.node.ae_title)
+    ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = 5
+    ae.add_requested_context(UID(Verification))
+    what = f"peer {peer.name}"
+    at = f"{peer.ae_title} at {peer.host}:{peer.port}"
+    try:
+        association = ae.associate(
+            peer.host, peer.port, ae_title=peer.ae_title, evt_handlers=[(evt.EVT_CONN_OPEN, on_open)]
+        )
+    except (socket.gaierror, UnicodeError):
+        return Point("warn", what, f"host name {peer.host!r} cannot be resolved")
+    except OSError as error:
+        return Point("warn", what, f"{at}: no connection: {error.strerror or error}")
+    if not association.is_established:
+        why = f"it does not know {settings.node.ae_title}, or its own AE title is another"
+        return Point(
+            "warn",
+            what,
+            f"{at}: " + (f"rejected our association: {why}" if association.is_rejected else "no connection"),
+        )
+    try:
+        status = association.send_c_echo()
+    except RuntimeError:  # it ended the association at once
+        status = {}
+    if association.is_established:
+        association.release()
+    good = "Status" in status and status.Status == 0x0000
+    return Point("ok" if good else "warn", what, f"{at}: " + ("answers C-ECHO" if good else "does not answer C-ECHO"))

@@ -1,0 +1,133 @@
+"""``dicom-node check --peer NAME``: is this PACS ready for our results? Asked before the first study, not by it.
+
+The objects of a test study are sent to the PACS as the node would send them, then asked back: what was taken, what was
+kept, and what was changed on the way. :mod:`reach` gets as far as an association, :mod:`study` makes the objects,
+:mod:`storing` sends them, :mod:`asking` and :mod:`compare` get them back and look. It needs no running node, does not
+disturb one, and writes nothing into ``data_dir``.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Generator, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom.sop_class import StorageCommitmentPushModel, Verification
+
+from dicom_node.config.settings import Peer, Profile, Settings, load
+from dicom_node.errors import ConfigError
+from dicom_node.log import printable
+from dicom_node.network.status import status_text
+from dicom_node.operations.check import Point
+from dicom_node.operations.preflight.reach import Caller, Limits, NoAnswerError, NoAssociationError
+
+__all__ = ["Limits", "points"]
+
+
+def points(config: Path, name: str, *, reject: bool = False, limits: Limits | None = None) -> Iterator[Point]:
+    """Every step of the pre-flight of the peer ``name``, each as soon as it is known.
+
+    With ``reject`` the test objects are rejected at the end (IHE IOCM), so that an archive hides them.
+    """
+    limits = limits or Limits()
+    try:
+        settings = load(config)
+    except ConfigError as error:
+        for line in str(error).splitlines():
+            yield Point("FAIL", "configuration", line)
+        return
+    peer = next((one for one in settings.peers if one.name == name), None)
+    if peer is None or not peer.destination:
+        what = "is no destination" if peer else "is no peer"
+        known = ", ".join(one.name for one in settings.destinations()) or "none"
+        yield Point("FAIL", "configuration", f"{config}: {name!r} {what}; peers with destination = true: {known}")
+        return
+    ours, theirs = settings.node.ae_title, peer.ae_title
+    profiles = _profiles(settings, peer)
+    wanted = "; ".join(f"{', '.join(profile.outputs)} ({routes})" for routes, profile in profiles)
+    yield Point(
+        "ok" if any(name in route.to for route in settings.routes) else "warn",
+        "configuration",
+        f"{config}: peer {name} is {theirs} at {peer.host}:{peer.port}, our AE title is {ours}; it gets {wanted}",
+    )
+    caller = Caller(ours, peer, limits, time.monotonic() + limits.whole)
+    reached = yield from _reach(caller)
+    if not reached:
+        return
+    if peer.commitment:
+        yield _commitment(caller, settings.node.port)
+    # What draws, encodes and compares takes a second to load: a PACS that is out of reach is told before that.
+    from dicom_node.operations.preflight.storing import Flight  # noqa: PLC0415
+
+    with tempfile.TemporaryDirectory(prefix="dicom-node-preflight-") as folder:
+        flight = Flight(caller, Path(folder), profiles, datetime.now().astimezone(), settings.node.deliver_for_hours)
+        yield from flight.points(reject=reject)
+
+
+def _profiles(settings: Settings, peer: Peer) -> list[tuple[str, Profile]]:
+    """How results are made for a destination: each profile once, with the routes that ask for it."""
+    by_digest: dict[str, tuple[list[str], Profile]] = {}
+    for route in settings.routes:
+        if peer.name in route.to:
+            profile = settings.profile(route, peer.name)
+            by_digest.setdefault(profile.digest, ([], profile))[0].append(route.name)
+    if not by_digest:
+        return [("by default: no route sends to it", Profile(**peer.wishes()))]
+    return [(f"route{'s' * (len(names) > 1)} {', '.join(names)}", profile) for names, profile in by_digest.values()]
+
+
+def _reach(caller: Caller) -> Generator[Point, None, bool]:
+    """Name, connection, association and C-ECHO; returns whether the rest is worth trying."""
+    what = "host name"
+    try:
+        yield Point("ok", what, caller.resolve())
+        what = "connection"
+        yield Point("ok", what, caller.connect())
+        what = "association"
+        contexts = [(str(Verification), str(syntax)) for syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian)]
+        with caller.call(contexts) as association:
+            yield Point("ok", what, f"{caller.peer.ae_title} takes calls from {caller.ours}; {_software(association)}")
+            yield _echo(association, caller.limits)
+    except NoAssociationError as error:
+        if not error.contexts:
+            yield Point("FAIL", what, str(error))
+            return False
+        yield Point("warn", "C-ECHO", "it takes our call, but does not offer the Verification service")
+    except NoAnswerError as error:
+        yield Point("FAIL", what, str(error))
+        return False
+    return True
+
+
+def _commitment(caller: Caller, port: int) -> Point:
+    """Whether it offers storage commitment; that its answers arrive is not tried, since the node has the port."""
+    what = "commitment"
+    syntaxes = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+    try:
+        with caller.call([(str(StorageCommitmentPushModel), str(syntax)) for syntax in syntaxes]):
+            return Point("ok", what, f"offered; its answers must reach {caller.ours} at this machine's port {port}")
+    except NoAnswerError as error:
+        fix = f"have it switched on there for {caller.ours}, or set commitment = false on peer {caller.peer.name}"
+        return Point("FAIL", what, f"storage commitment is not offered ({error}): {fix}")
+
+
+def _echo(association: Any, limits: Limits) -> Point:
+    """C-ECHO; that it fails is told, and no reason not to store: some PACS do not care for it."""
+    try:
+        status = association.send_c_echo()
+    except (RuntimeError, ValueError):  # it ended the association at once
+        status = {}
+    if "Status" not in status:
+        return Point("warn", "C-ECHO", f"no answer within {limits.answer:g} s, or the association was ended")
+    code = int(status.Status)
+    return Point("ok" if code == 0x0000 else "warn", "C-ECHO", f"answered {status_text(code)}")
+
+
+def _software(association: Any) -> str:
+    acceptor = association.acceptor
+    said = acceptor.implementation_version_name or acceptor.implementation_class_uid
+    return f"its software calls itself {printable(str(said), 64)!r}" if said else "it does not say what software it is"

@@ -1,0 +1,205 @@
+"""Asking a PACS back: Study Root Query/Retrieve FIND and GET (PS3.4 annex C), as little of them as is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from typing import Any
+
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import build_role
+from pynetdicom.sop_class import (
+    StudyRootQueryRetrieveInformationModelFind,
+    StudyRootQueryRetrieveInformationModelGet,
+)
+
+from dicom_node.log import printable
+from dicom_node.network.status import status_text
+from dicom_node.operations.preflight.reach import Caller, NoAnswerError, NoAssociationError
+
+_FIND = str(StudyRootQueryRetrieveInformationModelFind)
+_GET = str(StudyRootQueryRetrieveInformationModelGet)
+_SYNTAXES = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+_MOST_RESPONSES = 500
+_PENDING = {0xFF00, 0xFF01}
+
+#: Return keys by level, and of these the ones that every archive supports (PS3.4 C.6.2.1: R and U).
+KEYS = {
+    "STUDY": (
+        "PatientName",
+        "PatientID",
+        "IssuerOfPatientID",
+        "PatientBirthDate",
+        "PatientSex",
+        "AccessionNumber",
+        "StudyID",
+        "StudyDate",
+        "StudyTime",
+        "StudyDescription",
+        "ReferringPhysicianName",
+    ),
+    "SERIES": ("Modality", "SeriesNumber", "SeriesDescription", "BodyPartExamined", "SeriesDate", "SeriesTime"),
+    "IMAGE": (
+        "SOPClassUID",
+        "InstanceNumber",
+        "Rows",
+        "Columns",
+        "NumberOfFrames",
+        "ContentDate",
+        "ContentTime",
+        "ContentLabel",
+    ),
+}
+REQUIRED = frozenset(
+    [
+        "PatientName",
+        "PatientID",
+        "AccessionNumber",
+        "StudyID",
+        "StudyDate",
+        "StudyTime",
+        "Modality",
+        "SeriesNumber",
+        "InstanceNumber",
+    ]
+)
+_UNIQUE = {"STUDY": "StudyInstanceUID", "SERIES": "SeriesInstanceUID", "IMAGE": "SOPInstanceUID"}
+
+
+class Finder:
+    """Queries over one association."""
+
+    def __init__(self, association: Any) -> None:
+        self._association = association
+
+    def study(self, study: str) -> Dataset | None:
+        """The study, if it is there."""
+        return self._find("STUDY", StudyInstanceUID=study).get(study)
+
+    def series(self, study: str) -> dict[str, Dataset]:
+        """Every series of a study, by its UID."""
+        return self._find("SERIES", StudyInstanceUID=study)
+
+    def instances(self, study: str, series: str) -> dict[str, Dataset]:
+        """Every instance of a series, by its UID."""
+        return self._find("IMAGE", StudyInstanceUID=study, SeriesInstanceUID=series)
+
+    def _find(self, level: str, **uids: str) -> dict[str, Dataset]:
+        """Responses of a level by their unique key.
+
+        Raises:
+            NoAnswerError: the PACS failed the query, broke off, or sends far more than was asked for.
+        """
+        query = Dataset()
+        query.QueryRetrieveLevel = level
+        for keyword in (*KEYS[level], _UNIQUE[level]):
+            setattr(query, keyword, None if keyword in {"Rows", "Columns"} else "")
+        for keyword, uid in uids.items():
+            setattr(query, keyword, uid)
+        found: dict[str, Dataset] = {}
+        answers = _answers(lambda: self._association.send_c_find(query, _FIND))
+        for number, (status, identifier) in enumerate(answers, start=1):
+            if status not in _PENDING:
+                return found
+            if number > _MOST_RESPONSES:
+                self._association.abort()
+                raise NoAnswerError(f"more than {_MOST_RESPONSES} responses to a query for one study: broken off")
+            if identifier is not None:
+                found[_uid(identifier, _UNIQUE[level])] = identifier
+        raise NoAnswerError("the association ended in the middle of a query")
+
+
+@contextmanager
+def finder(caller: Caller) -> Iterator[Finder]:
+    """Something to query with.
+
+    Raises:
+        NoAssociationError: the PACS takes no association for it; with ``contexts`` where it refuses the class.
+    """
+    with caller.call([(_FIND, syntax) for syntax in _SYNTAXES]) as association:
+        yield Finder(association)
+
+
+def get_study(caller: Caller, study: str, wanted: dict[str, str]) -> dict[str, Dataset]:
+    """Get a study's objects back by C-GET.
+
+    Args:
+        caller: whom to ask.
+        study: its UID.
+        wanted: SOP Class UID by SOP Instance UID; nothing else is kept.
+
+    Raises:
+        NoAssociationError: as for :func:`finder`.
+        NoAnswerError: the PACS failed, or broke off.
+    """
+    taken: dict[str, bytes] = {}
+
+    def on_store(event: Any) -> int:
+        uid = str(event.request.AffectedSOPInstanceUID)
+        if uid in wanted:
+            taken[uid] = event.encoded_dataset()
+        return 0x0000
+
+    classes = list(dict.fromkeys(wanted.values()))
+    contexts = [(_GET, str(syntax)) for syntax in _SYNTAXES]
+    # One context a class: the syntaxes are equal here, since what comes back is compared decoded.
+    contexts += [(sop_class, str(syntax)) for sop_class in classes for syntax in _SYNTAXES]
+    roles = [build_role(sop_class, scp_role=True) for sop_class in classes]
+    with caller.call(contexts, roles=roles, on_store=on_store) as association:
+        refused = [context for context in association.rejected_contexts if context.abstract_syntax == _GET]
+        if not any(context.abstract_syntax == _GET for context in association.accepted_contexts):
+            raise NoAssociationError("it does not offer C-GET", refused)
+        query = Dataset()
+        query.QueryRetrieveLevel = "STUDY"
+        query.StudyInstanceUID = study
+        for status, _ in _answers(lambda: association.send_c_get(query, _GET)):
+            if status not in _PENDING:
+                break
+    return {uid: _parsed(content) for uid, content in taken.items()}
+
+
+def _answers(send: Any) -> Iterator[tuple[int, Dataset | None]]:
+    """Each response of a query: pending ones, then that of success.
+
+    Raises:
+        NoAnswerError: the final one says otherwise, or there is none.
+    """
+    try:
+        for status, identifier in send():
+            if "Status" not in status:
+                raise NoAnswerError("it did not answer the query, or ended the association at it")
+            code = int(status.Status)
+            # B000 of a C-GET: some sub-operations failed; what is missing shows below.
+            if code not in {0x0000, 0xB000, *_PENDING}:
+                raise NoAnswerError(f"it answered the query {status_text(code)}{comment(status)}")
+            yield code, identifier
+    except (RuntimeError, ValueError, OSError) as error:
+        raise NoAnswerError("the association ended before the query") from error
+
+
+def comment(status: Dataset) -> str:
+    """What the PACS itself says beside a status (PS3.7 C.5: Error Comment, Offending Element)."""
+    try:
+        said = printable(str(status.get("ErrorComment") or ""), 64)
+        elements = status.get("OffendingElement") or []
+        tags = ", ".join(str(tag) for tag in (elements if hasattr(elements, "append") else [elements]))
+    except Exception:  # it may be anything
+        return ""
+    return (f"; it says {said!r}" if said else "") + (f"; offending elements: {printable(tags, 128)}" if tags else "")
+
+
+def _uid(identifier: Dataset, keyword: str) -> str:
+    try:
+        return str(identifier[keyword].value)
+    except Exception:  # absent, or not decodable
+        return ""
+
+
+def _parsed(content: bytes) -> Dataset:
+    try:
+        return pydicom.dcmread(BytesIO(content), force=True)
+    except Exception:  # not decodable: then everything counts as removed
+        return Dataset()

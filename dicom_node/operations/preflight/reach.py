@@ -1,0 +1,309 @@
+"""From a host name to an association: each step alone, so that what fails is named as what it is."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from pynetdicom import evt
+from pynetdicom.pdu import A_ABORT_RQ
+from pynetdicom.presentation import PresentationContext
+
+from dicom_node.config.settings import Peer
+from dicom_node.log import printable
+from dicom_node.network.pynetdicom_setup import application_entity, on_open
+from dicom_node.network.status import abort, rejection
+
+_PROBE_SECONDS = 3.0
+_UNREACHABLE = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long to wait, in seconds.
+
+    ``connect``: for a TCP connection, and for the answer to an association request; ``answer``: for an answer to a
+    command, or for the rest of a message; ``found``: until an object that was stored can be found (archives index
+    later); ``hidden``: until a rejection note hides what it rejects; ``pause``: between two queries; ``whole``: for
+    everything.
+    """
+
+    connect: float = 10.0
+    answer: float = 30.0
+    found: float = 20.0
+    hidden: float = 10.0
+    pause: float = 1.0
+    whole: float = 300.0
+
+
+class NoAnswerError(Exception):
+    """The other side could not be reached, rejected us, or broke off: the message says which, and what to do."""
+
+
+class NoAssociationError(NoAnswerError):
+    """There is no association; ``contexts`` are the presentation contexts where it refused them all."""
+
+    def __init__(self, text: str, contexts: Sequence[PresentationContext] = ()) -> None:
+        super().__init__(text)
+        self.contexts = tuple(contexts)
+
+
+@dataclass(slots=True)
+class _Heard:
+    """What became of one call, as far as pynetdicom does not keep it."""
+
+    sock: Any = None
+    anything: bool = False
+    abort: tuple[int, int] | None = None
+
+
+@dataclass(slots=True)
+class Caller:
+    """Calls one peer as the node does; ``end`` (``time.monotonic``) is when everything is over."""
+
+    ours: str
+    peer: Peer
+    limits: Limits
+    end: float
+    address: str = ""
+    own_address: str = field(default="", init=False)
+
+    @property
+    def where(self) -> str:
+        """The peer's host and port as one says them."""
+        return f"{self.peer.host}:{self.peer.port}"
+
+    def left(self, most: float = float("inf")) -> float:
+        """The seconds that may still be waited for something, at most ``most``."""
+        return max(0.0, min(most, self.end - time.monotonic()))
+
+    def resolve(self) -> str:
+        """Look the host name up, and say which address is called.
+
+        Raises:
+            NoAnswerError: there is no such name.
+        """
+        host = str(self.peer.host)
+        try:
+            found = socket.getaddrinfo(host, self.peer.port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            raise NoAnswerError(
+                f"{host!r} cannot be resolved ({getattr(error, 'strerror', None) or 'no valid name'}): correct host of "
+                f"peer {self.peer.name}, or have the name entered in the DNS that this machine asks"
+            ) from error
+        # pynetdicom, and so the node, calls the first IPv4 address, and an IPv6 address only where there is no other.
+        addresses = [str(entry[4][0]) for entry in sorted(found, key=lambda entry: entry[0] != socket.AF_INET)]
+        self.address, *others = dict.fromkeys(addresses)
+        if self.address == host:
+            return f"{host} is an address"
+        return f"{host} is {self.address}" + (f" (and {', '.join(others)}, not tried)" if others else "")
+
+    def connect(self) -> str:
+        """Open a TCP connection and close it.
+
+        Raises:
+            NoAnswerError: it is refused, not answered, or there is no way there.
+        """
+        began = time.perf_counter()
+        try:
+            with self._socket(self.left(self.limits.connect)) as sock:
+                self.own_address = str(sock.getsockname()[0])
+        except ConnectionRefusedError as error:
+            raise NoAnswerError(
+                f"{self.where} refused it: the machine is there, but nothing listens on port {self.peer.port}. Is "
+                f"{self.peer.port} the PACS's DICOM port, and is its DICOM service running?"
+            ) from error
+        except TimeoutError as error:
+            raise NoAnswerError(
+                f"{self.where} did not answer within {self.limits.connect:g} s: the machine is off, the address is "
+                f"another, or a firewall drops packets from here to TCP port {self.peer.port}"
+            ) from error
+        except OSError as error:
+            why = error.strerror or str(error)
+            if error.errno in _UNREACHABLE:
+                why = f"no way there ({why}): look at routes and gateways between this machine and {self.peer.host}"
+            raise NoAnswerError(f"{self.where}: {why}") from error
+        took = 1000 * (time.perf_counter() - began)
+        return f"{self.where} takes TCP connections ({took:.0f} ms; this machine calls from {self.own_address})"
+
+    def _socket(self, seconds: float) -> socket.socket:
+        return socket.create_connection((self.address or str(self.peer.host), int(self.peer.port or 0)), seconds)
+
+    @contextmanager
+    def call(
+        self,
+        contexts: Sequence[tuple[str, str]],
+        *,
+        roles: Sequence[Any] = (),
+        on_store: Callable[[Any], int] | None = None,
+    ) -> Iterator[Any]:
+        """An established association that proposes (SOP class, transfer syntax) pairs; it is released at the end.
+
+        Nothing outlives it: whatever the other side does, the connection is shut when the time is over.
+
+        Raises:
+            NoAssociationError: there is none.
+        """
+        if not self.left():
+            raise NoAssociationError(f"broken off: the whole check may take {self.limits.whole:g} s")
+        heard = _Heard()
+        ae = application_entity(self.ours)
+        ae.connection_timeout = ae.acse_timeout = max(0.1, self.left(self.limits.connect))
+        ae.dimse_timeout = ae.network_timeout = self.limits.answer
+        for sop_class, syntax in contexts:
+            ae.add_requested_context(sop_class, syntax)
+        handlers: list[Any] = [
+            (evt.EVT_CONN_OPEN, self._on_open, [heard]),
+            (evt.EVT_DATA_RECV, _on_data, [heard]),
+            (evt.EVT_PDU_RECV, _on_pdu, [heard]),
+        ]
+        if on_store is not None:
+            handlers.append((evt.EVT_C_STORE, on_store))
+        watch = threading.Timer(self.left(), _shut, [heard])
+        watch.daemon = True
+        watch.start()
+        association = None
+        try:
+            began = time.monotonic()
+            try:
+                association = ae.associate(
+                    self.peer.host,
+                    self.peer.port,
+                    ae_title=self.peer.ae_title,
+                    max_pdu=0,
+                    ext_neg=list(roles),
+                    evt_handlers=handlers,
+                )
+            except Exception as error:  # pynetdicom raises nearly anything on an answer that breaks the standard
+                raise NoAssociationError("it answered the association request with something malformed") from error
+            if not association.is_established:
+                raise self._why_not(association, heard, time.monotonic() - began)
+            _check_syntaxes(association, contexts)
+            yield association
+        finally:
+            try:
+                if association is not None and association.is_established:
+                    association.release()
+            finally:
+                watch.cancel()
+                _shut(heard)
+
+    def _on_open(self, event: Any, heard: _Heard) -> None:
+        on_open(event)
+        heard.sock = event.assoc.dul.socket.socket
+        # Or a message that stops in the middle would hold pynetdicom's thread, and with it this program, for ever.
+        heard.sock.settimeout(self.limits.answer)
+
+    def _why_not(self, association: Any, heard: _Heard, took: float) -> NoAssociationError:
+        if association.is_rejected:
+            answer = association.acceptor.primitive
+            return NoAssociationError(f"rejected: {self._rejection(answer.result_source, answer.diagnostic)}")
+        if association.rejected_contexts:
+            return NoAssociationError("it accepts none of our SOP classes", association.rejected_contexts)
+        if heard.sock is None:
+            text = f"{self.where} took no second connection: it may allow one at a time only"
+        elif heard.abort is not None:
+            text = (
+                f"aborted: {abort(*heard.abort)}. Some PACS do this to callers that they do not know: {self._add_us()}"
+            )
+        elif heard.anything:
+            text = "it answered the association request with something that is none of its answers"
+        else:
+            text = self._what_listens() or self._silence(took)
+        return NoAssociationError(text)
+
+    def _silence(self, took: float) -> str:
+        port = self.peer.port
+        if took >= self.limits.connect:
+            within = f"within {self.limits.connect:g} s"
+            text = f"{self.where} took the connection but did not answer the association request {within}"
+            return f"{text}: is {port} its DICOM port, and is its DICOM service well?"
+        text = f"{self.where} closed the connection without an answer"
+        return f"{text}: {port} is not its DICOM port, or it allows only some addresses. If so, {self._add_us()}"
+
+    def _rejection(self, source: int, diagnostic: int) -> str:
+        theirs = self.peer.ae_title
+        why, fix = rejection(source, diagnostic, ours=self.ours, theirs=theirs, peer=self.peer.name)
+        if (source, diagnostic) == (1, 7):
+            fix += " in the configuration to the PACS's own AE title"
+        elif (source, diagnostic) in {(1, 1), (1, 3)}:
+            fix = f"{self._add_us()}. If we stand there, {theirs!r} may not be its own AE title"
+        elif source == 3:
+            fix = f"try again later, or let it allow more associations from {self.ours}"
+        return f"{why}: {fix}" if fix else why
+
+    def _add_us(self) -> str:
+        """What the PACS's administrator enters."""
+        at = f", address {self.own_address}" if self.own_address else ""
+        return (
+            f"in the PACS's list of DICOM nodes, add AE title {self.ours} (capitals count){at}, with the right to store"
+        )
+
+    def _what_listens(self) -> str:
+        """What else than DICOM is on that port, asked in the two languages that ports are most often mistaken for."""
+        seconds = self.left(min(_PROBE_SECONDS, self.limits.connect))
+        if not seconds:
+            return ""
+        greeting = b""
+        with contextlib.suppress(OSError), self._socket(seconds) as sock:
+            sock.settimeout(seconds)
+            sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            greeting = sock.recv(64)
+        if greeting.startswith(b"HTTP/"):
+            return f"{self.where} is a web server (HTTP), not DICOM: correct port of peer {self.peer.name}"
+        if len(greeting) > 1 and 2 <= greeting[0] <= 7 and not greeting[1]:  # a PDU (PS3.8 9.3), most likely an A-ABORT
+            text = f"{self.where} speaks DICOM, but does not answer our association request"
+            return f"{text}. If it does not know us, {self._add_us()}"
+        if self._speaks_tls(seconds):
+            return (
+                f"{self.where} speaks TLS (DICOM over TLS, or HTTPS): this node calls without TLS, so use the PACS's "
+                f"port without it, or correct port of peer {self.peer.name}"
+            )
+        if greeting:
+            begins = printable(greeting.decode("latin-1"), 32)
+            return f"{self.where} speaks something else than DICOM (it begins {begins!r}): correct the port"
+        return ""
+
+    def _speaks_tls(self, seconds: float) -> bool:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # who it is does not matter here
+        try:
+            with self._socket(seconds) as sock:
+                sock.settimeout(seconds)
+                context.wrap_socket(sock).close()
+        except ssl.SSLError as error:
+            return "ALERT" in (error.reason or "")  # to refuse a handshake is to speak TLS
+        except OSError:
+            return False
+        return True
+
+
+def _check_syntaxes(association: Any, proposed: Sequence[tuple[str, str]]) -> None:
+    for context in association.accepted_contexts:
+        if (str(context.abstract_syntax), str(context.transfer_syntax[0])) not in proposed:
+            raise NoAssociationError(
+                "it accepted a transfer syntax that was not proposed: its DICOM software is faulty"
+            )
+
+
+def _on_data(_event: Any, heard: _Heard) -> None:
+    heard.anything = True
+
+
+def _on_pdu(event: Any, heard: _Heard) -> None:
+    if isinstance(event.pdu, A_ABORT_RQ):
+        heard.abort = (event.pdu.source or 0, event.pdu.reason_diagnostic or 0)
+
+
+def _shut(heard: _Heard) -> None:
+    if heard.sock is not None:
+        with contextlib.suppress(OSError):
+            heard.sock.shutdown(socket.SHUT_RDWR)

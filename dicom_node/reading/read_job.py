@@ -1,0 +1,309 @@
+"""The jobs "read" and "shadow": a study's revision and a model -> a reading, result files, the jobs that send them.
+
+Reading and encoding run in the warm process (`dicom_node.reading.warm_process`); it writes the result files under
+``incoming/`` and answers with their names. This process moves them into place and records everything in the transaction
+that ends the job.
+
+A study is read once and its results are encoded once for each profile: the settings of one or more destinations. A
+reading that fails for good leads to a report, too, which says that it failed and that this is no negative answer.
+
+A reading in shadow is recorded, and that is all: no result is encoded, nothing is called off or sent, and no failure is
+reported.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from ai.contract import InstanceRef, Reading, ReadingError, SeriesRef
+from ai.engine import process
+from dicom_node.config.settings import Profile, Route, Settings
+from dicom_node.errors import Hindered, Permanent, Retryable
+from dicom_node.index.index import Index
+from dicom_node.index.migrations import Job, NewReading, NewResult
+from dicom_node.jobs.worker import Done
+from dicom_node.log import logger
+from dicom_node.reading.warm_process import ReadAnswer, ReadRequest, Wanted, read, report_failure
+from dicom_node.storage.spool import Spool
+from dicom_node.studies.completion import matches
+
+
+class Processors:
+    """The processors of a machine, shared by the processes that read at the same time.
+
+    Two networks with a thread each are faster than one with two, and threads that wait for each other on processors
+    that others use are slower than none.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._busy = 0
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def shared(self) -> Iterator[int]:
+        """Read within; how many threads the network may have."""
+        with self._lock:
+            self._busy += 1
+            threads = max(1, self._count // self._busy)
+        try:
+            yield threads
+        finally:
+            with self._lock:
+                self._busy -= 1
+
+
+class Reader:
+    """Does the jobs "read" and "shadow", each with a warm process."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        index: Index,
+        spool: Spool,
+        executor: Executor,
+        site: str,
+        *,
+        on_sends: Callable[[], None] = lambda: None,
+        processors: Processors | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._processors = processors
+        self._settings = settings
+        self._index = index
+        self._spool = spool
+        self._executor = executor
+        self._site = site
+        self._on_sends = on_sends
+        self._clock = clock
+        self._committing = frozenset(peer.name for peer in settings.destinations() if peer.commitment)
+
+    def __call__(self, job: Job) -> Done:
+        """Read a study's revision with a model.
+
+        Raises:
+            Retryable: the warm process died, took too long or could not load its models.
+            Hindered: it could not be started, or the results not be written.
+            Permanent: the images cannot be read, or the route is gone from the configuration.
+        """
+        revision = self._index.revision(job.study)
+        if revision > job.revision:
+            return Done(reason=f"not read: superseded by revision {revision}")
+        route = self._route(job)
+        if route is None:
+            raise Permanent(
+                f"route {job.route!r} with model {job.target!r} is no longer in the configuration; "
+                "push the study again, or put it back and retry"
+            )
+        began, batch = time.perf_counter(), uuid.uuid4().hex
+        try:
+            with self._processors.shared() if self._processors is not None else nullcontext() as threads:
+                request = dataclasses.replace(self._request(job, route, job.created), threads=threads, batch=batch)
+                answer = self._executor.submit(read, request).result()
+        except ReadingError as error:
+            if self._index.revision(job.study) > revision:  # a corrected image took the place of one amid the reading
+                return Done(reason=f"not read: superseded by revision {self._index.revision(job.study)}")
+            raise Permanent(str(error)) from error
+        except (process.WarmProcessError, RuntimeError) as error:
+            self._spool.discard_parts(batch)  # a process that dies while it encodes leaves what it had written
+            kind = Hindered if isinstance(error, process.MachineError) else Retryable
+            raise kind(str(error)) from error
+        now = self._index.revision(job.study)
+        if now > revision and (answer.reading is None or answer.reading.failed):  # as above
+            self._spool.discard_parts(batch)
+            return Done(reason=f"not read: superseded by revision {now}")
+        return self._done(job, route, answer, time.perf_counter() - began)
+
+    def failed(self, job: Job, reason: str) -> Done:
+        """What is still done for a reading that failed for good: the destinations get a report that says so.
+
+        Raises:
+            ReadingError, WarmProcessError: no report can be made; that the job failed is known all the same.
+            Hindered: no report can be made now.
+        """
+        route = self._route(job)
+        if route is None or not route.report_failures or job.kind == "shadow":
+            return Done()
+        if self._index.revision(job.study) > job.revision:
+            return Done()  # the study is read anew, and that reading's report is the one that counts
+        # The moment is that of the failure: a reading revived later must not look older than this report.
+        request = self._request(job, route, self._clock())
+        # A failure replaces nothing: what an earlier reading found still stands.
+        wanted = tuple(dataclasses.replace(each, predecessor=None) for each in request.wanted)
+        request = dataclasses.replace(request, wanted=wanted)
+        try:
+            answer = self._executor.submit(report_failure, request, reason).result()
+        except process.MachineError as error:
+            raise Hindered(str(error)) from error
+        if answer.run_key is None:
+            return Done()
+        return self._recorded(job, route, answer, answer.run_key, supersedes=False)
+
+    def _route(self, job: Job) -> Route | None:
+        """The route and model of a job, none where either has left the configuration."""
+        shadow = job.kind == "shadow"
+        models = self._settings.shadow_models() if shadow else self._settings.reading_models()
+        there = job.target in models
+        return next((route for route in self._settings.routes if there and route.name == job.route), None)
+
+    def _request(self, job: Job, route: Route, created: float) -> ReadRequest:
+        instances = self._index.instances_of(job.study)
+        removed = self._index.removed_from(job.study)
+        said = self._index.series_of(job.study)
+        taken = dict.fromkeys(one.series for one in said if matches(route.match, one))
+        series = tuple(
+            SeriesRef(
+                job.study,
+                uid,
+                _same(one.modality for one in said if one.series == uid),
+                _same(one.body_part for one in said if one.series == uid),
+                _same(one.series_description for one in said if one.series == uid),
+                tuple(
+                    InstanceRef(i.sop_instance_uid, i.sop_class_uid, str(self._spool.path(i.file)), i.edition)
+                    for i in instances
+                    if i.series == uid
+                ),
+            )
+            for uid in taken
+        )
+        return ReadRequest(
+            model=job.target,
+            study=job.study,
+            series=series,
+            site=self._site,
+            created=created,
+            wanted=() if job.kind == "shadow" else self._wanted(job, route, replaces=not removed),
+            known=self._index.known_runs(job.study),
+            data_dir=str(self._spool.root),
+            removed=tuple(each.sop_instance_uid for each in removed if each.series in taken),
+        )
+
+    def _wanted(self, job: Job, route: Route, *, replaces: bool) -> tuple[Wanted, ...]:
+        """Each profile once, with the latest report that one of its destinations has, if this reading replaces it.
+
+        It does not where images are gone that the report may be about: what was found on them still stands.
+        """
+        destinations: dict[Profile, list[str]] = {}
+        for name in route.to:
+            destinations.setdefault(self._settings.profile(route, name), []).append(name)
+        return tuple(
+            Wanted(profile, self._index.latest_report(job.study, job.target, names) if replaces else None)
+            for profile, names in destinations.items()
+        )
+
+    def _done(self, job: Job, route: Route, answer: ReadAnswer, seconds: float) -> Done:
+        log = logger().bind(model=job.target, seconds=round(seconds, 3))
+        if answer.run_key is None:
+            reasons = "; ".join(dict.fromkeys(passed.reason for passed in answer.passed_over)) or "no images"
+            log.info("study.not_eligible", reason=reasons)
+            return Done(reason=reasons[:1000])
+        if answer.reading is None:
+            log.info("study.read_before", reason="the same images were read by the same model before")
+        if job.kind == "shadow":
+            recorded = self._in_shadow(job, answer, answer.run_key)
+        else:
+            recorded = self._recorded(job, route, answer, answer.run_key, supersedes=True)
+
+        def then() -> None:
+            if answer.reading is not None:
+                log.info(
+                    "study.read",
+                    version=answer.reading.model.version,
+                    findings=len(answer.reading.findings),
+                    objects=len(answer.parts),
+                )
+            recorded.then()
+
+        return dataclasses.replace(recorded, then=then)
+
+    def _recorded(self, job: Job, route: Route, answer: ReadAnswer, key: str, *, supersedes: bool) -> Done:
+        """The reading and its files are recorded, and each file is queued for the destinations it was made for.
+
+        One that ``supersedes`` calls off what older readings still have to send; a failure does not.
+        """
+        targets = [(name, self._settings.profile(route, name).digest) for name in route.to]
+        results = self._in_place(answer)
+
+        def effects() -> None:
+            if answer.reading is not None:
+                self._record(job, key, answer.reading, answer, results)
+            if supersedes:
+                self._index.supersede(job, key, targets, self._clock())
+            self._index.queue_sends(job, key, targets, self._clock(), committing=self._committing)
+
+        return Done("; ".join(answer.notes)[:1000], run_key=key, effects=effects, then=self._on_sends)
+
+    def _in_shadow(self, job: Job, answer: ReadAnswer, key: str) -> Done:
+        """What the model said is recorded, beside what others said and never instead of it."""
+        results = self._in_place(answer)
+
+        def effects() -> None:
+            if answer.reading is not None:
+                self._record(job, key, answer.reading, answer, results)
+
+        return Done("; ".join(answer.notes)[:1000], run_key=key, effects=effects)
+
+    def _in_place(self, answer: ReadAnswer) -> list[NewResult]:
+        """Put the result files into their places, before the transaction that names them.
+
+        The disk is not waited for while the index is held, which receiving needs. A crash in between leaves files that
+        the next attempt replaces, and nothing of them was sent.
+        """
+        try:
+            names = self._spool.adopt([(Path(part.part), part.sop_instance_uid) for part in answer.parts])
+        except BaseException:
+            for part in answer.parts:
+                self._spool.discard_part(Path(part.part))
+            raise
+        return [
+            NewResult(
+                part.sop_instance_uid,
+                part.sop_class_uid,
+                part.series_instance_uid,
+                position,
+                part.role,
+                name,
+                part.bytes,
+                part.profile,
+            )
+            for position, (part, name) in enumerate(zip(answer.parts, names, strict=True))
+        ]
+
+    def _record(self, job: Job, key: str, reading: Reading, answer: ReadAnswer, results: Sequence[NewResult]) -> None:
+        identity = reading.model
+        self._index.add_reading(
+            NewReading(
+                key,
+                job.study,
+                identity.name,
+                identity.version,
+                identity.digest,
+                answer.created,
+                _as_json(reading, answer.seconds),
+                shadow=job.kind == "shadow",
+            ),
+            results,
+        )
+
+
+def _same(texts: Iterable[str]) -> str:
+    """What all instances of a series say; empty where they differ, which leaves it to each one's own header."""
+    distinct = set(texts)
+    return distinct.pop() if len(distinct) == 1 else ""
+
+
+def _as_json(reading: Reading, seconds: Iterable[tuple[str, float]]) -> str:
+    """A reading as the index keeps it: everything but the paths of files, which may move."""
+    whole: dict[str, Any] = dataclasses.asdict(reading)
+    whole["sources"] = [source["sop_instance_uid"] for source in whole["sources"]]
+    whole["seconds"] = dict(seconds)
+    return json.dumps(whole)

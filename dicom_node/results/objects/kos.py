@@ -1,0 +1,104 @@
+"""The key images: a Key Object Selection that names the images with findings, the surest first (PS3.3 A.35.4).
+
+PS3.16 TID 2010 under the title "Of Interest": a PACS that knows nothing of boxes still takes a reader to the images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from highdicom.ko import KeyObjectSelection, KeyObjectSelectionDocument
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+
+from ai.contract import Reading
+from dicom_node.results import run as common
+from dicom_node.results.objects import sr
+from dicom_node.results.run import Run
+from dicom_node.results.source import check_findings, frames_of, read_sources
+
+
+def build(run: Run, headers: Sequence[Dataset]) -> list[Dataset]:
+    """The selection of a run, alone in its list; none where nothing was found or the reading failed.
+
+    ``headers`` are those of ``run.reading.sources``, in order. The result keeps copied attributes as raw bytes: write
+    it with :func:`common.to_bytes`.
+
+    Raises:
+        ReadingError: the headers are not all of one patient.
+        ValueError: the headers are not those of the reading's sources, or a finding lies on another image.
+    """
+    selected = selection(run.reading)
+    if not selected:
+        return []
+    sources = read_sources(run.reading.sources, headers)
+    check_findings(run.reading.findings, sources)
+    by_uid = {image.sop_instance_uid: image for image in sources}
+    images = [by_uid[uid] for uid in selected]
+    run = common.fitted(run, images[0].header)
+    objects = []
+    for image in images:
+        reference = Dataset()
+        reference.SOPClassUID, reference.SOPInstanceUID = image.stand_in.SOPClassUID, image.stand_in.SOPInstanceUID
+        reference.Rows = reference.Columns = 1  # highdicom takes for an image what has both
+        objects.append(reference)
+    incomplete = [run.words.incomplete] if common.is_incomplete(run.reading) else []
+    content = KeyObjectSelection(
+        document_title=codes.DCM.OfInterest,
+        referenced_objects=objects,
+        observer_device_context=sr.observer(run),
+        description=". ".join([run.words.key_images, *incomplete, *run.warnings]),
+    )
+    shared = common.identity(run, images[0], "kos", 0)
+    document: Dataset = KeyObjectSelectionDocument(
+        evidence=[image.stand_in for image in images],
+        content=content,
+        **shared,
+    )
+    entries = [item for item in document.ContentSequence if item.ValueType == "IMAGE"]
+    for entry, image in zip(entries, images, strict=True):
+        del entry.ConceptNameCodeSequence  # highdicom names them, and TID 2010 does not allow it
+        frames = selected[image.sop_instance_uid]
+        if frames and frames_of(image.header) > 1:
+            entry.ReferencedSOPSequence[0].ReferencedFrameNumber = frames
+    common.finish(document, run, images)
+    return [document]
+
+
+def selection(reading: Reading) -> dict[str, list[int]]:
+    """The instances that a reader should see, by their UID: those with findings, the surest first, with their frames.
+
+    A class that is present without a region may lie anywhere: then all sources follow, without frames.
+    """
+    selected: dict[str, list[int]] = {}
+    if reading.failure:
+        return selected
+    for finding in sorted(reading.findings, key=lambda finding: -finding.score):  # sorted keeps the order of equals
+        frames = selected.setdefault(finding.region.sop_instance_uid, [])
+        if finding.region.frame not in frames:
+            frames.append(finding.region.frame)
+    for result in common.unplaced(reading):
+        places = _places(reading, result.key)
+        for uid, frame in places:
+            frames = selected.setdefault(uid, [])
+            if frame not in frames:
+                frames.append(frame)
+        if not places:
+            for ref in reading.sources:
+                selected.setdefault(ref.sop_instance_uid, [])
+    return selected
+
+
+def _places(reading: Reading, key: str) -> list[tuple[str, int]]:
+    """Where outlines and heat maps show a class that no finding places."""
+    return [
+        *(
+            (ref.sop_instance_uid, frame)
+            for one in reading.segmentations
+            for segment in one.segments
+            if segment.key == key
+            for (ref, frame), mask in zip(one.frames, segment.mask, strict=True)
+            if (mask >= 0.5).any()
+        ),
+        *((each.sop_instance_uid, each.frame) for each in reading.heat_maps if each.key == key),
+    ]

@@ -1,0 +1,187 @@
+"""The page: an Encapsulated PDF of one printable page, for those who have no viewer (PS3.3 A.45.1).
+
+It says what the report says in words, with the picture. Unlike the other objects, whose identity stands in their
+headers, a page is printed and travels without one: so it names the patient wherever the source's characters can be read
+without doubt, and says nothing rather than something doubtful where they cannot.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from highdicom import SOPClass
+from highdicom.sr import CodedConcept
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.uid import EncapsulatedPDFStorage, ExplicitVRLittleEndian
+
+from dicom_node.results import run as common
+from dicom_node.results.objects.page import Page, Table, printable, render
+from dicom_node.results.objects.sizes import Size, caveat, size_of
+from dicom_node.results.run import Run, percent
+from dicom_node.results.source import Source, certain_text, check_findings, read_sources, text_of, within
+
+
+def build(run: Run, headers: Sequence[Dataset], picture: NDArray[np.uint8] | None) -> list[Dataset]:
+    """The page of a run, alone in its list.
+
+    ``headers`` are those of ``run.reading.sources``, in order; ``picture`` is rows x columns x 3, none where there is
+    nothing to show. The result keeps copied attributes as raw bytes: write it with :func:`common.to_bytes`.
+
+    Raises:
+        ReadingError: the headers are not all of one patient.
+        ValueError: the headers are not those of the reading's sources, a finding lies on another image, or the picture
+            is not of the form wanted.
+    """
+    if picture is not None and (picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8):
+        raise ValueError(f"expected rows x columns x 3 of uint8, got {picture.shape} of {picture.dtype}")
+    images = read_sources(run.reading.sources, headers)
+    check_findings(run.reading.findings, images)
+    content = render(_page(run, images, picture))
+    return [_document(common.fitted(run, images[0].header), images, content)]
+
+
+def _document(run: Run, images: Sequence[Source], content: bytes) -> Dataset:
+    """The module of PS3.3 C.24.2 around the page; highdicom has no class for it."""
+    first = images[0]
+    at = common.local_time(run, first.header)
+    document: Dataset = SOPClass(
+        sop_class_uid=EncapsulatedPDFStorage,
+        modality="DOC",
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        **common.of_nobody(first),
+        **common.identity(run, first, "pdf", 0),
+    )
+    document.ConversionType = "WSD"
+    document.AcquisitionDateTime = at.strftime("%Y%m%d%H%M%S.%f%z")
+    document.BurnedInAnnotation = "YES"  # the page names the patient and the date
+    document.SourceInstanceSequence = [_reference(image) for image in images]
+    document.DocumentTitle = within(f"{run.words.report}: {run.reading.model.name}", 1024)
+    document.ConceptNameCodeSequence = [CodedConcept.from_code(codes.DCM.ImagingMeasurementReport)]
+    document.VerificationFlag = "UNVERIFIED"
+    document.MIMETypeOfEncapsulatedDocument = "application/pdf"
+    document.EncapsulatedDocumentLength = len(content)
+    document.EncapsulatedDocument = content + b"\0" * (len(content) % 2)
+    common.finish(document, run, images)
+    return document
+
+
+def _reference(image: Source) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID = image.stand_in.SOPClassUID
+    item.ReferencedSOPInstanceUID = image.stand_in.SOPInstanceUID
+    item.PurposeOfReferenceCodeSequence = [CodedConcept.from_code(codes.DCM.SourceImage)]
+    return item
+
+
+# --- what stands on it ----------------------------------------------------------------------------------------------
+
+
+def _page(run: Run, images: Sequence[Source], picture: NDArray[np.uint8] | None) -> Page:
+    reading, say = run.reading, run.words
+    by_uid = {image.sop_instance_uid: image.header for image in images}
+    found = [size_of(each.region, by_uid[each.region.sop_instance_uid]) for each in reading.findings]
+    sizes = {number: size for number, size in enumerate(found) if size is not None}
+    verdict = [common.summary(run)]
+    verdict += common.cautions(run)
+    if picture is None and not reading.failure:
+        verdict.append(say.no_picture)
+    return Page(
+        language=say.locale[0],
+        created=common.local_time(run, images[0].header),
+        author=reading.model.manufacturer,
+        warnings=run.warnings,
+        title=f"{say.report}: {reading.model.name} {reading.model.version}",
+        identity=_identity(run, images[0].header),
+        verdict=tuple(verdict),
+        picture=None if reading.failure else picture,
+        tables=() if reading.failure else (_findings(run, sizes), _classes(run)),
+        notes=_notes(run, images[0].header, sizes),
+        more=say.see_report,
+        alarming=bool(reading.failure) or common.is_incomplete(reading),
+    )
+
+
+def _findings(run: Run, sizes: Mapping[int, Size]) -> Table:
+    say = run.words
+    rows = [
+        (
+            str(number + 1),
+            common.finding_name(run, finding),
+            say.name(finding.laterality, finding.laterality.meaning) if finding.laterality else "",
+            f"{percent(finding.score):.1f} %",
+            *([_axes(run, sizes.get(number))] if sizes else []),
+        )
+        for number, finding in enumerate(run.reading.findings)
+    ]
+    heading = ("", say.finding, say.side, say.certainty, *([say.size] if sizes else []))
+    return Table(heading, tuple(rows), flexible=1)
+
+
+def _classes(run: Run) -> Table:
+    say = run.words
+    rows = []
+    for each in run.reading.classes:
+        score, threshold, presence = common.verdict(run, each)
+        rows.append((common.finding_name(run, each), presence, score, threshold))
+    faint = frozenset(n for n, each in enumerate(run.reading.classes) if common.is_faint(each))
+    heading = tuple(_capital(each) for each in ("", say.verdict, say.score, say.threshold))
+    return Table(heading, tuple(rows), flexible=0, faint=faint)
+
+
+def _notes(run: Run, header: Dataset, sizes: Mapping[int, Size]) -> tuple[str, ...]:
+    model, say = run.reading.model, run.words
+    at, passed_over = common.local_time(run, header), common.not_read_sentence(run)
+    replaced = run.predecessor and common.in_zone_of(header, run.predecessor.created)
+    return (
+        *([passed_over] if passed_over else []),
+        *([f"{say.size}: {caveat(sizes.values(), say)}"] if sizes else []),
+        f"{say.read_by(model.name, model.version, model.manufacturer)} (SHA-256 {model.digest[:16]})",
+        say.read_at(common.shown_time(at)),
+        f"{say.intended_use}: {model.intended_use}",
+        *([say.replaces(common.shown_time(replaced))] if replaced else []),
+    )
+
+
+def _identity(run: Run, header: Dataset) -> tuple[str, ...]:
+    """Whose page it is, as far as the source says it in characters that can be read without doubt and be printed."""
+    name = " = ".join(
+        " ".join(group.replace("^", " ").split())
+        for group in certain_text(header, "PatientName").split("=")
+        if group.strip(" ^") and printable(group)
+    )
+    number, issuer = (certain_text(header, keyword) for keyword in ("PatientID", "IssuerOfPatientID"))
+    patient = [
+        name,
+        f"ID {number}" + (f" ({issuer})" if issuer and printable(issuer) else "") if printable(number) else "",
+        _date(text_of(header, "PatientBirthDate")),
+        _plain(text_of(header, "PatientSex"), "[MFO]"),
+    ]
+    description, accession = (certain_text(header, keyword) for keyword in ("StudyDescription", "AccessionNumber"))
+    study = [
+        _date(text_of(header, "StudyDate")),
+        description if printable(description) else "",
+        accession if printable(accession) else "",
+    ]
+    lines = ((run.words.patient, patient if name or number else []), (run.words.study, study))
+    return tuple(f"{label}: {', '.join(filter(None, parts))}" for label, parts in lines if any(parts))
+
+
+def _axes(run: Run, size: Size | None) -> str:
+    return "" if size is None else run.words.axes(f"{size.long:.1f}", f"{size.short:.1f}")
+
+
+def _date(text: str) -> str:
+    found = re.fullmatch(r"(\d{4})(\d{2})(\d{2})", text)
+    return "-".join(found.groups()) if found else ""
+
+
+def _plain(text: str, pattern: str) -> str:
+    return text if re.fullmatch(pattern, text) else ""
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

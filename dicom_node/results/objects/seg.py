@@ -1,0 +1,389 @@
+"""The outlines: one Segmentation object for each segmentation of a reading (PS3.3 A.51).
+
+A mask lies where its source frame lies: every frame of the object repeats the position, orientation and pixel spacing
+that its source frame says of itself, character for character, names that frame, and holds the mask's own rows and
+columns. So nothing can be flipped or shifted against the source, in whatever order the images came.
+
+highdicom makes the object out of stand-ins for the frames: planes of one pixel, stacked in the order of their true
+positions. The sources' geometry and the masks take their places afterwards. So it never sees a number of a hospital's,
+takes two frames at one position, which it would refuse, and copies no masks of a thousand frames and twenty segments.
+
+Probabilities (fractional) are for machines: OHIF 3.12 opens binary segmentations only, so a model that people look at
+gives those, or both.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from highdicom import AlgorithmIdentificationSequence
+from highdicom.color import CIELabColor
+from highdicom.seg import Segmentation, SegmentDescription
+from highdicom.spatial import get_volume_positions
+from highdicom.sr import CodedConcept
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.valuerep import format_number_as_ds
+
+from ai import contract
+from ai.mask import CutMask
+from dicom_node.results import run as common
+from dicom_node.results.objects.planes import Decimals, NoPlaneError, Plane, Planes, one_grid, ordered
+from dicom_node.results.pictures.overlay import Palette
+from dicom_node.results.run import Run, concept
+from dicom_node.results.source import Source, copy_attributes, copy_optional, numbers_of, read_sources, text_of, within
+
+_MAXIMUM = 255
+"""Maximum Fractional Value: what a probability of 1 is stored as."""
+
+_LARGEST = 0xFFFFFFFE
+"""The most bytes of pixels that a data element can hold."""
+
+_ARTIFICIAL_INTELLIGENCE = CodedConcept("123110", "DCM", "Artificial Intelligence")
+
+
+def build(run: Run, headers: Sequence[Dataset]) -> list[Dataset]:
+    """The Segmentation objects of a run, in the order of the reading's segmentations.
+
+    ``headers`` are those of ``run.reading.sources``, in order; pixels are not needed. A segmentation that cannot be an
+    object of its own has none: :func:`refusals` says why. Segments without a single pixel are left out and the others
+    numbered from 1: a segment of no frame stops viewers, and the report says that the class is absent. The results
+    keep copied attributes as raw bytes: write them with :func:`common.to_bytes`.
+
+    Raises:
+        ReadingError: the sources are not all of one patient.
+        ValueError: the headers are not the reading's sources, a segmentation lies on another image, or its masks are
+            not of the form that :class:`ai.contract.Segment` demands.
+    """
+    drawn = [each for each in _drawn(run, headers) if isinstance(each, _Drawn)]
+    return [_object(run, each, index) for index, each in enumerate(drawn)]
+
+
+def refusals(run: Run, headers: Sequence[Dataset]) -> tuple[str, ...]:
+    """Why segmentations have no object, in plain words without patient data, one for each that has none.
+
+    No object is made where nothing was segmented at all (an image has at least one frame, and the report says what is
+    absent), where a header does not say where its frames lie, and where they do not lie on one grid: without a Frame of
+    Reference UID viewers do not open the object, and a made-up position would be a wrong one.
+
+    Raises:
+        ReadingError, ValueError: as :func:`build`.
+    """
+    return tuple(each for each in _drawn(run, headers) if isinstance(each, str))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class _Drawn:
+    """A segmentation that can be an object: the reading's ``number``-th, its planes, and its segments that have pixels.
+
+    ``segments`` are indices into the segmentation's; ``filled`` (planes x ``segments``) says which planes have pixels.
+    """
+
+    number: int
+    segmentation: contract.Segmentation
+    planes: tuple[Plane, ...]
+    segments: tuple[int, ...]
+    filled: NDArray[np.bool_]
+
+    def stored(self, segment: int, plane: int) -> NDArray[np.uint8]:
+        """A plane (rows x columns) of the ``segment``-th of :attr:`segments` as it is stored."""
+        return _stored(self.segmentation.segments[self.segments[segment]].mask[plane])
+
+
+def _drawn(run: Run, headers: Sequence[Dataset]) -> list[_Drawn | str]:
+    """What there is to make an object of, or why there is none, for each segmentation."""
+    planes = Planes(read_sources(run.reading.sources, headers))
+    return [_draw(planes, each, number) for number, each in enumerate(run.reading.segmentations)]
+
+
+def _draw(planes_of: Planes, segmentation: contract.Segmentation, number: int) -> _Drawn | str:
+    frames = [(ref.sop_instance_uid, frame) for ref, frame in segmentation.frames]
+    if not frames or len(set(frames)) != len(frames):
+        raise ValueError(f"a segmentation has {len(frames)} frames: expected at least one, and each only once")
+    if not segmentation.segments:
+        raise ValueError("a segmentation has no segments: expected at least one, with an empty mask where it is absent")
+    try:
+        planes = tuple(planes_of.of(uid, frame) for uid, frame in frames)
+        one_grid(planes)
+    except NoPlaneError as error:
+        return f"a segmentation cannot be placed in the patient: of its source, {error}"
+    shape = (len(planes), planes[0].rows, planes[0].columns)
+    for segment in segmentation.segments:
+        _check(segment.mask, segmentation.kind, shape)
+    filled = np.array([[_stored(plane).any() for plane in segment.mask] for segment in segmentation.segments])
+    segments = tuple(np.flatnonzero(filled.any(axis=1)).tolist())
+    if not segments:
+        return "nothing was segmented: every mask is empty"
+    size = int(filled.sum()) * planes[0].rows * planes[0].columns // (8 if segmentation.kind == "binary" else 1)
+    if size >= _LARGEST:
+        return f"a segmentation is too large for one object: {size} bytes of pixels"
+    return _Drawn(number, segmentation, planes, segments, filled[list(segments)].T)
+
+
+def _check(mask: NDArray[Any] | CutMask, kind: str, shape: tuple[int, int, int]) -> None:
+    wanted = "bool" if kind == "binary" else "float from 0 to 1"
+    wanted = f"expected frames x rows x columns = {shape[0]} x {shape[1]} x {shape[2]} of {wanted}"
+    if kind not in ("binary", "fractional"):
+        raise ValueError(f"a segmentation is of kind {kind!r}: expected 'binary' or 'fractional'")
+    if mask.shape != shape or mask.dtype.kind != ("b" if kind == "binary" else "f"):
+        raise ValueError(f"a mask is {' x '.join(map(str, mask.shape))} of {mask.dtype}: {wanted}")
+    if (
+        kind == "fractional" and isinstance(mask, np.ndarray) and not (mask.min() >= 0 and mask.max() <= 1)
+    ):  # neither holds for NaN
+        raise ValueError(f"a mask has values that are no number, below 0 or above 1: {wanted}")
+
+
+def _stored(plane: NDArray[Any]) -> NDArray[np.uint8]:
+    """A plane of a mask as it is stored: 0 and 1, or probabilities from 0 to 255."""
+    return plane.view(np.uint8) if plane.dtype == np.bool_ else np.rint(plane * _MAXIMUM).astype(np.uint8)
+
+
+# --- the object -----------------------------------------------------------------------------------------------------
+
+
+def _object(run: Run, drawn: _Drawn, index: int) -> Dataset:
+    planes = drawn.planes
+    header = planes[0].source.header
+    run = common.fitted(run, header)
+    model = run.reading.model
+    stand_ins = _stand_ins(planes)
+    result: Dataset = Segmentation(
+        source_images=[each.stand_in for each in stand_ins],
+        pixel_array=drawn.filled[:, np.newaxis, np.newaxis, :].astype(np.uint8),
+        segmentation_type=drawn.segmentation.kind.upper(),
+        segment_descriptions=_descriptions(run, drawn),
+        fractional_type="PROBABILITY",
+        max_fractional_value=_MAXIMUM,
+        content_label="AI_SEG",
+        content_description=within(
+            run.words.not_for_diagnosis if run.research else f"{model.name} {model.version}", 64
+        ),
+        **common.identity(run, planes[0].source, "seg", index),
+    )
+    result.ContentCreatorName = None  # type 2: the device has no name of a person
+    organization = common.derived_uid(run.objects_key, "seg dimensions", index)  # highdicom takes a random one
+    result.DimensionOrganizationSequence[0].DimensionOrganizationUID = organization
+    for dimension in result.DimensionIndexSequence:
+        dimension.DimensionOrganizationUID = organization
+    order = _place(result, drawn, {each.stand_in.SOPInstanceUID: i for i, each in enumerate(stand_ins)})
+    _fill(result, drawn, order)
+    _name_each_instance_once(result, stand_ins)
+    common.finish(result, run, stand_ins)
+    copy_attributes(header, result, ["FrameOfReferenceUID", "PositionReferenceIndicator"])
+    copy_optional(header, result, ["BodyPartExamined"])  # its Laterality is no frame's: each segment says its side
+    _inherit_loss(result, planes)
+    return result
+
+
+def _stand_ins(planes: Sequence[Plane]) -> list[Source]:
+    """The sources with a stand-in for each plane: a single pixel at its place in the stack."""
+    first, stand_ins = planes[0].source.stand_in, {}
+    for place, (index, _) in enumerate(ordered(planes)):
+        source = planes[index].source
+        blank = Dataset()
+        blank.update(source.stand_in)  # its elements, which an assignment would change there, too: so new ones
+        # Two frames of one image are two stand-ins, and one of a series (which a header may not name) has all of them.
+        blank.add_new("SOPInstanceUID", "UI", f"{source.stand_in.SOPInstanceUID}.{planes[index].number}")
+        blank.add_new("SeriesInstanceUID", "UI", first.SeriesInstanceUID)
+        blank.add_new("StudyInstanceUID", "UI", first.StudyInstanceUID)
+        blank.FrameOfReferenceUID = first.SeriesInstanceUID
+        blank.Rows = blank.Columns = 1
+        blank.ImagePositionPatient, blank.ImageOrientationPatient = [0, 0, place], [1, 0, 0, 0, 1, 0]
+        blank.PixelSpacing, blank.SliceThickness = [1, 1], 1
+        stand_ins[index] = dataclasses.replace(source, stand_in=blank)
+    return [stand_ins[index] for index in range(len(planes))]
+
+
+def _place(result: Dataset, drawn: _Drawn, index_of: dict[str, int]) -> list[tuple[int, int]]:
+    """Put every frame where its source frame lies, in place; return which (segment, plane) each frame is.
+
+    Frames are in the order of segment and position. All per-frame attributes are those of PS3.3 C.7.6.16.2; the
+    segment stands in each frame also where there is only one: not every viewer looks for it in the shared ones.
+    """
+    planes = drawn.planes
+    used = np.flatnonzero(drawn.filled.any(axis=1)).tolist()
+    ordinals = {used[index]: ordinal for index, ordinal in ordered([planes[index] for index in used])}
+    shared = result.SharedFunctionalGroupsSequence[0]
+    shared.pop("SegmentIdentificationSequence", None)
+    shared.PixelMeasuresSequence = [_measures(planes)]
+    groups = [{"PlanePositionSequence": [_group(plane.position)]} for plane in planes]
+    if len({plane.orientation.text for plane in planes}) == 1:
+        shared.PlaneOrientationSequence = [_group(planes[0].orientation)]
+    else:  # with other digits: each frame repeats its own source's
+        del shared.PlaneOrientationSequence
+        for group, plane in zip(groups, planes, strict=True):
+            group["PlaneOrientationSequence"] = [_group(plane.orientation)]
+    frames = []
+    for item in result.PerFrameFunctionalGroupsSequence:
+        (reference,) = item.DerivationImageSequence[0].SourceImageSequence
+        index = index_of[reference.ReferencedSOPInstanceUID]
+        content = item.FrameContentSequence[0]
+        segment = content.DimensionIndexValues[0]
+        content.DimensionIndexValues = [segment, ordinals[index]]
+        if planes[index].frame is not None:
+            reference.ReferencedFrameNumber = planes[index].frame
+        identification = Dataset()
+        identification.ReferencedSegmentNumber = segment
+        item.SegmentIdentificationSequence = [identification]
+        for keyword, items in groups[index].items():
+            setattr(item, keyword, items)
+        frames.append((segment - 1, ordinals[index], index, item))
+    frames.sort(key=lambda frame: frame[:3])
+    result.PerFrameFunctionalGroupsSequence = [item for *_, item in frames]
+    result.pop("DimensionOrganizationType", None)
+    if len(drawn.segments) == 1 and _spacing([planes[index] for index in used]) is not None:
+        result.DimensionOrganizationType = "3D"
+    return [(segment, index) for segment, _, index, _ in frames]
+
+
+def _group(*attributes: Decimals) -> Dataset:
+    item = Dataset()
+    for element in (each.element() for each in attributes):
+        item[element.tag] = element
+    return item
+
+
+def _measures(planes: Sequence[Plane]) -> Dataset:
+    """The pixel measures that all planes share; OHIF 3.12 cannot open an object whose frames say them one by one.
+
+    Where the sources do not agree on a thickness (or have none) it is that of the outlines, which fill the way to the
+    next plane, or else the thinnest.
+    """
+    spacing, thicknesses = _spacing(planes), [plane.thickness for plane in planes if plane.thickness is not None]
+    item = _group(planes[0].spacing)
+    if spacing is not None:
+        item.SpacingBetweenSlices = format_number_as_ds(spacing)
+    if len(thicknesses) == len(planes) and len({each.numbers for each in thicknesses}) == 1:
+        item.update(_group(thicknesses[0]))
+    elif spacing is not None:
+        item.SliceThickness = format_number_as_ds(spacing)
+    elif thicknesses:
+        item.update(_group(min(thicknesses, key=lambda each: each.numbers)))
+    return item
+
+
+def _spacing(planes: Sequence[Plane]) -> float | None:
+    """The distance of neighbouring planes in mm; none where they are no regular stack along their normal."""
+    if len(planes) < 2:
+        return None
+    spacing, _ = get_volume_positions([plane.position.numbers for plane in planes], planes[0].orientation.numbers)
+    return spacing if spacing is None or spacing > 0 else None
+
+
+def _fill(result: Dataset, drawn: _Drawn, order: Sequence[tuple[int, int]]) -> None:
+    """Put the masks into the object, in place: frame after frame, 8 bits or 1 bit a pixel (PS3.5 8.1.1, 8.2)."""
+    result.Rows, result.Columns = drawn.planes[0].rows, drawn.planes[0].columns
+    frames = [drawn.stored(segment, plane) for segment, plane in order]
+    if drawn.segmentation.kind == "binary":
+        # Bits run on from one frame into the next; eight frames of any size are whole bytes.
+        eights = (np.concatenate(frames[at : at + 8], axis=None) for at in range(0, len(frames), 8))
+        pixels = b"".join(np.packbits(bits, bitorder="little").tobytes() for bits in eights)
+    else:
+        pixels = b"".join(frame.tobytes() for frame in frames)
+    result.PixelData = pixels + b"\0" * (len(pixels) % 2)
+    result["PixelData"].VR = "OB"  # pydicom leaves OB or OW open; up to 8 bits allocated are bytes (PS3.5 A.2)
+    result.SegmentsOverlap = _overlap(drawn)
+
+
+def _overlap(drawn: _Drawn) -> str:
+    """Segments Overlap (0062,0013): what it means for probabilities above 0 to meet is nowhere defined."""
+    for plane in range(len(drawn.planes)):
+        taken = np.zeros((drawn.planes[0].rows, drawn.planes[0].columns), bool)
+        for segment in np.flatnonzero(drawn.filled[plane]).tolist():
+            mask = drawn.stored(segment, plane) > 0
+            if (taken & mask).any():
+                return "YES" if drawn.segmentation.kind == "binary" else "UNDEFINED"
+            taken |= mask
+    return "NO"
+
+
+def _name_each_instance_once(result: Dataset, stand_ins: Sequence[Source]) -> None:
+    """Where the object as a whole refers to its sources, name an image of several frames once, in place."""
+    first: dict[str, str] = {}
+    for each in stand_ins:
+        first.setdefault(each.sop_instance_uid, each.stand_in.SOPInstanceUID)
+    kept = set(first.values())
+    (series,) = result.ReferencedSeriesSequence
+    for item, keyword in ((result, "SourceImageSequence"), (series, "ReferencedInstanceSequence")):
+        setattr(item, keyword, [ref for ref in item[keyword].value if ref.ReferencedSOPInstanceUID in kept])
+
+
+def _inherit_loss(result: Dataset, planes: Sequence[Plane]) -> None:
+    """What was drawn on a lossy compressed image tells it (PS3.3 C.8.20.2)."""
+    lossy = [p.source.header for p in planes if text_of(p.source.header, "LossyImageCompression") == "01"]
+    result.LossyImageCompression = "01" if lossy else "00"
+    if lossy:
+        if numbers_of(lossy[0], "LossyImageCompressionRatio"):
+            copy_attributes(lossy[0], result, ["LossyImageCompressionRatio"])
+        copy_optional(lossy[0], result, ["LossyImageCompressionMethod"])
+
+
+# --- segments -------------------------------------------------------------------------------------------------------
+
+
+def _descriptions(run: Run, drawn: _Drawn) -> list[SegmentDescription]:
+    """What each segment is, by whom it was drawn, and how it is to be followed and shown (PS3.3 C.8.20.4)."""
+    model = run.reading.model
+    algorithm = AlgorithmIdentificationSequence(
+        name=within(model.name, 64),
+        version=within(model.version, 64),
+        family=_ARTIFICIAL_INTELLIGENCE,
+        source=within(model.manufacturer, 64),
+        parameters={"weights SHA-256": model.digest},
+    )
+    segmentation = run.reading.segmentations[drawn.number]  # fitted to the source's character set
+    segments = [segmentation.segments[index] for index in drawn.segments]
+    palette = Palette(run.reading)
+    descriptions = []
+    for number, (segment, label) in enumerate(zip(segments, _labels(run, segments), strict=True)):
+        index = drawn.segments[number]
+        description = SegmentDescription(
+            segment_number=number + 1,
+            segment_label=label,
+            segmented_property_category=concept(segment.category),
+            segmented_property_type=concept(segment.code),
+            algorithm_type="AUTOMATIC",
+            algorithm_identification=algorithm,
+            tracking_uid=common.segment_uid(run.key, drawn.number, index),
+            tracking_id=f"AI segment {drawn.number + 1}.{index + 1}: {segment.name}",
+            anatomic_regions=None if segment.site is None else [concept(segment.site)],
+            display_color=_colour(palette, segment),
+        )
+        description.SegmentDescription = within(". ".join([f"{model.name} {model.version}", *run.warnings]), 1024)
+        if segment.laterality is not None:
+            side = [concept(segment.laterality)]
+            if segment.site is not None:
+                description.AnatomicRegionSequence[0].AnatomicRegionModifierSequence = side
+            else:
+                description.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = side
+        descriptions.append(description)
+    return descriptions
+
+
+def _labels(run: Run, segments: Sequence[contract.Segment]) -> list[str]:
+    """What the segments are called, with their side, and with a number where several are called the same."""
+    names = []
+    for segment in segments:
+        name, side = common.finding_name(run, segment), segment.laterality
+        if side is not None and not {side.meaning.lower(), run.words.name(side, "").lower()} & set(
+            name.lower().split()
+        ):
+            name = f"{name}, {run.words.name(side, side.meaning.lower())}"
+        names.append(name)
+    total, seen = Counter(names), Counter[str]()
+    labels = []
+    for name in names:
+        seen[name] += 1
+        labels.append(f"{within(name, 58)} {seen[name]}" if total[name] > 1 else within(name, 64))
+    return labels
+
+
+def _colour(palette: Palette, segment: contract.Segment) -> CIELabColor:
+    """The colour that the segment has in the pictures; darker where another segment has it, too."""
+    colour, before = palette.segment(segment)
+    shade = (1.0, 0.7, 0.45)[before % 3]
+    return CIELabColor.from_rgb(*(shade * part for part in colour))

@@ -1,0 +1,331 @@
+"""The report: one Comprehensive (or Comprehensive 3D) SR document a run, PS3.16 TID 1500 Measurement Report.
+
+One measurement group (TID 1410) stands for each finding, with its region, site, algorithm, certainty and, where the
+source knows how large its pixels are, its size. What a model says of the whole study, class by class, stands in the
+root's qualitative evaluations: viewers (OHIF) reject groups without a region and then hide the others. Every sentence
+that a person must see is a plain TEXT item. A reading that failed has no class at all: no answer is not "absent".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from highdicom.sr import (
+    AlgorithmIdentification,
+    CodeContentItem,
+    CodedConcept,
+    Comprehensive3DSR,
+    ComprehensiveSR,
+    ContainerContentItem,
+    ContentItem,
+    ContentSequence,
+    DeviceObserverIdentifyingAttributes,
+    FindingSite,
+    ImageContentItem,
+    ImageRegion,
+    LanguageOfContentItemAndDescendants,
+    NumContentItem,
+    ObserverContext,
+    SourceImageForRegion,
+    TextContentItem,
+    TrackingIdentifier,
+)
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code as PydicomCode
+
+from ai.contract import ClassResult, Finding, Presence
+from dicom_node.results import run as common
+from dicom_node.results.objects.sizes import Size, caveat, size_of
+from dicom_node.results.run import Predecessor, Run, concept, percent
+from dicom_node.results.source import Source, check_findings, frames_of, on_image, read_sources, text_of, unsigned_of
+
+_CERTAINTY = CodedConcept("111012", "DCM", "Certainty of Finding")
+_QUALITATIVE_EVALUATIONS = CodedConcept("C0034375", "UMLS", "Qualitative Evaluations")
+_BOUNDED_BY = CodedConcept("75958009", "SCT", "Bounded by")
+_LATERALITY = CodedConcept("272741003", "SCT", "Laterality")
+_LONG_AXIS = CodedConcept("103339001", "SCT", "Long Axis")
+_SHORT_AXIS = CodedConcept("103340004", "SCT", "Short Axis")
+_PRESENCE = {
+    Presence.PRESENT: CodedConcept("52101004", "SCT", "Present"),
+    Presence.ABSENT: CodedConcept("272519000", "SCT", "Absent"),
+    Presence.UNDETERMINED: CodedConcept("373068000", "SCT", "Undetermined"),
+}
+# Members of CID 100 for any body region, and the plain chest radiograph, for which CID 100 (extensible) has no code.
+_PROCEDURES = {
+    "CT": CodedConcept("25045-6", "LN", "CT unspecified body region"),
+    "MR": CodedConcept("25056-3", "LN", "MRI unspecified body region"),
+    "PT": CodedConcept("44136-0", "LN", "PET unspecified body region"),
+    "NM": CodedConcept("49118-3", "LN", "NM unspecified body region"),
+}
+_NONE_SUCCEEDED = codes.cid6047.NoAlgorithmsSucceededWithoutFindings
+_CHEST_RADIOGRAPH = CodedConcept("399208008", "SCT", "Plain chest X-ray")
+_OTHER_PROCEDURE = CodedConcept("363679005", "SCT", "Imaging procedure")
+_MODALITIES: dict[str, PydicomCode] = {code.value: code for code in codes.cid29.concepts.values()}
+
+
+def build(run: Run, sources: Sequence[Dataset]) -> Dataset:
+    """The report of a run.
+
+    ``sources`` are the headers of ``run.reading.sources``, in order; pixels are not needed. Patient and study are those
+    of the first. The result keeps copied attributes as raw bytes: write it with :func:`common.to_bytes`.
+
+    Raises:
+        ValueError: the headers are not the reading's sources, a finding lies on another image or on a frame that the
+            image does not have, or a reading that failed has findings all the same.
+    """
+    images = read_sources(run.reading.sources, sources)
+    run = common.fitted(run, images[0].header)
+    by_uid = {image.sop_instance_uid: image for image in images}
+    common.check(run.reading)
+    check_findings(run.reading.findings, images)
+    groups = [
+        _group(run, number, finding, by_uid[finding.region.sop_instance_uid])
+        for number, finding in enumerate(run.reading.findings)
+    ]
+    kind = Comprehensive3DSR if run.profile.sr_class == "comprehensive3d" else ComprehensiveSR
+    library = _library(images)
+    root = _root(run, images, library, groups)
+    document: Dataset = kind(
+        evidence=[image.stand_in for image in images],
+        content=_container(codes.DCM.ImagingMeasurementReport, [library], template="1500", relationship=None),
+        is_complete=True,
+        is_final=False,
+        is_verified=False,
+        **common.identity(run, images[0], "sr", 0),
+    )
+    # highdicom copies the content twice and walks through it five times, half of all that a report takes: it is shown
+    # the library alone, in which every image stands that the content refers to.
+    document.ContentSequence = root.ContentSequence
+    for group in _groups_of(document):
+        parts = {item.ConceptNameCodeSequence[0].CodeValue: item for item in group.ContentSequence}
+        common.add_inferred_from(parts[_CERTAINTY.value], parts["111030"])
+    if run.predecessor is not None:
+        document.PredecessorDocumentsSequence = [_predecessor(run.predecessor, images[0])]
+    common.finish(document, run, images)
+    return document
+
+
+def _predecessor(old: Predecessor, image: Source) -> Dataset:
+    """PS3.3 C.17.2: the report that this one replaces, in the same study."""
+    reference = Dataset()
+    reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = old.sop_class_uid, old.sop_instance_uid
+    series = Dataset()
+    series.SeriesInstanceUID = old.series_instance_uid
+    series.ReferencedSOPSequence = [reference]
+    study = Dataset()
+    study.StudyInstanceUID = image.stand_in.StudyInstanceUID  # common.finish puts the source's own there
+    study.ReferencedSeriesSequence = [series]
+    return study
+
+
+def _root(run: Run, images: Sequence[Source], library: ContentItem, groups: Sequence[ContentItem]) -> ContentItem:
+    procedure = _procedure(images[0].header)
+    content = [
+        *LanguageOfContentItemAndDescendants(CodedConcept(run.words.locale[0], "RFC5646", run.words.locale[1])),
+        *observer(run),
+        CodeContentItem(codes.DCM.ProcedureReported, procedure, relationship_type="HAS CONCEPT MOD"),
+        *(TextContentItem(codes.DCM.Comment, each, relationship_type="CONTAINS") for each in _sentences(run, images)),
+        library,
+        *([_container(codes.DCM.ImagingMeasurements, groups)] if groups else []),
+        _evaluations(run),
+    ]
+    return _container(codes.DCM.ImagingMeasurementReport, content, template="1500", relationship=None)
+
+
+def _container(
+    name: PydicomCode | CodedConcept,
+    content: Sequence[ContentItem],
+    *,
+    template: str | None = None,
+    relationship: str | None = "CONTAINS",
+) -> ContainerContentItem:
+    """A container whose items stand apart: viewers show continuous content as running text without the items' names."""
+    container = ContainerContentItem(
+        name, is_content_continuous=False, template_id=template, relationship_type=relationship
+    )
+    container.ContentSequence = ContentSequence(content)
+    return container
+
+
+def _procedure(header: Dataset) -> CodedConcept:
+    modality, body_part = text_of(header, "Modality"), text_of(header, "BodyPartExamined").upper()
+    if modality in ("CR", "DX") and body_part in ("CHEST", "THORAX"):
+        return _CHEST_RADIOGRAPH
+    return _PROCEDURES.get(modality, _OTHER_PROCEDURE)
+
+
+def observer(run: Run) -> ObserverContext:
+    """The model as the device that observed (PS3.16 TID 1002)."""
+    model = run.reading.model
+    return ObserverContext(
+        observer_type=codes.DCM.Device,
+        observer_identifying_attributes=DeviceObserverIdentifyingAttributes(
+            uid=common.device_uid(run.site, model),
+            name=f"{model.name} {model.version}",
+            manufacturer_name=model.manufacturer,
+            model_name=model.name,
+            serial_number=model.digest,
+        ),
+    )
+
+
+def _sentences(run: Run, images: Sequence[Source]) -> list[str]:
+    """What the document says to a person, in the order of its weight."""
+    reading, say = run.reading, run.words
+    model = reading.model
+    verdicts = ", ".join(
+        f"{common.finding_name(run, each)} {say.presence[each.presence]} "
+        f"({common.shown_score(each):g} %, {say.threshold} {percent(each.threshold):g} %)"
+        if not each.not_assessed
+        else f"{common.finding_name(run, each)} {say.not_assessed_class}"
+        for each in reading.classes
+    )
+    return [
+        *run.warnings,
+        f"{say.read_by(model.name, model.version, model.manufacturer)}. {say.intended_use}: {model.intended_use}",
+        *_replaced(run, images[0].header),
+        common.summary(run) + (f": {verdicts}." if verdicts else "."),
+        *(f"{each}." for each in common.cautions(run)),
+        *_caveat(run, images),
+        *_not_read(run),
+    ]
+
+
+def _replaced(run: Run, header: Dataset) -> list[str]:
+    if run.predecessor is None:
+        return []
+    made = common.shown_time(common.in_zone_of(header, run.predecessor.created))
+    return [f"{run.words.replaces(made)}."]
+
+
+def _caveat(run: Run, images: Sequence[Source]) -> list[str]:
+    """How far the sizes can be trusted, where any is given."""
+    by_uid = {image.sop_instance_uid: image.header for image in images}
+    found = (size_of(each.region, by_uid[each.region.sop_instance_uid]) for each in run.reading.findings)
+    sizes = [size for size in found if size is not None]
+    return [f"{caveat(sizes, run.words)}."] if sizes else []
+
+
+def _not_read(run: Run) -> list[str]:
+    """What the model passed over, or a reader would take its verdict for one on the whole study."""
+    sentence = common.not_read_sentence(run)
+    return [f"{sentence}."] if sentence else []
+
+
+def _library(images: Sequence[Source]) -> ContainerContentItem:
+    """TID 1600. By hand: highdicom's needs attributes that real images lack (CR without ImagerPixelSpacing)."""
+    group = _container(codes.DCM.ImageLibraryGroup, [_library_entry(image) for image in images])
+    return _container(codes.DCM.ImageLibrary, [group])
+
+
+def _library_entry(image: Source) -> ImageContentItem:
+    entry = ImageContentItem(
+        CodedConcept("260753009", "SCT", "Source"),
+        image.stand_in.SOPClassUID,
+        image.stand_in.SOPInstanceUID,
+        relationship_type="CONTAINS",
+    )
+    modality = _MODALITIES.get(text_of(image.header, "Modality"))
+    described: list[ContentItem] = []
+    if modality is not None:  # CID 29 names acquisitions only, and TID 1602 does not insist: OT is no modality
+        described.append(CodeContentItem(codes.DCM.Modality, modality, relationship_type="HAS ACQ CONTEXT"))
+    for name, keyword in ((codes.DCM.PixelDataRows, "Rows"), (codes.DCM.PixelDataColumns, "Columns")):
+        count = unsigned_of(image.header, keyword)
+        if count:
+            unit = CodedConcept("{pixels}", "UCUM", "Pixels")
+            described.append(NumContentItem(name, count, unit, relationship_type="HAS ACQ CONTEXT"))
+    if described:
+        entry.ContentSequence = ContentSequence(described)
+    return entry
+
+
+def _evaluations(run: Run) -> ContainerContentItem:
+    outcome = CodeContentItem(codes.DCM.CADProcessingAndFindingsSummary, _outcome(run), relationship_type="CONTAINS")
+    return _container(_QUALITATIVE_EVALUATIONS, [outcome, *(_verdict(result) for result in run.reading.classes)])
+
+
+def _outcome(run: Run) -> CodedConcept:
+    """CID 6047. A class left undetermined is an algorithm that did not succeed, never a negative answer.
+
+    A class that the model does not assess is none of its algorithms.
+    """
+    if run.reading.failure:
+        return _NONE_SUCCEEDED
+    found = bool(run.reading.findings) or bool(common.unplaced(run.reading))
+    if common.is_incomplete(run.reading):
+        incomplete = codes.cid6047.NotAllAlgorithmsSucceededWithoutFindings
+        return codes.cid6047.NotAllAlgorithmsSucceededWithFindings if found else incomplete
+    complete = codes.cid6047.AllAlgorithmsSucceededWithoutFindings
+    return codes.cid6047.AllAlgorithmsSucceededWithFindings if found else complete
+
+
+def _verdict(result: ClassResult) -> CodeContentItem:
+    return CodeContentItem(concept(result.code), _PRESENCE[result.presence], relationship_type="CONTAINS")
+
+
+def _group(run: Run, number: int, finding: Finding, image: Source) -> ContainerContentItem:
+    """TID 1410 for one finding; highdicom's class for it admits no region under a measurement, so by its parts."""
+    model = run.reading.model
+    algorithm = AlgorithmIdentification(
+        name=model.name,
+        version=model.version,
+        parameters=[f"weights SHA-256 {model.digest}"],
+        family=CodedConcept("123110", "DCM", "Artificial Intelligence"),
+        manufacturer=model.manufacturer,
+    )
+    laterality = None if finding.laterality is None else concept(finding.laterality)
+    size = size_of(finding.region, image.header)
+    content = [
+        *TrackingIdentifier(uid=common.tracking_uid(run.key, number), identifier=common.tracking_id(run, number)),
+        CodeContentItem(codes.DCM.Finding, concept(finding.code), relationship_type="CONTAINS"),
+        *([] if finding.site is None else [FindingSite(concept(finding.site), laterality=laterality)]),
+        # Without a site there is nothing for the side to modify, but it must not be lost.
+        *(
+            [CodeContentItem(_LATERALITY, laterality, relationship_type="CONTAINS")]
+            if finding.site is None and laterality is not None
+            else []
+        ),
+        *algorithm,
+        # OHIF takes the box from the first measurement of a group: add_inferred_from hangs it there.
+        NumContentItem(_CERTAINTY, percent(finding.score), codes.UCUM.Percent, relationship_type="CONTAINS"),
+        *([] if size is None else _axes(size)),
+        CodeContentItem(codes.DCM.GeometricPurposeOfRegion, _BOUNDED_BY, relationship_type="CONTAINS"),
+        ImageRegion(
+            graphic_type="POLYLINE",
+            graphic_data=_outline(finding, image.header),
+            source_image=SourceImageForRegion(
+                image.stand_in.SOPClassUID,
+                image.stand_in.SOPInstanceUID,
+                [finding.region.frame] if frames_of(image.header) > 1 else None,
+            ),
+        ),
+    ]
+    return _container(codes.DCM.MeasurementGroup, content, template="1410")
+
+
+def _axes(size: Size) -> list[NumContentItem]:
+    """The finding's extent in mm, to the tenth: no box of a model is better."""
+    return [
+        NumContentItem(name, round(length, 1), codes.UCUM.Millimeter, relationship_type="CONTAINS")
+        for name, length in ((_LONG_AXIS, size.long), (_SHORT_AXIS, size.short))
+    ]
+
+
+def _outline(finding: Finding, header: Dataset) -> np.ndarray:
+    """The box as a closed polyline, clockwise from its top left corner: 5 x (column, row) (PS3.3 C.18.6.1.2).
+
+    A box that reaches beyond the image ends at its border: graphic data must lie on the image.
+    """
+    left, top, right, bottom = on_image(finding.region, header)
+    return np.array([(left, top), (right, top), (right, bottom), (left, bottom), (left, top)])
+
+
+def _groups_of(document: Dataset) -> list[Dataset]:
+    return [
+        group
+        for item in document.ContentSequence
+        if item.ConceptNameCodeSequence[0].CodeValue == codes.DCM.ImagingMeasurements.value
+        for group in item.ContentSequence
+    ]

@@ -1,0 +1,143 @@
+"""What a reading has to show on each frame: boxes, outlines and heat maps, each in the colour of its class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from ai.contract import ClassResult, Finding, HeatMap, Presence, Reading, Segment
+from dicom_node.results import run as common
+from dicom_node.results.pictures.drawing import COLOURS, Box, Colour, Outline
+from dicom_node.results.pictures.heat_maps import VISIBLE, Heat
+from dicom_node.results.pictures.slices import Frame, Stack
+from dicom_node.results.run import Run, percent
+
+
+class Palette:
+    """The colours of a reading's classes and segments, the same in every object that shows them."""
+
+    def __init__(self, reading: Reading) -> None:
+        self.classes = _colours(reading.classes)
+        segments = [each for one in reading.segmentations for each in one.segments]
+        self._turns = {id(each): turn for turn, each in enumerate(segments, start=len(self.classes))}
+
+    def segment(self, segment: Segment) -> tuple[Colour, int]:
+        """The colour of one of the reading's segments, its class's where it has one; how often it was had before."""
+        if segment.key in self.classes:
+            return self.classes[segment.key], 0
+        turn = self._turns[id(segment)]
+        return COLOURS[turn % len(COLOURS)], turn // len(COLOURS)
+
+
+class Overlay:
+    """A run's findings, segments and heat maps by frame; ``headers`` stand in the order of its sources."""
+
+    def __init__(self, run: Run, headers: Sequence[Dataset]) -> None:
+        self.run, self.stack = run, Stack(headers)
+        reading = run.reading
+        self._palette = Palette(reading)
+        self.colours = self._palette.classes
+        keys = [finding.key for finding in reading.findings]
+        self._by_number = len(set(keys)) < len(keys)
+
+    def is_on(self, frame: Frame, sop_instance_uid: str, number: int) -> bool:
+        """Whether what refers to this instance and frame number lies on a frame."""
+        return (self.run.reading.sources[frame.source].sop_instance_uid, frame.number) == (sop_instance_uid, number)
+
+    def findings(self, frame: Frame) -> list[tuple[int, Finding]]:
+        """The findings on a frame with their numbers, which count from 1 over the whole reading."""
+        return [
+            (number, finding)
+            for number, finding in enumerate(self.run.reading.findings, start=1)
+            if self.is_on(frame, finding.region.sop_instance_uid, finding.region.frame)
+        ]
+
+    def colour(self, finding: Finding) -> Colour:
+        """The colour of a finding's class."""
+        return self.colours.get(finding.key, COLOURS[-1])
+
+    def boxes(self, frame: Frame, across: float = 1.0, down: float = 1.0) -> list[Box]:
+        """The findings on a frame as boxes of a picture whose sides are so many times the frame's.
+
+        Where two findings of the reading are of one class the labels begin with the findings' numbers.
+        """
+        return [
+            Box(
+                finding.region.left * across,
+                finding.region.top * down,
+                finding.region.right * across,
+                finding.region.bottom * down,
+                self.colour(finding),
+                (f"{number}: " if self._by_number else "")
+                + f"{common.finding_name(self.run, finding)} {percent(finding.score):.1f} %",
+                number,
+            )
+            for number, finding in self.findings(frame)
+        ]
+
+    def segments(self, frame: Frame) -> Iterator[tuple[Segment, NDArray[np.bool_]]]:
+        """The segments that a frame has a part of, with their masks (rows x columns)."""
+        for segmentation in self.run.reading.segmentations:
+            places = [
+                place
+                for place, (ref, number) in enumerate(segmentation.frames)
+                if self.is_on(frame, ref.sop_instance_uid, number)
+            ]
+            for segment in segmentation.segments if places else ():
+                mask = segment.mask[places[0]] >= 0.5
+                if mask.any():
+                    yield segment, mask
+
+    def stroke(self, segment: Segment) -> tuple[Colour, bool]:
+        """The colour of a segment, and whether its line is dashed: another segment has the same colour."""
+        colour, before = self._palette.segment(segment)
+        return colour, before > 0
+
+    def outlines(self, frame: Frame, rows: int, columns: int) -> list[Outline]:
+        """The segments on a frame, for a picture of so many rows and columns of it."""
+        found = []
+        for segment, mask in self.segments(frame):
+            y = (np.arange(rows) + 0.5) * mask.shape[0] / rows
+            x = (np.arange(columns) + 0.5) * mask.shape[1] / columns
+            scaled = mask[y.astype(np.int64)][:, x.astype(np.int64)]
+            found.append(Outline(scaled, *self.stroke(segment)))
+        return found
+
+    def heats(self, frame: Frame, factor: int) -> list[Heat]:
+        """The heat maps of classes that are present, for a picture that is so many times as large as the frame."""
+        return [
+            Heat(each.values, each.left * factor, each.top * factor, each.right * factor, each.bottom * factor)
+            for each in self._heat_maps(frame)
+        ]
+
+    def heated(self, frame: Frame) -> list[str]:
+        """The names of the classes that are present and have a heat map on a frame."""
+        keys = {each.key for each in self._heat_maps(frame)}
+        return [common.finding_name(self.run, each) for each in self.run.reading.classes if each.key in keys]
+
+    def _heat_maps(self, frame: Frame) -> list[HeatMap]:
+        present = {each.key for each in self.run.reading.classes if each.presence is Presence.PRESENT}
+        return [
+            each
+            for each in self.run.reading.heat_maps
+            if each.key in present
+            and self.is_on(frame, each.sop_instance_uid, each.frame)
+            and (each.values >= VISIBLE).any()  # a picture without a colour would look like a negative one
+        ]
+
+
+def _colours(classes: Sequence[ClassResult]) -> dict[str, Colour]:
+    """The colour of each class: the same in every study, unless another has it that is not faint either."""
+    colours: dict[str, Colour] = {}
+    taken: set[Colour] = set()
+    for place, each in enumerate(classes):
+        colour = COLOURS[place % len(COLOURS)]
+        if not common.is_faint(each):
+            free = [other for other in COLOURS if other not in taken]
+            colour = free[0] if colour in taken and free else colour
+            taken.add(colour)
+        colours[each.key] = colour
+    return colours

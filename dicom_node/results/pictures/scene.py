@@ -1,0 +1,268 @@
+"""The pictures of a run: which there are, and how each is made of a source's pixels, what lies on it and its legend.
+
+An image gets a picture, and a second one with heat maps where a class is present. A stack (CT, MR, a cine loop) gets
+one montage and a picture of each key slice, so that hundreds of slices do not become hundreds of pictures. A reading
+that failed gets a card that says so and shows no image: whatever it showed would look like an answer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from pydicom.dataset import Dataset
+
+from ai.contract import ReadingError
+from dicom_node.results.pictures import heat_maps
+from dicom_node.results.pictures.captions import Captions
+from dicom_node.results.pictures.drawing import DARK, Picture, in_colour, line_height, line_width, type_size
+from dicom_node.results.pictures.legend import TEXT, Legend, lay_out, paint
+from dicom_node.results.pictures.overlay import Overlay
+from dicom_node.results.pictures.slices import Frame, key_frames, montage_frames
+from dicom_node.results.pictures.typeface import drawable, font
+from dicom_node.results.run import Run
+from dicom_node.results.source import numbers_of, unsigned_of
+
+if TYPE_CHECKING:
+    from dicom_node.results import Images
+
+Pixels = NDArray[np.uint8]
+
+_LEGIBLE = 512
+"""The shorter side, in pixels, below which a source is enlarged: labels of the smallest type need so much."""
+
+_LONGEST = 4096
+"""No source is enlarged beyond this, in pixels, however narrow it is."""
+
+_CELL, _FEW = 384, 4
+"""The side of a montage's cells, in pixels; with so few cells they are as large as the smallest picture."""
+
+_MOST_ROWS = 65535
+"""Rows (0028,0010) holds no larger number."""
+
+_CARD = 1024
+"""The side of a card without an image, in pixels."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shot:
+    """A finished picture (rows x columns x 3), the frames it shows and how it was made of them.
+
+    A card without an image has no frames; ``pixels_of_source`` says whether its pixels are those of its one frame.
+    """
+
+    rgb: Pixels
+    frames: tuple[Frame, ...]
+    how: str
+    pixels_of_source: bool
+
+
+def enlargement(rows: int, columns: int) -> int:
+    """The whole number by which both sides of a picture are multiplied so that its text can be read; mostly 1."""
+    wanted = -(-_LEGIBLE // min(rows, columns))
+    return max(1, min(wanted, _LONGEST // max(rows, columns)))
+
+
+def pixel_aspect(header: Dataset) -> tuple[int, int] | None:
+    """Height to width of a pixel (PS3.3 C.7.6.3.1.7) in whole numbers, none where it is square or not known."""
+    for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio"):
+        sides = numbers_of(header, keyword)
+        if len(sides) == 2 and min(sides) > 0:
+            ratio = Fraction(sides[0] / sides[1]).limit_denominator(1000)
+            return None if abs(ratio - 1) < 0.005 or ratio == 0 else (ratio.numerator, ratio.denominator)
+    return None
+
+
+class Scene:
+    """The pictures of one run; ``headers`` stand in the order of its sources, and pixels are read when needed."""
+
+    def __init__(self, run: Run, headers: Sequence[Dataset], images: Images) -> None:
+        self._reading, self._headers, self._images = run.reading, headers, images
+        self._overlay = Overlay(run, headers)
+        self._captions = Captions(run, headers, self._overlay)
+        self._stack = self._overlay.stack
+
+    def shots(self) -> Iterator[Shot]:
+        """Every picture, one after another.
+
+        Raises:
+            ValueError: pixels are not of the form that :class:`Images` promises.
+        """
+        if self._reading.failure:
+            yield Shot(self._card(), (), "Notice that the AI reading failed, without an image", False)
+        elif self._stack.is_stack:
+            yield from self._stacked()
+        else:
+            for source in range(len(self._headers)):
+                yield from self._both(Frame(source, 1), self._pixels(Frame(source, 1)))
+
+    def page(self) -> Pixels | None:
+        """The one picture that says most, without a legend; none where the reading failed."""
+        if self._reading.failure:
+            return None
+        keys = key_frames(self._reading, self._stack)
+        if self._stack.is_stack and not keys:
+            return self._grid(montage_frames(self._stack, []), {})
+        frame = keys[0] if keys else Frame(0, 1)
+        pixels = self._pixels(frame)
+        if pixels is None:
+            return None
+        rgb = _in_shape(self._marked(frame, pixels)[0], self._headers[frame.source])
+        if len(self._stack) == 1:
+            return rgb
+        size = type_size(*rgb.shape[:2])
+        return np.concatenate([rgb, _strip(self._captions.name(frame), rgb.shape[1], size, light=False)])
+
+    # --- a frame ----------------------------------------------------------------------------------------------------
+
+    def _both(self, frame: Frame, pixels: Pixels | None) -> Iterator[Shot]:
+        """The picture of a frame and, where a class is present that has a heat map on it, the heat map's."""
+        rgb, numbered = self._marked(frame, pixels)
+        legend = self._captions.of_frame(frame, numbered=numbered, shown=pixels is not None)
+        factor = 1 if pixels is None else enlargement(*pixels.shape[:2])
+        larger = f", enlarged {factor} times by repeating pixels so that the text can be read" if factor > 1 else ""
+        how = "Display copy of the source image with the findings burned in and a legend below the image"
+        yield Shot(_above(rgb, legend), (frame,), how + larger, True)
+        if pixels is None or not self._overlay.heated(frame):
+            return
+        legend = self._captions.of_frame(frame, heated=True)
+        how = "Display copy of the source image with heat maps blended over it and a legend below the image"
+        yield Shot(_above(self._hot(frame, pixels), legend), (frame,), how + larger, True)
+
+    def _marked(self, frame: Frame, pixels: Pixels | None) -> tuple[Pixels, bool]:
+        """A frame with what lies on it, enlarged, and whether its boxes have numbers in the place of labels."""
+        rgb, factor = self._enlarged(frame, pixels)
+        picture = Picture(rgb)
+        picture.outline(self._overlay.outlines(frame, rgb.shape[0], rgb.shape[1]))
+        return rgb, picture.mark(self._overlay.boxes(frame, factor, factor))
+
+    def _hot(self, frame: Frame, pixels: Pixels) -> Pixels:
+        """A frame with its heat maps, and the boxes thin."""
+        rgb, factor = self._enlarged(frame, pixels)
+        heat_maps.blend(rgb, self._overlay.heats(frame, factor), grey=pixels.ndim == 2)
+        thin = max(1, line_width(rgb.shape[0], rgb.shape[1]) // 2)
+        Picture(rgb, line=thin).mark(self._overlay.boxes(frame, factor, factor), labels=False)
+        return rgb
+
+    def _enlarged(self, frame: Frame, pixels: Pixels | None) -> tuple[Pixels, int]:
+        if pixels is None:
+            sides = [unsigned_of(self._headers[frame.source], keyword) or _LEGIBLE for keyword in ("Rows", "Columns")]
+            pixels = np.zeros([min(side, _LONGEST) for side in sides], np.uint8)
+        factor = enlargement(*pixels.shape[:2])
+        return in_colour(pixels.repeat(factor, axis=0).repeat(factor, axis=1) if factor > 1 else pixels), factor
+
+    def _pixels(self, frame: Frame) -> Pixels | None:
+        """A frame's display picture; none where it cannot be shown, which must not cost the whole result."""
+        try:
+            pixels = np.asarray(self._images.pixels(self._reading.sources[frame.source], frame.number))
+        except ReadingError:
+            return None
+        grey_or_colour = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)
+        if not grey_or_colour or pixels.dtype != np.uint8 or pixels.size == 0:
+            raise ValueError(f"expected rows x columns (x 3) of uint8, got {pixels.shape} of {pixels.dtype}")
+        return pixels
+
+    # --- a stack ----------------------------------------------------------------------------------------------------
+
+    def _stacked(self) -> Iterator[Shot]:
+        """The montage, and then each key frame."""
+        keys = key_frames(self._reading, self._stack)
+        kept: dict[Frame, Pixels | None] = dict.fromkeys(keys)
+        frames = montage_frames(self._stack, keys)
+        grid = self._grid(frames, kept)
+        how = f"Display copies of {len(frames)} of {len(self._stack)} source images with the findings burned in, "
+        how += "side by side and with a legend below"
+        yield Shot(_above(grid, self._captions.of_montage(frames, keys)), tuple(frames), how, False)
+        for frame in keys:
+            yield from self._both(frame, kept[frame])
+
+    def _grid(self, frames: Sequence[Frame], kept: dict[Frame, Pixels | None]) -> Pixels:
+        """Frames side by side with their names below them, those of ``kept`` light; it is given their pixels."""
+        across = math.ceil(math.sqrt(1.2 * len(frames)))
+        side = _CELL if len(frames) > _FEW else _LEGIBLE
+        caption = line_height(side // 18)
+        grid = np.zeros((-(-len(frames) // across) * (side + caption), across * side, 3), np.uint8)
+        for place, frame in enumerate(frames):
+            pixels = self._pixels(frame)
+            if frame in kept:
+                kept[frame] = pixels
+            top, left = place // across * (side + caption), place % across * side
+            cell = grid[top + 2 : top + side - 2, left + 2 : left + side - 2]
+            if pixels is None:
+                cell[:caption] = _strip(self._captions.no_picture, cell.shape[1], side // 18, light=False)
+            else:
+                self._shrink(frame, pixels, cell)
+            strip = grid[top + side : top + side + caption, left + 2 : left + side - 2]
+            strip[...] = _strip(self._captions.name(frame), strip.shape[1], side // 18, light=frame in kept)
+        return grid
+
+    def _shrink(self, frame: Frame, pixels: Pixels, cell: Pixels) -> None:
+        """Draw a frame and what lies on it into a cell, in its true shape."""
+        tall, wide = pixel_aspect(self._headers[frame.source]) or (1, 1)
+        rows, columns = pixels.shape[0] * tall / wide, float(pixels.shape[1])
+        scale = min(cell.shape[0] / rows, cell.shape[1] / columns)
+        height, width = max(1, round(rows * scale)), max(1, round(columns * scale))
+        top, left = (cell.shape[0] - height) // 2, (cell.shape[1] - width) // 2
+        small = cell[top : top + height, left : left + width]
+        small[...] = in_colour(np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)))
+        picture = Picture(small)
+        picture.outline(self._overlay.outlines(frame, height, width))
+        boxes = self._overlay.boxes(frame, width / pixels.shape[1], height / pixels.shape[0])
+        picture.mark(boxes, labels=False)
+
+    # --- no image ---------------------------------------------------------------------------------------------------
+
+    def _card(self) -> Pixels:
+        """What is said of a reading that failed, large, on black."""
+        bands = [
+            paint(lay_out(legend, size, _CARD), legend, size)
+            for legend, size in zip(self._captions.of_failure(), (_CARD // 22, _CARD // 38), strict=True)
+        ]
+        above, below = bands
+        height = max(_CARD, len(above) + len(below) + _CARD // 4)
+        card = np.zeros((height, _CARD, 3), np.uint8)
+        top = (height - len(above) - len(below)) // 2
+        card[top : top + len(above)] = above
+        card[height - len(below) :] = below
+        return card
+
+
+def _above(picture: Pixels, legend: Legend) -> Pixels:
+    """A picture with its legend below it; a picture narrower than the legend gets black columns on its right."""
+    rows, columns = picture.shape[:2]
+    size = type_size(rows, columns)
+    layout = lay_out(legend, size, columns)
+    if rows + layout.rows > _MOST_ROWS:  # no room below: then beside
+        layout = lay_out(legend, size, _CARD)
+        rgb = np.zeros((max(rows, layout.rows), columns + layout.columns, 3), np.uint8)
+        rgb[:rows, :columns] = picture
+        rgb[: layout.rows, columns:] = paint(layout, legend, size)
+        return rgb
+    rgb = np.zeros((rows + layout.rows, layout.columns, 3), np.uint8)
+    rgb[:rows, :columns] = picture
+    rgb[rows:] = paint(layout, legend, size)
+    return rgb
+
+
+def _in_shape(rgb: Pixels, header: Dataset) -> Pixels:
+    """A picture in its true shape, for what knows no pixel aspect ratio; the longer side of its pixels is stretched."""
+    tall, wide = pixel_aspect(header) or (1, 1)
+    rows, columns = rgb.shape[:2]
+    stretched = (columns, round(rows * tall / wide)) if tall > wide else (round(columns * wide / tall), rows)
+    if stretched == (columns, rows) or max(stretched) > _MOST_ROWS:
+        return rgb
+    return np.asarray(Image.fromarray(rgb).resize(stretched, Image.Resampling.BILINEAR))
+
+
+def _strip(text: str, width: int, size: int, *, light: bool) -> Pixels:
+    """A line of type, dark on light where the frame above it has a picture of its own."""
+    image = Image.new("RGB", (width, line_height(size)), TEXT if light else DARK)
+    at = image.width // 2, image.height // 2
+    ImageDraw.Draw(image).text(at, drawable(text), fill=DARK if light else TEXT, font=font(size), anchor="mm")
+    return np.asarray(image)

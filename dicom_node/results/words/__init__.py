@@ -1,0 +1,1 @@
+"""Every text that a reader sees, in each language."""

@@ -1,0 +1,1 @@
+"""What other stations ask of this AE: associations, C-STORE, MPPS and storage commitment."""

@@ -1,0 +1,331 @@
+"""The SCP: who may associate, C-ECHO, and C-STORE to disk and index before the answer.
+
+What else modalities and archives ask (procedure steps, storage commitment) is served by what `Receiver` is given.
+
+What a success (0000) promises: the data set's bytes are in a file, fsynced, and the index knows it, committed. What
+goes wrong gets the status that the sender can act on (PS3.4 B.2.3, PS3.7 C):
+
+======  ==========================================================================================
+status  when
+======  ==========================================================================================
+0000    stored and recorded; also when we had the instance already
+0110    an unexpected error of ours
+0117    the SOP Instance UID breaks the rules for UIDs
+0122    the SOP Class UID breaks the rules for UIDs
+0124    the caller may not store (``may_store = false``)
+A700    no room on the disk, or less than ``keep_free_gb``; or a study that the node has nothing of, while
+        ``max_waiting_studies`` wait to be read; the sender tries again
+A900    the data set's SOP Class or Instance UID is not the command's
+C000    the data set cannot be parsed, or names no study and series
+C001    its SOP Instance UID is stored already, of another study
+======  ==========================================================================================
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import resource
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import structlog
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import AE
+from pynetdicom.association import Association
+from pynetdicom.sop_class import ModalityPerformedProcedureStep, StorageCommitmentPushModel, Verification
+
+from dicom_node.config.settings import Peer, Settings
+from dicom_node.errors import ConfigError
+from dicom_node.log import logger, printable, silence_libraries, where
+from dicom_node.network.pynetdicom_setup import application_entity
+from dicom_node.scp.association import Caller, Conversation, Service
+from dicom_node.storage.ingest import Store
+
+_MAX_ASSOCIATIONS = 500  # that may bring images
+_MAX_ECHOES = 50  # of which nothing but Verification is proposed: beside those, so that monitoring is never shut out
+_MAX_UNASKED = 250  # connections on which no association was asked for yet; of more, the oldest are cut
+_BACKLOG = 1024  # connections that the system holds until they are accepted
+_FILES = 2 * (_MAX_ASSOCIATIONS + _MAX_ECHOES) + _MAX_UNASKED + 512 + 256  # a socket and an image's file for each
+# association, a socket for each other connection, the folders of the spool, everything else
+_BRING_NO_IMAGES = {Verification, ModalityPerformedProcedureStep, StorageCommitmentPushModel}
+_STOP_SECONDS = 30.0
+_REMEMBERED_SECONDS = 600.0  # how long the release of an association is evidence; studies are complete long before
+_TELL_SECONDS = 60.0  # how often it is told that connections are cut
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+# PS3.8 9.3.4: rejected permanently by the service user; 3 = calling, 7 = called AE title not recognised.
+_REJECT_CALLING = (0x01, 0x01, 0x03)
+_REJECT_CALLED = (0x01, 0x01, 0x07)
+_REJECT_LIMIT = (0x02, 0x03, 0x02)  # for now, by the presentation layer: local limit exceeded
+_REJECT_CONGESTED = (0x02, 0x03, 0x01)  # the same: temporary congestion
+
+
+class Receiver:
+    """Listens as an AE; every association has a thread of its own.
+
+    ``services`` serve what is no C-STORE, by pynetdicom's event. ``on_release`` is called when an association has
+    brought instances and was released.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        services: Sequence[tuple[Any, Service]] = (),
+        *,
+        on_release: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._services = [(event, _told(service)) for event, service in services]
+        self._on_release = on_release
+        self._released: dict[str, float] = {}  # study to when an association that brings whole studies was released
+        self._settings = settings
+        self._store = store
+        self._numbers = itertools.count(1)
+        # Each connection, the oldest first: whether its association may bring images; None while there is none.
+        self._open: dict[Conversation, bool | None] = {}
+        self._opening = threading.Lock()
+        self._tell_of_crowd = 0.0
+        self._ae: AE | None = None
+        self._listener: socket.socket | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def port(self) -> int:
+        """The TCP port in use: the configured one, or the one that the system chose for port 0."""
+        if self._listener is None:
+            raise RuntimeError("the receiver is not started")
+        return int(self._listener.getsockname()[1])
+
+    def start(self) -> None:
+        """Bind and listen.
+
+        Raises:
+            ConfigError: the address or port cannot be used.
+        """
+        silence_libraries()
+        _allow_files(_FILES)
+        node = self._settings.node
+        self._ae = application_entity(node.ae_title)
+        self._ae.add_supported_context(Verification)
+        if self._services:
+            plain = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
+            self._ae.add_supported_context(ModalityPerformedProcedureStep, plain)
+            # In either role: we answer who asks us, and are told what we asked for (PS3.4 J.3.3, PS3.7 D.3.3.4).
+            self._ae.add_supported_context(StorageCommitmentPushModel, plain, scu_role=True, scp_role=True)
+        try:
+            found = socket.getaddrinfo(node.host, node.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            family, _, _, _, address = found[0]
+            listener = socket.create_server(address, family=family, backlog=_BACKLOG)
+        except OSError as error:
+            raise ConfigError(
+                f"node.host, node.port: cannot listen on {node.host}:{node.port}: {error.strerror or error}"
+            ) from error
+        self._listener = listener
+        self._thread = threading.Thread(target=self._accept, args=(self._ae, listener), name="receiver", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop listening and abort what is open; what was acknowledged is stored already."""
+        if self._listener is None or self._thread is None:
+            return
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
+        self._thread.join()
+        self._listener.close()
+        self._listener = None
+        with self._opening:
+            left = list(self._open)
+        for conversation in left:
+            conversation.stop()
+        deadline = time.monotonic() + _STOP_SECONDS
+        for conversation in left:
+            conversation.thread.join(max(deadline - time.monotonic(), 0.0))
+
+    def last_byte(self, study: str) -> float:
+        """When a byte last came on an open association that brought instances of ``study`` (epoch s; 0: never)."""
+        with self._opening:
+            return max((one.last_byte for one in self._open if study in one.studies), default=0.0)
+
+    def released(self, study: str) -> float:
+        """When the last association that brought instances of ``study`` was released (epoch s; 0: it was not).
+
+        Only where the caller brings whole studies (``sends_whole_studies``), and nobody else brings of it now.
+        """
+        with self._opening:
+            when = self._released.get(study, 0.0)
+            return 0.0 if when and any(study in one.studies for one in self._open) else when
+
+    def _accept(self, ae: AE, listener: socket.socket) -> None:
+        while True:
+            try:
+                sock, address = listener.accept()
+            except OSError as error:
+                if error.errno == errno.EINVAL or listener.fileno() < 0:
+                    return  # it is shut down
+                if error.errno in _EXHAUSTED:
+                    logger().error("association.rejected", reason=f"the system has no more to give: {error.strerror}")
+                    time.sleep(0.1)
+                continue
+            host, port = str(address[0]), int(address[1])
+            try:
+                conversation = Conversation(
+                    sock,
+                    (host, port),
+                    ae,
+                    self._store,
+                    judge=self._judge,
+                    services=self._services,
+                    on_end=self._on_end,
+                )
+                with self._opening:
+                    self._open[conversation] = None
+                    unasked = [one for one, storing in self._open.items() if storing is None]
+                self._cut(unasked[:-_MAX_UNASKED])
+                try:
+                    conversation.thread.start()
+                except BaseException:
+                    self._on_end(conversation)
+                    raise
+            except Exception as error:  # no thread is to be had, or the caller is gone: the next one is served
+                logger().error("association.rejected", address=host, reason=f"it cannot be served: {where(error)}")
+                sock.close()
+
+    def _cut(self, crowd: list[Conversation]) -> None:
+        """End connections that were opened first and ask for nothing: who wants an association asks for it at once."""
+        for one in crowd:
+            one.stop()
+        if crowd and time.monotonic() > self._tell_of_crowd:
+            self._tell_of_crowd = time.monotonic() + _TELL_SECONDS
+            reason = f"{_MAX_UNASKED} connections are open that ask for no association; the oldest are cut"
+            logger().warning("connections.cut", reason=reason, fix="look who opens them: a port scan, a broken check?")
+
+    def _on_end(self, conversation: Conversation) -> None:
+        caller, brought = conversation.caller, conversation.studies
+        with self._opening:
+            self._open.pop(conversation, None)
+            for study in brought:
+                self._released.pop(study, None)
+            whole = conversation.released and not conversation.refused
+            if brought and whole and caller and any(one.sends_whole_studies for one in caller.peers):
+                now = self._store.clock()
+                for study in [each for each, when in self._released.items() if when < now - _REMEMBERED_SECONDS]:
+                    del self._released[study]
+                self._released.update(dict.fromkeys(brought, now))
+        if brought and conversation.released:
+            self._on_release()
+
+    def _has_place(self, conversation: Conversation, *, storing: bool) -> bool:
+        """Give it one of the places of its kind, if one is free, until it ends."""
+        with self._opening:
+            taken = sum(each is storing for each in self._open.values())
+            if taken >= (_MAX_ASSOCIATIONS if storing else _MAX_ECHOES):
+                return False
+            self._open[conversation] = storing
+            return True
+
+    def _judge(self, conversation: Conversation, association: Association, address: str) -> Caller | None:
+        """Who opens an association, or None where it was rejected, as it is where judging goes wrong."""
+        try:
+            return self._known(conversation, association, address)
+        except Exception as error:
+            return self._reject(association, _REJECT_CALLING, f"an unexpected error: {where(error)}", "")
+
+    def _known(self, conversation: Conversation, association: Association, address: str) -> Caller | None:
+        """Reject a caller that IT has not named, and say what IT would have to add."""
+        request = association.requestor.primitive
+        calling, called = request.calling_ae_title.strip(" \0"), request.called_ae_title.strip(" \0")
+        structlog.contextvars.bind_contextvars(
+            association=next(self._numbers), calling_ae=calling, called_ae=called, address=address
+        )
+        if called != self._settings.node.ae_title:
+            return self._reject(
+                association,
+                _REJECT_CALLED,
+                f"it called AE title '{printable(called)}', but this node is '{self._settings.node.ae_title}'",
+                "correct the called AE title on the sender, or node.ae_title here",
+            )
+        titled = [peer for peer in self._settings.peers if peer.ae_title == calling]
+        peers = tuple(peer for peer in titled if peer.any_host or _calls_from(peer, address))
+        if not peers and not self._settings.node.accept_unknown_callers:
+            if titled:
+                hosts = ", ".join(str(peer.host) for peer in titled)
+                reason = f"AE title '{printable(calling)}' may call from {hosts}, not from {address}"
+                fix = f"set host = '{address}' (or any_host = true) on [[peers]] {titled[0].name}"
+            else:
+                reason = f"AE title '{printable(calling)}' at {address} is no peer of this node"
+                fix = (
+                    'add to the configuration: [[peers]] name = "...", '
+                    f'ae_title = "{printable(calling)}", host = "{address}", may_store = true'
+                )
+            return self._reject(association, _REJECT_CALLING, reason, fix)
+        proposed = {context.abstract_syntax for context in request.presentation_context_definition_list}
+        if proposed - _BRING_NO_IMAGES:  # C-ECHO, procedure steps and commitment are served all the same
+            for mark, fix in (
+                (self._store.no_room, "make room on that disk"),
+                (self._store.backlog, "see in dicom-node studies and in the log why reading does not keep up"),
+            ):
+                if (full := mark()) is not None:
+                    return self._reject(association, _REJECT_CONGESTED, full, f"{fix}; senders try again by themselves")
+        more_than_echo = bool(proposed - {Verification})
+        if not self._has_place(conversation, storing=more_than_echo):
+            most = (
+                f"{_MAX_ASSOCIATIONS} associations"
+                if more_than_echo
+                else f"{_MAX_ECHOES} associations for C-ECHO alone"
+            )
+            return self._reject(association, _REJECT_LIMIT, f"{most} are open already; the caller may try again", "")
+        logger().debug("association.accepted", peer=", ".join(peer.name for peer in peers) or "unknown caller")
+        return Caller(calling, peers)
+
+    @staticmethod
+    def _reject(association: Association, answer: tuple[int, int, int], reason: str, fix: str) -> None:
+        association.acse.send_reject(*answer)
+        logger().warning("association.rejected", reason=reason, fix=fix)
+
+
+def _told(service: Service) -> Service:
+    """A service whose unexpected errors are told; pynetdicom answers them (0110) and says nothing."""
+
+    def serve(event: Any, caller: Caller, reports: list[Any]) -> Any:
+        try:
+            return service(event, caller, reports)
+        except Exception as error:
+            logger().error("request.failed", error=where(error))
+            raise
+
+    return serve
+
+
+def _allow_files(count: int) -> None:
+    """Let this process open so many files and sockets, as far as the system lets it; say so where it does not."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= count:
+        return
+    allowed = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        soft = allowed
+    if soft < count:
+        logger().warning(
+            "files.limited",
+            reason=f"this process may open {soft} files and sockets; with all associations in use it needs {count}",
+            fix=f"LimitNOFILE={count} in the service's unit, or ulimit -n {count} before the start",
+        )
+
+
+def _calls_from(peer: Peer, address: str) -> bool:
+    """Whether ``address`` is the peer's; a host name is looked up now, since IT may have moved it."""
+    if peer.host is None:
+        return False
+    if peer.host == address:
+        return True
+    try:
+        found = socket.getaddrinfo(peer.host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):  # a name that cannot be looked up, or is none at all
+        return False
+    return address.removeprefix("::ffff:") in {str(entry[4][0]) for entry in found}

@@ -1,0 +1,1 @@
+"""Files of images and results: the only room that makes a path."""

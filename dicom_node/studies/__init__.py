@@ -1,0 +1,1 @@
+"""Is a study whole, and which routes take it?"""
