@@ -30,7 +30,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from dicom_node import log
-from dicom_node.config.settings import Output, Settings
+from dicom_node.config.settings import Settings
+from dicom_node.config.values import Output
 from dicom_node.errors import NodeError
 from dicom_node.network.storage_scu import Pushed, Target, dicom_files, push
 from dicom_node.node import Node

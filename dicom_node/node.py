@@ -22,12 +22,14 @@ from dicom_node.delivery.commit_job import Committer, note_report
 from dicom_node.delivery.send_job import Sender
 from dicom_node.errors import ConfigError, trouble
 from dicom_node.index.index import INDEX_FILE, Index
-from dicom_node.index.migrations import Job, JobKind
-from dicom_node.jobs.worker import Done, Patience, Worker
+from dicom_node.index.rows import Job, JobKind
+from dicom_node.jobs.patience import Patience
+from dicom_node.jobs.worker import Done, Worker
 from dicom_node.log import logger, where
 from dicom_node.models.registry import Models, find
-from dicom_node.reading.read_job import Processors, Reader
-from dicom_node.reading.warm_process import Loads, loader, loads
+from dicom_node.reading.loading import Loads, loader, loads
+from dicom_node.reading.processes import Processors
+from dicom_node.reading.read_job import Reader
 from dicom_node.scp.association import Service
 from dicom_node.scp.commitment import Promises
 from dicom_node.scp.mpps import Steps

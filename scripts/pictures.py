@@ -24,7 +24,8 @@ from ai.inference import bundle_model
 from ai.phantom import draw
 from ai.phantom.dicom import to_dicom
 from dicom_node import results
-from dicom_node.config.settings import Language, Profile
+from dicom_node.config.settings import Profile
+from dicom_node.config.values import Language
 
 ROOT = Path(__file__).resolve().parent.parent
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)

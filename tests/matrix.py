@@ -29,7 +29,8 @@ from matrix_sources import Source, Study, sources, study_of
 from validators import Verdict, judge, missing
 
 from dicom_node import log
-from dicom_node.config.settings import Language, Profile
+from dicom_node.config.settings import Profile
+from dicom_node.config.values import Language
 from dicom_node.results import encode
 
 _LANGUAGES: tuple[Language, ...] = ("en", "ko", "ja")

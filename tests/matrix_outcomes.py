@@ -24,7 +24,8 @@ from ai.contract import (
 )
 from dicom_node.config.settings import Profile
 from dicom_node.results import Run, run_key
-from dicom_node.results.run import Predecessor, derived_uid, series_uid
+from dicom_node.results.run import Predecessor
+from dicom_node.results.uids import derived_uid, series_uid
 
 MODEL = ModelIdentity(
     "phantom_cxr", "1.2.0", "0123456789abcdef" * 4, "dicom-node project", "Shows the node at work.",

@@ -27,7 +27,7 @@ from pydicom.filewriter import write_data_element, write_file_meta_info
 from pydicom.tag import Tag
 
 from ai.contract import InstanceRef
-from dicom_node.results.source import text_of, unsigned_of
+from dicom_node.results.source_bytes import text_of, unsigned_of
 
 CR, DX, MG = (
     uid.ComputedRadiographyImageStorage,

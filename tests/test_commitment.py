@@ -19,8 +19,8 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, ge
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 
-from dicom_node.delivery.commit_job import references, report
-from dicom_node.index.migrations import Job, NewInstance, NewReading, NewResult
+from dicom_node.dicom.commitment import references, report
+from dicom_node.index.rows import Job, NewInstance, NewReading, NewResult
 from dicom_node.network.pynetdicom_setup import configure_pynetdicom, on_open
 from dicom_node.node import Node
 from dicom_node.storage.spool import Spool

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from dicom_node.cli.main import app
 from dicom_node.errors import NodeError
 from dicom_node.index.index import INDEX_FILE, Index
-from dicom_node.index.migrations import NewInstance, NewReading
+from dicom_node.index.rows import NewInstance, NewReading
 from dicom_node.models.agreement import Output, Row, Verdict, agreement, cohens_kappa, compare, same_classes
 
 NODULE = ("nodule", "Nodule", "427359005")

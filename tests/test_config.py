@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
-from dicom_node.config.settings import Match, NodeSettings, Peer, Profile, Retention, Route, Settings, load
+from dicom_node.config.load import load
+from dicom_node.config.settings import Match, NodeSettings, Peer, Profile, Retention, Route, Settings
 from dicom_node.errors import ConfigError
 from dicom_node.models.registry import find
 

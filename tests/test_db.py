@@ -15,7 +15,8 @@ from sqlite_utils import Database
 from dicom_node.errors import ConfigError
 from dicom_node.index import migrations
 from dicom_node.index.index import Index
-from dicom_node.index.migrations import SCHEMA, Job, NewInstance, NewReading, NewResult
+from dicom_node.index.migrations import SCHEMA
+from dicom_node.index.rows import Job, NewInstance, NewReading, NewResult
 
 
 @pytest.fixture

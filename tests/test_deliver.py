@@ -29,8 +29,9 @@ from pynetdicom.dsutils import split_dataset
 from dicom_node.delivery.send_job import RESULT_CLASSES, Sender
 from dicom_node.errors import Permanent, Retryable
 from dicom_node.index.index import Index
-from dicom_node.index.migrations import Job, NewInstance, NewReading, NewResult
-from dicom_node.jobs.worker import Patience, Worker
+from dicom_node.index.rows import Job, NewInstance, NewReading, NewResult
+from dicom_node.jobs.patience import Patience
+from dicom_node.jobs.worker import Worker
 from dicom_node.storage.spool import Spool
 
 StartPacs = Callable[..., Pacs]

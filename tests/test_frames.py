@@ -27,7 +27,7 @@ from test_images import DATA, SECRET, lut, write
 
 from ai.contract import InstanceRef, ReadingError
 from ai.images.radiograph import display_uint8, load_display, load_radiograph
-from dicom_node.results import StoredImages
+from dicom_node.results.images import StoredImages
 
 # --- what DCMTK draws
 

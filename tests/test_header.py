@@ -29,7 +29,8 @@ from test_real_files import with_sop_class
 
 from dicom_node import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 from dicom_node.dicom.element_walk import LONGEST_VALUE
-from dicom_node.dicom.header import _HEADER_TAGS, HEAD_BYTES, _plain, _text, _thorough, file_head, glance, scan
+from dicom_node.dicom.file_meta import file_head
+from dicom_node.dicom.header import _HEADER_TAGS, HEAD_BYTES, _plain, _text, _thorough, glance, scan
 from dicom_node.errors import Refused
 
 

@@ -32,7 +32,7 @@ from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 from ai.contract import Code, InstanceRef, ReadingError
 from ai.images import pixels
 from ai.images.radiograph import Radiograph, display_uint8, laterality, load_display, load_radiograph, read_header
-from dicom_node.results import StoredImages
+from dicom_node.results.images import StoredImages
 
 DATA = Path(os.environ.get("DICOM_NODE_REAL_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 SECRET = "SECRET^PATIENT"

@@ -15,7 +15,7 @@ from matrix_outcomes import outcomes
 from matrix_sources import Study, raw, save, sources, study_of
 from validators import ALLOWED, Verdict, complaints, judge, missing
 
-from dicom_node.results.source import text_of
+from dicom_node.results.source_bytes import text_of
 
 SAMPLE = {
     # source: outcome

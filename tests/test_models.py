@@ -34,7 +34,7 @@ from dicom_node.models.registry import Models, find
 from dicom_node.models.sources import Limits
 from dicom_node.node import Node
 from dicom_node.operations import study_status
-from dicom_node.reading.warm_process import Broken, load_models
+from dicom_node.reading.loading import Broken, load_models
 from dicom_node.storage.spool import Spool
 
 PHANTOM = bundle_model.shipped()["phantom_cxr"]

@@ -23,7 +23,7 @@ from wire import ECHO, Raw, associated, data_set, echo_rq, message, new_uid, sto
 
 from dicom_node import log
 from dicom_node.index.index import INDEX_FILE, Index
-from dicom_node.index.migrations import NewInstance
+from dicom_node.index.rows import NewInstance
 from dicom_node.node import Node
 from dicom_node.studies.completion import Completer
 

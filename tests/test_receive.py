@@ -37,7 +37,8 @@ from pynetdicom.dsutils import split_dataset
 from pynetdicom.sop_class import Verification
 
 from dicom_node import log
-from dicom_node.dicom.header import is_uid, scan
+from dicom_node.dicom.attributes import is_uid
+from dicom_node.dicom.header import scan
 from dicom_node.errors import Refused
 from dicom_node.node import Node
 

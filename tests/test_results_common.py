@@ -45,11 +45,12 @@ from ai.contract import (
 )
 from dicom_node import __version__
 from dicom_node.config.settings import Profile
-from dicom_node.results import ROLES, Run, encode, left_out, run_key
-from dicom_node.results import run as common
+from dicom_node.results import ROLES, Run, encode, left_out, run_key, verdict
+from dicom_node.results.encode import to_bytes
 from dicom_node.results.objects import sc, sr
 from dicom_node.results.objects.report_text import report_text
-from dicom_node.results.source import fit, within
+from dicom_node.results.source_text import fit, within
+from dicom_node.results.uids import derived_uid, device_uid, series_uid, tracking_uid
 from dicom_node.results.words.texts import WORDS
 
 DICOM = DATA / "dicom"
@@ -161,7 +162,7 @@ def grey(rows: int = 100, columns: int = 100) -> NDArray[np.uint8]:
 
 def written(dataset: Dataset) -> Dataset:
     """A built object as another program would read it."""
-    return pydicom.dcmread(BytesIO(common.to_bytes(dataset)))
+    return pydicom.dcmread(BytesIO(to_bytes(dataset)))
 
 
 class Held:
@@ -222,12 +223,12 @@ def test_uids_are_derived_and_never_change() -> None:
     """Golden values: another number here means that a retry would send the same result under a second UID."""
     key = "ab" * 32
     uids = [
-        common.derived_uid(key, "sr", 0),
-        common.derived_uid(key, "sc", 0),
-        common.derived_uid(key, "sc", 1),
-        common.series_uid(key, "sr"),
-        common.tracking_uid(key, 0),
-        common.device_uid("here", MODEL),
+        derived_uid(key, "sr", 0),
+        derived_uid(key, "sc", 0),
+        derived_uid(key, "sc", 1),
+        series_uid(key, "sr"),
+        tracking_uid(key, 0),
+        device_uid("here", MODEL),
     ]
     assert uids == [
         "2.25.138816925167510769317659377680686228120",
@@ -241,8 +242,8 @@ def test_uids_are_derived_and_never_change() -> None:
 
 
 def test_other_weights_are_another_device() -> None:
-    assert common.device_uid("here", MODEL) != common.device_uid("here", replace(MODEL, digest="f" * 64))
-    assert common.device_uid("here", MODEL) != common.device_uid("there", MODEL)
+    assert device_uid("here", MODEL) != device_uid("here", replace(MODEL, digest="f" * 64))
+    assert device_uid("here", MODEL) != device_uid("there", MODEL)
 
 
 def test_a_time_without_a_zone_is_refused() -> None:
@@ -273,7 +274,7 @@ def test_objects_come_in_the_order_of_sending_and_are_what_they_say() -> None:
         )  # fmt: skip
         assert read.file_meta.TransferSyntaxUID == pydicom.uid.ExplicitVRLittleEndian
         assert read.file_meta.MediaStorageSOPInstanceUID == o.sop_instance_uid
-        assert o.sop_instance_uid == common.derived_uid(run.objects_key, o.role, o.index)
+        assert o.sop_instance_uid == derived_uid(run.objects_key, o.role, o.index)
     assert len({o.series_instance_uid for o in objects}) == 2
 
 
@@ -320,8 +321,8 @@ def test_results_are_encoded_without_torch() -> None:
 def test_equal_reasons_are_counted_the_most_frequent_first() -> None:
     reasons = ["b", "a", "c", "a"]
     run = run_of(make_image(), passed_over=tuple(PassedOver(str(i), r) for i, r in enumerate(reasons)))
-    assert common.not_read(run) == [("a", 2), ("b", 1), ("c", 1)]
-    assert common.not_read(run_of(make_image())) == []
+    assert verdict.not_read(run) == [("a", 2), ("b", 1), ("c", 1)]
+    assert verdict.not_read(run_of(make_image())) == []
 
 
 # --- patient and study ----------------------------------------------------------------------------------------------
@@ -369,7 +370,7 @@ def element_in(content: bytes, keyword: str) -> bytes | None:
 def test_names_survive_byte_for_byte_in_every_character_set(path: Path) -> None:
     source = path.read_bytes()
     for built in objects_of(header_of(path)):
-        content = common.to_bytes(built)
+        content = to_bytes(built)
         for keyword in COPIED:
             expected = element_in(source, keyword)
             assert element_in(content, keyword) == (b"" if expected is None and keyword == "StudyID" else expected)
@@ -422,7 +423,7 @@ def test_a_name_that_is_not_what_it_was_declared_to_be_stays_as_it_is(
     assert (element_in(made.content, "SpecificCharacterSet") or b"").strip() == charset
     speaks = "ko" if charset == b"ISO_IR 192" and "language" in wanted else "en"  # our own texts are what is declared
     assert WORDS[speaks].not_for_diagnosis.encode() in made.content
-    assert made.sop_instance_uid == common.derived_uid(run.objects_key, "sr", 0)
+    assert made.sop_instance_uid == derived_uid(run.objects_key, "sr", 0)
 
 
 def test_there_are_character_sets_to_test(real_data: Path) -> None:
@@ -445,7 +446,7 @@ def test_a_header_somebody_looked_at_is_copied_all_the_same() -> None:
     looked_at = header_of(path)
     for _ in looked_at.iterall():
         pass
-    assert common.to_bytes(objects_of(looked_at)[0]) == common.to_bytes(objects_of(header_of(path))[0])
+    assert to_bytes(objects_of(looked_at)[0]) == to_bytes(objects_of(header_of(path))[0])
 
 
 def test_type_2_attributes_that_the_source_lacks_stand_empty() -> None:
@@ -488,7 +489,7 @@ def test_a_source_that_breaks_the_standard_is_copied_and_says_nothing(
     with_raw(image, PatientAge=b"old ", BodyPartExamined=b"chest!", PatientOrientation=b"left", Rows=b"\1\2\3\4")
     with caplog.at_level(logging.DEBUG):
         for built in objects_of(image):
-            content = common.to_bytes(built)
+            content = to_bytes(built)
             for keyword, value in BROKEN.items():
                 if keyword not in ("SOPInstanceUID", "SOPClassUID", "SeriesInstanceUID"):
                     assert element_in(content, keyword) == value
@@ -516,7 +517,7 @@ def test_whatever_bytes_a_source_holds_they_arrive(values: dict[str, bytes]) -> 
     if not values.get("StudyInstanceUID", b"1.2").decode("latin-1").strip(" \0"):
         del values["StudyInstanceUID"]
     for built in objects_of(with_raw(make_image(), **values)):
-        content = common.to_bytes(built)
+        content = to_bytes(built)
         for keyword in values.keys() & set(COPIED) - {"StudyInstanceUID"}:
             assert element_in(content, keyword) == values[keyword]
 
@@ -607,7 +608,7 @@ def test_equipment_names_the_model_the_node_and_the_weights() -> None:
         assert result.ContentQualification == "RESEARCH"
         (equipment,) = result.ContributingEquipmentSequence
         assert equipment.PurposeOfReferenceCodeSequence[0].CodeValue == "109102"
-        assert equipment.DeviceUID == common.device_uid("here", MODEL)
+        assert equipment.DeviceUID == device_uid("here", MODEL)
         assert equipment.SoftwareVersions == __version__
         assert equipment.ContributionDateTime == "20260301233015.123456"
 

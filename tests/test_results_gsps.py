@@ -32,8 +32,9 @@ from test_results_common import (
 from ai.contract import Region
 from ai.images import radiograph
 from dicom_node.results import Run, encode
-from dicom_node.results import run as common
+from dicom_node.results.encode import to_bytes
 from dicom_node.results.objects import gsps, sr
+from dicom_node.results.uids import tracking_uid
 
 ZONE = {"TimezoneOffsetFromUTC": "+0900"}  # dcmpschk 3.6.7 refuses an offset of +0000, which PS3.5 6.2 allows
 
@@ -240,7 +241,7 @@ def shades(**attributes: Any) -> FileDataset:
 def rendered(folder: Path, image: Path, state: Dataset | None = None, *options: str) -> NDArray[np.uint8]:
     """What DCMTK shows of an image, under a state or by its own choice."""
     if state is not None:
-        (folder / "state.dcm").write_bytes(common.to_bytes(state))
+        (folder / "state.dcm").write_bytes(to_bytes(state))
         options = ("-p", str(folder / "state.dcm"), *options)
     done = run_tool("dcmp2pgm", *options, image, folder / "out.pgm")
     assert done.stderr.strip() == ""
@@ -281,7 +282,7 @@ def test_stages_are_copied_byte_for_byte() -> None:
     image = make_image(**{"RescaleSlope": "1.50E+00", "RescaleIntercept": "+0010.0", "RescaleType": "OD"})
     with_raw(image, WindowCenter=b"0100.50\\7 ", WindowWidth=b"4.5e2 \\9", VOILUTFunction=b"SIGMOID ")
     with_raw(image, WindowCenterWidthExplanation=b"Lung\\Bone ")
-    content = common.to_bytes(gsps.build(run_of(image, boxes=BOXES["one"]), [image])[0])
+    content = to_bytes(gsps.build(run_of(image, boxes=BOXES["one"]), [image])[0])
     for value in (b"1.50E+00", b"+0010.0 ", b"OD", b"0100.50 ", b"4.5e2 ", b"SIGMOID ", b"Lung"):
         assert value in content
     assert b"Bone" not in content
@@ -359,7 +360,7 @@ def test_whatever_a_source_holds_there_is_a_state(values: dict[str, bytes]) -> N
 
 def test_a_patient_that_breaks_the_standard_is_copied(caplog: pytest.LogCaptureFixture) -> None:
     image = with_raw(make_image(), **common_tests.BROKEN, TimezoneOffsetFromUTC=b"banana", Laterality=b"middle")
-    content = common.to_bytes(gsps.build(run_of(image, boxes=BOXES["one"]), [image])[0])
+    content = to_bytes(gsps.build(run_of(image, boxes=BOXES["one"]), [image])[0])
     for keyword in ("PatientName", "PatientID", "StudyDate", "AccessionNumber", "StudyInstanceUID"):
         assert common_tests.element_in(content, keyword) == common_tests.BROKEN[keyword]
     assert content.count(b"1.2.03.004") == 2  # in the relationship and with the marks
@@ -466,7 +467,7 @@ def test_what_a_state_holds_once_divides_the_images() -> None:
     assert [each.PresentationLUTShape for each in built] == ["IDENTITY", "INVERSE", "IDENTITY"]
     assert [each.get("RescaleIntercept") for each in built] == [None, None, -1024]
     uids = {g.TrackingUID for each in built for a in each.GraphicAnnotationSequence for g in a.GraphicObjectSequence}
-    assert uids == {common.tracking_uid(run.key, number) for number in range(3)}
+    assert uids == {tracking_uid(run.key, number) for number in range(3)}
 
 
 def test_frames_are_named() -> None:
@@ -554,7 +555,7 @@ def test_dcmtk_draws_the_boxes_where_the_model_and_the_picture_have_them(tmp_pat
 def test_validators_find_no_fault(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "state.dcm"
     image = shades(**SHOWN[kind])
-    path.write_bytes(common.to_bytes(gsps.build(run_of(image, boxes=BOXES["overlapping"]), [image])[0]))
+    path.write_bytes(to_bytes(gsps.build(run_of(image, boxes=BOXES["overlapping"]), [image])[0]))
     done = run_tool("dciodvfy", path, check=False)
     errors = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("Error")]
     # It holds the tables of states to 8 or 16 bits; PS3.3 C.11.2.1.1 allows all between, which DX images have.
@@ -566,7 +567,7 @@ def test_validators_find_no_fault(kind: str, tmp_path: Path) -> None:
 def test_the_same_run_gives_the_same_bytes() -> None:
     image = make_image()
     run = run_of(image, boxes=BOXES["overlapping"])
-    one, two = (common.to_bytes(gsps.build(run, [image])[0]) for _ in range(2))
+    one, two = (to_bytes(gsps.build(run, [image])[0]) for _ in range(2))
     assert one == two
 
 

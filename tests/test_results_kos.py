@@ -22,8 +22,8 @@ from test_results_common import (
 )
 
 from ai.contract import Presence, Region
-from dicom_node.results import Run, encode
-from dicom_node.results import run as common
+from dicom_node.results import Run, encode, uids
+from dicom_node.results.encode import to_bytes
 from dicom_node.results.objects import kos
 
 
@@ -110,7 +110,7 @@ def test_it_says_what_it_is_and_who_selected(language: str, description: str) ->
     assert document.ContentTemplateSequence[0].TemplateIdentifier == "2010"
     assert child(document, "113012").TextValue == description + run.words.notice(MODEL.notice)
     assert child(document, "121005").ConceptCodeSequence[0].CodeValue == "121007"  # a device
-    assert common.device_uid("here", MODEL) == child(document, "121012").UID
+    assert uids.device_uid("here", MODEL) == child(document, "121012").UID
     assert all("ConceptNameCodeSequence" not in i for i in document.ContentSequence if i.ValueType == "IMAGE")
 
 
@@ -147,7 +147,7 @@ def test_it_is_encoded_last_and_the_same_each_time() -> None:
 def test_a_source_that_breaks_the_standard_is_named_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
     image = with_raw(make_image(), **common_tests.BROKEN, NumberOfFrames=b"many")
     (document,) = kos.build(run_of(image, boxes=BOXES["one"]), [image])
-    content = common.to_bytes(document)
+    content = to_bytes(document)
     for keyword in ("PatientName", "PatientID", "StudyDate", "StudyInstanceUID"):
         assert common_tests.element_in(content, keyword) == common_tests.BROKEN[keyword]
     assert content.count(b"1.2.03.004") == 2  # as evidence and as content
@@ -163,7 +163,7 @@ def file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     else:
         header = header_of(SOURCES[request.param])
         (document,) = kos.build(run_of(header, boxes=BOXES["overlapping"]), [header])
-    path.write_bytes(common.to_bytes(document))
+    path.write_bytes(to_bytes(document))
     return path
 
 

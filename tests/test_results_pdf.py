@@ -39,9 +39,10 @@ from test_results_common import (
 
 from ai.contract import Code, PassedOver, Presence
 from dicom_node.results import Run, encode
-from dicom_node.results import run as common
+from dicom_node.results.encode import to_bytes
 from dicom_node.results.objects import pdf
-from dicom_node.results.source import certain_text
+from dicom_node.results.run import Predecessor
+from dicom_node.results.source_text import certain_text
 
 
 def picture(rows: int = 300, columns: int = 200) -> NDArray[np.uint8]:
@@ -112,7 +113,7 @@ def test_its_words_can_be_read_and_searched(language: str, texts: str, tmp_path:
     image = make_image(TimezoneOffsetFromUTC="+0900", PatientName="NOBODY^TEST", ImagerPixelSpacing=["0.2", "0.1"])
     boxes = {"nodule": (0.1, 0.1, 0.2, 0.2), "effusion": (0.6, 0.6, 0.9, 0.9)}
     run = run_of(image, boxes=boxes, rows=64, columns=64, passed_over=NOT_READ, profile={"language": language})
-    earlier = common.Predecessor("1.2", "1.3", "1.4", CREATED - timedelta(days=1))
+    earlier = Predecessor("1.2", "1.3", "1.4", CREATED - timedelta(days=1))
     page = sheet(tmp_path, replace(run, predecessor=earlier), image, picture())
     for text in texts.split("|"):
         assert text in squeezed(page.text), text
@@ -191,7 +192,7 @@ def crowded(findings: int, classes: int, **texts: str) -> tuple[Run, Dataset]:
             manufacturer=texts.get("model", "model"),
         ),
     )
-    return replace(run, reading=reading, predecessor=common.Predecessor("1", "2", "3", CREATED)), image
+    return replace(run, reading=reading, predecessor=Predecessor("1", "2", "3", CREATED)), image
 
 
 LONG = dict.fromkeys(("name", "reason", "model", "notice", "use"), "many words that say little " * 40)
@@ -271,7 +272,7 @@ def test_a_source_that_breaks_the_standard_makes_a_page_and_no_log(
 ) -> None:
     image = with_raw(make_image(), **common_tests.BROKEN, SpecificCharacterSet=b"ISO 2022 IR 149\\GB18030 ")
     (document,) = pdf.build(run_of(image, boxes=BOXES["one"]), [image], picture())
-    content = common.to_bytes(document)
+    content = to_bytes(document)
     for keyword in ("PatientName", "PatientID", "StudyDate", "AccessionNumber", "StudyInstanceUID"):
         assert common_tests.element_in(content, keyword) == common_tests.BROKEN[keyword]
     out, err = capfd.readouterr()
@@ -354,7 +355,7 @@ print(hashlib.sha256(t.common.to_bytes(t.pdf.build(run, [header], t.picture())[0
 def test_the_same_run_gives_the_same_bytes_anywhere_at_any_time(real_data: Path) -> None:
     header = header_of(SOURCES["dx"])
     run = run_of(header, boxes=BOXES["overlapping"], passed_over=NOT_READ, profile={"language": "en"})
-    built = [hashlib.sha256(common.to_bytes(pdf.build(run, [header], picture())[0])).hexdigest() for _ in range(2)]
+    built = [hashlib.sha256(to_bytes(pdf.build(run, [header], picture())[0])).hexdigest() for _ in range(2)]
     elsewhere = subprocess.run(
         [sys.executable, "-c", _AGAIN],
         env={**os.environ, "PYTHONHASHSEED": "7", "TZ": "Asia/Seoul", "SOURCE_DATE_EPOCH": "1000000000"},
@@ -372,6 +373,6 @@ def test_dciodvfy_finds_no_error(name: str, tmp_path: Path) -> None:
     header = header_of(SOURCES[name])
     (document,) = pdf.build(run_of(header, boxes=BOXES["overlapping"]), [header], picture())
     path = tmp_path / "pdf.dcm"
-    path.write_bytes(common.to_bytes(document))
+    path.write_bytes(to_bytes(document))
     done = run_tool("dciodvfy", path, check=False)
     assert [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("Error")] == []

@@ -33,8 +33,8 @@ from test_results_common import (
 from test_results_labels import area
 
 from ai.contract import ClassResult, Code, Finding, PassedOver, Presence, ReadingError, Region
-from dicom_node.results import Predecessor, Run
-from dicom_node.results import run as common
+from dicom_node.results import Predecessor, Run, verdict
+from dicom_node.results.encode import to_bytes
 from dicom_node.results.objects import sc
 from dicom_node.results.pictures import drawing, legend, scene
 from dicom_node.results.pictures.labels import Place, Rect
@@ -538,7 +538,7 @@ def test_every_language_says_score_and_threshold_in_its_own_words(spy: Spy, lang
     run = run_of(make_image(), boxes=BOXES["one"], profile={"language": language})
     render(run, grey())
     say = run.words
-    assert [cell.text for cell in spy.cells[:3]] == [say.score, say.threshold, common.finding_name(run, CLASS)]
+    assert [cell.text for cell in spy.cells[:3]] == [say.score, say.threshold, verdict.finding_name(run, CLASS)]
     assert spy.headline[0] == say.not_for_diagnosis
     assert spy.sentences[0].text == say.not_for_diagnosis
 
@@ -632,7 +632,7 @@ def test_an_odd_number_of_pixels_is_padded() -> None:
         (picture,) = sc.build(run_of(image), [image], Held(image, picture=grey(rows, 515)))
         odd += picture.Rows * picture.Columns % 2
         assert written(picture).pixel_array.shape == (picture.Rows, 515, 3)
-        assert len(common.to_bytes(picture)) % 2 == 0
+        assert len(to_bytes(picture)) % 2 == 0
     assert odd == 1
 
 
@@ -725,7 +725,9 @@ def test_a_failure_is_said_large_and_is_no_answer(spy: Spy, language: str) -> No
     assert (above.rows, below.rows) == ((), ())
     words = " ".join(said)
     assert say.no_findings not in words
-    assert not any(common.finding_name(run, ClassResult(*each, 0.1, 0.5, Presence.ABSENT)) in words for each in CLASSES)
+    assert not any(
+        verdict.finding_name(run, ClassResult(*each, 0.1, 0.5, Presence.ABSENT)) in words for each in CLASSES
+    )
     assert (card.Columns, card.Rows) == (1024, 1024)
     assert "failed" in card.DerivationDescription
     assert [item.ReferencedSOPInstanceUID for item in card.SourceImageSequence] == [i.SOPInstanceUID for i in images]
@@ -779,7 +781,7 @@ def test_other_programs_take_the_picture_and_see_what_was_drawn(name: str, tmp_p
     pixels = grey(shape.Rows, shape.Columns)
     file, ppm = tmp_path / "sc.dcm", tmp_path / "sc.ppm"
     (picture,) = sc.build(run, [header], Held(header, picture=pixels))
-    file.write_bytes(common.to_bytes(picture))
+    file.write_bytes(to_bytes(picture))
     run_tool("dcm2pnm", file, ppm)
     # The run's own zone differs from the source's: compare what does not show the time.
     seen, made = np.asarray(Image.open(ppm)), render(run, pixels)
@@ -790,7 +792,7 @@ def test_other_programs_take_the_picture_and_see_what_was_drawn(name: str, tmp_p
 
 
 def test_scores_are_those_of_the_findings() -> None:
-    assert {key: common.percent(score) for key, score in SCORES.items()} == {
+    assert {key: verdict.percent(score) for key, score in SCORES.items()} == {
         "nodule": 87.3,
         "effusion": 61.0,
         "pneumothorax": 50.0,

@@ -35,10 +35,10 @@ from test_results_common import (
 
 from ai.contract import Code, InstanceRef, ReadingError, Segment, Segmentation
 from ai.mask import CutMask
-from dicom_node.results import Run, encode
-from dicom_node.results import run as common
+from dicom_node.results import Run, encode, uids
+from dicom_node.results.encode import to_bytes
 from dicom_node.results.objects import seg
-from dicom_node.results.pictures.overlay import Palette
+from dicom_node.results.pictures.palette import Palette
 
 Mask = NDArray[Any]
 
@@ -340,7 +340,7 @@ def test_numbers_longer_than_a_ds_may_be_are_written_anew() -> None:
 
 def file_of(dataset: Dataset, folder: Path) -> Path:
     path = folder / f"{dataset.SOPInstanceUID}.dcm"
-    path.write_bytes(common.to_bytes(dataset))
+    path.write_bytes(to_bytes(dataset))
     return path
 
 
@@ -550,8 +550,8 @@ def test_a_segment_says_what_it_is_and_who_drew_it() -> None:
     assert second.AnatomicRegionSequence[0].CodeValue == LUNG.value
     assert second.AnatomicRegionSequence[0].AnatomicRegionModifierSequence[0].CodeValue == RIGHT.value
     tracked = {item.TrackingUID for item in dataset.SegmentSequence}
-    assert tracked == {common.segment_uid(run.key, 0, index) for index in range(4)}
-    assert tracked.isdisjoint(common.tracking_uid(run.key, number) for number in range(len(run.reading.findings) + 9))
+    assert tracked == {uids.segment_uid(run.key, 0, index) for index in range(4)}
+    assert tracked.isdisjoint(uids.tracking_uid(run.key, number) for number in range(len(run.reading.findings) + 9))
     assert len({item.TrackingID for item in dataset.SegmentSequence}) == 4
 
 
@@ -567,8 +567,8 @@ def test_the_object_is_one_of_the_runs() -> None:
     assert (dataset.ContentLabel, dataset.ContentCreatorName) == ("AI_SEG", "")
     assert "not for diagnostic use" in dataset.ContentDescription
     assert dataset.ContentQualification == "RESEARCH"
-    assert dataset.SOPInstanceUID == common.derived_uid(run.objects_key, "seg", 0)
-    assert dataset.SeriesInstanceUID == common.series_uid(run.objects_key, "seg")
+    assert dataset.SOPInstanceUID == uids.derived_uid(run.objects_key, "seg", 0)
+    assert dataset.SeriesInstanceUID == uids.series_uid(run.objects_key, "seg")
     assert dataset.BodyPartExamined == "CHEST"
     assert dataset.LossyImageCompression == "00"
     (organization,) = dataset.DimensionOrganizationSequence
@@ -603,7 +603,7 @@ def test_names_fit_the_sources_character_set() -> None:
 def test_the_same_run_gives_the_same_bytes() -> None:
     headers = series("oblique")
     run = run_with(headers, [blob(6), blob(6, 2)])
-    assert common.to_bytes(seg.build(run, headers)[0]) == common.to_bytes(seg.build(run, headers)[0])
+    assert to_bytes(seg.build(run, headers)[0]) == to_bytes(seg.build(run, headers)[0])
 
 
 def test_references_name_the_sources_as_they_are_named() -> None:
@@ -613,7 +613,7 @@ def test_references_name_the_sources_as_they_are_named() -> None:
         )
         for number, header in enumerate(series())
     ]
-    content = common.to_bytes(seg.build(run_with(headers, [blob(6)]), headers)[0])
+    content = to_bytes(seg.build(run_with(headers, [blob(6)]), headers)[0])
     dataset = pydicom.dcmread(BytesIO(content))
     names = {f"1.2.03.{number:03d}" for number in range(6)}
     frames = [item.DerivationImageSequence[0].SourceImageSequence[0] for _, item, _, _ in frames_of(dataset)]
@@ -724,7 +724,7 @@ def test_segments_without_pixels_are_left_out_and_the_others_keep_their_tracking
     run = run_with(headers, [sparse(6), sparse(6, 3), sparse(6), sparse(6, 1)])
     dataset = written(seg.build(run, headers)[0])
     assert [item.SegmentNumber for item in dataset.SegmentSequence] == [1, 2]
-    assert [item.TrackingUID for item in dataset.SegmentSequence] == [common.segment_uid(run.key, 0, i) for i in (1, 3)]
+    assert [item.TrackingUID for item in dataset.SegmentSequence] == [uids.segment_uid(run.key, 0, i) for i in (1, 3)]
     assert dice(cloud(dataset, 2), cloud_of_mask(sparse(6, 1), headers)) == 1.0
 
 
@@ -735,8 +735,8 @@ def test_one_segmentation_that_has_no_object_does_not_stop_another() -> None:
     run = replace(one, reading=replace(one.reading, segmentations=both))
     (dataset,) = seg.build(run, headers)
     assert len(seg.refusals(run, headers)) == 1
-    assert dataset.SegmentSequence[0].TrackingUID == common.segment_uid(run.key, 1, 0)
-    assert dataset.SOPInstanceUID == common.derived_uid(run.objects_key, "seg", 0)
+    assert dataset.SegmentSequence[0].TrackingUID == uids.segment_uid(run.key, 1, 0)
+    assert dataset.SOPInstanceUID == uids.derived_uid(run.objects_key, "seg", 0)
 
 
 GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "FrameOfReferenceUID")
@@ -818,7 +818,7 @@ def test_it_is_sent_after_the_pictures() -> None:
     run = run_with(headers, [blob(2)], profile={"outputs": ("seg", "sr")})
     objects = encode(run, Held(*headers))
     assert [(o.role, o.index) for o in objects] == [("sr", 0), ("seg", 0)]
-    assert objects[1].sop_instance_uid == common.derived_uid(run.objects_key, "seg", 0)
+    assert objects[1].sop_instance_uid == uids.derived_uid(run.objects_key, "seg", 0)
     assert "seg" not in {
         o.role for o in encode(replace(run, profile=replace(run.profile, outputs=("sr",))), Held(*headers))
     }
@@ -831,7 +831,7 @@ def test_three_hundred_slices_stay_small(kind: str) -> None:
     mask = np.zeros((count, 512, 512), bool if kind == "binary" else np.float32)
     mask[:, 100:300, 120:400] = 1
     run = run_with(headers, [mask], kind=kind)
-    content = common.to_bytes(seg.build(run, headers)[0])
+    content = to_bytes(seg.build(run, headers)[0])
     assert len(content) < count * 512 * 512 / (8 if kind == "binary" else 1) + 500_000
 
 

@@ -28,9 +28,10 @@ from test_results_common import (
 
 from ai.contract import ClassResult, Code, InstanceRef, PassedOver, Presence, Region
 from dicom_node.results import Run, encode
-from dicom_node.results import run as common
+from dicom_node.results.encode import to_bytes
 from dicom_node.results.objects import sr
 from dicom_node.results.run import Predecessor
+from dicom_node.results.uids import derived_uid, device_uid, series_uid, tracking_uid
 
 PRESENT, ABSENT, UNDETERMINED = "52101004", "272519000", "373068000"
 
@@ -88,10 +89,10 @@ def test_it_is_a_preliminary_unverified_measurement_report() -> None:
     assert document.ContentTemplateSequence[0].TemplateIdentifier == "1500"
     assert child(document, "121049").ConceptCodeSequence[0].CodeValue == "en-US"
     assert child(document, "121005").ConceptCodeSequence[0].CodeValue == "121007"  # the observer is a device
-    assert common.device_uid("here", MODEL) == child(document, "121012").UID
+    assert device_uid("here", MODEL) == child(document, "121012").UID
     assert child(document, "121016").TextValue == MODEL.digest
     assert child(document, "121058").ConceptCodeSequence[0].CodeValue == "399208008"
-    assert document.SOPInstanceUID == common.derived_uid(run.objects_key, "sr", 0)
+    assert document.SOPInstanceUID == derived_uid(run.objects_key, "sr", 0)
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -131,7 +132,7 @@ def test_each_finding_is_a_group_with_its_box(name: str, boxes: str) -> None:
         assert measured.NumericValue == round(100 * finding.score, 1)
         assert measured.MeasurementUnitsCodeSequence[0].CodeValue == "%"
         assert child(group, "121071").ConceptCodeSequence[0].CodeValue == finding.code.value
-        assert common.tracking_uid(run.key, number) == child(group, "112040").UID
+        assert tracking_uid(run.key, number) == child(group, "112040").UID
         assert finding.name in child(group, "112039").TextValue
         assert child(group, "130400").ConceptCodeSequence[0].CodeValue == "75958009"
         assert child(group, "111001").TextValue == MODEL.name
@@ -265,8 +266,8 @@ def test_all_images_are_evidence_and_stand_in_the_library() -> None:
 
 def test_no_stand_in_is_left_behind() -> None:
     document, run = build("overlapping")
-    known = {common.device_uid("here", MODEL), run.key, *(common.tracking_uid(run.key, i) for i in range(3))}
-    known |= {common.derived_uid(run.objects_key, "sr", 0), common.series_uid(run.objects_key, "sr")}
+    known = {device_uid("here", MODEL), run.key, *(tracking_uid(run.key, i) for i in range(3))}
+    known |= {derived_uid(run.objects_key, "sr", 0), series_uid(run.objects_key, "sr")}
     ours = [e.value for item in items(document) for e in item if e.VR == "UI" and str(e.value).startswith("2.25.")]
     source = {ref.sop_instance_uid for ref in run.reading.sources} | {document.StudyInstanceUID}
     evidence = document.CurrentRequestedProcedureEvidenceSequence[0]
@@ -495,7 +496,7 @@ def test_what_people_read_is_in_their_language_and_codes_are_the_same(
         return [(i.CodeValue, i.CodingSchemeDesignator, i.CodeMeaning) for i in items(dataset) if "CodeValue" in i]
 
     assert [c for c in coded(document) if c[1] != "RFC5646"] == [c for c in coded(other) if c[1] != "RFC5646"]
-    assert common.tracking_uid(run.key, 0) == child(groups(document)[0], "112040").UID
+    assert tracking_uid(run.key, 0) == child(groups(document)[0], "112040").UID
     assert child(groups(other)[0], "112040").UID == child(groups(document)[0], "112040").UID
 
 
@@ -508,7 +509,7 @@ def file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     shape = header_of(SOURCES["dx"])
     run = run_of(header, boxes=BOXES[request.param], rows=shape.Rows, columns=shape.Columns, passed_over=NOT_READ)
     path = tmp_path / "sr.dcm"
-    path.write_bytes(common.to_bytes(sr.build(run, [header])))
+    path.write_bytes(to_bytes(sr.build(run, [header])))
     return path
 
 

@@ -12,7 +12,7 @@ from conftest import ROOT
 from ai.contract import Code, Presence
 from ai.selection import images, rules, volumes
 from ai.volumes import slices, stacks
-from dicom_node.config.settings import Language
+from dicom_node.config.values import Language
 from dicom_node.results.words.texts import WORDS, Words
 
 LANGUAGES: tuple[Language, ...] = ("ko", "ja")

@@ -25,7 +25,7 @@ from dicom_node.cli.main import app
 from dicom_node.config.settings import Retention as RetentionSettings
 from dicom_node.config.settings import Settings
 from dicom_node.index.index import INDEX_FILE, Index
-from dicom_node.index.migrations import NewInstance, NewReading, NewResult
+from dicom_node.index.rows import NewInstance, NewReading, NewResult
 from dicom_node.node import Node
 from dicom_node.reading.warm_process import _REMOVED
 from dicom_node.results.words.reasons import translated

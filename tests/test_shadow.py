@@ -24,13 +24,15 @@ from dicom_node.cli.main import app
 from dicom_node.config.settings import Profile, Settings
 from dicom_node.errors import ConfigError
 from dicom_node.index.index import INDEX_FILE, Index
-from dicom_node.index.migrations import SCHEMA, Job, JobKind, NewInstance, NewReading, StoredSeries
-from dicom_node.jobs.worker import Patience
+from dicom_node.index.migrations import SCHEMA
+from dicom_node.index.rows import Job, JobKind, NewInstance, NewReading, StoredSeries
+from dicom_node.jobs.patience import Patience
 from dicom_node.models.registry import find
 from dicom_node.node import Node
 from dicom_node.operations.check import points
-from dicom_node.reading.warm_process import ReadRequest, Wanted
-from dicom_node.studies.completion import Completer, routes_of, shadows_of
+from dicom_node.reading.messages import ReadRequest, Wanted
+from dicom_node.studies.completion import Completer
+from dicom_node.studies.routing import routes_of, shadows_of
 
 StartNode = Callable[..., Node]
 StartPacs = Callable[..., Pacs]

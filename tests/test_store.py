@@ -21,7 +21,7 @@ from wire import ECHO, associated, data_set, echo_rq, message, new_uid, store_me
 from dicom_node.dicom.header import HEAD_BYTES
 from dicom_node.errors import ConfigError
 from dicom_node.index.index import INDEX_FILE, Index
-from dicom_node.index.migrations import NewInstance
+from dicom_node.index.rows import NewInstance
 from dicom_node.node import Node
 from dicom_node.storage.ingest import Store
 from dicom_node.storage.spool import Part, Spool

@@ -11,8 +11,9 @@ from conftest import settings_for
 
 from dicom_node.config.settings import Match, Settings
 from dicom_node.index.index import Index
-from dicom_node.index.migrations import NewInstance, StoredSeries
-from dicom_node.studies.completion import Completer, matches, routes_of
+from dicom_node.index.rows import NewInstance, StoredSeries
+from dicom_node.studies.completion import Completer
+from dicom_node.studies.routing import matches, routes_of
 
 CHEST = StoredSeries("1.1", "DX", "CHEST", "Thorax PA", "W thorax", ("DX_ROOM1",))
 PACS = {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": 104, "destination": True}

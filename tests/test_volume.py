@@ -24,7 +24,8 @@ from pydicom.uid import (
 from stacks import COLUMNS, GEOMETRIES, ROWS, ct_images, ct_series, enhanced, pixels, write
 
 from ai.contract import InstanceRef, ReadingError
-from ai.volumes.volume import Volume, load_volume, to_frames, to_meta_tensor
+from ai.volumes.resample import to_frames
+from ai.volumes.volume import Volume, load_volume, to_meta_tensor
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 

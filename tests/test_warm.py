@@ -15,7 +15,7 @@ from ai.engine import process
 from ai.engine.devices import Device
 from ai.inference import bundle_model
 from dicom_node.config.settings import Profile
-from dicom_node.reading import warm_process
+from dicom_node.reading import loading, messages, warm_process
 
 
 @pytest.fixture
@@ -25,14 +25,14 @@ def copy(tmp_path: Path) -> Path:
 
 def start(
     monkeypatch: pytest.MonkeyPatch, bundles: dict[str, Path], free: dict[str, int] | None = None
-) -> warm_process.Loads:
+) -> loading.Loads:
     """Load as the warm process does, on a machine with so much memory."""
     if free is not None:
         there = (Device("cpu", lambda: free["cpu"]),)
         monkeypatch.setattr(warm_process, "devices", lambda _wanted: (there, ""))
     pinned = {name: Pinned(path) for name, path in bundles.items()}
-    monkeypatch.setattr(process, "_state", warm_process.loader(pinned, "cpu")())
-    return warm_process.loads()
+    monkeypatch.setattr(process, "_state", loading.loader(pinned, "cpu")())
+    return loading.loads()
 
 
 def test_a_damaged_bundle_is_told_and_the_others_are_loaded(monkeypatch: pytest.MonkeyPatch, copy: Path) -> None:
@@ -53,9 +53,7 @@ def test_a_model_without_room_waits_and_one_that_is_found_broken_then_says_so(
     (copy / "models" / "model.pt").write_bytes(b"damaged since")
     free["cpu"] = 1024**4
     image = series(write_image(copy.parent))
-    request = warm_process.ReadRequest(
-        "one", "1.2.3", (image,), "site", 0.0, (warm_process.Wanted(Profile(), None),), {}, ""
-    )
+    request = messages.ReadRequest("one", "1.2.3", (image,), "site", 0.0, (messages.Wanted(Profile(), None),), {}, "")
     with pytest.raises(ReadingError, match=r"model one could not be loaded: .*no file of weights"):
         warm_process.read(request)
-    assert warm_process.loads().failed.keys() == {"one"}
+    assert loading.loads().failed.keys() == {"one"}

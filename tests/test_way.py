@@ -26,10 +26,12 @@ from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage, Second
 from ai.inference import bundle_model
 from ai.phantom import dicom, draw
 from dicom_node.index.index import INDEX_FILE, Index
-from dicom_node.jobs.worker import Patience
+from dicom_node.jobs.patience import Patience
 from dicom_node.node import Node
 from dicom_node.operations import study_status
-from dicom_node.reading.warm_process import ReadRequest, loads, read
+from dicom_node.reading.loading import loads
+from dicom_node.reading.messages import ReadRequest
+from dicom_node.reading.warm_process import read
 from dicom_node.results.objects.report_text import report_text
 from dicom_node.storage.spool import Spool
 

@@ -14,8 +14,9 @@ from conftest import wait_until
 
 from dicom_node.errors import Hindered, Permanent, Retryable
 from dicom_node.index.index import Index
-from dicom_node.index.migrations import Job, NewInstance
-from dicom_node.jobs.worker import Done, Patience, Worker
+from dicom_node.index.rows import Job, NewInstance
+from dicom_node.jobs.patience import Patience
+from dicom_node.jobs.worker import Done, Worker
 
 
 class Clock:

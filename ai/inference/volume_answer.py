@@ -18,7 +18,8 @@ from ai.inference.forward import Passed, labels_of, probabilities
 from ai.inference.image_answer import called
 from ai.inference.regions import SHARE, without_small
 from ai.mask import CutMask
-from ai.volumes.volume import Volume, to_frames
+from ai.volumes.resample import to_frames
+from ai.volumes.volume import Volume
 
 # CID 7150 Segmentation Property Category (PS3.16).
 ANATOMY = Code("123037004", "SCT", "Anatomical Structure")

@@ -132,7 +132,7 @@ def rollback(
 
 
 def _store(config: Path) -> tuple[Settings, Models]:
-    from dicom_node.config.settings import load
+    from dicom_node.config.load import load
     from dicom_node.models.registry import Models
 
     settings = load(config)

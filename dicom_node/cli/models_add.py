@@ -49,7 +49,7 @@ def add(
 def install(config: Path, source: str, *, yes: bool, **wishes: Any) -> None:
     """Add a model and say so; see `dicom_node.models.install.add` for the wishes."""
     from dicom_node import log
-    from dicom_node.config.settings import load
+    from dicom_node.config.load import load
     from dicom_node.models.install import add as add_to
     from dicom_node.models.registry import Models
 

@@ -31,7 +31,7 @@ def compare(
     ] = None,
 ) -> None:
     """Show how far two models agree on the studies that both read, where they differ, and how long each takes."""
-    from dicom_node.config.settings import load
+    from dicom_node.config.load import load
     from dicom_node.index.index import open_index
     from dicom_node.models.agreement import compare as compared
 

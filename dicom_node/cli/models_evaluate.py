@@ -179,7 +179,7 @@ def _tell_code(folder: Path) -> None:
 
 def _named(name: str, config: Path) -> Path:
     from ai.bundle.pins import shipped_pins
-    from dicom_node.config.settings import load
+    from dicom_node.config.load import load
     from dicom_node.errors import ModelError
     from dicom_node.models.registry import Models
 

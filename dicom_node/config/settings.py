@@ -7,79 +7,30 @@ line, where the file is no TOML), what stands there and what was expected.
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import json
-import os
-import re
-import socket
-import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from dicom_node.errors import ConfigError
+from dicom_node.config.values import (
+    AETitle,
+    Flag,
+    Host,
+    Language,
+    Name,
+    Output,
+    Patterns,
+    Port,
+    Seconds,
+    address_of,
+    is_this_machine,
+    to_folder,
+)
 
-_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
-_NUMBERS = re.compile(r"(?:.*\.)?(?:[0-9]+|0[xX][0-9A-Fa-f]*)\.?")
-_WITH_PORT = re.compile(r"(?:[^:]+|\[.*\]):[0-9]+")
 _WILDCARDS = frozenset("*?[")
-
-
-def _ae_title(value: str) -> str:
-    """PS3.5 6.2, VR AE: 1 to 16 characters, no backslash, no control; spaces at the ends are not significant."""
-    title = value.strip(" ")
-    if not 1 <= len(title) <= 16 or "\\" in title or not all(" " <= c <= "~" for c in title):
-        raise ValueError("an AE title has 1 to 16 printable ASCII characters and no backslash")
-    return title
-
-
-def _host(value: str) -> str:
-    """An IP address, or a name as RFC 1123 2.1 has it; underscores, which Windows and containers use, are let pass."""
-    text = value.strip()
-    printable = all(c.isprintable() and not c.isspace() for c in text)
-    if printable and _address(text) is not None:
-        return text
-    if _WITH_PORT.fullmatch(text):
-        raise ValueError("expected an IP address or a host name alone; the port is a key of its own")
-    if printable and _NUMBERS.fullmatch(text):  # the C library would read 10, 1.2 or 0x7f.1 as an address, too
-        raise ValueError("looks like an IPv4 address but is none: four numbers from 0 to 255 were expected")
-    name = text.removesuffix(".")
-    if len(name) > 253 or not all(_LABEL.fullmatch(label) for label in name.split(".")):
-        raise ValueError(
-            "expected an IP address or a host name: dots between parts of 1 to 63 letters, digits and hyphens"
-        )
-    return text
-
-
-def _folder(value: Any) -> Any:
-    """A path as text or as such, its ``~`` or ``~user`` replaced by the home folder."""
-    if not isinstance(value, str | Path):
-        return value
-    if not str(value).strip() or "\0" in str(value):
-        raise ValueError("expected the path of a folder")
-    try:
-        return Path(value).expanduser()
-    except RuntimeError as error:
-        raise ValueError(f"{Path(value).parts[0]} is the home folder of no user of this machine") from error
-
-
-def _any_of(value: Any) -> Any:
-    """One pattern may stand without the brackets of a list."""
-    return (value,) if isinstance(value, str) else value
-
-
-Patterns = Annotated[tuple[str, ...], BeforeValidator(_any_of), Field(min_length=1)]
-AETitle = Annotated[str, AfterValidator(_ae_title)]
-Host = Annotated[str, AfterValidator(_host)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
-Flag = Annotated[bool, Field(strict=True)]  # strict: neither "yes" nor 1 is true, and true is no number
-Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
-Seconds = Annotated[float, Field(strict=True, ge=0, le=86400, allow_inf_nan=False)]
-Output = Literal["sr", "sc", "gsps", "seg", "pdf", "kos"]
-Language = Literal["en", "ko", "ja"]
 
 
 class _Strict(BaseModel):
@@ -141,7 +92,7 @@ class NodeSettings(_Strict):
     ae_title: AETitle = "AINODE"
     host: Host = "127.0.0.1"
     port: Annotated[int, Field(strict=True, ge=0, le=65535)] = 11112
-    data_dir: Annotated[Path, BeforeValidator(_folder)] = Path("var")
+    data_dir: Annotated[Path, BeforeValidator(to_folder)] = Path("var")
     quiet_seconds: Seconds = 5.0
     accept_unknown_callers: Flag = False
     read_timeout_seconds: Annotated[Seconds, Field(ge=1)] = 120.0
@@ -278,7 +229,7 @@ class Settings(_Strict):
     def _no_loop(self) -> None:
         node = self.node
         for peer in self.destinations():
-            if (peer.ae_title, peer.port) == (node.ae_title, node.port) and _is_here(str(peer.host), node.host):
+            if (peer.ae_title, peer.port) == (node.ae_title, node.port) and is_this_machine(str(peer.host), node.host):
                 raise ValueError(
                     f"peer {peer.name!r} is a destination, but {peer.ae_title} at {peer.host}:{peer.port} is this node "
                     f"itself: its results would come back to it; expected another AE title, host or port"
@@ -287,7 +238,9 @@ class Settings(_Strict):
     def _no_ambiguous_callers(self) -> None:
         for number, one in enumerate(self.peers):
             for other in self.peers[:number]:
-                same_host = one.host is not None and other.host is not None and _place(one.host) == _place(other.host)
+                same_host = (
+                    one.host is not None and other.host is not None and address_of(one.host) == address_of(other.host)
+                )
                 if (
                     one.ae_title == other.ae_title
                     and (same_host or (one.any_host and other.any_host))
@@ -348,70 +301,3 @@ def _once(where: str, key: str, values: Sequence[str]) -> None:
     twice = sorted({value for value in values if values.count(value) > 1})
     if twice:
         raise ValueError(f"{where}: each {key} may stand once, {', '.join(map(repr, twice))} stands more often")
-
-
-def load(path: Path) -> Settings:
-    """Read and check a configuration file.
-
-    Raises:
-        ConfigError: with one line for each fault: file, key or line, what stands there, what was expected.
-    """
-    try:
-        # Windows' Notepad begins a UTF-8 file with a byte order mark, which is no TOML.
-        raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not UTF-8 text (byte {error.start})") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: is not valid TOML: {error}") from error
-    try:
-        settings = Settings.model_validate(raw)
-    except ValidationError as error:
-        raise ConfigError("\n".join(_fault(path, e) for e in error.errors(include_url=False))) from error
-    data_dir = settings.node.data_dir
-    if not data_dir.is_absolute():
-        data_dir = Path(os.path.normpath(path.resolve().parent / data_dir))
-    return settings.model_copy(update={"node": settings.node.model_copy(update={"data_dir": data_dir})})
-
-
-def _fault(path: Path, error: Any) -> str:
-    key = ""
-    for part in error["loc"]:
-        key += f"[{part}]" if isinstance(part, int) else f".{part}" if key else str(part)
-    message = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "extra_forbidden":
-        return f"{path}: {key}: there is no such key; see config/hospital.toml for every key"
-    if error["type"] == "missing":
-        return f"{path}: {key}: is missing"
-    shown = repr(error["input"])
-    found = f"found {shown}; " if len(shown) <= 80 and not isinstance(error["input"], dict) else ""
-    return f"{path}: {key or 'file'}: {found}{message[0].lower()}{message[1:]}"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address or host name stays on this machine."""
-    place = _place(host)
-    return place == "localhost" if isinstance(place, str) else place.is_loopback
-
-
-def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        found = ipaddress.ip_address(host)
-    except ValueError:
-        return None
-    return (found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None) or found
-
-
-def _place(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | str:
-    """What two ways of writing one host have in common; no name is looked up."""
-    return _address(host) or host.lower().removesuffix(".")
-
-
-def _is_here(host: str, own: str) -> bool:
-    """Whether a host is this machine: its loopback, the address that the node listens on, or the machine's own name."""
-    place = _place(host)
-    if is_loopback(host) or place == _place(own) or (not isinstance(place, str) and place.is_unspecified):
-        return True
-    name = socket.gethostname().lower()
-    return place in {name, name.partition(".")[0]}

@@ -17,23 +17,27 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from pydicom.dataset import Dataset
-from pydicom.sequence import Sequence
 from pydicom.uid import generate_uid
 from pynetdicom import evt
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 
 from dicom_node.config.settings import Peer, Settings
-from dicom_node.dicom.header import is_uid
+from dicom_node.dicom.attributes import items, uid_of
+from dicom_node.dicom.commitment import (
+    ALL_COMMITTED,
+    CLASS_CONFLICT,
+    CLASS_NOT_SUPPORTED,
+    NO_SUCH_OBJECT,
+    SOME_FAILED,
+    references,
+)
 from dicom_node.errors import Permanent, Retryable, Waits
 from dicom_node.index.index import Index
-from dicom_node.index.migrations import Ask, Job
+from dicom_node.index.rows import Ask, Job
 from dicom_node.jobs.worker import Done
 from dicom_node.log import logger, where
 from dicom_node.network.requestor import Calling, NoneTaken
 
-ALL_COMMITTED, SOME_FAILED = 1, 2  # event types (PS3.4 J.3.3.1)
-NO_SUCH_OBJECT, CLASS_CONFLICT, CLASS_NOT_SUPPORTED = 0x0112, 0x0119, 0x0122  # failure reasons (PS3.3 C.14.1.1)
 _NEVER = {
     CLASS_CONFLICT: "it has an object of another class under this UID",
     CLASS_NOT_SUPPORTED: "it commits to no objects of this class",
@@ -43,7 +47,6 @@ _FINAL = {0x0118, 0x0119, 0x0122, 0x0123, 0x0124, 0x0211, 0x0212}
 _LINGER_SECONDS = 10.0  # how long an association is held open for an answer on it
 _FIRST_WAIT, _LONGEST_WAIT = 300.0, 3600.0  # how long an answer is waited for before it is asked again
 _FIRST_REST, _LONGEST_REST = 1.0, 3600.0  # how soon it is asked again for what was answered, but not committed to
-_MOST_OBJECTS = 100_000  # of one answer; a run has some dozens
 
 
 class Committer:
@@ -157,36 +160,6 @@ class Committer:
         return status, None
 
 
-def references(transaction_uid: str, objects: list[tuple[str, str]]) -> Dataset:
-    """The action information of a request (PS3.4 table J.3-1); ``objects`` are (SOP class, SOP instance)."""
-    request = Dataset()
-    request.TransactionUID = transaction_uid
-    request.ReferencedSOPSequence = Sequence(_reference(*each) for each in objects)
-    return request
-
-
-def _reference(sop_class: str, sop_instance: str, failure: int | None = None) -> Dataset:
-    item = Dataset()
-    item.ReferencedSOPClassUID = sop_class
-    item.ReferencedSOPInstanceUID = sop_instance
-    if failure is not None:
-        item.FailureReason = failure
-    return item
-
-
-def report(
-    transaction_uid: str, held: list[tuple[str, str]], failed: list[tuple[str, str, int]]
-) -> tuple[int, Dataset]:
-    """The event type and information of an answer (PS3.4 table J.3-2); ``failed`` have their failure reason."""
-    information = Dataset()
-    information.TransactionUID = transaction_uid
-    if held:
-        information.ReferencedSOPSequence = Sequence(_reference(*each) for each in held)
-    if failed:
-        information.FailedSOPSequence = Sequence(_reference(*each) for each in failed)
-    return (SOME_FAILED if failed else ALL_COMMITTED), information
-
-
 def note_report(index: Index, event: Any, now: float, on_answer: Callable[[str], None]) -> tuple[int, str]:
     """Record an N-EVENT-REPORT of a destination, whatever association it came on.
 
@@ -224,28 +197,3 @@ def note_report(index: Index, event: Any, now: float, on_answer: Callable[[str],
         log.info("commitment.given")
     on_answer(peer)
     return 0x0000, transaction_uid
-
-
-def items(dataset: Dataset, name: str) -> list[Dataset]:
-    """The items of a sequence, none where it is missing.
-
-    Raises:
-        Exception: whatever pydicom raises on hostile bytes; ValueError: there are too many.
-    """
-    found = dataset.get(name)
-    listed = list(found) if found is not None else []
-    if len(listed) > _MOST_OBJECTS:
-        raise ValueError("too many objects")
-    return listed
-
-
-def uid_of(dataset: Dataset, name: str) -> str:
-    """The value of an attribute that has to be a UID.
-
-    Raises:
-        Exception: as in `items`; ValueError: it is none.
-    """
-    value = str(getattr(dataset, name))
-    if not is_uid(value):
-        raise ValueError(f"{name} is no UID")
-    return value

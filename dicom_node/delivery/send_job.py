@@ -27,12 +27,13 @@ from pydicom.uid import (
 )
 
 from dicom_node.config.settings import Peer, Settings
+from dicom_node.dicom.implicit_vr import as_implicit
 from dicom_node.errors import Permanent, Retryable
 from dicom_node.index.index import Index
-from dicom_node.index.migrations import NOT_TAKEN, Job, StoredResult
+from dicom_node.index.rows import NOT_TAKEN, Job, StoredResult
 from dicom_node.jobs.worker import Done
 from dicom_node.log import logger
-from dicom_node.network.pynetdicom_setup import accepted_syntaxes, as_implicit
+from dicom_node.network.pynetdicom_setup import accepted_syntaxes
 from dicom_node.network.requestor import Calling
 from dicom_node.network.status import Verdict, verdict
 from dicom_node.storage.spool import Spool

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import io
-import re
 import struct
 import zlib
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import BinaryIO
 
 from pydicom.charset import convert_encodings
@@ -17,14 +15,13 @@ from pydicom.tag import BaseTag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from ai.errors import where
-from dicom_node import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
+from dicom_node.dicom.attributes import is_uid
 from dicom_node.dicom.element_walk import LONGEST_VALUE, Walk
 from dicom_node.errors import Refused
 
 HEAD_BYTES = 16 * 1024
 """How much of a data set's beginning is worth keeping in memory to be scanned: most headers end before it."""
 
-_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _DEFLATED_HEAD_LIMIT = 4 * 1024 * 1024  # a header larger than this is no header; it bounds what a bomb can inflate to
 
 
@@ -58,15 +55,6 @@ _SPECIFIC_CHARACTER_SET = 0x00080005
 _WANTED = frozenset((_SPECIFIC_CHARACTER_SET, *_HEADER_TAGS.values()))
 _VRS = {tag: b"UI" if tag in _UID_TAGS else b"LO" if tag in _LO_TAGS else b"CS" for tag in _WANTED}
 _LAST_HEADER_TAG = max(_HEADER_TAGS.values())
-
-
-def is_uid(text: str) -> bool:
-    """PS3.5 9.1: digits in components between dots, 64 characters at most.
-
-    Leading zeros of a component, which the standard forbids and some devices send, are let through: they do no harm, a
-    refused image does.
-    """
-    return len(text) <= 64 and _UID.fullmatch(text) is not None
 
 
 def glance(head: bytes | bytearray, transfer_syntax_uid: str) -> Header | None:
@@ -251,36 +239,3 @@ def _decoded(value: bytes, tag: int, charset: bytes) -> str:
 
 
 # -- the beginning of a file
-
-
-def file_head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, calling_ae: str) -> bytes:
-    """The preamble, prefix and file meta information (PS3.10 7.1) that stand before the data set's own bytes."""
-    before, after = _around_instance(sop_class_uid, transfer_syntax_uid, calling_ae)
-    instance = _meta(0x0003, b"UI", _even(sop_instance_uid, b"\0"))
-    length = _LONG_SIZE.pack(len(before) + len(instance) + len(after))
-    return b"".join((_PREFIX, _meta(0x0000, b"UL", length), before, instance, after))
-
-
-_PREFIX = b"\0" * 128 + b"DICM"
-
-
-@lru_cache(maxsize=256)
-def _around_instance(sop_class_uid: str, transfer_syntax_uid: str, calling_ae: str) -> tuple[bytes, bytes]:
-    """The elements before and behind the Media Storage SOP Instance UID, which alone differs within a series."""
-    before = struct.pack("<HH2sxxI2s", 0x0002, 0x0001, b"OB", 2, b"\0\1")
-    before += _meta(0x0002, b"UI", _even(sop_class_uid, b"\0"))
-    after = _meta(0x0010, b"UI", _even(transfer_syntax_uid, b"\0"))
-    after += _meta(0x0012, b"UI", _even(IMPLEMENTATION_CLASS_UID, b"\0"))
-    after += _meta(0x0013, b"SH", _even(IMPLEMENTATION_VERSION, b" "))
-    if calling_ae and calling_ae.isascii() and calling_ae.isprintable() and "\\" not in calling_ae:
-        after += _meta(0x0016, b"AE", _even(calling_ae, b" "))
-    return before, after
-
-
-def _even(text: str, padding: bytes) -> bytes:
-    value = text.encode("ascii")
-    return value + padding * (len(value) % 2)
-
-
-def _meta(element: int, vr: bytes, value: bytes) -> bytes:
-    return struct.pack("<HH2sH", 0x0002, element, vr, len(value)) + value

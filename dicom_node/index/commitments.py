@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Sequence
 
-from dicom_node.index.migrations import CALLED_OFF, NOT_TAKEN, Ask, Job, Promise
+from dicom_node.index.rows import CALLED_OFF, NOT_TAKEN, Ask, Job, Promise
 from dicom_node.index.statements import Statements
 
 _STORED = """kind = 'send' AND state = 'done' AND reason NOT LIKE :not_taken AND reason NOT LIKE :called_off"""

@@ -21,11 +21,11 @@ from sqlite_utils import Database
 
 from dicom_node.errors import ConfigError
 from dicom_node.index.commitments import CommitmentStatements
-from dicom_node.index.migrations import (
+from dicom_node.index.migrations import MIGRATIONS, SCHEMA
+from dicom_node.index.procedure_steps import StepStatements
+from dicom_node.index.rows import (
     CALLED_OFF,
-    MIGRATIONS,
     NOT_TAKEN,
-    SCHEMA,
     Job,
     JobKind,
     NewInstance,
@@ -38,7 +38,6 @@ from dicom_node.index.migrations import (
     StoredResult,
     StoredSeries,
 )
-from dicom_node.index.procedure_steps import StepStatements
 
 INDEX_FILE = "index.sqlite"  # in the data folder
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection
 
-from dicom_node.index.migrations import Step
+from dicom_node.index.rows import Step
 from dicom_node.index.statements import Statements
 
 _KEPT_SECONDS = 30 * 86400.0  # a step says something of a study while its images come; modalities tell us of all steps

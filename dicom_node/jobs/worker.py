@@ -14,7 +14,6 @@ as it takes, and the worker with it: that is no attempt either.
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections.abc import Callable
@@ -25,7 +24,8 @@ import structlog
 
 from dicom_node.errors import NodeError, Permanent, Retryable, Waits, trouble
 from dicom_node.index.index import Index
-from dicom_node.index.migrations import Job, JobKind
+from dicom_node.index.rows import Job, JobKind
+from dicom_node.jobs.patience import Patience
 from dicom_node.log import logger, where
 
 _POLL_SECONDS = 1.0  # another process (dicom-node retry) may have queued something
@@ -40,42 +40,6 @@ class Done:
     run_key: str | None = None
     effects: Callable[[], None] = lambda: None
     then: Callable[[], None] = lambda: None
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How long a job is tried: until ``attempts`` are used up, or ``seconds`` have gone by since it was queued.
-
-    Where attempts are counted so are the node's ``deaths`` while it ran. Ten by chance are next to none, since it runs
-    for seconds and waits longer after each; and ten restarts of a node that its job ends take minutes, not days.
-    """
-
-    attempts: int | None
-    seconds: float | None
-    first_delay: float = 1.0
-    longest_delay: float = 60.0
-    deaths: int = 10
-
-    def delay(self, attempt: int) -> float:
-        """Seconds to wait after attempt number ``attempt`` (from 1): doubled each time, with jitter."""
-        doubled = self.first_delay * 2.0 ** min(attempt - 1, 16)
-        return min(doubled, self.longest_delay) * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
-
-    def used_up(self, job: Job) -> str:
-        """Why this attempt is one too many, where those before it never came to an end; empty where it is not."""
-        if self.attempts is None:
-            return ""
-        if job.deaths >= self.deaths:
-            return f"the node ended {job.deaths} times while it did this"
-        if job.attempts > self.attempts:
-            return f"begun {job.attempts - 1} times, and none came to an end"
-        return ""
-
-    def is_over(self, job: Job, now: float) -> bool:
-        """Whether this attempt was the last."""
-        return (self.attempts is not None and job.attempts >= self.attempts) or (
-            self.seconds is not None and now - job.created >= self.seconds
-        )
 
 
 class _TakenOver(Exception):  # noqa: N818 - never seen outside: it rolls a transaction back

@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -35,6 +35,7 @@ from ai.inference import bundle_model
 from dicom_node.config.settings import Settings
 from dicom_node.errors import ConfigError, ModelError
 from dicom_node.models.sources import remove_tree
+from dicom_node.storage.durable import fsync_folder, write_json
 
 FOLDER = "models"
 _RECORD = "record.json"
@@ -281,7 +282,7 @@ class Models:
         if os.path.lexists(place):
             place.rename(old)
         part.rename(place)
-        _fsync(home)
+        fsync_folder(home)
         self.make_current(record.name, record.digest)
         if old.exists():
             remove_tree(old)
@@ -455,23 +456,3 @@ def _read_record(folder: Path) -> tuple[Record | None, str]:
     if record.digest != folder.name or record.name != folder.parent.name:
         return None, f"{file}: is the record of another version"
     return record, ""
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a file so that a reader sees the old content or the new, and a crash leaves one of them."""
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    with part.open("x", encoding="utf-8") as file:
-        json.dump(content, file, indent=2, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-    _fsync(path.parent)
-
-
-def _fsync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Final, Literal
 
 from ai.bundle.code import printable
-from dicom_node.config.settings import is_loopback
+from dicom_node.config.values import is_loopback
 from dicom_node.errors import ModelError
 
 Kind = Literal["directory", "zip", "url"]

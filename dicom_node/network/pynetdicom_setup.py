@@ -5,12 +5,9 @@ from __future__ import annotations
 import select
 import socket
 import threading
-from pathlib import Path
 from typing import Any
 
-from pydicom import dcmread
-from pydicom.dataset import Dataset
-from pydicom.uid import UID, ImplicitVRLittleEndian
+from pydicom.uid import UID
 from pynetdicom import AE, _config, transport
 from pynetdicom.dimse_primitives import C_STORE
 
@@ -67,26 +64,6 @@ def accepted_syntaxes(association: Any, sop_class: str) -> set[str]:
         for context in association.accepted_contexts
         if context.abstract_syntax == sop_class
     }
-
-
-def as_implicit(path: Path) -> Dataset:
-    """The data set of an Explicit VR Little Endian file for an AE that takes Implicit VR Little Endian only.
-
-    Values travel as the bytes that they are; only sequences are parsed, because their items hold VRs.
-    """
-    dataset = dcmread(path)
-    dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
-    _make_implicit(dataset)
-    return dataset
-
-
-def _make_implicit(dataset: Dataset) -> None:
-    for tag in sorted(dataset.keys()):
-        element = dataset.get_item(tag)
-        if element.VR == "SQ":
-            for item in dataset[tag].value:
-                _make_implicit(item)
-    dataset.set_original_encoding(True, True)
 
 
 class _Checkpoint(threading.Event):

@@ -29,7 +29,9 @@ from pynetdicom.sop_class import Verification
 
 from ai.engine import devices
 from ai.inference import bundle_model
-from dicom_node.config.settings import Peer, Settings, is_loopback, load
+from dicom_node.config.load import load
+from dicom_node.config.settings import Peer, Settings
+from dicom_node.config.values import is_loopback
 from dicom_node.errors import ConfigError, ModelError
 from dicom_node.models.registry import Models, user_name
 from dicom_node.network.pynetdicom_setup import application_entity, on_open

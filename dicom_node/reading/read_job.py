@@ -15,12 +15,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,37 +28,14 @@ from ai.engine import process
 from dicom_node.config.settings import Profile, Route, Settings
 from dicom_node.errors import Hindered, Permanent, Retryable
 from dicom_node.index.index import Index
-from dicom_node.index.migrations import Job, NewReading, NewResult
+from dicom_node.index.rows import Job, NewReading, NewResult
 from dicom_node.jobs.worker import Done
 from dicom_node.log import logger
-from dicom_node.reading.warm_process import ReadAnswer, ReadRequest, Wanted, read, report_failure
+from dicom_node.reading.messages import ReadAnswer, ReadRequest, Wanted
+from dicom_node.reading.processes import Processors
+from dicom_node.reading.warm_process import read, report_failure
 from dicom_node.storage.spool import Spool
-from dicom_node.studies.completion import matches
-
-
-class Processors:
-    """The processors of a machine, shared by the processes that read at the same time.
-
-    Two networks with a thread each are faster than one with two, and threads that wait for each other on processors
-    that others use are slower than none.
-    """
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self._busy = 0
-        self._lock = threading.Lock()
-
-    @contextmanager
-    def shared(self) -> Iterator[int]:
-        """Read within; how many threads the network may have."""
-        with self._lock:
-            self._busy += 1
-            threads = max(1, self._count // self._busy)
-        try:
-            yield threads
-        finally:
-            with self._lock:
-                self._busy -= 1
+from dicom_node.studies.routing import matches
 
 
 class Reader:

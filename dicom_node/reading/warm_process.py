@@ -8,19 +8,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ai.bundle.pins import Pinned, TamperedError
 from ai.contract import (
-    BusyError,
     InstanceRef,
     Model,
     ModelIdentity,
@@ -28,188 +22,17 @@ from ai.contract import (
     Reading,
     ReadingError,
     Selection,
-    SeriesRef,
 )
 from ai.engine import process
-from ai.engine.devices import devices, use_threads
-from ai.engine.shelf import Loaded, Shelf, Title, out_of_memory
+from ai.engine.devices import use_threads
 from ai.inference import bundle_model
-from dicom_node.config.settings import Profile
 from dicom_node.errors import trouble
-from dicom_node.index.migrations import StoredReport
-from dicom_node.log import silence_libraries
+from dicom_node.reading.loading import Broken, Warm, broken_by
+from dicom_node.reading.messages import ReadAnswer, ReadRequest, ResultPart
 from dicom_node.storage.spool import Spool
 
 T = TypeVar("T")
-_NICE = 10  # of 19: reading leaves a busy processor to receiving, which a modality waits for
-_NICE_IN_BACKGROUND = 15  # and what nobody waits for leaves it to reading
 _REMOVED = "it was removed from this system by retention"
-_OOM_SCORE = "800"  # of 1000: where memory runs out it is ended, and no process that somebody waits for
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """Results for the destinations of one profile, and the report that these have already."""
-
-    profile: Profile
-    predecessor: StoredReport | None
-
-
-@dataclass(frozen=True, slots=True)
-class ReadRequest:
-    """What goes into the warm process; ``known`` are this study's runs, each with the profiles it has results for.
-
-    ``threads`` is how many processors the network may use; None leaves it to torch. ``batch`` is in the names of the
-    result files while they lie under ``incoming/``. ``removed`` are instances that retention has removed.
-    """
-
-    model: str
-    study: str
-    series: tuple[SeriesRef, ...]
-    site: str
-    created: float
-    wanted: tuple[Wanted, ...]
-    known: Mapping[str, frozenset[str]]
-    data_dir: str
-    threads: int | None = None
-    batch: str = ""
-    removed: tuple[str, ...] = ()
-
-    def missing(self, run_key: str) -> tuple[Wanted, ...]:
-        """What a run has no results for yet: a destination that was added takes nothing from the others."""
-        there = self.known.get(run_key, frozenset())
-        return tuple(each for each in self.wanted if each.profile.digest not in there)
-
-    def is_done(self, run_key: str) -> bool:
-        """Whether a run is known and has all that is wanted of it, which for a reading in shadow is nothing."""
-        return run_key in self.known and not self.missing(run_key)
-
-
-@dataclass(frozen=True, slots=True)
-class ResultPart:
-    """A result file that the warm process wrote, still under ``incoming/``; ``profile`` is that profile's digest."""
-
-    role: str
-    sop_class_uid: str
-    sop_instance_uid: str
-    series_instance_uid: str
-    profile: str
-    part: str
-    bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Broken:
-    """A bundle that could not be loaded, and why; ``path`` is None where its files are not what was pinned."""
-
-    path: Path | None
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class ReadAnswer:
-    """What comes back: no ``run_key`` where nothing was eligible, no ``reading`` where the run is known already.
-
-    ``created`` (epoch seconds) is the one time in the results. ``notes`` say what could not be made of the reading.
-    """
-
-    passed_over: tuple[PassedOver, ...]
-    run_key: str | None = None
-    reading: Reading | None = None
-    created: float = 0.0
-    parts: tuple[ResultPart, ...] = ()
-    seconds: tuple[tuple[str, float], ...] = ()
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Warm:
-    """What the warm process keeps: the models, and what is to be told of each."""
-
-    models: dict[str, Model | Broken]
-    bundles: Mapping[str, Pinned]
-    shelf: Shelf
-    complaint: str
-    waiting: dict[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Loads:
-    """How loading went: ``failed`` and ``waiting`` models with the reason, the ``loaded`` ones with their device.
-
-    A model that waits has no room beside the others and is loaded when a study needs it. ``complaint`` is about the
-    device that the configuration asks for.
-    """
-
-    loaded: Mapping[str, str]
-    waiting: Mapping[str, str]
-    failed: Mapping[str, str]
-    complaint: str
-
-
-def load_models(bundles: Mapping[str, Pinned], device: str, *, background: bool = False) -> Warm:
-    """Load every bundle that there is room for, and everything that encoding needs; runs in the warm process.
-
-    One in the ``background`` leaves the processor to the others wherever they want it, and is the one that the system
-    ends where memory runs out.
-    """
-    os.nice(_NICE_IN_BACKGROUND if background else _NICE)
-    if background:
-        with suppress(OSError):  # not every system has it
-            Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE, encoding="ascii")
-    import dicom_node.results  # noqa: PLC0415 - highdicom, torch and monai stay out of the receiver's process
-
-    silence_libraries()
-    dicom_node.results.warm_up()
-    there, complaint = devices(device)
-    titles: dict[str, Title] = {}
-    models: dict[str, Model | Broken] = {}
-    for name, pinned in bundles.items():
-        try:
-            titles[name] = _title(pinned)
-        except bundle_model.BundleError as error:
-            models[name] = _broken(pinned, error)
-    shelf = Shelf(titles, there, out_of_memory())
-    waiting: dict[str, str] = {}
-    for name in titles:  # one damaged bundle must not keep the others from reading
-        try:
-            shelf.warm(name)
-            models[name] = shelf[name]
-        except BusyError as error:
-            models[name] = shelf[name]
-            waiting[name] = str(error)
-        except bundle_model.BundleError as error:
-            models[name] = _broken(bundles[name], error)
-    return Warm(models, bundles, shelf, complaint, waiting)
-
-
-def _title(pinned: Pinned) -> Title:
-    """What the shelf knows of a bundle, whose files are compared with their pins now and at each loading."""
-    pinned.check()
-    title = bundle_model.title(pinned.path)
-    return dataclasses.replace(title, load=partial(_load, pinned, title.load))
-
-
-def _load(pinned: Pinned, load: Callable[[str], Loaded], device: str) -> Loaded:
-    pinned.check()
-    return load(device)
-
-
-def _broken(pinned: Pinned, error: bundle_model.BundleError) -> Broken:
-    """What was tampered with is not even asked what it would have read."""
-    return Broken(None if isinstance(error, TamperedError) else pinned.path, str(error))
-
-
-def loads() -> Loads:
-    """How loading went; runs in the warm process."""
-    warm: Warm = process.state()
-    failed = {name: model.reason for name, model in warm.models.items() if isinstance(model, Broken)}
-    return Loads(warm.shelf.places(), warm.waiting, failed, warm.complaint)
-
-
-def loader(bundles: Mapping[str, Pinned], device: str, *, background: bool = False) -> Callable[[], Warm]:
-    """`load_models` as the picklable function that the warm process starts with."""
-    return partial(load_models, dict(bundles), device, background=background)
 
 
 def _model(name: str) -> Model | Broken:
@@ -220,7 +43,9 @@ def _model(name: str) -> Model | Broken:
 
 def read(request: ReadRequest) -> ReadAnswer:
     """Choose, read and encode; runs in the warm process."""
-    from dicom_node import results  # noqa: PLC0415 - highdicom stays out of the receiver's process
+    # highdicom stays out of the receiver's process
+    from dicom_node import results  # noqa: PLC0415
+    from dicom_node.results.images import StoredImages  # noqa: PLC0415
 
     model = _model(request.model)
     if isinstance(model, Broken):
@@ -241,12 +66,12 @@ def read(request: ReadRequest) -> ReadAnswer:
         reading = model.read(selection)
     except bundle_model.BundleError as error:  # it had no room when the others were loaded
         warm: Warm = process.state()
-        warm.models[request.model] = _broken(warm.bundles[request.model], error)
+        warm.models[request.model] = broken_by(warm.bundles[request.model], error)
         raise ReadingError(f"model {request.model} could not be loaded: {error}") from error
     if reading.failed:  # under another key: once the images can be read, the question is open again
         unread = [[each.uid, each.reason] for each in reading.failed]
         key = results.run_key(request.site, model.identity, uids, _digest("incomplete", unread))
-    return _encoded(request, key, reading, results.StoredImages())
+    return _encoded(request, key, reading, StoredImages())
 
 
 def _editions(refs: Iterable[InstanceRef]) -> list[str]:
@@ -268,6 +93,7 @@ def report_failure(request: ReadRequest, reason: str) -> ReadAnswer:
     No run key in the answer: there is nothing that should have been read, or nothing that says whose it is.
     """
     from dicom_node import results  # noqa: PLC0415 - as in read
+    from dicom_node.results.images import StoredImages  # noqa: PLC0415
 
     model = _model(request.model)
     if isinstance(model, Broken):
@@ -275,7 +101,7 @@ def report_failure(request: ReadRequest, reason: str) -> ReadAnswer:
         reason = f"model {request.model} could not be loaded"  # the rest names files of this machine: for IT alone
     else:
         identity, selection = model.identity, model.select(request.series)
-    images = results.StoredImages()
+    images = StoredImages()
     sources = results.identified(selection.chosen, request.study, images)
     if not sources:  # a report needs the patient and the study of an image
         return ReadAnswer(selection.passed_over)

@@ -9,12 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
-from pathlib import Path
-from typing import Protocol
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
@@ -29,10 +25,13 @@ from ai.contract import (
     ReadingError,
     Region,
 )
-from dicom_node.results import run as common
-from dicom_node.results import source
+from dicom_node.results import source, source_bytes
+from dicom_node.results.encode import in_the_wanted_characters, to_pieces
+from dicom_node.results.images import Images, StoredImages
 from dicom_node.results.objects import gsps, kos, pdf, sc, seg, sr
-from dicom_node.results.run import ROLES, Predecessor, Run, run_key
+from dicom_node.results.run import ROLES, Predecessor, Run
+from dicom_node.results.uids import run_key
+from dicom_node.results.verdict import check
 
 __all__ = [
     "ROLES",
@@ -70,50 +69,6 @@ class ResultObject:
         return b"".join(self.pieces)
 
 
-class Images(Protocol):
-    """Where the sources' headers and pictures come from."""
-
-    def header(self, ref: InstanceRef) -> Dataset:
-        """The header of an instance, without its pixels."""
-
-    def pixels(self, ref: InstanceRef, frame: int) -> NDArray[np.uint8]:
-        """A frame (from 1) as it is displayed: rows x columns of grey, or rows x columns x 3 where it has colours."""
-
-
-class StoredImages:
-    """The files of a reading's sources; each header, and the last few pictures, are read once for all objects."""
-
-    def __init__(self) -> None:
-        self._header = lru_cache(maxsize=None)(self._read_header)
-        self._pixels = lru_cache(maxsize=4)(self._read_pixels)
-
-    def header(self, ref: InstanceRef) -> Dataset:
-        """The header of a stored instance; builders only read it."""
-        return self._header(ref)
-
-    def pixels(self, ref: InstanceRef, frame: int) -> NDArray[np.uint8]:
-        """A frame of a stored instance; it cannot be written to."""
-        return self._pixels(ref, frame)
-
-    @staticmethod
-    def _read_header(ref: InstanceRef) -> Dataset:
-        from ai.images import radiograph  # noqa: PLC0415 - as in `_read_pixels`
-
-        try:
-            radiograph.refuse_bomb(Path(ref.path))
-            return pydicom.dcmread(ref.path, stop_before_pixels=True, force=True)
-        except Exception as error:  # pydicom raises nearly anything on a damaged file, and its messages quote the file
-            raise ReadingError(f"the header of instance {ref.sop_instance_uid} cannot be parsed") from error
-
-    @staticmethod
-    def _read_pixels(ref: InstanceRef, frame: int) -> NDArray[np.uint8]:
-        from ai.images import radiograph  # noqa: PLC0415 (what reads pixels is heavy, and only an encoder needs it)
-
-        pixels = radiograph.load_display(ref.path, frame)
-        pixels.flags.writeable = False
-        return pixels
-
-
 def encode(run: Run, images: Images | None = None) -> tuple[ResultObject, ...]:
     """`objects_of`, all at once."""
     return tuple(objects_of(run, images))
@@ -129,12 +84,12 @@ def objects_of(run: Run, images: Images | None = None) -> Iterator[ResultObject]
         ValueError: a source is not what the reading says, or the reading contradicts itself.
     """
     images = images or StoredImages()
-    common.check(run.reading)
+    check(run.reading)
     headers = [images.header(ref) for ref in run.reading.sources]
     source.check_patient(headers)
-    if run.reading.failure and not all(source.text_of(header, "StudyInstanceUID") for header in headers):
+    if run.reading.failure and not all(source_bytes.text_of(header, "StudyInstanceUID") for header in headers):
         raise ReadingError("an image does not say of which study it is, so that the report would belong to nobody")
-    run, headers = common.in_the_wanted_characters(run, headers)
+    run, headers = in_the_wanted_characters(run, headers)
     for role in ROLES:
         if role in run.profile.outputs:
             for index, dataset in enumerate(_BUILDERS[role](run, headers, images)):
@@ -152,7 +107,7 @@ def identified(refs: Iterable[InstanceRef], study: str, images: Images) -> tuple
             header = images.header(ref)
         except ReadingError:
             return False
-        found = tuple(source.text_of(header, keyword) for keyword in ("SOPInstanceUID", "StudyInstanceUID"))
+        found = tuple(source_bytes.text_of(header, keyword) for keyword in ("SOPInstanceUID", "StudyInstanceUID"))
         return found == (ref.sop_instance_uid, study)
 
     return tuple(filter(known, refs))
@@ -213,5 +168,5 @@ def _result(role: str, index: int, dataset: Dataset) -> ResultObject:
         str(dataset.SOPClassUID),
         str(dataset.SOPInstanceUID),
         str(dataset.SeriesInstanceUID),
-        common.to_pieces(dataset),
+        to_pieces(dataset),
     )

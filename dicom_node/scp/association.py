@@ -32,7 +32,7 @@ from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPu
 from pynetdicom.transport import AddressInformation
 
 from dicom_node.config.settings import Peer
-from dicom_node.dicom.header import is_uid
+from dicom_node.dicom.attributes import is_uid
 from dicom_node.errors import Refused
 from dicom_node.log import logger, where
 from dicom_node.network import dimse, pynetdicom_setup

@@ -16,10 +16,11 @@ from pynetdicom import build_role
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 
 from dicom_node.config.settings import Peer, Settings
-from dicom_node.delivery.commit_job import CLASS_CONFLICT, NO_SUCH_OBJECT, items, report, uid_of
+from dicom_node.dicom.attributes import items, uid_of
+from dicom_node.dicom.commitment import CLASS_CONFLICT, NO_SUCH_OBJECT, report
 from dicom_node.errors import Permanent, Retryable
 from dicom_node.index.index import Index
-from dicom_node.index.migrations import Job, Promise
+from dicom_node.index.rows import Job, Promise
 from dicom_node.jobs.worker import Done
 from dicom_node.log import logger, where
 from dicom_node.network.requestor import Calling, NoneTaken

@@ -12,8 +12,7 @@ from typing import Any
 
 from pydicom.dataset import Dataset
 
-from dicom_node.delivery.commit_job import items, uid_of
-from dicom_node.dicom.header import is_uid
+from dicom_node.dicom.attributes import is_uid, items, uid_of
 from dicom_node.index.index import Index
 from dicom_node.log import logger, where
 

@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from dicom_node.dicom.header import HEAD_BYTES, Header, file_head, glance, scan
+from dicom_node.dicom.file_meta import file_head
+from dicom_node.dicom.header import HEAD_BYTES, Header, glance, scan
 from dicom_node.errors import Refused
 from dicom_node.index.index import Index
-from dicom_node.index.migrations import NewInstance, Received
+from dicom_node.index.rows import NewInstance, Received
 from dicom_node.log import logger, where
 from dicom_node.storage.corrections import is_corrected
 from dicom_node.storage.spool import Spool

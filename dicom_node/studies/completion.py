@@ -5,54 +5,18 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from dicom_node.config.settings import Match, Route, Settings
+from dicom_node.config.settings import Route, Settings
 from dicom_node.index.index import Index
-from dicom_node.index.migrations import OpenStudy, StoredSeries
+from dicom_node.index.rows import OpenStudy
 from dicom_node.log import logger, where
+from dicom_node.studies.routing import routes_of, shadows_of
 
 _LONGEST_PAUSE = 0.25
 _ASKED_AFTER_SECONDS = 0.5  # of quiet: a PACS is not asked after each image
 _LONGEST_IMAGE_SECONDS = 3600.0  # that one may be on its way before the study is complete without it
 _CHECK_SECONDS = 5.0  # how soon a job that nobody does is told
-
-
-def matches(match: Match, series: StoredSeries) -> bool:
-    """Whether a series fits every key of a route's match; patterns are fnmatch, case-blind, a list is any-of."""
-    return (
-        _any(match.modality, (series.modality,))
-        and _any(match.body_part, (series.body_part,))
-        and _any(match.description, (series.study_description, series.series_description))
-        and _any(match.from_, series.callers)
-    )
-
-
-def _any(patterns: Sequence[str], values: Sequence[str]) -> bool:
-    return any(fnmatchcase(value.lower(), pattern.lower()) for value in values for pattern in patterns)
-
-
-def routes_of(settings: Settings, series: Sequence[StoredSeries]) -> list[tuple[Route, str]]:
-    """Which (route, model) pairs take a study: a route needs one fitting series; the first route of a model wins."""
-    taken: dict[str, Route] = {}
-    for route in settings.routes:
-        if any(matches(route.match, one) for one in series):
-            for model in route.models:
-                taken.setdefault(model, route)
-    return [(route, model) for model, route in taken.items()]
-
-
-def shadows_of(settings: Settings, series: Sequence[StoredSeries]) -> list[tuple[Route, str]]:
-    """Which (route, model) pairs read a study in shadow: as `routes_of`, without the models that read it anyway."""
-    reading = {model for _, model in routes_of(settings, series)}
-    taken: dict[str, Route] = {}
-    for route in settings.routes:
-        if any(matches(route.match, one) for one in series):
-            for model in route.shadow:
-                if model not in reading:
-                    taken.setdefault(model, route)
-    return [(route, model) for model, route in taken.items()]
 
 
 class Evidence(NamedTuple):

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dicom_node.index.migrations import NewInstance
+from dicom_node.index.rows import NewInstance
 
 IMAGES = 20  # of a study, in two series
 MODEL, ROUTE, DESTINATION = "phantom_cxr", "chest", "pacs"  # the model is shipped: a node can be configured with it

@@ -11,7 +11,7 @@ from filling import DESTINATION, IMAGES, MODEL, ROUTE, Hospital, Study
 
 from dicom_node.config.settings import Match, NodeSettings, Peer, Route, Settings
 from dicom_node.index.index import Index
-from dicom_node.index.migrations import Job, JobKind, NewInstance, NewReading, NewResult
+from dicom_node.index.rows import Job, JobKind, NewInstance, NewReading, NewResult
 from dicom_node.studies.completion import Completer
 
 _QUEUED = 50  # jobs that wait while one is claimed

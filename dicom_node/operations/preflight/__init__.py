@@ -18,7 +18,8 @@ from typing import Any
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom.sop_class import StorageCommitmentPushModel, Verification
 
-from dicom_node.config.settings import Peer, Profile, Settings, load
+from dicom_node.config.load import load
+from dicom_node.config.settings import Peer, Profile, Settings
 from dicom_node.errors import ConfigError
 from dicom_node.log import printable
 from dicom_node.network.status import status_text

@@ -13,7 +13,8 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom.presentation import PresentationContext
 
 from dicom_node.config.settings import Profile
-from dicom_node.network.pynetdicom_setup import accepted_syntaxes, as_implicit
+from dicom_node.dicom.implicit_vr import as_implicit
+from dicom_node.network.pynetdicom_setup import accepted_syntaxes
 from dicom_node.network.status import CONTEXT_RESULTS, Verdict, status_text, verdict
 from dicom_node.operations.check import Point
 from dicom_node.operations.preflight import compare

@@ -20,7 +20,8 @@ from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 from pydicom.valuerep import format_number_as_ds
 
-from dicom_node.results.source import certain_text, element_bytes, sequence_items, tag_of, text_of, unsigned_of
+from dicom_node.results.source_bytes import element_bytes, sequence_items, tag_of, text_of, unsigned_of
+from dicom_node.results.source_text import certain_text
 
 Element = tuple[BaseTag, str, bytes]
 """Tag, value representation and the value's bytes in little endian, of even length."""

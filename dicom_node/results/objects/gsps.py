@@ -23,23 +23,21 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, GrayscaleSoftcopyPresentationStateStorage
 
 from ai.contract import Finding
-from dicom_node.results import run as common
+from dicom_node.results import encode, uids, verdict
 from dicom_node.results.objects.grayscale import Pipeline, as_item, decimals, is_grey, macros, put, read_pipeline
-from dicom_node.results.run import Run, percent
-from dicom_node.results.source import (
-    Source,
-    check_findings,
+from dicom_node.results.run import Run
+from dicom_node.results.source import Source, check_findings, on_image, read_sources
+from dicom_node.results.source_bytes import (
     copy_laterality,
     copy_optional,
     frames_of,
     numbers_of,
-    on_image,
-    read_sources,
     tag_of,
     text_of,
     unsigned_of,
-    within,
 )
+from dicom_node.results.source_text import within
+from dicom_node.results.verdict import percent
 
 LAYER = "AI_RESULT"
 """The graphic layer, which a viewer switches on and off by this name."""
@@ -117,14 +115,14 @@ def _frames(run: Run, images: Sequence[Source]) -> list[_Frame]:
 def _state(run: Run, index: int, frames: Sequence[_Frame]) -> Dataset:
     sources = list({frame.source.sop_instance_uid: frame.source for frame in frames}.values())
     first = sources[0]
-    run = common.fitted(run, first.header)
-    shared = common.identity(run, first, "gsps", index)
-    at = common.local_time(run, first.header)
+    run = encode.fitted(run, first.header)
+    shared = encode.identity(run, first, "gsps", index)
+    at = encode.local_time(run, first.header)
     state: Dataset = SOPClass(
         sop_class_uid=GrayscaleSoftcopyPresentationStateStorage,
         modality="PR",
         transfer_syntax_uid=ExplicitVRLittleEndian,
-        **common.of_nobody(first),
+        **encode.of_nobody(first),
         # A state has a creation date in the place of a content date.
         **{name: value for name, value in shared.items() if name not in ("content_date", "content_time")},
     )
@@ -140,7 +138,7 @@ def _state(run: Run, index: int, frames: Sequence[_Frame]) -> Dataset:
     windows = [each for each in _shared(frames, lambda frame: frame.pipeline.voi) if each[0]]
     if windows:
         state.SoftcopyVOILUTSequence = [item for _, item in windows]  # to be finished with what they refer to
-    common.finish(state, run, sources)
+    encode.finish(state, run, sources)
     copy_optional(first.header, state, ["BodyPartExamined"])
     copy_laterality(first.header, state)
     put(state, frames[0].pipeline.modality)
@@ -247,19 +245,19 @@ def _annotation(run: Run, frame: _Frame) -> Dataset:
     graphics, texts = [], []
     for (number, finding), (left, top, right, bottom) in zip(findings, boxes, strict=True):
         tracking = {
-            "tracking_id": common.tracking_id(run, number),
-            "tracking_uid": common.tracking_uid(run.key, number),
+            "tracking_id": verdict.tracking_id(run, number),
+            "tracking_uid": uids.tracking_uid(run.key, number),
         }
         outline = np.array([(left, top), (right, top), (right, bottom), (left, bottom), (left, top)])
         graphics.append(GraphicObject("POLYLINE", outline, "PIXEL", **tracking))
-        label = f"{common.finding_name(run, finding)} {percent(finding.score):.1f} %"
+        label = f"{verdict.finding_name(run, finding)} {percent(finding.score):.1f} %"
         near = (left - size / 4, top - size / 4, right + size / 4, bottom + size / 4)
         place = _beside(label, size, near, taken, frame)
         taken.append(place)
         anchor = (min(max(place[0], left), right), top if place[3] <= top + size else bottom)
         texts.append(TextObject(label, "PIXEL", bounding_box=place, anchor_point=anchor, **tracking))
     whole = (0.0, 0.0, float(frame.columns), float(frame.rows))
-    for warning in (*run.warnings, *([run.words.incomplete] if common.is_incomplete(run.reading) else [])):
+    for warning in (*run.warnings, *([run.words.incomplete] if verdict.is_incomplete(run.reading) else [])):
         place = _inside(warning, size, whole, taken)
         taken.append(place)
         texts.append(TextObject(warning, "PIXEL", bounding_box=place))

@@ -12,10 +12,11 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
 from ai.contract import Reading
-from dicom_node.results import run as common
+from dicom_node.results import encode, verdict
 from dicom_node.results.objects import sr
 from dicom_node.results.run import Run
-from dicom_node.results.source import check_findings, frames_of, read_sources
+from dicom_node.results.source import check_findings, read_sources
+from dicom_node.results.source_bytes import frames_of
 
 
 def build(run: Run, headers: Sequence[Dataset]) -> list[Dataset]:
@@ -35,21 +36,21 @@ def build(run: Run, headers: Sequence[Dataset]) -> list[Dataset]:
     check_findings(run.reading.findings, sources)
     by_uid = {image.sop_instance_uid: image for image in sources}
     images = [by_uid[uid] for uid in selected]
-    run = common.fitted(run, images[0].header)
+    run = encode.fitted(run, images[0].header)
     objects = []
     for image in images:
         reference = Dataset()
         reference.SOPClassUID, reference.SOPInstanceUID = image.stand_in.SOPClassUID, image.stand_in.SOPInstanceUID
         reference.Rows = reference.Columns = 1  # highdicom takes for an image what has both
         objects.append(reference)
-    incomplete = [run.words.incomplete] if common.is_incomplete(run.reading) else []
+    incomplete = [run.words.incomplete] if verdict.is_incomplete(run.reading) else []
     content = KeyObjectSelection(
         document_title=codes.DCM.OfInterest,
         referenced_objects=objects,
         observer_device_context=sr.observer(run),
         description=". ".join([run.words.key_images, *incomplete, *run.warnings]),
     )
-    shared = common.identity(run, images[0], "kos", 0)
+    shared = encode.identity(run, images[0], "kos", 0)
     document: Dataset = KeyObjectSelectionDocument(
         evidence=[image.stand_in for image in images],
         content=content,
@@ -61,7 +62,7 @@ def build(run: Run, headers: Sequence[Dataset]) -> list[Dataset]:
         frames = selected[image.sop_instance_uid]
         if frames and frames_of(image.header) > 1:
             entry.ReferencedSOPSequence[0].ReferencedFrameNumber = frames
-    common.finish(document, run, images)
+    encode.finish(document, run, images)
     return [document]
 
 
@@ -77,7 +78,7 @@ def selection(reading: Reading) -> dict[str, list[int]]:
         frames = selected.setdefault(finding.region.sop_instance_uid, [])
         if finding.region.frame not in frames:
             frames.append(finding.region.frame)
-    for result in common.unplaced(reading):
+    for result in verdict.unplaced(reading):
         places = _places(reading, result.key)
         for uid, frame in places:
             frames = selected.setdefault(uid, [])

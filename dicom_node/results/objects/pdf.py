@@ -18,11 +18,23 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import EncapsulatedPDFStorage, ExplicitVRLittleEndian
 
-from dicom_node.results import run as common
+from dicom_node.results import encode
 from dicom_node.results.objects.page import Page, Table, printable, render
 from dicom_node.results.objects.sizes import Size, caveat, size_of
-from dicom_node.results.run import Run, percent
-from dicom_node.results.source import Source, certain_text, check_findings, read_sources, text_of, within
+from dicom_node.results.run import Run
+from dicom_node.results.source import Source, check_findings, read_sources
+from dicom_node.results.source_bytes import text_of
+from dicom_node.results.source_text import certain_text, within
+from dicom_node.results.verdict import (
+    cautions,
+    finding_name,
+    is_faint,
+    is_incomplete,
+    not_read_sentence,
+    percent,
+    summary,
+)
+from dicom_node.results.verdict import verdict as verdict_of_verdict
 
 
 def build(run: Run, headers: Sequence[Dataset], picture: NDArray[np.uint8] | None) -> list[Dataset]:
@@ -41,19 +53,19 @@ def build(run: Run, headers: Sequence[Dataset], picture: NDArray[np.uint8] | Non
     images = read_sources(run.reading.sources, headers)
     check_findings(run.reading.findings, images)
     content = render(_page(run, images, picture))
-    return [_document(common.fitted(run, images[0].header), images, content)]
+    return [_document(encode.fitted(run, images[0].header), images, content)]
 
 
 def _document(run: Run, images: Sequence[Source], content: bytes) -> Dataset:
     """The module of PS3.3 C.24.2 around the page; highdicom has no class for it."""
     first = images[0]
-    at = common.local_time(run, first.header)
+    at = encode.local_time(run, first.header)
     document: Dataset = SOPClass(
         sop_class_uid=EncapsulatedPDFStorage,
         modality="DOC",
         transfer_syntax_uid=ExplicitVRLittleEndian,
-        **common.of_nobody(first),
-        **common.identity(run, first, "pdf", 0),
+        **encode.of_nobody(first),
+        **encode.identity(run, first, "pdf", 0),
     )
     document.ConversionType = "WSD"
     document.AcquisitionDateTime = at.strftime("%Y%m%d%H%M%S.%f%z")
@@ -65,7 +77,7 @@ def _document(run: Run, images: Sequence[Source], content: bytes) -> Dataset:
     document.MIMETypeOfEncapsulatedDocument = "application/pdf"
     document.EncapsulatedDocumentLength = len(content)
     document.EncapsulatedDocument = content + b"\0" * (len(content) % 2)
-    common.finish(document, run, images)
+    encode.finish(document, run, images)
     return document
 
 
@@ -85,13 +97,13 @@ def _page(run: Run, images: Sequence[Source], picture: NDArray[np.uint8] | None)
     by_uid = {image.sop_instance_uid: image.header for image in images}
     found = [size_of(each.region, by_uid[each.region.sop_instance_uid]) for each in reading.findings]
     sizes = {number: size for number, size in enumerate(found) if size is not None}
-    verdict = [common.summary(run)]
-    verdict += common.cautions(run)
+    verdict = [summary(run)]
+    verdict += cautions(run)
     if picture is None and not reading.failure:
         verdict.append(say.no_picture)
     return Page(
         language=say.locale[0],
-        created=common.local_time(run, images[0].header),
+        created=encode.local_time(run, images[0].header),
         author=reading.model.manufacturer,
         warnings=run.warnings,
         title=f"{say.report}: {reading.model.name} {reading.model.version}",
@@ -101,7 +113,7 @@ def _page(run: Run, images: Sequence[Source], picture: NDArray[np.uint8] | None)
         tables=() if reading.failure else (_findings(run, sizes), _classes(run)),
         notes=_notes(run, images[0].header, sizes),
         more=say.see_report,
-        alarming=bool(reading.failure) or common.is_incomplete(reading),
+        alarming=bool(reading.failure) or is_incomplete(reading),
     )
 
 
@@ -110,7 +122,7 @@ def _findings(run: Run, sizes: Mapping[int, Size]) -> Table:
     rows = [
         (
             str(number + 1),
-            common.finding_name(run, finding),
+            finding_name(run, finding),
             say.name(finding.laterality, finding.laterality.meaning) if finding.laterality else "",
             f"{percent(finding.score):.1f} %",
             *([_axes(run, sizes.get(number))] if sizes else []),
@@ -125,24 +137,24 @@ def _classes(run: Run) -> Table:
     say = run.words
     rows = []
     for each in run.reading.classes:
-        score, threshold, presence = common.verdict(run, each)
-        rows.append((common.finding_name(run, each), presence, score, threshold))
-    faint = frozenset(n for n, each in enumerate(run.reading.classes) if common.is_faint(each))
+        score, threshold, presence = verdict_of_verdict(run, each)
+        rows.append((finding_name(run, each), presence, score, threshold))
+    faint = frozenset(n for n, each in enumerate(run.reading.classes) if is_faint(each))
     heading = tuple(_capital(each) for each in ("", say.verdict, say.score, say.threshold))
     return Table(heading, tuple(rows), flexible=0, faint=faint)
 
 
 def _notes(run: Run, header: Dataset, sizes: Mapping[int, Size]) -> tuple[str, ...]:
     model, say = run.reading.model, run.words
-    at, passed_over = common.local_time(run, header), common.not_read_sentence(run)
-    replaced = run.predecessor and common.in_zone_of(header, run.predecessor.created)
+    at, passed_over = encode.local_time(run, header), not_read_sentence(run)
+    replaced = run.predecessor and encode.in_zone_of(header, run.predecessor.created)
     return (
         *([passed_over] if passed_over else []),
         *([f"{say.size}: {caveat(sizes.values(), say)}"] if sizes else []),
         f"{say.read_by(model.name, model.version, model.manufacturer)} (SHA-256 {model.digest[:16]})",
-        say.read_at(common.shown_time(at)),
+        say.read_at(encode.shown_time(at)),
         f"{say.intended_use}: {model.intended_use}",
-        *([say.replaces(common.shown_time(replaced))] if replaced else []),
+        *([say.replaces(encode.shown_time(replaced))] if replaced else []),
     )
 
 

@@ -16,7 +16,8 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.valuerep import format_number_as_ds
 
-from dicom_node.results.source import Source, frames_of, sequence_items, tag_of, text_of, unsigned_of
+from dicom_node.results.source import Source
+from dicom_node.results.source_bytes import frames_of, sequence_items, tag_of, text_of, unsigned_of
 
 _DECIMAL = re.compile(r" *[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)? *")
 _UID = re.compile(r"[!-\[\]-~]{1,64}")  # well-formed or not: whatever can stand in a UI value and be compared

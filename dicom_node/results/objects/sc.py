@@ -20,23 +20,16 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
-from dicom_node.results import run as common
+from dicom_node.results import encode, highdicom_mends
 from dicom_node.results.pictures.scene import Scene, Shot, pixel_aspect
 from dicom_node.results.pictures.slices import Frame
 from dicom_node.results.run import Run
-from dicom_node.results.source import (
-    Source,
-    copy_attributes,
-    copy_laterality,
-    copy_optional,
-    frames_of,
-    read_sources,
-    text_of,
-    within,
-)
+from dicom_node.results.source import Source, read_sources
+from dicom_node.results.source_bytes import copy_attributes, copy_laterality, copy_optional, frames_of, text_of
+from dicom_node.results.source_text import within
 
 if TYPE_CHECKING:
-    from dicom_node.results import Images
+    from dicom_node.results.images import Images
 
 _NO_PIXELS = np.zeros((1, 1, 3), np.uint8)
 
@@ -71,8 +64,8 @@ def page_picture(run: Run, headers: Sequence[Dataset], images: Images) -> NDArra
 
 def _ready(run: Run, headers: Sequence[Dataset]) -> Run:
     """The run with texts that the sources' character set can hold, at its time in the sources' zone."""
-    run = common.fitted(run, headers[0])
-    return dataclasses.replace(run, created=common.local_time(run, headers[0]))
+    run = encode.fitted(run, headers[0])
+    return dataclasses.replace(run, created=encode.local_time(run, headers[0]))
 
 
 def _capture(run: Run, sources: Sequence[Source], shot: Shot, index: int) -> Dataset:
@@ -87,16 +80,16 @@ def _capture(run: Run, sources: Sequence[Source], shot: Shot, index: int) -> Dat
         coordinate_system="PATIENT",
         patient_orientation=("L", "F"),
         study_instance_uid=first.stand_in.StudyInstanceUID,
-        **common.identity(run, first, "sc", index),
+        **encode.identity(run, first, "sc", index),
     )
-    common.mend_secondary_capture(picture, run, first)
+    highdicom_mends.mend_secondary_capture(picture, run, first)
     picture.SourceImageSequence = [
         _reference(sources[number], [frame for frame in shot.frames if frame.source == number]) for number in shown
     ]
     model = run.reading.model
     words = f"{shot.how}. Model: {model.name} {model.version}. {'. '.join(run.warnings)}"
     picture.DerivationDescription = within(words.strip(), 1024)
-    common.finish(picture, run, used)
+    encode.finish(picture, run, used)
     copy_optional(first.header, picture, ["BodyPartExamined"])
     copy_laterality(first.header, picture)
     if shot.pixels_of_source:
@@ -111,7 +104,7 @@ def _capture(run: Run, sources: Sequence[Source], shot: Shot, index: int) -> Dat
             picture,
             ["LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"],
         )
-    common.set_picture(picture, shot.rgb)
+    highdicom_mends.set_picture(picture, shot.rgb)
     result: Dataset = picture
     return result
 

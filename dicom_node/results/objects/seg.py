@@ -31,11 +31,14 @@ from pydicom.valuerep import format_number_as_ds
 
 from ai import contract
 from ai.mask import CutMask
-from dicom_node.results import run as common
+from dicom_node.results import encode, uids, verdict
+from dicom_node.results.encode import concept
 from dicom_node.results.objects.planes import Decimals, NoPlaneError, Plane, Planes, one_grid, ordered
-from dicom_node.results.pictures.overlay import Palette
-from dicom_node.results.run import Run, concept
-from dicom_node.results.source import Source, copy_attributes, copy_optional, numbers_of, read_sources, text_of, within
+from dicom_node.results.pictures.palette import Palette
+from dicom_node.results.run import Run
+from dicom_node.results.source import Source, read_sources
+from dicom_node.results.source_bytes import copy_attributes, copy_optional, numbers_of, text_of
+from dicom_node.results.source_text import within
 
 _MAXIMUM = 255
 """Maximum Fractional Value: what a probability of 1 is stored as."""
@@ -148,7 +151,7 @@ def _stored(plane: NDArray[Any]) -> NDArray[np.uint8]:
 def _object(run: Run, drawn: _Drawn, index: int) -> Dataset:
     planes = drawn.planes
     header = planes[0].source.header
-    run = common.fitted(run, header)
+    run = encode.fitted(run, header)
     model = run.reading.model
     stand_ins = _stand_ins(planes)
     result: Dataset = Segmentation(
@@ -162,17 +165,17 @@ def _object(run: Run, drawn: _Drawn, index: int) -> Dataset:
         content_description=within(
             run.words.not_for_diagnosis if run.research else f"{model.name} {model.version}", 64
         ),
-        **common.identity(run, planes[0].source, "seg", index),
+        **encode.identity(run, planes[0].source, "seg", index),
     )
     result.ContentCreatorName = None  # type 2: the device has no name of a person
-    organization = common.derived_uid(run.objects_key, "seg dimensions", index)  # highdicom takes a random one
+    organization = uids.derived_uid(run.objects_key, "seg dimensions", index)  # highdicom takes a random one
     result.DimensionOrganizationSequence[0].DimensionOrganizationUID = organization
     for dimension in result.DimensionIndexSequence:
         dimension.DimensionOrganizationUID = organization
     order = _place(result, drawn, {each.stand_in.SOPInstanceUID: i for i, each in enumerate(stand_ins)})
     _fill(result, drawn, order)
     _name_each_instance_once(result, stand_ins)
-    common.finish(result, run, stand_ins)
+    encode.finish(result, run, stand_ins)
     copy_attributes(header, result, ["FrameOfReferenceUID", "PositionReferenceIndicator"])
     copy_optional(header, result, ["BodyPartExamined"])  # its Laterality is no frame's: each segment says its side
     _inherit_loss(result, planes)
@@ -348,7 +351,7 @@ def _descriptions(run: Run, drawn: _Drawn) -> list[SegmentDescription]:
             segmented_property_type=concept(segment.code),
             algorithm_type="AUTOMATIC",
             algorithm_identification=algorithm,
-            tracking_uid=common.segment_uid(run.key, drawn.number, index),
+            tracking_uid=uids.segment_uid(run.key, drawn.number, index),
             tracking_id=f"AI segment {drawn.number + 1}.{index + 1}: {segment.name}",
             anatomic_regions=None if segment.site is None else [concept(segment.site)],
             display_color=_colour(palette, segment),
@@ -368,7 +371,7 @@ def _labels(run: Run, segments: Sequence[contract.Segment]) -> list[str]:
     """What the segments are called, with their side, and with a number where several are called the same."""
     names = []
     for segment in segments:
-        name, side = common.finding_name(run, segment), segment.laterality
+        name, side = verdict.finding_name(run, segment), segment.laterality
         if side is not None and not {side.meaning.lower(), run.words.name(side, "").lower()} & set(
             name.lower().split()
         ):

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pydicom.dataset import Dataset
 
 from ai.contract import Region
-from dicom_node.results.source import numbers_of, on_image, text_of
+from dicom_node.results.source import on_image
+from dicom_node.results.source_bytes import numbers_of, text_of
 from dicom_node.results.words.texts import Words
 
 _PROJECTIONS = frozenset(["CR", "DX", "MG", "RF", "XA", "IO", "PX", "RG", "DR"])

@@ -36,10 +36,13 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as PydicomCode
 
 from ai.contract import ClassResult, Finding, Presence
-from dicom_node.results import run as common
+from dicom_node.results import encode, highdicom_mends, uids, verdict
+from dicom_node.results.encode import concept
 from dicom_node.results.objects.sizes import Size, caveat, size_of
-from dicom_node.results.run import Predecessor, Run, concept, percent
-from dicom_node.results.source import Source, check_findings, frames_of, on_image, read_sources, text_of, unsigned_of
+from dicom_node.results.run import Predecessor, Run
+from dicom_node.results.source import Source, check_findings, on_image, read_sources
+from dicom_node.results.source_bytes import frames_of, text_of, unsigned_of
+from dicom_node.results.verdict import percent
 
 _CERTAINTY = CodedConcept("111012", "DCM", "Certainty of Finding")
 _QUALITATIVE_EVALUATIONS = CodedConcept("C0034375", "UMLS", "Qualitative Evaluations")
@@ -76,9 +79,9 @@ def build(run: Run, sources: Sequence[Dataset]) -> Dataset:
             image does not have, or a reading that failed has findings all the same.
     """
     images = read_sources(run.reading.sources, sources)
-    run = common.fitted(run, images[0].header)
+    run = encode.fitted(run, images[0].header)
     by_uid = {image.sop_instance_uid: image for image in images}
-    common.check(run.reading)
+    verdict.check(run.reading)
     check_findings(run.reading.findings, images)
     groups = [
         _group(run, number, finding, by_uid[finding.region.sop_instance_uid])
@@ -93,17 +96,17 @@ def build(run: Run, sources: Sequence[Dataset]) -> Dataset:
         is_complete=True,
         is_final=False,
         is_verified=False,
-        **common.identity(run, images[0], "sr", 0),
+        **encode.identity(run, images[0], "sr", 0),
     )
     # highdicom copies the content twice and walks through it five times, half of all that a report takes: it is shown
     # the library alone, in which every image stands that the content refers to.
     document.ContentSequence = root.ContentSequence
     for group in _groups_of(document):
         parts = {item.ConceptNameCodeSequence[0].CodeValue: item for item in group.ContentSequence}
-        common.add_inferred_from(parts[_CERTAINTY.value], parts["111030"])
+        highdicom_mends.add_inferred_from(parts[_CERTAINTY.value], parts["111030"])
     if run.predecessor is not None:
         document.PredecessorDocumentsSequence = [_predecessor(run.predecessor, images[0])]
-    common.finish(document, run, images)
+    encode.finish(document, run, images)
     return document
 
 
@@ -162,7 +165,7 @@ def observer(run: Run) -> ObserverContext:
     return ObserverContext(
         observer_type=codes.DCM.Device,
         observer_identifying_attributes=DeviceObserverIdentifyingAttributes(
-            uid=common.device_uid(run.site, model),
+            uid=uids.device_uid(run.site, model),
             name=f"{model.name} {model.version}",
             manufacturer_name=model.manufacturer,
             model_name=model.name,
@@ -176,18 +179,18 @@ def _sentences(run: Run, images: Sequence[Source]) -> list[str]:
     reading, say = run.reading, run.words
     model = reading.model
     verdicts = ", ".join(
-        f"{common.finding_name(run, each)} {say.presence[each.presence]} "
-        f"({common.shown_score(each):g} %, {say.threshold} {percent(each.threshold):g} %)"
+        f"{verdict.finding_name(run, each)} {say.presence[each.presence]} "
+        f"({verdict.shown_score(each):g} %, {say.threshold} {percent(each.threshold):g} %)"
         if not each.not_assessed
-        else f"{common.finding_name(run, each)} {say.not_assessed_class}"
+        else f"{verdict.finding_name(run, each)} {say.not_assessed_class}"
         for each in reading.classes
     )
     return [
         *run.warnings,
         f"{say.read_by(model.name, model.version, model.manufacturer)}. {say.intended_use}: {model.intended_use}",
         *_replaced(run, images[0].header),
-        common.summary(run) + (f": {verdicts}." if verdicts else "."),
-        *(f"{each}." for each in common.cautions(run)),
+        verdict.summary(run) + (f": {verdicts}." if verdicts else "."),
+        *(f"{each}." for each in verdict.cautions(run)),
         *_caveat(run, images),
         *_not_read(run),
     ]
@@ -196,7 +199,7 @@ def _sentences(run: Run, images: Sequence[Source]) -> list[str]:
 def _replaced(run: Run, header: Dataset) -> list[str]:
     if run.predecessor is None:
         return []
-    made = common.shown_time(common.in_zone_of(header, run.predecessor.created))
+    made = encode.shown_time(encode.in_zone_of(header, run.predecessor.created))
     return [f"{run.words.replaces(made)}."]
 
 
@@ -210,7 +213,7 @@ def _caveat(run: Run, images: Sequence[Source]) -> list[str]:
 
 def _not_read(run: Run) -> list[str]:
     """What the model passed over, or a reader would take its verdict for one on the whole study."""
-    sentence = common.not_read_sentence(run)
+    sentence = verdict.not_read_sentence(run)
     return [f"{sentence}."] if sentence else []
 
 
@@ -253,8 +256,8 @@ def _outcome(run: Run) -> CodedConcept:
     """
     if run.reading.failure:
         return _NONE_SUCCEEDED
-    found = bool(run.reading.findings) or bool(common.unplaced(run.reading))
-    if common.is_incomplete(run.reading):
+    found = bool(run.reading.findings) or bool(verdict.unplaced(run.reading))
+    if verdict.is_incomplete(run.reading):
         incomplete = codes.cid6047.NotAllAlgorithmsSucceededWithoutFindings
         return codes.cid6047.NotAllAlgorithmsSucceededWithFindings if found else incomplete
     complete = codes.cid6047.AllAlgorithmsSucceededWithoutFindings
@@ -278,7 +281,7 @@ def _group(run: Run, number: int, finding: Finding, image: Source) -> ContainerC
     laterality = None if finding.laterality is None else concept(finding.laterality)
     size = size_of(finding.region, image.header)
     content = [
-        *TrackingIdentifier(uid=common.tracking_uid(run.key, number), identifier=common.tracking_id(run, number)),
+        *TrackingIdentifier(uid=uids.tracking_uid(run.key, number), identifier=verdict.tracking_id(run, number)),
         CodeContentItem(codes.DCM.Finding, concept(finding.code), relationship_type="CONTAINS"),
         *([] if finding.site is None else [FindingSite(concept(finding.site), laterality=laterality)]),
         # Without a site there is nothing for the side to modify, but it must not be lost.

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from pydicom.dataset import Dataset
 
 from ai.contract import Presence
-from dicom_node.results import run as common
+from dicom_node.results import encode
 from dicom_node.results.pictures import heat_maps
 from dicom_node.results.pictures.legend import Legend, Row, Sentence
 from dicom_node.results.pictures.overlay import Overlay
 from dicom_node.results.pictures.slices import Frame
-from dicom_node.results.run import Run, percent
-from dicom_node.results.source import numbers_of
+from dicom_node.results.run import Run
+from dicom_node.results.source_bytes import numbers_of
+from dicom_node.results.verdict import cautions, finding_name, is_faint, not_read, percent, summary, unplaced
+from dicom_node.results.verdict import verdict as verdict_of_verdict
 
 _REASONS, _REASON, _FAILURE = 3, 60, 400
 """How many reasons for not reading something the legend gives, how many characters of each, and of a failure's."""
@@ -35,9 +37,9 @@ class Captions:
         """Below one frame: its boxes may be numbered, its pixels may be missing, its heat maps may lie on it."""
         say, here = self._say, self._overlay.findings(frame)
         total = len(self._stack) if self._stack.is_stack else len(self._reading.sources)
-        verdict = common.summary(self._run)
+        verdict = summary(self._run)
         marked = here or self._overlay.heated(frame) or any(True for _ in self._overlay.segments(frame))
-        if self._reading.findings and not marked and not common.unplaced(self._reading):
+        if self._reading.findings and not marked and not unplaced(self._reading):
             verdict = say.none_here(verdict)
         about = []
         if total > 1:
@@ -51,7 +53,7 @@ class Captions:
         if numbered:
             rows += [
                 Row(
-                    (f"{number}: {common.finding_name(self._run, each)}", f"{percent(each.score):.1f} %", "", ""),
+                    (f"{number}: {finding_name(self._run, each)}", f"{percent(each.score):.1f} %", "", ""),
                     self._overlay.colour(each),
                 )
                 for number, each in here
@@ -61,7 +63,7 @@ class Captions:
     def of_montage(self, frames: Sequence[Frame], keys: Sequence[Frame]) -> Legend:
         """Below a montage of frames, of which the ``keys`` have pictures of their own."""
         say = self._say
-        about = [common.summary(self._run), say.montage(len(frames), len(self._stack))]
+        about = [summary(self._run), say.montage(len(frames), len(self._stack))]
         if keys:
             about.append(say.light_captions)
         hidden = sum(
@@ -74,7 +76,7 @@ class Captions:
 
     def of_failure(self) -> tuple[Legend, Legend]:
         """For a reading that failed: what is said large, and what stands below it. No class is named."""
-        failure = common.summary(self._run)
+        failure = summary(self._run)
         if len(failure) > _FAILURE:
             failure = f"{failure[: _FAILURE - 3].rstrip()}..."
         above = [Sentence(failure), Sentence(self._say.no_negative_result, emphasized=True)]
@@ -103,21 +105,21 @@ class Captions:
     def _identity(self) -> list[Sentence]:
         """Which model it was, when, and what it replaces."""
         run, model, say = self._run, self._reading.model, self._say
-        lines = [f"{model.name} {model.version}", say.read_at(common.shown_time(run.created))]
+        lines = [f"{model.name} {model.version}", say.read_at(encode.shown_time(run.created))]
         if run.predecessor is not None:
-            lines.append(say.replaces(common.shown_time(run.predecessor.created.astimezone(run.created.tzinfo))))
+            lines.append(say.replaces(encode.shown_time(run.predecessor.created.astimezone(run.created.tzinfo))))
         return [Sentence(line) for line in lines]
 
     def _incomplete(self) -> list[Sentence]:
         """That images which should have been read could not be."""
-        return [Sentence(line, emphasized=True) for line in common.cautions(self._run)]
+        return [Sentence(line, emphasized=True) for line in cautions(self._run)]
 
     def _table(self) -> list[Row]:
         """The verdict on every class of the model over all images read; of anatomy only what is outlined."""
         return [
             Row(
-                (common.finding_name(self._run, each), *common.verdict(self._run, each)),
-                self._overlay.colours[each.key] if not common.is_faint(each) else None,
+                (finding_name(self._run, each), *verdict_of_verdict(self._run, each)),
+                self._overlay.colours[each.key] if not is_faint(each) else None,
             )
             for each in self._reading.classes
             if each.finding or each.presence is Presence.PRESENT
@@ -125,10 +127,10 @@ class Captions:
 
     def _segments(self, frames: Sequence[Frame]) -> list[Row]:
         """The segments on these frames that the table does not already show in their colour."""
-        named = {each.key for each in self._reading.classes if not common.is_faint(each)}
+        named = {each.key for each in self._reading.classes if not is_faint(each)}
         drawn = {id(segment): segment for frame in frames for segment, _ in self._overlay.segments(frame)}
         return [
-            Row((common.finding_name(self._run, segment), "", "", ""), *self._overlay.stroke(segment))
+            Row((finding_name(self._run, segment), "", "", ""), *self._overlay.stroke(segment))
             for segment in drawn.values()
             if segment.key not in named
         ]
@@ -136,12 +138,12 @@ class Captions:
 
 def _not_read(run: Run) -> list[str]:
     """What the model passed over, with the reasons that are most frequent: the report has them in full."""
-    total = sum(count for _, count in common.not_read(run))
+    total = sum(count for _, count in not_read(run))
     return [run.words.not_read(total, _reasons(run))] if total else []
 
 
 def _reasons(run: Run) -> str:
-    counted = common.not_read(run)
+    counted = not_read(run)
     reasons = [r if len(r) <= _REASON else f"{r[: _REASON - 3].rstrip()}..." for r, _ in counted[:_REASONS]]
     if len(counted) > _REASONS:
         reasons.append(run.words.other_reasons)

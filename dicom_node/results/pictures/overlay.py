@@ -8,28 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from ai.contract import ClassResult, Finding, HeatMap, Presence, Reading, Segment
-from dicom_node.results import run as common
+from ai.contract import Finding, HeatMap, Presence, Segment
+from dicom_node.results import verdict
 from dicom_node.results.pictures.drawing import COLOURS, Box, Colour, Outline
 from dicom_node.results.pictures.heat_maps import VISIBLE, Heat
+from dicom_node.results.pictures.palette import Palette
 from dicom_node.results.pictures.slices import Frame, Stack
-from dicom_node.results.run import Run, percent
-
-
-class Palette:
-    """The colours of a reading's classes and segments, the same in every object that shows them."""
-
-    def __init__(self, reading: Reading) -> None:
-        self.classes = _colours(reading.classes)
-        segments = [each for one in reading.segmentations for each in one.segments]
-        self._turns = {id(each): turn for turn, each in enumerate(segments, start=len(self.classes))}
-
-    def segment(self, segment: Segment) -> tuple[Colour, int]:
-        """The colour of one of the reading's segments, its class's where it has one; how often it was had before."""
-        if segment.key in self.classes:
-            return self.classes[segment.key], 0
-        turn = self._turns[id(segment)]
-        return COLOURS[turn % len(COLOURS)], turn // len(COLOURS)
+from dicom_node.results.run import Run
+from dicom_node.results.verdict import percent
 
 
 class Overlay:
@@ -72,7 +58,7 @@ class Overlay:
                 finding.region.bottom * down,
                 self.colour(finding),
                 (f"{number}: " if self._by_number else "")
-                + f"{common.finding_name(self.run, finding)} {percent(finding.score):.1f} %",
+                + f"{verdict.finding_name(self.run, finding)} {percent(finding.score):.1f} %",
                 number,
             )
             for number, finding in self.findings(frame)
@@ -116,7 +102,7 @@ class Overlay:
     def heated(self, frame: Frame) -> list[str]:
         """The names of the classes that are present and have a heat map on a frame."""
         keys = {each.key for each in self._heat_maps(frame)}
-        return [common.finding_name(self.run, each) for each in self.run.reading.classes if each.key in keys]
+        return [verdict.finding_name(self.run, each) for each in self.run.reading.classes if each.key in keys]
 
     def _heat_maps(self, frame: Frame) -> list[HeatMap]:
         present = {each.key for each in self.run.reading.classes if each.presence is Presence.PRESENT}
@@ -127,17 +113,3 @@ class Overlay:
             and self.is_on(frame, each.sop_instance_uid, each.frame)
             and (each.values >= VISIBLE).any()  # a picture without a colour would look like a negative one
         ]
-
-
-def _colours(classes: Sequence[ClassResult]) -> dict[str, Colour]:
-    """The colour of each class: the same in every study, unless another has it that is not faint either."""
-    colours: dict[str, Colour] = {}
-    taken: set[Colour] = set()
-    for place, each in enumerate(classes):
-        colour = COLOURS[place % len(COLOURS)]
-        if not common.is_faint(each):
-            free = [other for other in COLOURS if other not in taken]
-            colour = free[0] if colour in taken and free else colour
-            taken.add(colour)
-        colours[each.key] = colour
-    return colours

@@ -27,10 +27,10 @@ from dicom_node.results.pictures.overlay import Overlay
 from dicom_node.results.pictures.slices import Frame, key_frames, montage_frames
 from dicom_node.results.pictures.typeface import drawable, font
 from dicom_node.results.run import Run
-from dicom_node.results.source import numbers_of, unsigned_of
+from dicom_node.results.source_bytes import numbers_of, unsigned_of
 
 if TYPE_CHECKING:
-    from dicom_node.results import Images
+    from dicom_node.results.images import Images
 
 Pixels = NDArray[np.uint8]
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from ai.contract import Presence, Reading
-from dicom_node.results.source import frames_of, numbers_of, text_of
+from dicom_node.results.source_bytes import frames_of, numbers_of, text_of
 
 KEY_SLICES = 8
 """At most so many frames of a series get a picture of their own."""

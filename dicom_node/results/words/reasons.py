@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from dicom_node.config.settings import Language
+from dicom_node.config.values import Language
 
 _Translations = dict[Language, str]
 

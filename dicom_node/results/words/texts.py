@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ai.contract import Code, Presence
-from dicom_node.config.settings import Language
+from dicom_node.config.values import Language
 from dicom_node.results.words import reasons
 
 _NAMES: dict[tuple[str, str], dict[Language, str]] = {

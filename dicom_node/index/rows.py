@@ -1,0 +1,186 @@
+"""The rows that go into the index and come out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+JobKind = Literal["read", "send", "shadow", "commit", "promise"]
+
+
+NOT_TAKEN = "not taken:"
+"""How the reason begins of a delivery that ended because the destination does not take this kind of object."""
+
+
+CALLED_OFF = "not sent: superseded by"
+"""How the reason begins of a delivery that ended because a later reading takes its place."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewInstance:
+    """A received instance on its way into the index; texts are what the data set holds, empty where it has none."""
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    study: str
+    series: str
+    modality: str
+    body_part: str
+    study_description: str
+    series_description: str
+    calling_ae: str
+    file: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """What the index holds of a received instance; ``bytes`` is its file's size, ``received`` is epoch seconds.
+
+    ``own`` is 1 for a result of ours that came back. Where it was ``removed`` (epoch seconds) there is no file, or soon
+    will be none.
+    """
+
+    study: str
+    transfer_syntax_uid: str
+    own: int
+    edition: int
+    file: str
+    bytes: int
+    received: float
+    removed: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredInstance:
+    """A received instance as the index knows it."""
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    series: str
+    calling_ae: str
+    file: str
+    edition: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSeries:
+    """What instances of a series say of it, and who sent them; one whose instances differ stands more than once."""
+
+    series: str
+    modality: str
+    body_part: str
+    study_description: str
+    series_description: str
+    callers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenStudy:
+    """A study that still receives; times are epoch seconds."""
+
+    study: str
+    revision: int
+    last_received: float
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A claimed job: ``subject`` is what it works on (a study's revision, a result), ``target`` the model or peer.
+
+    The kind "shadow" is a reading of which nothing leaves the node. ``deaths`` is how often the node died while it ran.
+    """
+
+    id: int
+    kind: JobKind
+    subject: str
+    study: str
+    revision: int
+    route: str
+    target: str
+    run_key: str | None
+    attempts: int
+    created: float
+    token: str
+    deaths: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request for storage commitment: when it was ``answered`` (epoch seconds), and why it is never granted."""
+
+    answered: float | None
+    refusal: str
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """What somebody asks us to commit to: SOP instance to SOP class, as they were named."""
+
+    transaction_uid: str
+    calling_ae: str
+    instances: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A procedure step of a modality: how many instances it made, of which so many are ``missing`` here."""
+
+    sop_instance_uid: str
+    state: str
+    made: int
+    missing: int
+    changed: float
+
+
+@dataclass(frozen=True, slots=True)
+class NewResult:
+    """A result file on its way into the index; ``position`` is its place in the order of sending.
+
+    ``profile`` is the digest of the settings that it was made by (`config.Profile`): it goes to their destinations.
+    """
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    series: str
+    position: int
+    role: str
+    file: str
+    bytes: int
+    profile: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredResult:
+    """A result file as the index knows it; ``removed`` as in :class:`Received`."""
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    role: str
+    file: str
+    removed: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredReport:
+    """An earlier report on a study that a destination has; ``created`` is when its reading was (epoch seconds)."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    series: str
+    created: float
+
+
+@dataclass(frozen=True, slots=True)
+class NewReading:
+    """What a model said, on its way into the index; ``reading`` is JSON; of a ``shadow`` nothing was or is sent."""
+
+    run_key: str
+    study: str
+    model: str
+    version: str
+    digest: str
+    created: float
+    reading: str
+    shadow: bool = False

@@ -1,0 +1,65 @@
+"""UIDs that derive from what a result is made of: the same reading has the same UIDs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Iterable
+
+from ai.contract import ModelIdentity
+
+ENCODER_VERSION = 3
+"""Raised with every change to the encoded objects, so that other bytes never travel under a UID already sent."""
+
+
+_NAMESPACE = uuid.UUID("6f0c4d0e-6d0f-5b0a-9d6e-3c8f6a1b7e52")
+
+
+def run_key(site: str, model: ModelIdentity, source_uids: Iterable[str], circumstances: str) -> str:
+    """The identity of a run as 64 hex digits (SHA-256): the same question to the same model has the same key.
+
+    The order of ``source_uids`` does not matter. ``circumstances`` tell a reading that failed, in part or as a whole,
+    from the one that was to be; they are empty for that one. Settings are no part of the question: see
+    :attr:`Run.objects_key`. The encoding is a JSON array, so that no two inputs run together.
+    """
+    return digest_of(
+        "run", ENCODER_VERSION, site, sorted(set(source_uids)), model.name, model.version, model.digest, circumstances
+    )
+
+
+def derived_uid(key: str, role: str, index: int) -> str:
+    """The SOP Instance UID of a role's ``index``-th object: ``2.25.`` and a UUIDv5 (PS3.5 B.2).
+
+    ``key`` is :attr:`Run.objects_key`.
+    """
+    return _uid("sop", key, role, index)
+
+
+def series_uid(key: str, role: str) -> str:
+    """The Series Instance UID of the objects of one role, ``key`` being :attr:`Run.objects_key`."""
+    return _uid("series", key, role)
+
+
+def tracking_uid(key: str, finding: int) -> str:
+    """The Tracking UID (PS3.16 TID 4108) of a run's ``finding``-th finding, the same in every object that shows it."""
+    return _uid("tracking", key, finding)
+
+
+def segment_uid(key: str, segmentation: int, segment: int) -> str:
+    """The Tracking UID of a segment by its numbers in the reading (from 0), of a kind of its own: no finding has it."""
+    return _uid("tracking segment", key, segmentation, segment)
+
+
+def device_uid(site: str, model: ModelIdentity) -> str:
+    """The Device UID of a model at a site; other weights are another device (IHE AI Results 6.5.3.1)."""
+    return _uid("device", site, model.name, model.version, model.digest)
+
+
+def _uid(*parts: object) -> str:
+    return f"2.25.{uuid.uuid5(_NAMESPACE, json.dumps(parts)).int}"
+
+
+def digest_of(*parts: object) -> str:
+    """SHA-256 (hex) of the parts as JSON."""
+    return hashlib.sha256(json.dumps(parts, separators=(",", ":")).encode("ascii")).hexdigest()

@@ -1,0 +1,128 @@
+"""What a reading says in all objects alike: each class's verdict, the summary, the cautions."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+from ai.contract import ClassResult, Finding, Presence, Reading, Segment
+from dicom_node.results.run import Run
+
+
+def percent(score: float) -> float:
+    """A probability in percent with one decimal: the one rounding, so that all objects say the same."""
+    return round(100.0 * score, 1)
+
+
+def tracking_id(run: Run, finding: int) -> str:
+    """The Tracking ID of a run's ``finding``-th finding, the same in every object that shows it."""
+    return f"AI {finding + 1}: {finding_name(run, run.reading.findings[finding])}"
+
+
+def finding_name(run: Run, finding: Finding | ClassResult | Segment) -> str:
+    """What a class is called in the run's language."""
+    return run.words.name(finding.code, finding.name)
+
+
+def summary(run: Run) -> str:
+    """The verdict on the whole study in words, without a full stop."""
+    reading, say = run.reading, run.words
+    if reading.failure:
+        return say.failed(say.reason(reading.failure))
+    verdicts = [say.findings(len(reading.findings))] if reading.findings else []
+    if unplaced(reading):
+        without = say.findings_without_region
+        verdicts.append(without[:1].lower() + without[1:] if verdicts else without)
+    if not verdicts and reading.classes and not any(each.finding for each in reading.classes):
+        # It looks for no findings, so it has none to miss.
+        verdicts.append(say.outlined(sum(each.presence is Presence.PRESENT for each in reading.classes)))
+    if not verdicts:
+        return say.incomplete_without_findings if is_incomplete(reading) else say.no_findings
+    return "; ".join([*verdicts, *([say.incomplete] if is_incomplete(reading) else [])])
+
+
+def is_incomplete(reading: Reading) -> bool:
+    """Whether a reading leaves open what it should have answered."""
+    left_open = (each for each in reading.classes if each.presence is Presence.UNDETERMINED and not each.not_assessed)
+    return bool(reading.failed) or any(left_open)
+
+
+def unplaced(reading: Reading) -> list[ClassResult]:
+    """The classes that are present without a finding that says where; anatomy is no finding."""
+    placed = {finding.key for finding in reading.findings}
+    return [
+        each
+        for each in reading.classes
+        if each.presence is Presence.PRESENT and each.finding and each.key not in placed
+    ]
+
+
+def cautions(run: Run) -> list[str]:
+    """What keeps a reading from being taken for more negative than it is.
+
+    It failed, failed in part, or there are classes that the model does not assess.
+    """
+    reading, say = run.reading, run.words
+    lines = []
+    if reading.failed:
+        counted = Counter(say.reason(each.reason) for each in reading.failed).most_common()
+        lines.append(say.unreadable(len(reading.failed), "; ".join(reason for reason, _ in counted)))
+    if names := [finding_name(run, each) for each in reading.classes if each.not_assessed]:
+        lines.append(say.not_assessed(names))
+    nothing = not reading.findings and not unplaced(reading)
+    open_still = bool(reading.failure) or is_incomplete(reading)
+    return [*lines, say.no_negative_result] if nothing and open_still else lines
+
+
+def not_read(run: Run) -> list[tuple[str, int]]:
+    """Why parts of the study were passed over, and how many each time: the most frequent reason first."""
+    return Counter(run.words.reason(each.reason) for each in run.reading.passed_over).most_common()
+
+
+def not_read_sentence(run: Run) -> str:
+    """What was passed over, with every reason and without a full stop; empty where nothing was."""
+    counted = not_read(run)
+    reasons = "; ".join(f"{reason} ({count})" for reason, count in counted)
+    return run.words.not_read(sum(count for _, count in counted), reasons) if counted else ""
+
+
+def shown_score(result: ClassResult) -> float:
+    """A class's score in percent; cut instead of rounded where rounding would lift an absent class to its threshold."""
+    rounded = percent(result.score)
+    if result.presence is not Presence.PRESENT and rounded >= percent(result.threshold):
+        return math.floor(1000.0 * result.score + 1e-6) / 10.0
+    return rounded
+
+
+def is_faint(result: ClassResult) -> bool:
+    """Whether a class is set back in pictures and tables: there is nothing to look for."""
+    return result.presence is Presence.ABSENT or bool(result.not_assessed)
+
+
+def verdict(run: Run, result: ClassResult) -> tuple[str, str, str]:
+    """Score, threshold and presence of a class in words; what is not assessed has neither of the first two."""
+    if result.not_assessed:
+        return "-", "-", run.words.not_assessed_class
+    return (
+        f"{shown_score(result):.1f} %",
+        f"{percent(result.threshold):.1f} %",
+        run.words.presence[result.presence],
+    )
+
+
+def check(reading: Reading) -> None:
+    """Refuse a reading that says two things at once.
+
+    Raises:
+        ValueError: it failed and has an answer all the same, failed in part and calls a class absent, or has a verdict
+            on a class or a finding of it that it does not assess.
+    """
+    silent = {each.key for each in reading.classes if each.not_assessed}
+    if any(each.not_assessed and each.presence is not Presence.UNDETERMINED for each in reading.classes):
+        raise ValueError("a class that is not assessed can only be undetermined")
+    if silent & {each.key for each in reading.findings} or silent & {each.key for each in reading.heat_maps}:
+        raise ValueError("a class that is not assessed can have neither findings nor heat maps")
+    if reading.failure and (reading.findings or reading.classes):
+        raise ValueError("a reading that failed as a whole cannot have findings or classes")
+    if reading.failed and any(each.presence is Presence.ABSENT for each in reading.classes):
+        raise ValueError("a reading that failed in part cannot call a class absent")
