@@ -15,7 +15,7 @@ from conftest import ROOT, free_port, make_image, send, settings_for
 from PIL import Image
 
 from dicom_node.cli.main import app
-from dicom_node.index.index import _STATE
+from dicom_node.index.studies import _STATE
 from dicom_node.node import Node
 from dicom_node.operations.study_status import STATES
 

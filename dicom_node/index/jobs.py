@@ -1,0 +1,219 @@
+"""Jobs: queued, claimed with one statement, and finished in one transaction with everything that they lead to."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+
+from dicom_node.index.rows import (
+    CALLED_OFF,
+    NOT_TAKEN,
+    Job,
+    JobKind,
+)
+from dicom_node.index.statements import Statements
+
+# A reading in shadow waits until no study waits for its own: it never stands in front of a result.
+# Asked of each state alone: each has an index of its own.
+_ITS_TURN = """(NOT EXISTS (SELECT 1 FROM jobs r WHERE r.kind = 'read' AND r.state = 'queued')
+    AND NOT EXISTS (SELECT 1 FROM jobs r WHERE r.kind = 'read' AND r.state = 'running'))"""
+
+_STUDY_IS_FREE = """NOT EXISTS
+    (SELECT 1 FROM jobs r WHERE r.state = 'running' AND r.kind = 'read' AND r.study = jobs.study)"""
+
+_ALL_IS_SENT = """NOT EXISTS (SELECT 1 FROM jobs s
+    WHERE s.study = jobs.study AND s.kind = 'send' AND s.target = jobs.target AND s.run_key = jobs.run_key
+        AND s.state IN ('queued', 'running'))"""
+
+# A job whose files retention has removed: a result cannot be sent again, and no image is left to be read.
+_WITHOUT_FILES = """(kind = 'send' AND EXISTS
+        (SELECT 1 FROM results r WHERE r.sop_instance_uid = jobs.subject AND r.removed IS NOT NULL)
+    OR kind IN ('read', 'shadow') AND NOT EXISTS
+        (SELECT 1 FROM instances i WHERE i.study = jobs.study AND NOT i.own AND i.removed IS NULL))"""
+
+
+class JobStatements(Statements):
+    """The queue."""
+
+    def requeue_running(self, now: float) -> int:
+        """Queue again what a node that is gone was doing; only for the one node that holds the folder's lock.
+
+        A power cut or a kill tells little about a study, so the attempt does not count: the death does, apart from
+        them. But a study may be what ends the node, and must not keep the others from being read: it comes behind all
+        that wait, and later with each death (at once, 2 s, 6 s ... a minute; scattered, so that two which ran at the
+        same time are not suspected together for ever). `Patience` says how many deaths are too many.
+
+        What was called off while it was being sent ends instead, as in :meth:`_settle`.
+        """
+        with self.transaction():
+            return self._db.conn.execute(
+                """UPDATE jobs SET state = iif(reason LIKE :called_off, 'done', 'queued'), lease_until = NULL,
+                    token = NULL, attempts = attempts - 1, deaths = deaths + 1,
+                    due = :now + iif(kind NOT IN ('read', 'shadow'), 0.0,
+                        min((2 << min(deaths, 9)) - 2, 60) * (0.8 + 0.4 * (random() & 1023) / 1023.0))
+                WHERE state = 'running'""",
+                {"called_off": f"{CALLED_OFF}%", "now": now},
+            ).rowcount
+
+    def fail_unknown(self, kind: JobKind, targets: Sequence[str], reason: str, now: float) -> int:
+        """Fail every queued job of a kind whose target is none of ``targets``.
+
+        Returns:
+            how many there were.
+        """
+        marks = ", ".join("?" * len(targets))
+        with self.transaction():
+            return self._run(
+                f"""UPDATE jobs SET state = 'failed', finished = ?, reason = ?
+                WHERE state = 'queued' AND kind = ? AND target NOT IN ({marks})""",  # noqa: S608 - marks alone
+                now,
+                reason,
+                kind,
+                *targets,
+            ).rowcount
+
+    def claim(self, kind: JobKind, target: str | None, now: float, lease_seconds: float) -> Job | None:
+        """Take the oldest due job of a kind (and target); an expired lease is claimable again.
+
+        One of the kind "shadow" is given only while no job of the kind "read" is queued or running. Of one study no two
+        are read at a time: the report on fewer images would not know of the one on all of them.
+        """
+        values = {
+            "kind": kind,
+            "target": target,
+            "now": now,
+            "lease_until": now + lease_seconds,
+            "token": uuid.uuid4().hex,
+        }
+        with self.transaction():
+            # First of what is queued, which is one step into an index, and of what is running, which is a few jobs.
+            row = self._db.conn.execute(
+                f"""UPDATE jobs SET state = 'running', attempts = attempts + 1, token = :token,
+                    lease_until = :lease_until, started = coalesce(started, :now)
+                WHERE id = (
+                    SELECT id FROM (
+                        SELECT * FROM (SELECT id, due FROM jobs
+                            WHERE {_queued(kind, target)} AND due <= :now ORDER BY due, id LIMIT 1)
+                        UNION ALL
+                        SELECT id, due FROM jobs
+                            WHERE state = 'running' AND {_of(kind, target)} AND lease_until <= :now)
+                    ORDER BY due, id LIMIT 1)
+                RETURNING id, kind, subject, coalesce(study, ''), revision, route, target, run_key, attempts, created,
+                    token, deaths""",  # noqa: S608 - our own words
+                values,
+            ).fetchone()
+        return Job(*row) if row else None
+
+    def is_waiting(self, kind: JobKind, count: int) -> bool:
+        """Whether at least ``count`` jobs of a kind are queued."""
+        counted = "SELECT count(*) FROM (SELECT 1 FROM jobs WHERE state = 'queued' AND kind = ? LIMIT ?)"
+        return bool(self._rows(counted, kind, count)[0][0] == count)
+
+    def studies_waiting(self, least: int) -> int:
+        """How many studies have a reading queued; 0 where it is fewer than ``least``, which is told at once."""
+        if not self.is_waiting("read", least):
+            return 0
+        (row,) = self._rows("SELECT count(DISTINCT study) FROM jobs WHERE state = 'queued' AND kind = 'read'")
+        return int(row[0]) if row[0] >= least else 0
+
+    def next_due(self, kind: JobKind, target: str | None) -> float | None:
+        """When the next queued job of a kind (and target) is due; None where none is, or it is not its turn yet."""
+        sql = f"SELECT min(due) FROM jobs WHERE {_queued(kind, target)}"  # noqa: S608 - our own words
+        with self._lock:
+            (due,) = self._db.conn.execute(sql, {"kind": kind, "target": target}).fetchone()
+        return None if due is None else float(due)
+
+    def finish(self, job: Job, now: float, *, reason: str = "", run_key: str | None = None) -> bool:
+        """Mark a job done, if this worker still holds it; call it inside `transaction` with the job's effects.
+
+        Returns:
+            False where another worker took the job over: the caller then rolls back.
+        """
+        return self._settle(job, "done", reason, due=now, finished=now, run_key=run_key)
+
+    def retry_later(self, job: Job, due: float, reason: str) -> bool:
+        """Queue a job again."""
+        with self.transaction():
+            return self._settle(job, "queued", reason, due=due, finished=None)
+
+    def give_back(self, job: Job, now: float) -> bool:
+        """Queue a job again that was cut off by no fault of its own; the attempt does not count."""
+        with self.transaction():
+            self._run("UPDATE jobs SET attempts = attempts - 1 WHERE id = ? AND token = ?", job.id, job.token)
+            return self._settle(job, "queued", "", due=now, finished=None)
+
+    def fail(self, job: Job, now: float, reason: str, *, run_key: str | None = None) -> bool:
+        """End a job as failed, until somebody revives it; ``run_key`` is that of the report that says so."""
+        with self.transaction():
+            return self._settle(job, "failed", reason, due=now, finished=now, run_key=run_key)
+
+    def _settle(
+        self, job: Job, state: str, reason: str, *, due: float, finished: float | None, run_key: str | None = None
+    ) -> bool:
+        values = {
+            "id": job.id,
+            "token": job.token,
+            "state": state,
+            "due": due,
+            "finished": finished,
+            "reason": reason,
+            "run_key": run_key,
+            "called_off": f"{CALLED_OFF}%",
+        }
+        # What was called off while it was being sent, and did not arrive, is not sent again.
+        changed = self._db.conn.execute(
+            """UPDATE jobs SET state = iif(off, 'done', :state), due = :due, finished = iif(off, :due, :finished),
+                reason = iif(off, jobs.reason, :reason), run_key = coalesce(:run_key, run_key),
+                lease_until = NULL, token = NULL
+            FROM (SELECT id AS job, :state != 'done' AND reason LIKE :called_off AS off FROM jobs WHERE id = :id)
+            WHERE id = job AND token = :token AND state = 'running'""",
+            values,
+        ).rowcount
+        return changed == 1
+
+    def revive(self, study: str | None, now: float) -> int:
+        """Queue every failed job again (of one study, or of all) with its attempts and the node's deaths forgotten.
+
+        What a destination did not take is offered again, too: its settings may have been mended. What needs files that
+        retention has removed stays as it is.
+
+        Returns:
+            how many were revived.
+        """
+        with self.transaction():
+            of_study = "" if study is None else "study = :study AND"
+            revived = self._db.conn.execute(
+                f"""UPDATE jobs SET state = 'queued', attempts = 0, deaths = 0, due = :now, created = :now,
+                    finished = NULL, reason = '', run_key = iif(kind IN ('send', 'commit'), run_key, NULL)
+                WHERE {of_study} (state = 'failed' OR (state = 'done' AND reason LIKE :not_taken))
+                    AND NOT {_WITHOUT_FILES}""",  # noqa: S608 - our own words
+                {"study": study, "now": now, "not_taken": f"{NOT_TAKEN}%"},
+            ).rowcount
+            if revived:  # what arrives now is to be committed to as well
+                self._run(
+                    """UPDATE jobs SET state = 'queued', attempts = 0, due = ?1, created = ?1, finished = NULL,
+                        reason = ''
+                    WHERE kind = 'commit' AND state = 'done' AND (study, target, run_key) IN
+                        (SELECT study, target, run_key FROM jobs WHERE kind = 'send' AND state = 'queued')""",
+                    now,
+                )
+            return int(revived)
+
+
+def _of(kind: JobKind, target: str | None) -> str:
+    """The condition for jobs of a kind (and target) whose turn it is; the values are ``:kind`` and ``:target``.
+
+    What does not matter is left out, and not said in SQL: "is not asked for, or is this" leads past every index.
+    """
+    terms = ["kind = :kind"]
+    if target is not None:
+        terms.append("target = :target")
+    if kind == "shadow":
+        terms.append(_ITS_TURN)
+    return " AND ".join(terms)
+
+
+def _queued(kind: JobKind, target: str | None) -> str:
+    """`_of` for jobs that wait and could be claimed."""
+    alone = {"read": f" AND {_STUDY_IS_FREE}", "commit": f" AND {_ALL_IS_SENT}"}.get(kind, "")
+    return f"state = 'queued' AND {_of(kind, target)}{alone}"

@@ -1,0 +1,247 @@
+"""Readings, their result files, and what is to be sent of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+from dicom_node.index.commitments import CommitmentStatements
+from dicom_node.index.rows import (
+    CALLED_OFF,
+    NOT_TAKEN,
+    Job,
+    NewReading,
+    NewResult,
+    StoredReport,
+    StoredResult,
+)
+
+
+class ReadingStatements(CommitmentStatements):
+    """What the index knows of readings and results."""
+
+    def known_runs(self, study: str) -> dict[str, frozenset[str]]:
+        """The key of every run of a study, with the profiles (digests) that it has results for."""
+        known: dict[str, set[str]] = {}
+        for row in self._rows(
+            """SELECT g.run_key, r.profile FROM readings g LEFT JOIN results r ON r.run_key = g.run_key
+            WHERE g.study = ?""",
+            study,
+        ):
+            known.setdefault(row[0], set()).add(row[1] or "")
+        return {key: frozenset(profiles) for key, profiles in known.items()}
+
+    def add_reading(self, reading: NewReading, results: Sequence[NewResult]) -> None:
+        """Record a reading with its result files; inside `transaction`, together with `finish`.
+
+        A reading that is known already gets the files of another profile. One that was made in shadow, and is now made
+        for a route, counts from now on.
+        """
+        self._run(
+            """INSERT INTO readings (run_key, study, model, version, digest, created, reading, shadow)
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+            ON CONFLICT (run_key) DO UPDATE SET created = excluded.created, reading = excluded.reading, shadow = 0
+            WHERE readings.shadow AND NOT excluded.shadow""",
+            reading.run_key,
+            reading.study,
+            reading.model,
+            reading.version,
+            reading.digest,
+            reading.created,
+            reading.reading,
+            int(reading.shadow),
+        )
+        for r in results:
+            self._run(
+                """INSERT INTO results (sop_instance_uid, sop_class_uid, series, run_key, position, role, file, bytes,
+                    profile) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)""",
+                r.sop_instance_uid,
+                r.sop_class_uid,
+                r.series,
+                reading.run_key,
+                r.position,
+                r.role,
+                r.file,
+                r.bytes,
+                r.profile,
+            )
+
+    def queue_sends(
+        self,
+        job: Job,
+        run_key: str,
+        destinations: Sequence[tuple[str, str]],
+        now: float,
+        *,
+        committing: Collection[str] = (),
+    ) -> int:
+        """Queue each result of a run to each destination that it was made for, once ever.
+
+        Call it inside `transaction`, together with `finish` or `fail`. ``destinations`` are (name, digest of profile);
+        those among ``committing`` are asked to commit to what they got.
+        """
+        queued = 0
+        for destination, profile in destinations:
+            before = queued
+            for row in self._rows(
+                "SELECT sop_instance_uid FROM results WHERE run_key = ? AND profile IN (?, '') ORDER BY position",
+                run_key,
+                profile,
+            ):
+                queued += self._run(
+                    """INSERT INTO jobs (kind, subject, study, revision, route, target, run_key, state, due, created)
+                    VALUES ('send', ?, ?, ?, ?, ?, ?, 'queued', ?, ?)
+                    ON CONFLICT (study, kind, subject, target) DO UPDATE SET state = 'queued', attempts = 0,
+                        reason = '', revision = excluded.revision, due = excluded.due, created = excluded.created,
+                        finished = NULL
+                    WHERE jobs.state = 'done' AND jobs.reason LIKE ?""",
+                    row[0],
+                    job.study,
+                    job.revision,
+                    job.route,
+                    destination,
+                    run_key,
+                    now,
+                    now,
+                    f"{CALLED_OFF}%",
+                ).rowcount
+            if queued > before and destination in committing:
+                self.queue_commit(job, run_key, destination, now)
+        return queued
+
+    def classes_sent(self, run_key: str, destination: str) -> frozenset[str]:
+        """The SOP classes of all that a destination is to get of a run."""
+        rows = self._rows(
+            """SELECT DISTINCT r.sop_class_uid
+            FROM readings g CROSS JOIN results r ON r.run_key = g.run_key
+                CROSS JOIN jobs j ON j.study = g.study AND j.kind = 'send' AND j.subject = r.sop_instance_uid
+            WHERE g.run_key = ? AND j.target = ?""",
+            run_key,
+            destination,
+        )
+        return frozenset(row[0] for row in rows)
+
+    def latest_report(self, study: str, model: str, destinations: Sequence[str]) -> StoredReport | None:
+        """The newest report of a model on a study that any of the destinations has, or is being sent now."""
+        marks = ", ".join("?" * len(destinations))
+        # CROSS JOIN: from the study's readings to what was sent of them, not from all that was ever sent.
+        rows = self._rows(
+            f"""SELECT r.sop_class_uid, r.sop_instance_uid, r.series, g.created
+            FROM readings g CROSS JOIN results r ON r.run_key = g.run_key AND r.role = 'sr'
+                CROSS JOIN jobs j ON j.study = g.study AND j.kind = 'send' AND j.subject = r.sop_instance_uid
+            WHERE g.study = ? AND g.model = ? AND j.target IN ({marks})
+                AND (j.state = 'running' OR (j.state = 'done' AND j.reason NOT LIKE ? AND j.reason NOT LIKE ?))
+            ORDER BY g.created DESC, r.sop_instance_uid LIMIT 1""",  # noqa: S608 - marks alone
+            study,
+            model,
+            *destinations,
+            f"{NOT_TAKEN}%",
+            f"{CALLED_OFF}%",
+        )
+        return StoredReport(*rows[0]) if rows else None
+
+    def supersede(self, job: Job, run_key: str, destinations: Sequence[tuple[str, str]], now: float) -> int:
+        """Call off what older readings of the study by the same model still have to send; inside `transaction`.
+
+        A report on fewer images, or on a reading that failed, must not arrive after the one on all of them; nor one of
+        this reading that was made by settings which a destination (name, digest of profile) no longer has. What is
+        being sent now may arrive; if it does not, it is not tried again.
+        """
+        self._run(
+            """UPDATE jobs SET state = 'done', finished = ?, reason = ?
+            WHERE kind = 'commit' AND study = ? AND state IN ('queued', 'failed') AND revision <= ? AND run_key != ?
+                AND run_key IN (SELECT run_key FROM readings WHERE study = ? AND model = ?)""",
+            now,
+            f"{CALLED_OFF} revision {job.revision}",
+            job.study,
+            job.revision,
+            run_key,
+            job.study,
+            job.target,
+        )
+        whole = self._call_off(job, now, "run_key != ?", run_key)
+        return whole + sum(
+            self._call_off(
+                job,
+                now,
+                """run_key = ? AND target = ? AND subject IN
+                    (SELECT sop_instance_uid FROM results WHERE run_key = ? AND profile NOT IN (?, ''))""",
+                run_key,
+                name,
+                run_key,
+                profile,
+            )
+            for name, profile in destinations
+        )
+
+    def _call_off(self, job: Job, now: float, condition: str, *values: str) -> int:
+        return self._run(
+            f"""UPDATE jobs SET state = iif(state = 'running', 'running', 'done'), finished = ?, reason = ?
+            WHERE kind = 'send' AND study = ? AND (state != 'done' OR reason LIKE ?) AND revision <= ?
+                AND run_key IN (SELECT run_key FROM readings WHERE study = ? AND model = ?) AND {condition}""",  # noqa: S608 - our own words
+            now,
+            f"{CALLED_OFF} revision {job.revision}",
+            job.study,
+            f"{NOT_TAKEN}%",
+            job.revision,
+            job.study,
+            job.target,
+            *values,
+        ).rowcount
+
+    def result(self, sop_instance_uid: str) -> StoredResult | None:
+        """A result by its SOP Instance UID."""
+        rows = self._rows(
+            "SELECT sop_instance_uid, sop_class_uid, role, file, removed FROM results WHERE sop_instance_uid = ?",
+            sop_instance_uid,
+        )
+        return StoredResult(*rows[0]) if rows else None
+
+    def readings_of(self, study: str) -> list[dict[str, Any]]:
+        """Every reading of a study, oldest first, with the reading as an object and its results."""
+        rows = self._rows("SELECT * FROM readings WHERE study = ? ORDER BY created, run_key", study)
+        return [
+            {
+                **dict(row),
+                "reading": json.loads(row["reading"]),
+                "results": [
+                    dict(r)
+                    for r in self._rows("SELECT * FROM results WHERE run_key = ? ORDER BY position", row["run_key"])
+                ],
+            }
+            for row in rows
+        ]
+
+    def readings_by(self, model: str, since: float = 0.0) -> Iterator[dict[str, Any]]:
+        """Every reading of a model from a moment on, by study and oldest first, with the reading as an object.
+
+        One after the other, since a year of them is more than fits into memory; the index is not held up meanwhile.
+        """
+        with self._lock:
+            # By the index that is in the order asked for: sorted instead, they would all be held at once.
+            for row in self._run(
+                """SELECT * FROM readings INDEXED BY readings_by_study
+                WHERE model = ? AND created >= ? ORDER BY study, created, run_key""",
+                model,
+                since,
+            ):
+                yield {**dict(row), "reading": json.loads(row["reading"])}
+
+    def reading_models(self) -> list[str]:
+        """Every model that a reading is by."""
+        return [row[0] for row in self._rows("SELECT DISTINCT model FROM readings ORDER BY model")]
+
+    def reading_jobs(self, model: str, since: float = 0.0) -> list[dict[str, Any]]:
+        """How many readings by a model, in shadow or not, were asked for from a moment on, by how each ended.
+
+        ``eligible`` is False where a job is done and there was nothing for the model to read.
+        """
+        rows = self._rows(
+            """SELECT state, reason, state != 'done' OR run_key IS NOT NULL AS eligible, count(*) AS jobs
+            FROM jobs WHERE kind IN ('read', 'shadow') AND target = ? AND created >= ?
+            GROUP BY state, reason, eligible ORDER BY jobs DESC, reason""",
+            model,
+            since,
+        )
+        return [{**dict(row), "eligible": bool(row["eligible"])} for row in rows]

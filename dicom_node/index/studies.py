@@ -1,0 +1,184 @@
+"""Studies: open until they are completed; what each is after that follows from its jobs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from dicom_node.index.rows import (
+    CALLED_OFF,
+    NOT_TAKEN,
+    OpenStudy,
+    StoredSeries,
+)
+from dicom_node.index.statements import Statements
+
+_NEWEST = "SELECT * FROM studies ORDER BY last_received DESC LIMIT :limit"
+
+_ONE = "SELECT * FROM studies WHERE study = :study"
+
+_OLD = """SELECT * FROM studies WHERE completed IS NOT NULL AND kept = 1
+    AND last_received < :before AND (last_received, study) > (:after, :study)
+    ORDER BY last_received, study LIMIT :limit"""
+
+# What belongs to a revision: its read jobs, and of the results that they ended with the sending and commitment.
+# CROSS JOIN begins with what is listed: left to choose, SQLite begins with every job that there ever was.
+_STATE = """
+    WITH listed AS MATERIALIZED ({listed}),
+    reads AS MATERIALIZED (
+        SELECT l.study, j.kind, j.state, j.run_key, j.reason, j.finished
+        FROM listed l CROSS JOIN jobs j ON j.study = l.study AND j.revision = l.revision AND j.kind = 'read'
+    ),
+    work AS (
+        SELECT * FROM reads
+        UNION ALL
+        SELECT r.study, s.kind, s.state, s.run_key, s.reason, s.finished
+        FROM reads r CROSS JOIN jobs s
+            ON s.study = r.study AND s.run_key = r.run_key AND s.kind IN ('send', 'commit')
+    ),
+    told AS (
+        SELECT study,
+            sum(kind = 'read' AND state IN ('queued', 'running')) AS reading,
+            sum(kind = 'read' AND state = 'failed') AS unread,
+            sum(kind != 'read' AND state IN ('queued', 'running')) AS sending,
+            sum(kind = 'send') AS sends,
+            sum(kind = 'read' AND run_key IS NOT NULL) AS runs,
+            sum(state = 'failed') AS failed,
+            max(CASE WHEN kind = 'read' THEN finished END) AS read,
+            max(CASE WHEN kind != 'read' THEN finished END) AS delivered,
+            max(CASE WHEN state = 'failed' THEN reason END) AS failure,
+            max(CASE WHEN state != 'done' OR kind = 'read' THEN reason END) AS reason,
+            json_group_array(DISTINCT reason) FILTER (WHERE state = 'done' AND reason LIKE :not_taken) AS not_taken
+        FROM work GROUP BY study
+    )
+    SELECT l.*, told.read, told.delivered, coalesce(nullif(told.failure, ''), told.reason) AS reason,
+        coalesce(told.not_taken, '[]') AS not_taken,
+        (SELECT count(*) FROM instances i WHERE i.study = l.study) AS instances,
+        CASE
+            WHEN l.completed IS NULL THEN 'receiving'
+            WHEN told.study IS NULL THEN 'no route'
+            WHEN told.reading THEN 'reading'
+            WHEN told.unread THEN 'failed'
+            WHEN told.sending THEN 'delivering'
+            WHEN told.failed THEN 'failed'
+            WHEN NOT told.sends AND NOT told.runs THEN 'no eligible series'
+            ELSE 'delivered'
+        END AS state
+    FROM listed l LEFT JOIN told ON told.study = l.study ORDER BY l.last_received DESC
+"""
+
+
+class StudyStatements(Statements):
+    """What the index knows of studies."""
+
+    def open_studies(self) -> list[OpenStudy]:
+        """Every study that still receives."""
+        rows = self._rows("SELECT study, revision, last_received FROM studies WHERE completed IS NULL")
+        return [OpenStudy(*row) for row in rows]
+
+    def series_of(self, study: str) -> list[StoredSeries]:
+        """The series of a study, without our own results, each as often as its instances differ in what they say."""
+        rows = self._rows(
+            """SELECT s.series, modality, body_part, study_description, series_description,
+                (SELECT json_group_array(DISTINCT calling_ae) FROM instances i
+                 WHERE i.study = s.study AND i.series = s.series AND NOT i.own) AS callers
+            FROM series s WHERE study = ? ORDER BY s.series""",
+            study,
+        )
+        return [StoredSeries(**{**dict(row), "callers": tuple(json.loads(row["callers"]))}) for row in rows]
+
+    def count_with(self, study: str, peer: str) -> int:
+        """How many instances of a study exist that a peer could have: those that we received, and what we sent it."""
+        rows = self._rows(
+            """SELECT count(*) FROM (SELECT sop_instance_uid FROM instances WHERE study = ?1
+                UNION SELECT subject FROM jobs WHERE study = ?1 AND kind = 'send' AND target = ?2 AND state = 'done'
+                    AND reason NOT LIKE ?3 AND reason NOT LIKE ?4)""",
+            study,
+            peer,
+            f"{NOT_TAKEN}%",
+            f"{CALLED_OFF}%",
+        )
+        return int(rows[0][0])
+
+    def complete(
+        self,
+        study: str,
+        revision: int,
+        last_received: float,
+        routes: Sequence[tuple[str, str]],
+        now: float,
+        *,
+        shadows: Sequence[tuple[str, str]] = (),
+        evidence: str = "",
+    ) -> bool:
+        """Complete a study and queue one read job for each (route, model), unless an instance came in between.
+
+        ``shadows`` are the (route, model) that read it in shadow; the study's state does not depend on them.
+        ``evidence`` is what says that it is complete, for a person.
+
+        Returns:
+            whether it was completed; False leaves everything as it was.
+        """
+        with self.transaction():
+            names = json.dumps(list(dict.fromkeys(route for route, _ in routes)))
+            changed = self._run(
+                """UPDATE studies SET completed = ?, routes = ?, evidence = ?
+                WHERE study = ? AND revision = ? AND last_received = ? AND completed IS NULL""",
+                now,
+                names,
+                evidence,
+                study,
+                revision,
+                last_received,
+            ).rowcount
+            if not changed:
+                return False
+            for kind, route, model in (*(("read", *each) for each in routes), *(("shadow", *each) for each in shadows)):
+                self._run(
+                    """INSERT INTO jobs (kind, subject, study, revision, route, target, state, due, created)
+                    VALUES (?, ?, ?, ?, ?, ?, 'queued', ?, ?) ON CONFLICT DO NOTHING""",
+                    kind,
+                    f"{study}/{revision}",
+                    study,
+                    revision,
+                    route,
+                    model,
+                    now,
+                    now,
+                )
+            return True
+
+    def revision(self, study: str) -> int:
+        """The current revision of a study."""
+        return int(self._rows("SELECT revision FROM studies WHERE study = ?", study)[0]["revision"])
+
+    def studies_with_state(self, study: str | None = None, *, limit: int = 1000) -> list[dict[str, Any]]:
+        """Each study (newest first, or the one asked for) with its state and the time of each step."""
+        with self._lock:
+            values = {"study": study, "limit": limit, "not_taken": f"{NOT_TAKEN}%"}
+            rows = self._db.conn.execute(_STATE.format(listed=_NEWEST if study is None else _ONE), values).fetchall()
+        return [{**dict(row), **{name: json.loads(row[name]) for name in ("routes", "not_taken")}} for row in rows]
+
+    def old_studies(self, before: float, after: tuple[float, str], limit: int) -> list[dict[str, Any]]:
+        """Studies that have files and got their last image before a moment, oldest first, each with its state.
+
+        ``after`` is (last_received, study) of the one to go on behind.
+        """
+        with self._lock:
+            values = {"before": before, "after": after[0], "study": after[1], "limit": limit}
+            rows = self._db.conn.execute(
+                _STATE.format(listed=_OLD), {**values, "not_taken": f"{NOT_TAKEN}%"}
+            ).fetchall()
+        return sorted(map(dict, rows), key=lambda row: (row["last_received"], row["study"]))
+
+    def jobs_of(self, study: str) -> list[dict[str, Any]]:
+        """Every job of a study, oldest first, with the role of the result that a send job carries."""
+        rows = self._rows(
+            """SELECT j.id, j.kind, j.revision, j.route, j.target, j.subject, j.run_key, j.state, j.attempts, j.due,
+                j.created, j.started, j.finished, j.reason, r.role
+            FROM jobs j LEFT JOIN results r ON j.kind = 'send' AND r.sop_instance_uid = j.subject
+            WHERE j.study = ? ORDER BY j.id""",
+            study,
+        )
+        return [dict(row) for row in rows]
