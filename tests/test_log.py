@@ -6,9 +6,8 @@ import io
 import json
 import re
 
-from conftest import ROOT
-
 from dicom_node import log
+from tests.support.programs import ROOT
 
 
 def lines(stream: io.StringIO) -> list[dict[str, object]]:

@@ -11,12 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import index
-import ingest
-import memory
-import reading
-import ready
-from servers import SERVERS, MissingError
+from scripts.benchmarks import index, ingest, memory, reading, ready
+from scripts.benchmarks.servers import SERVERS, MissingError
 
 Say = Callable[[str], None]
 

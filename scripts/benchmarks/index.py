@@ -19,11 +19,10 @@ from itertools import count as numbers
 from pathlib import Path
 from typing import Any
 
-from filling import IMAGES, Hospital, fill
-from operations import OPERATIONS, Operation, Ward
-
 from dicom_node import log
 from dicom_node.index.index import Index
+from scripts.benchmarks.filling import IMAGES, Hospital, fill
+from scripts.benchmarks.operations import OPERATIONS, Operation, Ward
 
 BAR = 1.1
 _FOR_MEANS = 400  # repetitions of a turn that a mean is worth something of

@@ -23,7 +23,8 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     generate_uid,
 )
-from servers import AE_TITLE, ENVIRONMENT, PDU, Running, Server, program
+
+from scripts.benchmarks.servers import AE_TITLE, ENVIRONMENT, PDU, Running, Server, program
 
 _WARM = 2  # images of another study that are sent first
 _LIMIT_SECONDS = 1800.0

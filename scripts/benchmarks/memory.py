@@ -18,17 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ingest
 import numpy as np
-from filling import DESTINATION, MODEL, ROUTE, Hospital, queue
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MultiFrameGrayscaleByteSecondaryCaptureImageStorage, generate_uid
 from pynetdicom import AE
 from pynetdicom.sop_class import Verification
-from sender import Sender
-from servers import AE_TITLE, SERVERS, Server, free_port
 
 from dicom_node.index.index import INDEX_FILE, Index
+from scripts.benchmarks import ingest
+from scripts.benchmarks.filling import DESTINATION, MODEL, ROUTE, Hospital, queue
+from scripts.benchmarks.sender import Sender
+from scripts.benchmarks.servers import AE_TITLE, SERVERS, Server, free_port
 
 BAR = 200e6  # bytes that an object may take while it is received, whatever its size
 _FRAME = 1024  # rows and columns of a frame of 8 bit

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filling import DESTINATION, IMAGES, MODEL, ROUTE, Hospital, Study
-
 from dicom_node.config.settings import Match, NodeSettings, Peer, Route, Settings
 from dicom_node.index.index import Index
 from dicom_node.index.rows import Job, JobKind, NewInstance, NewReading, NewResult
 from dicom_node.studies.completion import Completer
+from scripts.benchmarks.filling import DESTINATION, IMAGES, MODEL, ROUTE, Hospital, Study
 
 _QUEUED = 50  # jobs that wait while one is claimed
 _LISTED = 1000  # studies: what `dicom-node studies` shows

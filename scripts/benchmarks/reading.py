@@ -18,10 +18,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ingest import LOADS, Load, LostError, make, send
 from pynetdicom import AE
 from pynetdicom.sop_class import Verification
-from servers import AE_TITLE, SERVERS, free_port, listening
+
+from scripts.benchmarks.ingest import LOADS, Load, LostError, make, send
+from scripts.benchmarks.servers import AE_TITLE, SERVERS, free_port, listening
 
 QUIET_SECONDS = 0.5
 _LIMIT_SECONDS = 300.0

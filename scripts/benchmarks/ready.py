@@ -16,15 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filling import IMAGES, Hospital, fill, queue
-from ingest import LostError
-from reading import first_echo
-from sender import Sender
-from servers import free_port
-from victim import Node
-
 from dicom_node.index.index import INDEX_FILE, Index
 from dicom_node.storage.spool import Spool
+from scripts.benchmarks.filling import IMAGES, Hospital, fill, queue
+from scripts.benchmarks.ingest import LostError
+from scripts.benchmarks.reading import first_echo
+from scripts.benchmarks.sender import Sender
+from scripts.benchmarks.servers import free_port
+from scripts.benchmarks.torturing.victim import Node
 
 _WORK_SECONDS = 1.5  # before it is killed, at least
 _LIMIT_SECONDS = 120.0

@@ -5,14 +5,15 @@ from __future__ import annotations
 import socket
 import struct
 
-from ingest import LostError
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from pynetdicom import build_context
 from pynetdicom.dsutils import encode
 from pynetdicom.pdu import A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import A_ASSOCIATE, ImplementationClassUIDNotification, MaximumLengthNotification
-from servers import AE_TITLE, PDU
+
+from scripts.benchmarks.ingest import LostError
+from scripts.benchmarks.servers import AE_TITLE, PDU
 
 _CONTEXT = 1
 _SECONDS = 60.0  # for an answer

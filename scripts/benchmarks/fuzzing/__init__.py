@@ -1,0 +1,1 @@
+"""Hostile bytes by the hundred thousand, and what the node answers."""

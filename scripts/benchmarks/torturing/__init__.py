@@ -1,0 +1,1 @@
+"""Kills and disk faults while studies come in, and what was lost or sent twice."""

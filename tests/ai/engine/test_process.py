@@ -1,0 +1,269 @@
+"""The warm process: loaded once, kept warm; what it does to itself is told and mended. Processes really die here."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import queue
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ai.contract import BusyError, ReadingError
+from ai.engine import process as engine
+from ai.engine.process import MachineError, WarmProcess, WarmProcessError
+from tests.support.programs import ROOT
+from tests.support.waiting import wait_until
+
+
+def load(path: Path) -> dict[str, int]:
+    with path.open("a") as file:
+        file.write("loaded\n")
+    return {"pid": os.getpid()}
+
+
+def load_badly() -> None:
+    raise ValueError("models/model.pt: is missing")
+
+
+def loaded_pid() -> int:
+    return int(engine.state()["pid"])
+
+
+def double(value: int) -> int:
+    return value * 2
+
+
+def refuse() -> None:
+    raise ReadingError("multi-frame: one single image was expected")
+
+
+def be_busy() -> None:
+    raise BusyError("model m needs about 900 MiB of memory: cpu has 100 MiB free")
+
+
+def find_no_room() -> None:
+    raise MachineError("the disk gave an error: No space left on device")
+
+
+def break_down() -> None:
+    raise KeyError("HONG^GILDONG")
+
+
+def lose_the_gpu() -> None:
+    import torch  # noqa: PLC0415
+
+    raise torch.AcceleratorError("CUDA error: unspecified launch failure")
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def leave() -> None:
+    os._exit(7)
+
+
+def hang() -> None:
+    time.sleep(600)
+
+
+Start = Callable[..., WarmProcess]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    with ExitStack() as stack:
+
+        def start(other_load: Callable[[], object] | None = None, timeout: float = 30.0) -> WarmProcess:
+            process = WarmProcess(other_load or partial(load, tmp_path / "loads"), timeout=timeout)
+            stack.callback(process.shutdown)
+            return process
+
+        yield start
+
+
+def test_it_is_loaded_once_and_warm_before_the_first_task(start: Start, tmp_path: Path) -> None:
+    process = start()
+    wait_until(lambda: process.warm, "the process to be warm")
+    assert [process.submit(double, n).result() for n in range(5)] == [0, 2, 4, 6, 8]
+    assert process.submit(loaded_pid).result() == process.pid
+    assert (tmp_path / "loads").read_text() == "loaded\n"
+
+
+def test_one_that_is_not_eager_loads_for_its_first_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = threading.Event()
+
+    class Tasks(queue.Queue[Any]):
+        def get(self, block: bool = True, timeout: float | None = None) -> Any:
+            waits.set()
+            return super().get(block, timeout)
+
+    monkeypatch.setattr(queue, "Queue", Tasks)
+    process = WarmProcess(partial(load, tmp_path / "loads"), timeout=30.0, eager=False)
+    try:
+        assert waits.wait(30.0), "it waits for a task"
+        assert process.pid is None
+        assert process.submit(double, 2).result() == 4
+        assert process.warm
+        assert (tmp_path / "loads").read_text() == "loaded\n"
+    finally:
+        process.shutdown()
+
+
+def test_one_that_rests_gives_its_memory_back_and_is_started_anew_for_the_next_task(tmp_path: Path) -> None:
+    process = WarmProcess(partial(load, tmp_path / "loads"), timeout=30.0)
+    try:
+        before = process.submit(loaded_pid).result()
+        process.rest()
+        wait_until(lambda: process.pid is None, "the process to end")
+        time.sleep(1.5)  # longer than it takes to miss a process that died by itself
+        assert process.pid is None
+        assert process.submit(loaded_pid).result() != before
+        process.rest()
+    finally:
+        process.shutdown()
+
+
+def test_a_refusal_keeps_its_words_and_the_process(start: Start) -> None:
+    process = start()
+    pid = process.submit(loaded_pid).result()
+    with pytest.raises(ReadingError, match="multi-frame: one single image was expected"):
+        process.submit(refuse).result()
+    assert process.submit(loaded_pid).result() == pid
+
+
+def test_a_model_without_memory_may_have_it_later(start: Start) -> None:
+    process = start()
+    pid = process.submit(loaded_pid).result()
+    with pytest.raises(WarmProcessError, match="needs about 900 MiB"):
+        process.submit(be_busy).result()
+    assert process.submit(loaded_pid).result() == pid
+
+
+def test_an_unexpected_error_is_told_without_its_message(start: Start) -> None:
+    with pytest.raises(WarmProcessError, match=r"KeyError in break_down, line \d+") as caught:
+        start().submit(break_down).result()
+    assert "HONG" not in str(caught.value)
+
+
+def test_what_the_machine_keeps_from_being_done_is_told_apart(start: Start) -> None:
+    process = start()
+    pid = process.submit(loaded_pid).result()
+    with pytest.raises(MachineError, match="No space left on device"):
+        process.submit(find_no_room).result()
+    assert process.submit(loaded_pid).result() == pid
+
+
+def test_a_process_that_finds_no_file_to_be_had_starts_later(tmp_path: Path) -> None:
+    process = WarmProcess(partial(load, tmp_path / "loads"), timeout=30.0, eager=False)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    there = {int(each.name) for each in Path("/proc/self/fd").iterdir()}
+    try:
+        for more in range(4):  # each step of the start is the one that finds none
+            first = next(number for number in itertools.count() if number not in there)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (first + more, hard))
+            try:
+                told = process.submit(double, 2)
+                error = told.exception(60)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            assert isinstance(error, MachineError)
+            assert "could not be started" in str(error)
+        assert process.submit(double, 2).result(60) == 4
+    finally:
+        process.shutdown()
+
+
+def test_a_process_whose_gpu_failed_is_started_anew(start: Start) -> None:
+    process = start()
+    pid = process.submit(loaded_pid).result()
+    with pytest.raises(WarmProcessError, match="the GPU failed while reading"):
+        process.submit(lose_the_gpu).result()
+    assert process.submit(loaded_pid).result() != pid
+
+
+@pytest.mark.parametrize(("crash", "told"), [(die, "SIGKILL"), (leave, "exit status 7")])
+def test_a_crash_fails_that_task_and_the_next_one_runs(start: Start, crash: Callable[[], None], told: str) -> None:
+    process = start()
+    with pytest.raises(WarmProcessError, match=f"died while reading .*{told}"):
+        process.submit(crash).result()
+    assert process.submit(double, 21).result() == 42
+
+
+def test_a_task_that_takes_too_long_is_stopped(start: Start) -> None:
+    process = start(timeout=0.5)
+    pid = process.submit(loaded_pid).result()
+    with pytest.raises(WarmProcessError, match=r"longer than 0\.5 s"):
+        process.submit(hang).result()
+    assert process.submit(loaded_pid).result() != pid
+
+
+def test_a_process_that_is_killed_while_idle_is_warm_again_by_itself(start: Start) -> None:
+    process = start()
+    wait_until(lambda: process.warm, "the process to be warm")
+    pid = process.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: process.warm and process.pid != pid, "a new process to be warm")
+    assert process.submit(double, 1).result() == 2
+
+
+def test_what_cannot_be_loaded_is_told_to_each_task(start: Start) -> None:
+    process = start(load_badly)
+    for _ in range(2):
+        with pytest.raises(WarmProcessError, match=r"could not be loaded: models/model\.pt: is missing"):
+            process.submit(double, 1).result()
+
+
+def test_shutting_down_ends_what_runs_and_what_waits(start: Start) -> None:
+    process = start()
+    running, waiting = process.submit(hang), process.submit(double, 1)
+    wait_until(running.running, "the task to run")
+    process.shutdown()
+    for future in (running, waiting):
+        with pytest.raises(WarmProcessError):
+            future.result(timeout=10)
+    assert process.pid is None
+
+
+def test_no_process_is_left_behind_when_the_node_is_killed(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from tests.ai.engine import test_process\n"
+        "from functools import partial; from pathlib import Path; from ai.engine.process import WarmProcess\n"
+        "if __name__ == '__main__':\n"
+        "    p = WarmProcess(partial(test_process.load, Path(sys.argv[1])), timeout=99)\n"
+        "    p.submit(test_process.loaded_pid).result(); print(p.pid, flush=True)\n"
+        "    p.submit(test_process.hang).result()\n"
+    )
+    script = tmp_path / "node.py"
+    script.write_text(code)
+    with subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path / "loads")],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    ) as node:
+        assert node.stdout is not None
+        pid = int(node.stdout.readline())
+        node.kill()
+        node.wait()
+        wait_until(lambda: not _alive(pid), "the reading process to end with its node", 20)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"

@@ -1,0 +1,534 @@
+"""The report says in codes what was found, where, how surely and by whom, and in words what a person must know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.uid import ComprehensiveSRStorage
+
+from ai.contract import ClassResult, Code, InstanceRef, PassedOver, Presence, Region
+from dicom_node.results import Run, encode
+from dicom_node.results.encode import to_bytes
+from dicom_node.results.objects import sr
+from dicom_node.results.run import Predecessor
+from dicom_node.results.uids import derived_uid, device_uid, series_uid, tracking_uid
+from tests.results.test_common import (
+    BOXES,
+    MODEL,
+    NOT_READ,
+    SOURCES,
+    Held,
+    header_of,
+    run_of,
+    with_raw,
+    written,
+)
+from tests.support.programs import run_tool, sr_validator_errors
+from tests.support.samples import make_image
+
+PRESENT, ABSENT, UNDETERMINED = "52101004", "272519000", "373068000"
+
+
+def named(item: Dataset) -> str:
+    return str(item.ConceptNameCodeSequence[0].CodeValue) if "ConceptNameCodeSequence" in item else ""
+
+
+def children(item: Dataset, name: str) -> list[Dataset]:
+    return [child for child in item.get("ContentSequence", []) if named(child) == name]
+
+
+def child(item: Dataset, name: str) -> Dataset:
+    (found,) = children(item, name)
+    return found
+
+
+def groups(document: Dataset) -> list[Dataset]:
+    found = children(document, "126010")
+    return children(found[0], "125007") if found else []
+
+
+def sentences(document: Dataset) -> list[str]:
+    return [item.TextValue for item in children(document, "121106")]
+
+
+def evaluations(document: Dataset) -> dict[str, str]:
+    return {named(i): i.ConceptCodeSequence[0].CodeValue for i in child(document, "C0034375").ContentSequence}
+
+
+def items(dataset: Dataset) -> Iterator[Dataset]:
+    yield dataset
+    for element in dataset:
+        if element.VR == "SQ":
+            for item in element.value:
+                yield from items(item)
+
+
+def build(boxes: str = "one", **attributes: object) -> tuple[Dataset, Run]:
+    image = make_image(**attributes)
+    run = run_of(image, boxes=BOXES[boxes], rows=64, columns=64)
+    return written(sr.build(run, [image])), run
+
+
+def test_it_is_a_preliminary_unverified_measurement_report() -> None:
+    document, run = build()
+    assert document.SOPClassUID == "1.2.840.10008.5.1.4.1.1.88.33"
+    assert document.Modality == "SR"
+    assert (document.CompletionFlag, document.VerificationFlag, document.PreliminaryFlag) == (
+        "COMPLETE",
+        "UNVERIFIED",
+        "PRELIMINARY",
+    )
+    assert named(document) == "126000"
+    assert document.ContentTemplateSequence[0].TemplateIdentifier == "1500"
+    assert child(document, "121049").ConceptCodeSequence[0].CodeValue == "en-US"
+    assert child(document, "121005").ConceptCodeSequence[0].CodeValue == "121007"  # the observer is a device
+    assert device_uid("here", MODEL) == child(document, "121012").UID
+    assert child(document, "121016").TextValue == MODEL.digest
+    assert child(document, "121058").ConceptCodeSequence[0].CodeValue == "399208008"
+    assert document.SOPInstanceUID == derived_uid(run.objects_key, "sr", 0)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("boxes", BOXES)
+def test_each_finding_is_a_group_with_its_box(name: str, boxes: str) -> None:
+    header = header_of(SOURCES[name])
+    shape = header_of(SOURCES[name])
+    run = run_of(header, boxes=BOXES[boxes], rows=shape.Rows, columns=shape.Columns)
+    document = written(sr.build(run, [header]))
+    assert len(groups(document)) == len(run.reading.findings)
+    for number, (group, finding) in enumerate(zip(groups(document), run.reading.findings, strict=True)):
+        box = finding.region
+        outline = [
+            box.left,
+            box.top,
+            box.right,
+            box.top,
+            box.right,
+            box.bottom,
+            box.left,
+            box.bottom,
+            box.left,
+            box.top,
+        ]
+        region = child(group, "111030")
+        (inferred,) = child(group, "111012").ContentSequence
+        assert inferred.RelationshipType == "INFERRED FROM"
+        assert "ConceptNameCodeSequence" not in inferred  # PS3.16 TID 320 gives it none
+        for scoord in (region, inferred):
+            assert (scoord.ValueType, scoord.GraphicType) == ("SCOORD", "POLYLINE")
+            assert scoord.GraphicData == [np.float32(value) for value in outline]
+            (selected,) = scoord.ContentSequence
+            assert selected.RelationshipType == "SELECTED FROM"
+            assert selected.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == shape.SOPInstanceUID
+            assert selected.ReferencedSOPSequence[0].ReferencedSOPClassUID == shape.SOPClassUID
+        measured = child(group, "111012").MeasuredValueSequence[0]
+        assert measured.NumericValue == round(100 * finding.score, 1)
+        assert measured.MeasurementUnitsCodeSequence[0].CodeValue == "%"
+        assert child(group, "121071").ConceptCodeSequence[0].CodeValue == finding.code.value
+        assert tracking_uid(run.key, number) == child(group, "112040").UID
+        assert finding.name in child(group, "112039").TextValue
+        assert child(group, "130400").ConceptCodeSequence[0].CodeValue == "75958009"
+        assert child(group, "111001").TextValue == MODEL.name
+        assert child(group, "111003").TextValue == MODEL.version
+        assert child(group, "111000").ConceptCodeSequence[0].CodeValue == "123110"
+        assert MODEL.digest in child(group, "111002").TextValue
+        site = child(group, "363698007")
+        assert site.ConceptCodeSequence[0].CodeValue == "39607008"
+        assert len(children(site, "272741003")) == (finding.laterality is not None)
+
+
+def test_a_finding_without_a_site_has_none() -> None:
+    image = make_image()
+    run = run_of(image, boxes=BOXES["one"])
+    finding = replace(run.reading.findings[0], site=None, laterality=None)
+    document = written(sr.build(replace(run, reading=replace(run.reading, findings=(finding,))), [image]))
+    assert children(groups(document)[0], "363698007") == []
+
+
+def test_every_class_is_present_or_absent() -> None:
+    document, run = build("one")
+    assert evaluations(document) == {"111017": "111242", "27925004": PRESENT, "60046008": ABSENT, "36118008": ABSENT}
+    assert evaluations(document).keys() - {"111017"} == {result.code.value for result in run.reading.classes}
+
+
+def not_assessed(classes: tuple[ClassResult, ...]) -> tuple[ClassResult, ...]:
+    """The last class as one that the model gives no verdict on, however high its score."""
+    reason = "too few examples to learn from"
+    return (*classes[:-1], replace(classes[-1], presence=Presence.UNDETERMINED, score=0.97, not_assessed=reason))
+
+
+def test_a_class_that_is_not_assessed_is_named_without_a_score_and_the_reading_is_complete() -> None:
+    image = make_image()
+    run = run_of(image)
+    reading = replace(run.reading, classes=not_assessed(run.reading.classes))
+    document = written(sr.build(replace(run, reading=reading), [image]))
+    assert evaluations(document) == {
+        "111017": "111241",  # all algorithms succeeded, without findings: this class is none of them
+        "27925004": ABSENT,
+        "60046008": ABSENT,
+        "36118008": UNDETERMINED,
+    }
+    verdict = next(each for each in sentences(document) if each.startswith("No findings"))
+    assert verdict.endswith("Pneumothorax not assessed.")
+    assert not any("97" in each for each in sentences(document))
+    assert "Not assessed by this model: Pneumothorax." in sentences(document)
+    assert "This is not a negative result." not in sentences(document)
+
+
+def test_a_class_that_is_not_assessed_can_have_no_verdict() -> None:
+    image = make_image()
+    run = run_of(image, boxes=BOXES["one"])
+    silent = tuple(replace(each, not_assessed="too few examples") for each in run.reading.classes)
+    with pytest.raises(ValueError, match="only be undetermined"):
+        encode(replace(run, reading=replace(run.reading, classes=silent)), Held(image))
+    silent = tuple(replace(each, presence=Presence.UNDETERMINED) for each in silent)
+    with pytest.raises(ValueError, match="neither findings nor heat maps"):
+        encode(replace(run, reading=replace(run.reading, classes=silent)), Held(image))
+
+
+def test_no_findings_are_said_in_code_and_in_words() -> None:
+    document, _ = build("none")
+    assert groups(document) == []
+    assert children(document, "126010") == []
+    assert evaluations(document) == {"111017": "111241", "27925004": ABSENT, "60046008": ABSENT, "36118008": ABSENT}
+    assert sentences(document)[-1].startswith("No findings: Nodule absent (12.3 %, threshold 50 %), ")
+
+
+@pytest.mark.parametrize(
+    ("presence", "outcome", "words"),
+    [
+        (Presence.UNDETERMINED, "111243", "Incomplete reading: no findings in what could be read"),
+        (Presence.PRESENT, "111242", "Findings without a region"),
+    ],
+)
+def test_a_class_without_a_region_is_not_passed_over(presence: Presence, outcome: str, words: str) -> None:
+    image = make_image()
+    run = run_of(image)
+    classes = (replace(run.reading.classes[0], presence=presence), *run.reading.classes[1:])
+    document = written(sr.build(replace(run, reading=replace(run.reading, classes=classes)), [image]))
+    assert groups(document) == []  # a group without a region hides all boxes in OHIF
+    assert evaluations(document)["111017"] == outcome
+    assert evaluations(document)["27925004"] == {"undetermined": UNDETERMINED, "present": PRESENT}[presence.value]
+    verdict = next(sentence for sentence in sentences(document) if sentence.startswith(words))
+    assert ("This is not a negative result." in sentences(document)) is verdict.startswith("Incomplete")
+
+
+def test_the_warnings_come_first_and_in_plain_text() -> None:
+    document, _ = build()
+    assert sentences(document)[:2] == ["AI - not for diagnostic use", "Demonstration model, trained on no patient"]
+    assert "phantom_cxr version 1.2.0, dicom-node project" in sentences(document)[2]
+    assert "not for diagnostic use" in document.SeriesDescription
+
+
+def test_a_product_is_not_called_research() -> None:
+    image = make_image()
+    run = run_of(image, profile={"content_qualification": "PRODUCT"})
+    document = written(sr.build(run, [image]))
+    assert document.ContentQualification == "PRODUCT"
+    assert sentences(document)[0] == "Demonstration model, trained on no patient"
+    assert "diagnostic" not in document.SeriesDescription
+
+
+def test_what_was_not_read_is_named() -> None:
+    image = make_image()
+    document = written(sr.build(run_of(image, passed_over=NOT_READ), [image]))
+    assert sentences(document)[-2].startswith("No findings: ")
+    assert sentences(document)[-1] == (
+        "Not read: 3 images, other objects or series: view LL is not among PA, AP (2); it is no image (1)."
+    )
+    one = written(sr.build(run_of(image, passed_over=(PassedOver("1", "modality SR is not among CR"),)), [image]))
+    assert sentences(one)[-1] == "Not read: 1 image, other object or series: modality SR is not among CR (1)."
+    assert not any("Not read" in sentence for sentence in sentences(build()[0]))
+
+
+def test_all_images_are_evidence_and_stand_in_the_library() -> None:
+    images = [make_image(Modality="CR"), make_image(Modality="OT")]
+    images[1].StudyInstanceUID = images[0].StudyInstanceUID
+    run = run_of(*images, boxes=BOXES["one"])
+    document = written(sr.build(run, images))
+    uids = {image.SOPInstanceUID for image in images}
+    (study,) = document.CurrentRequestedProcedureEvidenceSequence
+    assert study.StudyInstanceUID == images[0].StudyInstanceUID
+    assert {s.SeriesInstanceUID for s in study.ReferencedSeriesSequence} == {i.SeriesInstanceUID for i in images}
+    evidence = {r.ReferencedSOPInstanceUID for s in study.ReferencedSeriesSequence for r in s.ReferencedSOPSequence}
+    library = child(child(document, "111028"), "126200").ContentSequence
+    assert evidence == uids == {entry.ReferencedSOPSequence[0].ReferencedSOPInstanceUID for entry in library}
+    described = [{named(i) for i in entry.ContentSequence} for entry in library]
+    assert described == [{"121139", "110910", "110911"}, {"110910", "110911"}]  # CID 29 has no modality OT
+
+
+def test_no_stand_in_is_left_behind() -> None:
+    document, run = build("overlapping")
+    known = {device_uid("here", MODEL), run.key, *(tracking_uid(run.key, i) for i in range(3))}
+    known |= {derived_uid(run.objects_key, "sr", 0), series_uid(run.objects_key, "sr")}
+    ours = [e.value for item in items(document) for e in item if e.VR == "UI" and str(e.value).startswith("2.25.")]
+    source = {ref.sop_instance_uid for ref in run.reading.sources} | {document.StudyInstanceUID}
+    evidence = document.CurrentRequestedProcedureEvidenceSequence[0]
+    source.add(evidence.ReferencedSeriesSequence[0].SeriesInstanceUID)
+    assert set(ours) <= known | source
+
+
+def test_a_box_beyond_the_image_ends_at_its_border() -> None:
+    image = make_image()
+    run = run_of(image, boxes=BOXES["one"])
+    region = Region(image.SOPInstanceUID, -3, -2.5, 70, 65)
+    finding = replace(run.reading.findings[0], region=region)
+    document = written(sr.build(replace(run, reading=replace(run.reading, findings=(finding,))), [image]))
+    assert child(groups(document)[0], "111030").GraphicData == [0, 0, 64, 0, 64, 64, 0, 64, 0, 0]
+
+
+def test_a_finding_on_another_image_is_refused() -> None:
+    image = make_image()
+    run = run_of(image, boxes=BOXES["one"])
+    sources = (InstanceRef("1.2.3", image.SOPClassUID, ""),)
+    other = make_image(SOPInstanceUID="1.2.3")
+    with pytest.raises(ValueError, match="is no source of the reading"):
+        sr.build(replace(run, reading=replace(run.reading, sources=sources)), [other])
+
+
+def test_long_codes_and_names_are_written() -> None:
+    image = make_image()
+    run = run_of(image, boxes=BOXES["one"])
+    code = Code("12345678901234567890", "99VERYLONGSCHEMENAME", "m" * 80)
+    reading = replace(
+        run.reading,
+        findings=(replace(run.reading.findings[0], code=code),),
+        classes=(replace(run.reading.classes[0], code=code),),
+        model=replace(MODEL, name="n" * 64, manufacturer="m" * 80),
+    )
+    document = written(sr.build(replace(run, reading=reading), [image]))
+    assert child(groups(document)[0], "121071").ConceptCodeSequence[0].LongCodeValue == code.value
+    assert len(document.SeriesDescription) == len(document.Manufacturer) == 64
+
+
+@pytest.mark.parametrize(
+    ("modality", "body_part", "procedure"),
+    [("DX", "CHEST", "399208008"), ("CR", "KNEE", "363679005"), ("CT", "CHEST", "25045-6"), ("XX", "", "363679005")],
+)
+def test_the_procedure_is_the_one_reported_on(modality: str, body_part: str, procedure: str) -> None:
+    document, _ = build(Modality=modality, BodyPartExamined=body_part)
+    assert child(document, "121058").ConceptCodeSequence[0].CodeValue == procedure
+
+
+# --- failure --------------------------------------------------------------------------------------------------------
+
+
+def test_a_reading_that_failed_has_no_class_and_says_that_it_is_not_negative() -> None:
+    image = make_image()
+    run = run_of(image)
+    failed = replace(run.reading, classes=(), failure="the reading process died")
+    document = written(sr.build(replace(run, reading=failed), [image]))
+    assert evaluations(document) == {"111017": "111245"}
+    assert groups(document) == []
+    assert sentences(document)[-2:] == [
+        "AI reading failed: the reading process died.",
+        "This is not a negative result.",
+    ]
+    assert ABSENT not in {i.get("CodeValue") for i in items(document)}
+    assert "no findings" not in " ".join(sentences(document)).lower()
+
+
+def test_a_reading_that_failed_cannot_have_an_answer() -> None:
+    image = make_image()
+    run = run_of(image)
+    with pytest.raises(ValueError, match="failed as a whole cannot have findings or classes"):
+        sr.build(replace(run, reading=replace(run.reading, failure="x")), [image])
+    with pytest.raises(ValueError, match="failed in part cannot call a class absent"):
+        sr.build(replace(run, reading=replace(run.reading, failed=(PassedOver("1", "x"),))), [image])
+
+
+@pytest.mark.parametrize(("boxes", "outcome"), [("none", "111243"), ("one", "111244")])
+def test_a_reading_that_failed_in_part_calls_nothing_absent(boxes: str, outcome: str) -> None:
+    image = make_image()
+    run = run_of(image, boxes=BOXES[boxes], rows=64, columns=64, passed_over=NOT_READ)
+    classes = tuple(
+        replace(each, presence=Presence.UNDETERMINED if each.presence is Presence.ABSENT else each.presence)
+        for each in run.reading.classes
+    )
+    partial = replace(run.reading, classes=classes, failed=(PassedOver("1.2.3", "it cannot be decoded"),))
+    document = written(sr.build(replace(run, reading=partial), [image]))
+    assert evaluations(document)["111017"] == outcome
+    assert ABSENT not in evaluations(document).values()
+    assert "ncomplete reading" in sentences(document)[3]
+    (unreadable,) = (each for each in sentences(document) if "could not be read" in each)
+    assert unreadable.endswith("it cannot be decoded.")
+    assert ("This is not a negative result." in sentences(document)) is (boxes == "none")
+    assert sentences(document)[-1].startswith("Not read: 3 images, other objects or series: view LL")
+
+
+# --- superseding ----------------------------------------------------------------------------------------------------
+
+
+def test_the_report_that_it_replaces_is_named() -> None:
+    image = make_image(TimezoneOffsetFromUTC="+0900")
+    run = run_of(image)
+    earlier = Predecessor(run_sop_class(run), "1.2.3.4", "1.2.3", datetime(2026, 2, 28, 22, 5, tzinfo=UTC))
+    document = written(sr.build(replace(run, predecessor=earlier), [image]))
+    (study,) = document.PredecessorDocumentsSequence
+    assert study.StudyInstanceUID == image.StudyInstanceUID
+    assert study.ReferencedSeriesSequence[0].SeriesInstanceUID == "1.2.3"
+    (old,) = study.ReferencedSeriesSequence[0].ReferencedSOPSequence
+    assert (old.ReferencedSOPClassUID, old.ReferencedSOPInstanceUID) == (earlier.sop_class_uid, "1.2.3.4")
+    assert "Replaces the report of 2026-03-01 07:05 UTC+0900." in sentences(document)
+    assert "PredecessorDocumentsSequence" not in build()[0]
+
+
+def run_sop_class(run: Run) -> str:
+    return "1.2.840.10008.5.1.4.1.1.88.34" if run.profile.sr_class == "comprehensive3d" else ComprehensiveSRStorage
+
+
+# --- size -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("attributes", "axes", "caveat"),
+    [
+        ({}, None, False),
+        ({"ImagerPixelSpacing": [0.2, 0.1]}, (1.9, 1.1), True),
+        ({"PixelSpacing": [0.2, 0.1], "ImagerPixelSpacing": [0.2, 0.1]}, (1.9, 1.1), True),
+        ({"PixelSpacing": [0.1, 0.2], "ImagerPixelSpacing": [0.2, 0.1]}, (2.2, 1.0), False),
+        ({"PixelSpacing": [0.1, 0.2], "PixelSpacingCalibrationType": "FIDUCIAL"}, (2.2, 1.0), False),
+        ({"PixelSpacing": [0.1, 0.2], "Modality": "CT"}, (2.2, 1.0), False),
+        ({"ImagerPixelSpacing": [0.2, 0.1], "Modality": "CT"}, None, False),
+        ({"ImagerPixelSpacing": [0, 0]}, None, False),
+        ({"NominalScannedPixelSpacing": [0.2, 0.1]}, None, False),
+    ],
+)
+def test_a_finding_is_measured_where_the_spacing_is_known(
+    attributes: dict[str, Any], axes: tuple[float, float] | None, caveat: bool
+) -> None:
+    document, _ = build(**attributes)  # the box is 10.88 columns wide and 9.6 rows high
+    (group,) = groups(document)
+    if axes is None:
+        assert children(group, "103339001") + children(group, "103340004") == []
+        assert not any("axis" in sentence for sentence in sentences(document))
+        return
+    measured = [child(group, code).MeasuredValueSequence[0] for code in ("103339001", "103340004")]
+    assert tuple(float(each.NumericValue) for each in measured) == axes
+    assert {each.MeasurementUnitsCodeSequence[0].CodeValue for each in measured} == {"mm"}
+    assert any("magnification" in sentence for sentence in sentences(document)) is caveat
+    assert any("sides of the box" in sentence for sentence in sentences(document))
+
+
+def test_broken_spacing_measures_nothing() -> None:
+    for broken in (b"a\\b ", b"0.1 ", b"-1\\1", b"nan\\1 ", b"1e8\\1 "):
+        image = with_raw(make_image(Modality="CT"), PixelSpacing=broken)
+        (group,) = groups(written(sr.build(run_of(image, boxes=BOXES["one"]), [image])))
+        assert children(group, "103339001") == [], broken
+
+
+def test_the_spacing_of_an_enhanced_object_is_that_of_all_its_frames() -> None:
+    measures, shared = Dataset(), Dataset()
+    measures.PixelSpacing = [0.5, 0.25]
+    shared.PixelMeasuresSequence = [measures]
+    document, _ = build(Modality="CT", NumberOfFrames=3, SharedFunctionalGroupsSequence=[shared])
+    (group,) = groups(document)
+    assert child(group, "103339001").MeasuredValueSequence[0].NumericValue == 4.8  # 9.6 rows
+
+
+# --- frames, kinds, languages ---------------------------------------------------------------------------------------
+
+
+def test_a_finding_on_a_frame_refers_to_that_frame() -> None:
+    image = make_image(NumberOfFrames=5)
+    run = run_of(image, boxes=BOXES["one"], rows=64, columns=64)
+    (finding,) = run.reading.findings
+
+    def on(frame: int) -> Dataset:
+        moved = replace(finding, region=replace(finding.region, frame=frame))
+        return sr.build(replace(run, reading=replace(run.reading, findings=(moved,))), [image])
+
+    (group,) = groups(written(on(4)))
+    for scoord in (child(group, "111030"), child(group, "111012").ContentSequence[0]):
+        assert scoord.ContentSequence[0].ReferencedSOPSequence[0].ReferencedFrameNumber == 4
+    with pytest.raises(ValueError, match=r"frame 6 of .*, which has 5"):
+        on(6)
+    single, _ = build()
+    assert "ReferencedFrameNumber" not in child(groups(single)[0], "111030").ContentSequence[0].ReferencedSOPSequence[0]
+
+
+def test_a_destination_can_have_a_comprehensive_3d_report() -> None:
+    image = make_image()
+    run = run_of(image, boxes=BOXES["one"], profile={"sr_class": "comprehensive3d", "series_number_base": 501})
+    document = written(sr.build(run, [image]))
+    assert document.SOPClassUID == "1.2.840.10008.5.1.4.1.1.88.34"
+    assert document.SeriesNumber == 501
+    assert document.SOPInstanceUID != build()[0].SOPInstanceUID
+    assert document.ContentTemplateSequence[0].TemplateIdentifier == "1500"
+
+
+@pytest.mark.parametrize(
+    ("language", "locale", "said"),
+    [
+        (
+            "ko",
+            "ko-KR",
+            [
+                "AI - 진단 목적으로 사용할 수 없음",
+                "시연용 모델, 환자 영상으로 학습되지 않음",
+                "기흉 없음",
+                "영상이 아님",
+            ],
+        ),
+        ("ja", "ja-JP", ["AI - 診断目的には使用できません", "デモ用モデル", "気胸 なし", "画像ではない"]),
+    ],
+)
+def test_what_people_read_is_in_their_language_and_codes_are_the_same(
+    language: str, locale: str, said: list[str]
+) -> None:
+    image = make_image()
+    english = run_of(image, boxes=BOXES["one"], passed_over=NOT_READ)
+    run = run_of(image, boxes=BOXES["one"], passed_over=NOT_READ, profile={"language": language})
+    document, other = written(sr.build(run, [image])), written(sr.build(english, [image]))
+    assert child(document, "121049").ConceptCodeSequence[0].CodeValue == locale
+    for text in said:
+        assert any(text in sentence for sentence in sentences(document)), text
+    assert evaluations(document) == evaluations(other)
+
+    def coded(dataset: Dataset) -> list[tuple[str, str, str]]:
+        return [(i.CodeValue, i.CodingSchemeDesignator, i.CodeMeaning) for i in items(dataset) if "CodeValue" in i]
+
+    assert [c for c in coded(document) if c[1] != "RFC5646"] == [c for c in coded(other) if c[1] != "RFC5646"]
+    assert tracking_uid(run.key, 0) == child(groups(document)[0], "112040").UID
+    assert child(groups(other)[0], "112040").UID == child(groups(document)[0], "112040").UID
+
+
+# --- other programs -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["none", "overlapping"])
+def file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    header = header_of(SOURCES["dx"])
+    shape = header_of(SOURCES["dx"])
+    run = run_of(header, boxes=BOXES[request.param], rows=shape.Rows, columns=shape.Columns, passed_over=NOT_READ)
+    path = tmp_path / "sr.dcm"
+    path.write_bytes(to_bytes(sr.build(run, [header])))
+    return path
+
+
+def test_dciodvfy_finds_no_error(file: Path) -> None:
+    done = run_tool("dciodvfy", file, check=False)
+    assert [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("Error")] == []
+
+
+@pytest.mark.parametrize("file", ["overlapping"], indirect=True)  # it takes seconds a file
+def test_dicomsrvalidator_finds_no_error(file: Path) -> None:
+    errors = sr_validator_errors(file)
+    # 122405 is newer than its templates, and its CID 100 (extensible) has no plain radiograph.
+    assert [e for e in errors if "Algorithm Manufacturer" not in e and "Procedure reported" not in e] == []
+
+
+def test_dcmtk_reads_it_as_plain_sentences(file: Path) -> None:
+    html = run_tool("dsr2html", file).stdout
+    assert "AI - not for diagnostic use" in html
+    assert "Demonstration model, trained on no patient" in html
+    assert ("No findings: Nodule absent" in html) != ("3 findings with a region: Nodule present (87.3 %" in html)
+    assert "Not read: 3 images, other objects or series: view LL" in html
+    assert run_tool("dsrdump", "-q", file).stderr == ""

@@ -1,0 +1,153 @@
+"""What the radiologist sees: results in a PACS and on the screen of a viewer that nobody on this project wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.uid import generate_uid
+
+from ai.phantom import dicom, draw
+from dicom_node.node import Node
+from dicom_node.operations import study_status
+from tests.support.nodes import settings_for
+from tests.support.peers import Orthanc, running_orthanc, send
+from tests.support.viewer import Box, Ohif, Placement, viewing
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.timeout(480)  # a browser that draws without a GPU, on a machine that may be busy
+
+
+@dataclass
+class Delivered:
+    """A radiograph that is in the PACS, with what the node sent there."""
+
+    image: Any
+    drawn: draw.Phantom
+    reading: dict[str, Any]
+    sr: Any
+    sc: Any
+
+
+@pytest.fixture(scope="module")
+def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
+    with running_orthanc(tmp_path_factory.mktemp("pacs") / "orthanc", "libOrthancDicomWeb") as orthanc:
+        yield orthanc
+
+
+@pytest.fixture(scope="module")
+def ohif(pacs: Orthanc) -> Iterator[Ohif]:
+    with viewing(pacs.http) as ohif:
+        yield ohif
+
+
+@pytest.fixture(scope="module")
+def delivered(pacs: Orthanc, tmp_path_factory: pytest.TempPathFactory) -> Delivered:
+    drawn = draw.draw(20260, findings=("nodule", "pneumothorax"), view="PA")
+    uids = {name: generate_uid(None) for name in ("study_uid", "series_uid", "sop_uid")}
+    image = dicom.to_dicom(drawn, seed=20260, now=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), **uids)
+    study = image.StudyInstanceUID
+    node = Node(settings_for(tmp_path_factory.mktemp("node"), pacs_port=pacs.dicom))
+    node.start()
+    try:
+        assert send(pacs.dicom, image, called="PACS") == send(node.port, image) == [0x0000]
+
+        def look() -> dict[str, Any] | None:
+            assert node.index is not None
+            found = study_status.detail(node.index, study)
+            return found if found is not None and found["state"] in {"delivered", "failed"} else None
+
+        found = wait_until(look, "the study to end", 240)
+        assert found["state"] == "delivered", found["reason"]
+    finally:
+        node.stop()
+    (reading,) = found["readings"]
+    roles = {one["role"]: one["instance"] for one in reversed(reading["results"])}  # the first of each
+    held = pacs.objects(study)
+    return Delivered(image, drawn, reading, held[roles["sr"]], held[roles["sc"]])
+
+
+def walk(item: Dataset) -> Iterator[Dataset]:
+    """The content items of a report."""
+    yield item
+    for child in item.get("ContentSequence", []):
+        yield from walk(child)
+
+
+def regions(sr: Dataset) -> list[Box]:
+    """The regions that a report tells, from the top down."""
+    found = set()
+    for item in walk(sr):
+        if item.get("ValueType") == "SCOORD":
+            assert item.GraphicType == "POLYLINE"
+            points = np.reshape(item.GraphicData, (-1, 2))
+            found.add(Box(*map(float, (*points.min(axis=0), *points.max(axis=0)))))
+    return sorted(found, key=lambda one: one.top)
+
+
+def names(sr: Dataset) -> set[str]:
+    """What a report says that it found in its regions: (121071, DCM, "Finding")."""
+    return {
+        str(item.ConceptCodeSequence[0].CodeMeaning)
+        for item in walk(sr)
+        if item.get("ValueType") == "CODE" and item.ConceptNameCodeSequence[0].CodeValue == "121071"
+    }
+
+
+def test_the_report_in_the_pacs_tells_where_the_findings_are(delivered: Delivered) -> None:
+    boxes = regions(delivered.sr)
+    read = [one["region"] for one in delivered.reading["findings"]]
+    told = sorted((Box(one["left"], one["top"], one["right"], one["bottom"]) for one in read), key=lambda one: one.top)
+    assert len(boxes) == len(told) == len(names(delivered.sr)) == 2
+    assert max(box.distance(one) for box, one in zip(boxes, told, strict=True)) < 0.01
+    for one in delivered.drawn.findings:
+        x, y = (one.left + one.right) / 2, (one.top + one.bottom) / 2
+        assert any(box.left < x < box.right and box.top < y < box.bottom for box in boxes)
+
+
+def test_ohif_draws_each_region_where_the_report_says(ohif: Ohif, delivered: Delivered, tmp_path: Path) -> None:
+    image, sr = delivered.image, delivered.sr
+    with ohif.study(image.StudyInstanceUID) as study:
+        study.wait_for_image(image)
+        frame = study.frame()
+        placement = Placement.fitted(frame, image.Rows, image.Columns)
+        page = np.asarray(study.drawn(tmp_path / "image.png").convert("L"))
+        tolerance = max(1.5, placement.scale)  # in screen pixels, or one pixel of the image where that is larger
+        assert placement.offset(image.pixel_array, page) <= tolerance
+
+        study.open(sr)
+        study.answer("Yes")  # "Do you want to continue tracking measurements for this study?"
+        expected = [placement.box(one) for one in regions(sr)]
+        rectangles = study.rectangles(len(expected))
+        study.screenshot(tmp_path / "report.png")
+        assert study.frame() == frame
+        for rectangle, wanted in zip(rectangles, expected, strict=True):
+            assert rectangle.distance(wanted) <= tolerance, (rectangle, wanted)
+
+        measurements = study.open_measurements()
+        for name in names(sr):
+            measurements.get_by_text(name, exact=True).wait_for()
+        study.screenshot(tmp_path / "measurements.png")
+        assert not study.errors
+
+
+def test_ohif_shows_the_secondary_capture_in_its_colours(ohif: Ohif, delivered: Delivered, tmp_path: Path) -> None:
+    sc = delivered.sc
+    picture = sc.pixel_array
+    with ohif.study(sc.StudyInstanceUID) as study:
+        study.wait_for_thumbnail(sc)
+        study.open(sc)
+        study.wait_for_image(sc)
+        placement = Placement.fitted(study.frame(), sc.Rows, sc.Columns)
+        page = np.asarray(study.drawn(tmp_path / "picture.png").convert("RGB"))
+        assert placement.offset(picture[..., 1], page[..., 1]) <= max(1.5, placement.scale)
+        wanted = np.stack([placement.laid(picture[..., channel], page.shape) for channel in range(3)], axis=-1)
+        coloured = np.ptp(wanted, axis=-1) > 64  # the boxes, their names and the legend
+        assert np.median(np.abs(page - wanted)[coloured]) < 8  # most pixels: OHIF's buttons lie over some
+        assert not study.errors
