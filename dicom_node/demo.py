@@ -33,6 +33,7 @@ from dicom_node import log
 from dicom_node.config.settings import Settings
 from dicom_node.config.values import Output
 from dicom_node.errors import NodeError
+from dicom_node.index.rows import StudyRow
 from dicom_node.network.storage_scu import Pushed, Target, dicom_files, push
 from dicom_node.node import Node
 from dicom_node.operations import study_status
@@ -192,7 +193,7 @@ class Demo:
         steps = {"receiving": 0, "reading": 1, "delivering": 2}
         end = time.monotonic() + self._timeout
         while time.monotonic() < end:
-            states = {row["study"]: row["state"] for row in _rows(node)}
+            states = {row.study: row.state for row in _rows(node)}
             for study in studies:
                 current = states.get(study.uid, "not received")
                 progress.update(
@@ -315,7 +316,7 @@ def _data_set(path: Path) -> bytes:
     return path.read_bytes()[offset:]
 
 
-def _rows(node: Node) -> list[dict[str, Any]]:
+def _rows(node: Node) -> list[StudyRow]:
     return node.index.studies_with_state() if node.index is not None else []
 
 

@@ -56,7 +56,7 @@ def retry(
     if uid and not known:
         raise NodeError(f"this node knows no study {uid}")
     revived = index.revive(uid or None, time.time())
-    removed = any(study["removed"] for study in known)
+    removed = any(study.removed for study in known)
     nothing = "nothing can be tried again" if removed else "nothing has failed"
     print(f"{revived} failed job{'s' * (revived != 1)} queued again" if revived else nothing)
     if removed:

@@ -85,7 +85,7 @@ class Committer:
         objects = self._index.to_commit(job)
         asks = self._index.asks_of(job)
         if not objects:
-            return Done("" if self._index.has_committed(job) else "nothing is stored there")
+            return Done() if self._index.has_committed(job) else Done("nothing is stored there", "nothing to commit")
         self._mind(asks)
         transaction_uid = self._ask(job, objects)
         unanswered = sum(ask.answered is None for ask in asks)

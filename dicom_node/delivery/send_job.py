@@ -30,7 +30,7 @@ from dicom_node.config.settings import Peer, Settings
 from dicom_node.dicom.implicit_vr import as_implicit
 from dicom_node.errors import Permanent, Retryable
 from dicom_node.index.index import Index
-from dicom_node.index.rows import NOT_TAKEN, Job, StoredResult
+from dicom_node.index.rows import Job, StoredResult
 from dicom_node.jobs.worker import Done
 from dicom_node.log import logger
 from dicom_node.network.pynetdicom_setup import accepted_syntaxes
@@ -99,7 +99,7 @@ class Sender:
         logger().warning(
             "result.not_taken", instance=result.sop_instance_uid, role=result.role, peer=self._peer.name, reason=reason
         )
-        return Done(reason=f"{NOT_TAKEN} {reason}")
+        return Done(f"not taken: {reason}", "not taken")
 
     def _send(self, association: Any, result: StoredResult, accepted: set[str]) -> int:
         path = self._spool.path(result.file)

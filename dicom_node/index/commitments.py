@@ -12,10 +12,10 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Sequence
 
-from dicom_node.index.rows import CALLED_OFF, NOT_TAKEN, Ask, Job, Promise
+from dicom_node.index.rows import Ask, Job, Promise
 from dicom_node.index.statements import Statements
 
-_STORED = """kind = 'send' AND state = 'done' AND reason NOT LIKE :not_taken AND reason NOT LIKE :called_off"""
+_STORED = """kind = 'send' AND state = 'done' AND outcome = 'sent'"""
 
 
 class CommitmentStatements(Statements):
@@ -28,8 +28,9 @@ class CommitmentStatements(Statements):
         self._run(
             """INSERT INTO jobs (kind, subject, study, revision, route, target, run_key, state, due, created)
             VALUES ('commit', ?1, ?2, ?3, ?4, ?5, ?1, 'queued', ?6, ?6)
-            ON CONFLICT (study, kind, subject, target) DO UPDATE SET state = 'queued', attempts = 0, reason = '',
-                revision = excluded.revision, due = excluded.due, created = excluded.created, finished = NULL
+            ON CONFLICT (study, kind, subject, target) DO UPDATE SET state = 'queued', attempts = 0, outcome = '',
+                reason = '', revision = excluded.revision, due = excluded.due, created = excluded.created,
+                finished = NULL
             WHERE jobs.state != 'running'""",
             run_key,
             job.study,
@@ -62,8 +63,6 @@ class CommitmentStatements(Statements):
             "study": job.study,
             "target": job.target,
             "run_key": job.run_key,
-            "not_taken": f"{NOT_TAKEN}%",
-            "called_off": f"{CALLED_OFF}%",
         }
 
     def has_committed(self, job: Job) -> bool:
@@ -134,7 +133,7 @@ class CommitmentStatements(Statements):
             )
             again = self._db.conn.execute(
                 f"""UPDATE jobs SET state = 'queued', attempts = 0, due = :now, created = :now, finished = NULL,
-                    reason = ''
+                    outcome = '', reason = ''
                 WHERE study = :study AND target = :target AND run_key = :run_key AND {_STORED}
                     AND subject IN (SELECT value FROM json_each(:missing))
                     AND subject NOT IN (SELECT sop_instance_uid FROM committed WHERE job = :job)""",  # noqa: S608 - our own words
@@ -146,8 +145,6 @@ class CommitmentStatements(Statements):
                     "now": now,
                     # Of a run that was superseded, or is committed to by now, nothing is sent any more.
                     "missing": json.dumps([] if state == "done" else list(missing)),
-                    "not_taken": f"{NOT_TAKEN}%",
-                    "called_off": f"{CALLED_OFF}%",
                 },
             ).rowcount
             self._run(
@@ -158,7 +155,7 @@ class CommitmentStatements(Statements):
                 transaction_uid,
             )
             self._run(
-                """UPDATE jobs SET state = 'queued', due = min(due, ?), finished = NULL
+                """UPDATE jobs SET state = 'queued', due = min(due, ?), finished = NULL, outcome = ''
                 WHERE id = ? AND state IN ('queued', 'failed')""",  # what was given up goes on with an answer
                 now,
                 job,
@@ -174,7 +171,7 @@ class CommitmentStatements(Statements):
         """End the waiting for commitment of every destination but these."""
         with self.transaction():
             return self._run(
-                """UPDATE jobs SET state = 'done', finished = ?, reason = ?
+                """UPDATE jobs SET state = 'done', outcome = 'waived', finished = ?, reason = ?
                 WHERE state = 'queued' AND kind = 'commit' AND target NOT IN (SELECT value FROM json_each(?))""",
                 now,
                 reason,
@@ -207,7 +204,7 @@ class CommitmentStatements(Statements):
                 values = (study[0] if study is not None else None, str(number), peer, now)
                 again = self._run(
                     """UPDATE jobs SET state = 'queued', attempts = 0, due = ?4, created = ?4, finished = NULL,
-                        reason = ''
+                        outcome = '', reason = ''
                     WHERE study IS ?1 AND kind = 'promise' AND subject = ?2 AND target = ?3 AND state != 'running'""",
                     *values,
                 ).rowcount

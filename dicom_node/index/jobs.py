@@ -5,31 +5,9 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 
-from dicom_node.index.rows import (
-    CALLED_OFF,
-    NOT_TAKEN,
-    Job,
-    JobKind,
-)
+from dicom_node.index.job_kinds import JOB_KINDS, cannot_be_revived, kinds_that_read, queued_turn_of, turn_of
+from dicom_node.index.rows import Job, JobKind, Outcome
 from dicom_node.index.statements import Statements
-
-# A reading in shadow waits until no study waits for its own: it never stands in front of a result.
-# Asked of each state alone: each has an index of its own.
-_ITS_TURN = """(NOT EXISTS (SELECT 1 FROM jobs r WHERE r.kind = 'read' AND r.state = 'queued')
-    AND NOT EXISTS (SELECT 1 FROM jobs r WHERE r.kind = 'read' AND r.state = 'running'))"""
-
-_STUDY_IS_FREE = """NOT EXISTS
-    (SELECT 1 FROM jobs r WHERE r.state = 'running' AND r.kind = 'read' AND r.study = jobs.study)"""
-
-_ALL_IS_SENT = """NOT EXISTS (SELECT 1 FROM jobs s
-    WHERE s.study = jobs.study AND s.kind = 'send' AND s.target = jobs.target AND s.run_key = jobs.run_key
-        AND s.state IN ('queued', 'running'))"""
-
-# A job whose files retention has removed: a result cannot be sent again, and no image is left to be read.
-_WITHOUT_FILES = """(kind = 'send' AND EXISTS
-        (SELECT 1 FROM results r WHERE r.sop_instance_uid = jobs.subject AND r.removed IS NOT NULL)
-    OR kind IN ('read', 'shadow') AND NOT EXISTS
-        (SELECT 1 FROM instances i WHERE i.study = jobs.study AND NOT i.own AND i.removed IS NULL))"""
 
 
 class JobStatements(Statements):
@@ -47,12 +25,12 @@ class JobStatements(Statements):
         """
         with self.transaction():
             return self._db.conn.execute(
-                """UPDATE jobs SET state = iif(reason LIKE :called_off, 'done', 'queued'), lease_until = NULL,
+                f"""UPDATE jobs SET state = iif(outcome = 'superseded', 'done', 'queued'), lease_until = NULL,
                     token = NULL, attempts = attempts - 1, deaths = deaths + 1,
-                    due = :now + iif(kind NOT IN ('read', 'shadow'), 0.0,
+                    due = :now + iif(kind NOT IN {kinds_that_read()}, 0.0,
                         min((2 << min(deaths, 9)) - 2, 60) * (0.8 + 0.4 * (random() & 1023) / 1023.0))
-                WHERE state = 'running'""",
-                {"called_off": f"{CALLED_OFF}%", "now": now},
+                WHERE state = 'running'""",  # noqa: S608 - our own words
+                {"now": now},
             ).rowcount
 
     def fail_unknown(self, kind: JobKind, targets: Sequence[str], reason: str, now: float) -> int:
@@ -64,7 +42,7 @@ class JobStatements(Statements):
         marks = ", ".join("?" * len(targets))
         with self.transaction():
             return self._run(
-                f"""UPDATE jobs SET state = 'failed', finished = ?, reason = ?
+                f"""UPDATE jobs SET state = 'failed', outcome = 'failed', finished = ?, reason = ?
                 WHERE state = 'queued' AND kind = ? AND target NOT IN ({marks})""",  # noqa: S608 - marks alone
                 now,
                 reason,
@@ -93,10 +71,10 @@ class JobStatements(Statements):
                 WHERE id = (
                     SELECT id FROM (
                         SELECT * FROM (SELECT id, due FROM jobs
-                            WHERE {_queued(kind, target)} AND due <= :now ORDER BY due, id LIMIT 1)
+                            WHERE {queued_turn_of(kind, target)} AND due <= :now ORDER BY due, id LIMIT 1)
                         UNION ALL
                         SELECT id, due FROM jobs
-                            WHERE state = 'running' AND {_of(kind, target)} AND lease_until <= :now)
+                            WHERE state = 'running' AND {turn_of(kind, target)} AND lease_until <= :now)
                     ORDER BY due, id LIMIT 1)
                 RETURNING id, kind, subject, coalesce(study, ''), revision, route, target, run_key, attempts, created,
                     token, deaths""",  # noqa: S608 - our own words
@@ -118,54 +96,67 @@ class JobStatements(Statements):
 
     def next_due(self, kind: JobKind, target: str | None) -> float | None:
         """When the next queued job of a kind (and target) is due; None where none is, or it is not its turn yet."""
-        sql = f"SELECT min(due) FROM jobs WHERE {_queued(kind, target)}"  # noqa: S608 - our own words
+        sql = f"SELECT min(due) FROM jobs WHERE {queued_turn_of(kind, target)}"  # noqa: S608 - our own words
         with self._lock:
             (due,) = self._db.conn.execute(sql, {"kind": kind, "target": target}).fetchone()
         return None if due is None else float(due)
 
-    def finish(self, job: Job, now: float, *, reason: str = "", run_key: str | None = None) -> bool:
+    def finish(
+        self, job: Job, now: float, *, outcome: Outcome | None = None, reason: str = "", run_key: str | None = None
+    ) -> bool:
         """Mark a job done, if this worker still holds it; call it inside `transaction` with the job's effects.
+
+        ``outcome`` None is the success of its kind (`job_kinds`).
 
         Returns:
             False where another worker took the job over: the caller then rolls back.
         """
-        return self._settle(job, "done", reason, due=now, finished=now, run_key=run_key)
+        ended = outcome or JOB_KINDS[job.kind].success
+        return self._settle(job, "done", ended, reason, due=now, finished=now, run_key=run_key)
 
     def retry_later(self, job: Job, due: float, reason: str) -> bool:
         """Queue a job again."""
         with self.transaction():
-            return self._settle(job, "queued", reason, due=due, finished=None)
+            return self._settle(job, "queued", "", reason, due=due, finished=None)
 
     def give_back(self, job: Job, now: float) -> bool:
         """Queue a job again that was cut off by no fault of its own; the attempt does not count."""
         with self.transaction():
             self._run("UPDATE jobs SET attempts = attempts - 1 WHERE id = ? AND token = ?", job.id, job.token)
-            return self._settle(job, "queued", "", due=now, finished=None)
+            return self._settle(job, "queued", "", "", due=now, finished=None)
 
     def fail(self, job: Job, now: float, reason: str, *, run_key: str | None = None) -> bool:
         """End a job as failed, until somebody revives it; ``run_key`` is that of the report that says so."""
         with self.transaction():
-            return self._settle(job, "failed", reason, due=now, finished=now, run_key=run_key)
+            return self._settle(job, "failed", "failed", reason, due=now, finished=now, run_key=run_key)
 
     def _settle(
-        self, job: Job, state: str, reason: str, *, due: float, finished: float | None, run_key: str | None = None
+        self,
+        job: Job,
+        state: str,
+        outcome: Outcome,
+        reason: str,
+        *,
+        due: float,
+        finished: float | None,
+        run_key: str | None = None,
     ) -> bool:
         values = {
             "id": job.id,
             "token": job.token,
             "state": state,
+            "outcome": outcome,
             "due": due,
             "finished": finished,
             "reason": reason,
             "run_key": run_key,
-            "called_off": f"{CALLED_OFF}%",
         }
         # What was called off while it was being sent, and did not arrive, is not sent again.
         changed = self._db.conn.execute(
-            """UPDATE jobs SET state = iif(off, 'done', :state), due = :due, finished = iif(off, :due, :finished),
-                reason = iif(off, jobs.reason, :reason), run_key = coalesce(:run_key, run_key),
-                lease_until = NULL, token = NULL
-            FROM (SELECT id AS job, :state != 'done' AND reason LIKE :called_off AS off FROM jobs WHERE id = :id)
+            """UPDATE jobs SET state = iif(off, 'done', :state), outcome = iif(off, jobs.outcome, :outcome), due = :due,
+                finished = iif(off, :due, :finished), reason = iif(off, jobs.reason, :reason),
+                run_key = coalesce(:run_key, run_key), lease_until = NULL, token = NULL
+            FROM (SELECT id AS job, :state != 'done' AND outcome = 'superseded' AS off FROM jobs WHERE id = :id)
             WHERE id = job AND token = :token AND state = 'running'""",
             values,
         ).rowcount
@@ -184,36 +175,18 @@ class JobStatements(Statements):
             of_study = "" if study is None else "study = :study AND"
             revived = self._db.conn.execute(
                 f"""UPDATE jobs SET state = 'queued', attempts = 0, deaths = 0, due = :now, created = :now,
-                    finished = NULL, reason = '', run_key = iif(kind IN ('send', 'commit'), run_key, NULL)
-                WHERE {of_study} (state = 'failed' OR (state = 'done' AND reason LIKE :not_taken))
-                    AND NOT {_WITHOUT_FILES}""",  # noqa: S608 - our own words
-                {"study": study, "now": now, "not_taken": f"{NOT_TAKEN}%"},
+                    finished = NULL, outcome = '', reason = '',
+                    run_key = iif(kind IN {kinds_that_read()}, NULL, run_key)
+                WHERE {of_study} (state = 'failed' OR (state = 'done' AND outcome = 'not taken'))
+                    AND NOT {cannot_be_revived()}""",  # noqa: S608 - our own words
+                {"study": study, "now": now},
             ).rowcount
             if revived:  # what arrives now is to be committed to as well
                 self._run(
                     """UPDATE jobs SET state = 'queued', attempts = 0, due = ?1, created = ?1, finished = NULL,
-                        reason = ''
+                        outcome = '', reason = ''
                     WHERE kind = 'commit' AND state = 'done' AND (study, target, run_key) IN
                         (SELECT study, target, run_key FROM jobs WHERE kind = 'send' AND state = 'queued')""",
                     now,
                 )
             return int(revived)
-
-
-def _of(kind: JobKind, target: str | None) -> str:
-    """The condition for jobs of a kind (and target) whose turn it is; the values are ``:kind`` and ``:target``.
-
-    What does not matter is left out, and not said in SQL: "is not asked for, or is this" leads past every index.
-    """
-    terms = ["kind = :kind"]
-    if target is not None:
-        terms.append("target = :target")
-    if kind == "shadow":
-        terms.append(_ITS_TURN)
-    return " AND ".join(terms)
-
-
-def _queued(kind: JobKind, target: str | None) -> str:
-    """`_of` for jobs that wait and could be claimed."""
-    alone = {"read": f" AND {_STUDY_IS_FREE}", "commit": f" AND {_ALL_IS_SENT}"}.get(kind, "")
-    return f"state = 'queued' AND {_of(kind, target)}{alone}"

@@ -299,6 +299,61 @@ def m008_editions(db: Database) -> None:
     db.execute("ALTER TABLE instances ADD COLUMN edition INTEGER NOT NULL DEFAULT 1")
 
 
+@SCHEMA()
+def m009_outcomes(db: Database) -> None:
+    """How a job ended is a value of its own; the kinds of jobs are no part of the tables any more."""
+    for statement in _M009:
+        db.execute(statement)
+
+
+# Before this version the beginning of the reason told how a job ended. A new kind of job is a row of
+# `job_kinds.JOB_KINDS`: with no CHECK that lists the kinds, the table need not be made anew for it.
+_M009 = (
+    """CREATE TABLE jobs_new (
+        id INTEGER PRIMARY KEY,
+        kind TEXT NOT NULL,
+        subject TEXT NOT NULL,
+        study TEXT REFERENCES studies,
+        revision INTEGER NOT NULL,
+        route TEXT NOT NULL,
+        target TEXT NOT NULL,
+        run_key TEXT,
+        state TEXT NOT NULL CHECK (state IN ('queued', 'running', 'done', 'failed')),
+        attempts INTEGER NOT NULL DEFAULT 0,
+        due REAL NOT NULL,
+        lease_until REAL,
+        token TEXT,
+        created REAL NOT NULL,
+        started REAL,
+        finished REAL,
+        outcome TEXT NOT NULL DEFAULT '',
+        reason TEXT NOT NULL DEFAULT '',
+        deaths INTEGER NOT NULL DEFAULT 0,
+        UNIQUE (study, kind, subject, target)
+    ) STRICT""",
+    """INSERT INTO jobs_new SELECT id, kind, subject, study, revision, route, target, run_key, state, attempts, due,
+        lease_until, token, created, started, finished,
+        CASE
+            WHEN state IN ('done', 'running') AND reason LIKE 'not sent: superseded by%' THEN 'superseded'
+            WHEN state = 'failed' THEN 'failed'
+            WHEN state != 'done' THEN ''
+            WHEN kind = 'send' THEN iif(reason LIKE 'not taken:%', 'not taken', 'sent')
+            WHEN kind = 'commit' THEN
+                CASE WHEN reason = '' THEN 'committed'
+                    WHEN reason = 'nothing is stored there' THEN 'nothing to commit' ELSE 'waived' END
+            WHEN kind = 'promise' THEN 'answered'
+            WHEN run_key IS NOT NULL THEN 'read'
+            ELSE iif(reason LIKE 'not read: superseded by%', 'superseded', 'nothing to read')
+        END,
+        reason, deaths FROM jobs""",
+    "DROP TABLE jobs",
+    "ALTER TABLE jobs_new RENAME TO jobs",
+    "CREATE INDEX jobs_to_claim ON jobs (kind, due) WHERE state = 'queued'",
+    "CREATE INDEX jobs_to_claim_for ON jobs (kind, target, due) WHERE state = 'queued'",
+    "CREATE INDEX jobs_running ON jobs (kind) WHERE state = 'running'",
+)
+
+
 with closing(Database(memory=True)) as _empty:
     MIGRATIONS = frozenset(each.name for each in SCHEMA.pending(_empty))
 """All that this version knows; an index with another one was made by a newer version."""

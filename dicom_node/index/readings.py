@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import json
+import sqlite3
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any
 
 from dicom_node.index.commitments import CommitmentStatements
+from dicom_node.index.recorded import recorded
 from dicom_node.index.rows import (
-    CALLED_OFF,
-    NOT_TAKEN,
     Job,
     NewReading,
     NewResult,
+    ReadingJobs,
+    ReadingRow,
+    ResultRow,
     StoredReport,
     StoredResult,
 )
+
+_READING = "run_key, study, model, version, digest, created, shadow, reading"
 
 
 class ReadingStatements(CommitmentStatements):
@@ -93,9 +96,9 @@ class ReadingStatements(CommitmentStatements):
                     """INSERT INTO jobs (kind, subject, study, revision, route, target, run_key, state, due, created)
                     VALUES ('send', ?, ?, ?, ?, ?, ?, 'queued', ?, ?)
                     ON CONFLICT (study, kind, subject, target) DO UPDATE SET state = 'queued', attempts = 0,
-                        reason = '', revision = excluded.revision, due = excluded.due, created = excluded.created,
-                        finished = NULL
-                    WHERE jobs.state = 'done' AND jobs.reason LIKE ?""",
+                        outcome = '', reason = '', revision = excluded.revision, due = excluded.due,
+                        created = excluded.created, finished = NULL
+                    WHERE jobs.state = 'done' AND jobs.outcome = 'superseded'""",
                     row[0],
                     job.study,
                     job.revision,
@@ -104,7 +107,6 @@ class ReadingStatements(CommitmentStatements):
                     run_key,
                     now,
                     now,
-                    f"{CALLED_OFF}%",
                 ).rowcount
             if queued > before and destination in committing:
                 self.queue_commit(job, run_key, destination, now)
@@ -131,13 +133,11 @@ class ReadingStatements(CommitmentStatements):
             FROM readings g CROSS JOIN results r ON r.run_key = g.run_key AND r.role = 'sr'
                 CROSS JOIN jobs j ON j.study = g.study AND j.kind = 'send' AND j.subject = r.sop_instance_uid
             WHERE g.study = ? AND g.model = ? AND j.target IN ({marks})
-                AND (j.state = 'running' OR (j.state = 'done' AND j.reason NOT LIKE ? AND j.reason NOT LIKE ?))
+                AND (j.state = 'running' OR (j.state = 'done' AND j.outcome = 'sent'))
             ORDER BY g.created DESC, r.sop_instance_uid LIMIT 1""",  # noqa: S608 - marks alone
             study,
             model,
             *destinations,
-            f"{NOT_TAKEN}%",
-            f"{CALLED_OFF}%",
         )
         return StoredReport(*rows[0]) if rows else None
 
@@ -149,11 +149,11 @@ class ReadingStatements(CommitmentStatements):
         being sent now may arrive; if it does not, it is not tried again.
         """
         self._run(
-            """UPDATE jobs SET state = 'done', finished = ?, reason = ?
+            """UPDATE jobs SET state = 'done', outcome = 'superseded', finished = ?, reason = ?
             WHERE kind = 'commit' AND study = ? AND state IN ('queued', 'failed') AND revision <= ? AND run_key != ?
                 AND run_key IN (SELECT run_key FROM readings WHERE study = ? AND model = ?)""",
             now,
-            f"{CALLED_OFF} revision {job.revision}",
+            _superseded_by(job),
             job.study,
             job.revision,
             run_key,
@@ -177,13 +177,13 @@ class ReadingStatements(CommitmentStatements):
 
     def _call_off(self, job: Job, now: float, condition: str, *values: str) -> int:
         return self._run(
-            f"""UPDATE jobs SET state = iif(state = 'running', 'running', 'done'), finished = ?, reason = ?
-            WHERE kind = 'send' AND study = ? AND (state != 'done' OR reason LIKE ?) AND revision <= ?
+            f"""UPDATE jobs SET state = iif(state = 'running', 'running', 'done'), outcome = 'superseded', finished = ?,
+                reason = ?
+            WHERE kind = 'send' AND study = ? AND (state != 'done' OR outcome = 'not taken') AND revision <= ?
                 AND run_key IN (SELECT run_key FROM readings WHERE study = ? AND model = ?) AND {condition}""",  # noqa: S608 - our own words
             now,
-            f"{CALLED_OFF} revision {job.revision}",
+            _superseded_by(job),
             job.study,
-            f"{NOT_TAKEN}%",
             job.revision,
             job.study,
             job.target,
@@ -198,45 +198,41 @@ class ReadingStatements(CommitmentStatements):
         )
         return StoredResult(*rows[0]) if rows else None
 
-    def readings_of(self, study: str) -> list[dict[str, Any]]:
-        """Every reading of a study, oldest first, with the reading as an object and its results."""
-        rows = self._rows("SELECT * FROM readings WHERE study = ? ORDER BY created, run_key", study)
-        return [
-            {
-                **dict(row),
-                "reading": json.loads(row["reading"]),
-                "results": [
-                    dict(r)
-                    for r in self._rows("SELECT * FROM results WHERE run_key = ? ORDER BY position", row["run_key"])
-                ],
-            }
-            for row in rows
-        ]
+    def readings_of(self, study: str) -> list[ReadingRow]:
+        """Every reading of a study, oldest first."""
+        rows = self._rows(f"SELECT {_READING} FROM readings WHERE study = ? ORDER BY created, run_key", study)  # noqa: S608 - our own words
+        return [_reading(row) for row in rows]
 
-    def readings_by(self, model: str, since: float = 0.0) -> Iterator[dict[str, Any]]:
-        """Every reading of a model from a moment on, by study and oldest first, with the reading as an object.
+    def results_of(self, run_key: str) -> list[ResultRow]:
+        """The result files of a reading, in the order of sending."""
+        rows = self._rows(
+            """SELECT sop_instance_uid, sop_class_uid, series, run_key, position, role, file, bytes, profile, removed
+            FROM results WHERE run_key = ? ORDER BY position""",
+            run_key,
+        )
+        return [ResultRow(*row) for row in rows]
+
+    def readings_by(self, model: str, since: float = 0.0) -> Iterator[ReadingRow]:
+        """Every reading of a model from a moment on, by study and oldest first.
 
         One after the other, since a year of them is more than fits into memory; the index is not held up meanwhile.
         """
         with self._lock:
             # By the index that is in the order asked for: sorted instead, they would all be held at once.
             for row in self._run(
-                """SELECT * FROM readings INDEXED BY readings_by_study
-                WHERE model = ? AND created >= ? ORDER BY study, created, run_key""",
+                f"""SELECT {_READING} FROM readings INDEXED BY readings_by_study
+                WHERE model = ? AND created >= ? ORDER BY study, created, run_key""",  # noqa: S608 - our own words
                 model,
                 since,
             ):
-                yield {**dict(row), "reading": json.loads(row["reading"])}
+                yield _reading(row)
 
     def reading_models(self) -> list[str]:
         """Every model that a reading is by."""
         return [row[0] for row in self._rows("SELECT DISTINCT model FROM readings ORDER BY model")]
 
-    def reading_jobs(self, model: str, since: float = 0.0) -> list[dict[str, Any]]:
-        """How many readings by a model, in shadow or not, were asked for from a moment on, by how each ended.
-
-        ``eligible`` is False where a job is done and there was nothing for the model to read.
-        """
+    def reading_jobs(self, model: str, since: float = 0.0) -> list[ReadingJobs]:
+        """How many readings by a model, in shadow or not, were asked for from a moment on, by how each ended."""
         rows = self._rows(
             """SELECT state, reason, state != 'done' OR run_key IS NOT NULL AS eligible, count(*) AS jobs
             FROM jobs WHERE kind IN ('read', 'shadow') AND target = ? AND created >= ?
@@ -244,4 +240,14 @@ class ReadingStatements(CommitmentStatements):
             model,
             since,
         )
-        return [{**dict(row), "eligible": bool(row["eligible"])} for row in rows]
+        return [ReadingJobs(row["state"], row["reason"], bool(row["eligible"]), row["jobs"]) for row in rows]
+
+
+def _reading(row: sqlite3.Row) -> ReadingRow:
+    values = dict(row)
+    return ReadingRow(**{**values, "shadow": bool(values["shadow"]), "reading": recorded(values["reading"])})
+
+
+def _superseded_by(job: Job) -> str:
+    """The reason, for a person, of a delivery whose place a later reading takes."""
+    return f"not sent: superseded by revision {job.revision}"

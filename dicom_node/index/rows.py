@@ -5,15 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from dicom_node.index.recorded import RecordedReading
+
 JobKind = Literal["read", "send", "shadow", "commit", "promise"]
+"""What a job does; `job_kinds` has the rules of each kind."""
 
-
-NOT_TAKEN = "not taken:"
-"""How the reason begins of a delivery that ended because the destination does not take this kind of object."""
-
-
-CALLED_OFF = "not sent: superseded by"
-"""How the reason begins of a delivery that ended because a later reading takes its place."""
+Outcome = Literal[
+    "",  # the job has not ended
+    "read",
+    "nothing to read",  # no image of the study is of the kind that the model reads
+    "sent",
+    "not taken",  # the destination does not take this kind of object
+    "committed",
+    "nothing to commit",  # the destination has stored nothing of the run
+    "waived",  # the configuration does not ask for commitment any more
+    "answered",
+    "superseded",  # a later revision or reading takes its place; of a job in work: it is not tried again
+    "failed",
+]
+"""How a job ended. What a person reads of it is its reason; what the node decides stands on the outcome."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,3 +194,91 @@ class NewReading:
     created: float
     reading: str
     shadow: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StudyRow:
+    """A study with its state, which follows from its jobs; times are epoch seconds.
+
+    ``state`` is one of `operations.study_status.STATES`. ``evidence`` is what said that the study is complete; ``read``
+    and ``delivered`` are when the last reading and the last delivery of this revision ended; ``reason`` is what a
+    person is told of a job; ``not_taken`` has a sentence for each kind of object that a destination does not take;
+    ``removed`` is when retention last removed files.
+    """
+
+    study: str
+    revision: int
+    first_received: float
+    last_received: float
+    completed: float | None
+    routes: tuple[str, ...]
+    removed: float | None
+    evidence: str
+    read: float | None
+    delivered: float | None
+    reason: str
+    not_taken: tuple[str, ...]
+    instances: int
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobRow:
+    """A job as it stands; times are epoch seconds. ``role`` is that of the result which a job "send" carries."""
+
+    id: int
+    kind: JobKind
+    revision: int
+    route: str
+    target: str
+    subject: str
+    run_key: str | None
+    state: Literal["queued", "running", "done", "failed"]
+    outcome: Outcome
+    attempts: int
+    due: float
+    created: float
+    started: float | None
+    finished: float | None
+    reason: str
+    role: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ResultRow:
+    """A result file of a reading; ``position`` is its place in the order of sending."""
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    series: str
+    run_key: str
+    position: int
+    role: str
+    file: str
+    bytes: int
+    profile: str
+    removed: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingRow:
+    """A reading by a model; ``created`` is epoch seconds; of a ``shadow`` reading nothing was or is sent."""
+
+    run_key: str
+    study: str
+    model: str
+    version: str
+    digest: str
+    created: float
+    shadow: bool
+    reading: RecordedReading
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingJobs:
+    """How many jobs of a model ended in the same way; ``eligible`` is false where the model had nothing to read."""
+
+    state: str
+    reason: str
+    eligible: bool
+    jobs: int

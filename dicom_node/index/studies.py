@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
 from dicom_node.index.rows import (
-    CALLED_OFF,
-    NOT_TAKEN,
+    JobRow,
     OpenStudy,
     StoredSeries,
+    StudyRow,
 )
 from dicom_node.index.statements import Statements
 
@@ -27,13 +26,13 @@ _OLD = """SELECT * FROM studies WHERE completed IS NOT NULL AND kept = 1
 _STATE = """
     WITH listed AS MATERIALIZED ({listed}),
     reads AS MATERIALIZED (
-        SELECT l.study, j.kind, j.state, j.run_key, j.reason, j.finished
+        SELECT l.study, j.kind, j.state, j.outcome, j.run_key, j.reason, j.finished
         FROM listed l CROSS JOIN jobs j ON j.study = l.study AND j.revision = l.revision AND j.kind = 'read'
     ),
     work AS (
         SELECT * FROM reads
         UNION ALL
-        SELECT r.study, s.kind, s.state, s.run_key, s.reason, s.finished
+        SELECT r.study, s.kind, s.state, s.outcome, s.run_key, s.reason, s.finished
         FROM reads r CROSS JOIN jobs s
             ON s.study = r.study AND s.run_key = r.run_key AND s.kind IN ('send', 'commit')
     ),
@@ -49,10 +48,11 @@ _STATE = """
             max(CASE WHEN kind != 'read' THEN finished END) AS delivered,
             max(CASE WHEN state = 'failed' THEN reason END) AS failure,
             max(CASE WHEN state != 'done' OR kind = 'read' THEN reason END) AS reason,
-            json_group_array(DISTINCT reason) FILTER (WHERE state = 'done' AND reason LIKE :not_taken) AS not_taken
+            json_group_array(DISTINCT reason) FILTER (WHERE state = 'done' AND outcome = 'not taken') AS not_taken
         FROM work GROUP BY study
     )
-    SELECT l.*, told.read, told.delivered, coalesce(nullif(told.failure, ''), told.reason) AS reason,
+    SELECT l.study, l.revision, l.first_received, l.last_received, l.completed, l.routes, l.removed, l.evidence,
+        told.read, told.delivered, coalesce(nullif(told.failure, ''), told.reason, '') AS reason,
         coalesce(told.not_taken, '[]') AS not_taken,
         (SELECT count(*) FROM instances i WHERE i.study = l.study) AS instances,
         CASE
@@ -93,11 +93,9 @@ class StudyStatements(Statements):
         rows = self._rows(
             """SELECT count(*) FROM (SELECT sop_instance_uid FROM instances WHERE study = ?1
                 UNION SELECT subject FROM jobs WHERE study = ?1 AND kind = 'send' AND target = ?2 AND state = 'done'
-                    AND reason NOT LIKE ?3 AND reason NOT LIKE ?4)""",
+                    AND outcome = 'sent')""",
             study,
             peer,
-            f"{NOT_TAKEN}%",
-            f"{CALLED_OFF}%",
         )
         return int(rows[0][0])
 
@@ -153,32 +151,33 @@ class StudyStatements(Statements):
         """The current revision of a study."""
         return int(self._rows("SELECT revision FROM studies WHERE study = ?", study)[0]["revision"])
 
-    def studies_with_state(self, study: str | None = None, *, limit: int = 1000) -> list[dict[str, Any]]:
+    def studies_with_state(self, study: str | None = None, *, limit: int = 1000) -> list[StudyRow]:
         """Each study (newest first, or the one asked for) with its state and the time of each step."""
-        with self._lock:
-            values = {"study": study, "limit": limit, "not_taken": f"{NOT_TAKEN}%"}
-            rows = self._db.conn.execute(_STATE.format(listed=_NEWEST if study is None else _ONE), values).fetchall()
-        return [{**dict(row), **{name: json.loads(row[name]) for name in ("routes", "not_taken")}} for row in rows]
+        return self._listed(_NEWEST if study is None else _ONE, {"study": study, "limit": limit})
 
-    def old_studies(self, before: float, after: tuple[float, str], limit: int) -> list[dict[str, Any]]:
+    def old_studies(self, before: float, after: tuple[float, str], limit: int) -> list[StudyRow]:
         """Studies that have files and got their last image before a moment, oldest first, each with its state.
 
         ``after`` is (last_received, study) of the one to go on behind.
         """
-        with self._lock:
-            values = {"before": before, "after": after[0], "study": after[1], "limit": limit}
-            rows = self._db.conn.execute(
-                _STATE.format(listed=_OLD), {**values, "not_taken": f"{NOT_TAKEN}%"}
-            ).fetchall()
-        return sorted(map(dict, rows), key=lambda row: (row["last_received"], row["study"]))
+        rows = self._listed(_OLD, {"before": before, "after": after[0], "study": after[1], "limit": limit})
+        return sorted(rows, key=lambda row: (row.last_received, row.study))
 
-    def jobs_of(self, study: str) -> list[dict[str, Any]]:
+    def _listed(self, listed: str, values: dict[str, object]) -> list[StudyRow]:
+        with self._lock:
+            rows = self._db.conn.execute(_STATE.format(listed=listed), values).fetchall()
+        return [
+            StudyRow(**{**dict(row), **{name: tuple(json.loads(row[name])) for name in ("routes", "not_taken")}})
+            for row in rows
+        ]
+
+    def jobs_of(self, study: str) -> list[JobRow]:
         """Every job of a study, oldest first, with the role of the result that a send job carries."""
         rows = self._rows(
-            """SELECT j.id, j.kind, j.revision, j.route, j.target, j.subject, j.run_key, j.state, j.attempts, j.due,
-                j.created, j.started, j.finished, j.reason, r.role
+            """SELECT j.id, j.kind, j.revision, j.route, j.target, j.subject, j.run_key, j.state, j.outcome, j.attempts,
+                j.due, j.created, j.started, j.finished, j.reason, r.role
             FROM jobs j LEFT JOIN results r ON j.kind = 'send' AND r.sop_instance_uid = j.subject
             WHERE j.study = ? ORDER BY j.id""",
             study,
         )
-        return [dict(row) for row in rows]
+        return [JobRow(*row) for row in rows]

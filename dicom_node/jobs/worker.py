@@ -24,7 +24,7 @@ import structlog
 
 from dicom_node.errors import NodeError, Permanent, Retryable, Waits, trouble
 from dicom_node.index.index import Index
-from dicom_node.index.rows import Job, JobKind
+from dicom_node.index.rows import Job, JobKind, Outcome
 from dicom_node.jobs.patience import Patience
 from dicom_node.log import logger, where
 
@@ -34,9 +34,13 @@ _LONGEST_REST_SECONDS = 15.0  # of a worker that the machine keeps from working,
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """How a job went well: ``effects`` are written in the transaction that marks it done, ``then`` runs after it."""
+    """How a job went well: ``effects`` are written in the transaction that marks it done, ``then`` runs after it.
+
+    ``outcome`` None is the success of the job's kind; ``reason`` is what a person is told.
+    """
 
     reason: str = ""
+    outcome: Outcome | None = None
     run_key: str | None = None
     effects: Callable[[], None] = lambda: None
     then: Callable[[], None] = lambda: None
@@ -168,7 +172,9 @@ class Worker:
         try:
             done = self._do(job)
             with self._index.transaction():
-                if not self._index.finish(job, self._clock(), reason=done.reason, run_key=done.run_key):
+                if not self._index.finish(
+                    job, self._clock(), outcome=done.outcome, reason=done.reason, run_key=done.run_key
+                ):
                     raise _TakenOver  # noqa: TRY301 - it must pass through the transaction to roll it back
                 done.effects()
         except _TakenOver:

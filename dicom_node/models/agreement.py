@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from dicom_node.errors import NodeError
 from dicom_node.index.index import Index
+from dicom_node.index.recorded import RecordedClass, RecordedReading
+from dicom_node.index.rows import ReadingRow
 
 _STEPS_OF_RESULTS = frozenset({"encode", "write"})  # a reading in shadow leads to no objects: these are no model's time
 _REASONS = 5
@@ -98,41 +100,41 @@ class _Side:
         self.outputs: dict[str, Output] = {}
         self.by_study: dict[str, dict[frozenset[str], Read]] = {}
         for row in index.readings_by(self.model, since):
-            if row["digest"].startswith(self._digest) and not row["reading"].get("failure"):
+            if row.digest.startswith(self._digest) and not row.reading.failure:
                 self._add(row)
         self._jobs = index.reading_jobs(self.model, since)
         if not self.readings:
             there = ", ".join(index.reading_models()) or "none"
-            counts = {state: sum(job["jobs"] for job in self._jobs if job["state"] == state) for state in _UNREAD}
+            counts = {state: sum(job.jobs for job in self._jobs if job.state == state) for state in _UNREAD}
             more = "".join(f"; {_UNREAD[state]}: {count}" for state, count in counts.items() if count)
-            why = next((f" ({job['reason']})" for job in self._jobs if job["state"] == "failed"), "")
+            why = next((f" ({job.reason})" for job in self._jobs if job.state == "failed"), "")
             raise NodeError(
                 f"there is no reading by {asked}{' since then' if since else ''}; models that have read: {there}{more}"
                 + why
             )
 
-    def _add(self, row: Mapping[str, Any]) -> None:
+    def _add(self, row: ReadingRow) -> None:
         one = _read(row)
         self.readings += 1
         self.in_shadow += one.shadow
         self.files[one.digest] = self.files.get(one.digest, 0) + 1
-        for each in _assessed(row["reading"]):
-            self.outputs[each["key"]] = Output(each["name"], (each["code"]["value"], each["code"]["scheme"]))
+        for each in _assessed(row.reading):
+            self.outputs[each.key] = Output(each.name, each.code)
         self.by_study.setdefault(one.study, {})[one.sources] = one  # they come oldest first: the newest counts
 
     def told(self, seconds: Sequence[float]) -> dict[str, Any]:
         """The model in numbers; ``seconds`` are those of its readings that are compared."""
-        failed = [each for each in self._jobs if each["state"] == "failed"]
+        failed = [each for each in self._jobs if each.state == "failed"]
         return {
             "model": self.asked,
             "readings": self.readings,
             "studies": len(self.by_study),
             "in_shadow": self.in_shadow,
             "files": self.files,
-            "waiting": sum(each["jobs"] for each in self._jobs if each["state"] in {"queued", "running"}),
-            "not_eligible": sum(each["jobs"] for each in self._jobs if not each["eligible"]),
-            "failed": sum(each["jobs"] for each in failed),
-            "failures": [{"reason": each["reason"], "jobs": each["jobs"]} for each in failed[:_REASONS]],
+            "waiting": sum(each.jobs for each in self._jobs if each.state in {"queued", "running"}),
+            "not_eligible": sum(each.jobs for each in self._jobs if not each.eligible),
+            "failed": sum(each.jobs for each in failed),
+            "failures": [{"reason": each.reason, "jobs": each.jobs} for each in failed[:_REASONS]],
             "seconds": {"median": _percentile(seconds, 50), "p95": _percentile(seconds, 95)},
         }
 
@@ -261,32 +263,30 @@ def cohens_kappa(both: int, only_a: int, only_b: int, neither: int) -> float | N
     return (n * (both + neither) - chance) / (n * n - chance)
 
 
-def _read(row: Mapping[str, Any]) -> Read:
-    reading = row["reading"]
+def _read(row: ReadingRow) -> Read:
     surest: dict[str, tuple[float, Box]] = {}
-    for found in reading["findings"]:
-        key, score, region = found["key"], found["score"], found["region"]
-        if key not in surest or score > surest[key][0]:
-            edges = tuple(float(region[edge]) for edge in ("left", "top", "right", "bottom"))
-            surest[key] = (score, (region["sop_instance_uid"], region.get("frame", 1), *edges))
+    for found in row.reading.findings:
+        if found.key not in surest or found.score > surest[found.key][0]:
+            at = found.region
+            surest[found.key] = (found.score, (at.sop_instance_uid, at.frame, at.left, at.top, at.right, at.bottom))
     return Read(
-        row["study"],
-        row["created"],
-        row["version"],
-        row["digest"],
-        bool(row["shadow"]),
-        frozenset(reading["sources"]),
-        sum(seconds for step, seconds in reading["seconds"].items() if step not in _STEPS_OF_RESULTS),
+        row.study,
+        row.created,
+        row.version,
+        row.digest,
+        row.shadow,
+        frozenset(row.reading.sources),
+        sum(seconds for step, seconds in row.reading.seconds.items() if step not in _STEPS_OF_RESULTS),
         {
-            each["key"]: Verdict(each["presence"], each["score"], surest.get(each["key"], (0.0, None))[1])
-            for each in _assessed(reading)
+            each.key: Verdict(each.presence, each.score, surest.get(each.key, (0.0, None))[1])
+            for each in _assessed(row.reading)
         },
     )
 
 
-def _assessed(reading: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _assessed(reading: RecordedReading) -> list[RecordedClass]:
     """The classes that a reading has a verdict on; the score of any other means nothing."""
-    return [each for each in reading["classes"] if not each.get("not_assessed")]
+    return [each for each in reading.classes if not each.not_assessed]
 
 
 def _pair(a: Mapping[frozenset[str], Read], b: Mapping[frozenset[str], Read]) -> tuple[Read, Read] | None:

@@ -5,10 +5,13 @@ The command line prints these as tables or JSON. They hold UIDs, times, scores a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
 from dicom_node.index.index import Index
+from dicom_node.index.rows import JobRow, ReadingRow, ResultRow, StudyRow
 
 #: The states of a study, in the order of its way; every study has exactly one of them.
 STATES: dict[str, str] = {
@@ -31,36 +34,36 @@ def _between(start: float | None, end: float | None) -> float | None:
     return None if start is None or end is None else round(end - start, 3)
 
 
-def study(row: dict[str, Any]) -> dict[str, Any]:
+def study(row: StudyRow) -> dict[str, Any]:
     """A study in one line: state, reason, the time of each step and the seconds between them.
 
     ``evidence`` is what said that the study is complete.
     A step that has not ended yet is None: ``read`` while a reading is in work, ``delivered`` until all is delivered.
     """
-    state = row["state"]
-    read = row["read"] if state not in {"receiving", "reading"} else None
-    delivered = row["delivered"] if state == "delivered" else None
+    state = row.state
+    read = row.read if state not in {"receiving", "reading"} else None
+    delivered = row.delivered if state == "delivered" else None
     return {
-        "study": row["study"],
+        "study": row.study,
         "state": state,
-        "reason": row["reason"] or "; ".join(row["not_taken"]),
-        "evidence": row["evidence"] if state != "receiving" else "",
-        "revision": row["revision"],
-        "instances": row["instances"],
-        "routes": row["routes"],
+        "reason": row.reason or "; ".join(row.not_taken),
+        "evidence": row.evidence if state != "receiving" else "",
+        "revision": row.revision,
+        "instances": row.instances,
+        "routes": list(row.routes),
         "times": {
-            "first_received": _time(row["first_received"]),
-            "received": _time(row["last_received"]),
-            "complete": _time(row["completed"]),
+            "first_received": _time(row.first_received),
+            "received": _time(row.last_received),
+            "complete": _time(row.completed),
             "read": _time(read),
             "delivered": _time(delivered),
-            "removed": _time(row["removed"]),
+            "removed": _time(row.removed),
         },
         "seconds": {
-            "quiet": _between(row["last_received"], row["completed"]),
-            "reading": _between(row["completed"], read),
+            "quiet": _between(row.last_received, row.completed),
+            "reading": _between(row.completed, read),
             "delivering": _between(read, delivered),
-            "turnaround": _between(row["last_received"], delivered),
+            "turnaround": _between(row.last_received, delivered),
         },
     }
 
@@ -75,20 +78,21 @@ def detail(index: Index, uid: str) -> dict[str, Any] | None:
     rows = index.studies_with_state(uid)
     if not rows:
         return None
-    jobs, readings = index.jobs_of(uid), index.readings_of(uid)
+    jobs = index.jobs_of(uid)
+    readings = [(row.shadow, _reading(row, index.results_of(row.run_key))) for row in index.readings_of(uid)]
     return {
         **study(rows[0]),
-        "readings": _with_successors([_reading(reading) for reading in readings if not reading["shadow"]]),
-        "jobs": [_job(job) for job in jobs if job["kind"] == "read"],
+        "readings": _with_successors([reading for shadow, reading in readings if not shadow]),
+        "jobs": [_job(job) for job in jobs if job.kind == "read"],
         "deliveries": [
-            {"role": job["role"], "instance": job["subject"], "destination": job["target"], **_progress(job)}
+            {"role": job.role, "instance": job.subject, "destination": job.target, **_progress(job)}
             for job in jobs
-            if job["kind"] == "send"
+            if job.kind == "send"
         ],
-        "commitments": [{"destination": job["target"], **_progress(job)} for job in jobs if job["kind"] == "commit"],
+        "commitments": [{"destination": job.target, **_progress(job)} for job in jobs if job.kind == "commit"],
         "shadow": {  # apart: of this nothing is sent, and the study's state does not depend on it
-            "readings": [_reading(reading) for reading in readings if reading["shadow"]],
-            "jobs": [_job(job) for job in jobs if job["kind"] == "shadow"],
+            "readings": [reading for shadow, reading in readings if shadow],
+            "jobs": [_job(job) for job in jobs if job.kind == "shadow"],
         },
     }
 
@@ -108,60 +112,66 @@ def _with_successors(readings: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return readings
 
 
-def _job(job: dict[str, Any]) -> dict[str, Any]:
-    return {"model": job["target"], "route": job["route"], "revision": job["revision"], **_progress(job)}
+def _job(job: JobRow) -> dict[str, Any]:
+    return {"model": job.target, "route": job.route, "revision": job.revision, **_progress(job)}
 
 
-def _progress(job: dict[str, Any]) -> dict[str, Any]:
+def _progress(job: JobRow) -> dict[str, Any]:
     return {
-        "state": job["state"],
-        "attempts": job["attempts"],
-        "started": _time(job["started"]),
-        "finished": _time(job["finished"]),
-        "next_attempt": _time(job["due"]) if job["state"] == "queued" else None,
-        "reason": job["reason"],
+        "state": job.state,
+        "attempts": job.attempts,
+        "started": _time(job.started),
+        "finished": _time(job.finished),
+        "next_attempt": _time(job.due) if job.state == "queued" else None,
+        "reason": job.reason,
     }
 
 
-def _reading(row: dict[str, Any]) -> dict[str, Any]:
-    reading = row["reading"]
+def _reading(row: ReadingRow, results: Sequence[ResultRow]) -> dict[str, Any]:
+    reading = row.reading
     return {
-        "model": row["model"],
-        "version": row["version"],
-        "digest": row["digest"],
-        "notice": reading["model"]["notice"],
-        "run_key": row["run_key"],
-        "created": _time(row["created"]),
-        "device": reading.get("device", ""),  # readings of older nodes do not say
-        "remarks": reading.get("remarks", []),
-        "sources": reading["sources"],
-        "seconds": {name: round(value, 4) for name, value in reading["seconds"].items()},
+        "model": row.model,
+        "version": row.version,
+        "digest": row.digest,
+        "notice": reading.notice,
+        "run_key": row.run_key,
+        "created": _time(row.created),
+        "device": reading.device,
+        "remarks": list(reading.remarks),
+        "sources": list(reading.sources),
+        "seconds": {name: round(value, 4) for name, value in reading.seconds.items()},
         "classes": [
-            {key: one[key] for key in ("key", "name", "presence", "score", "threshold")}
-            | {"not_assessed": one.get("not_assessed", "")}  # readings of older nodes do not say
-            for one in reading["classes"]
+            {
+                "key": one.key,
+                "name": one.name,
+                "presence": one.presence,
+                "score": one.score,
+                "threshold": one.threshold,
+                "not_assessed": one.not_assessed,
+            }
+            for one in reading.classes
         ],
         "findings": [
             {
-                "key": one["key"],
-                "name": one["name"],
-                "score": one["score"],
-                "laterality": one["laterality"]["meaning"] if one["laterality"] else None,
-                "region": one["region"],
+                "key": one.key,
+                "name": one.name,
+                "score": one.score,
+                "laterality": one.laterality,
+                "region": asdict(one.region),
             }
-            for one in reading["findings"]
+            for one in reading.findings
         ],
-        "passed_over": reading["passed_over"],
-        "failed": reading.get("failed", []),
-        "failure": reading.get("failure", ""),
+        "passed_over": [{"uid": uid, "reason": reason} for uid, reason in reading.passed_over],
+        "failed": [{"uid": uid, "reason": reason} for uid, reason in reading.failed],
+        "failure": reading.failure,
         "results": [
             {
-                "role": r["role"],
-                "sop_class": r["sop_class_uid"],
-                "instance": r["sop_instance_uid"],
-                "series": r["series"],
-                "bytes": r["bytes"],
+                "role": each.role,
+                "sop_class": each.sop_class_uid,
+                "instance": each.sop_instance_uid,
+                "series": each.series,
+                "bytes": each.bytes,
             }
-            for r in row["results"]
+            for each in results
         ],
     }

@@ -73,7 +73,7 @@ class Reader:
         """
         revision = self._index.revision(job.study)
         if revision > job.revision:
-            return Done(reason=f"not read: superseded by revision {revision}")
+            return Done(f"not read: superseded by revision {revision}", "superseded")
         route = self._route(job)
         if route is None:
             raise Permanent(
@@ -87,7 +87,7 @@ class Reader:
                 answer = self._executor.submit(read, request).result()
         except ReadingError as error:
             if self._index.revision(job.study) > revision:  # a corrected image took the place of one amid the reading
-                return Done(reason=f"not read: superseded by revision {self._index.revision(job.study)}")
+                return Done(f"not read: superseded by revision {self._index.revision(job.study)}", "superseded")
             raise Permanent(str(error)) from error
         except (process.WarmProcessError, RuntimeError) as error:
             self._spool.discard_parts(batch)  # a process that dies while it encodes leaves what it had written
@@ -96,7 +96,7 @@ class Reader:
         now = self._index.revision(job.study)
         if now > revision and (answer.reading is None or answer.reading.failed):  # as above
             self._spool.discard_parts(batch)
-            return Done(reason=f"not read: superseded by revision {now}")
+            return Done(f"not read: superseded by revision {now}", "superseded")
         return self._done(job, route, answer, time.perf_counter() - began)
 
     def failed(self, job: Job, reason: str) -> Done:
@@ -181,7 +181,7 @@ class Reader:
         if answer.run_key is None:
             reasons = "; ".join(dict.fromkeys(passed.reason for passed in answer.passed_over)) or "no images"
             log.info("study.not_eligible", reason=reasons)
-            return Done(reason=reasons[:1000])
+            return Done(reasons[:1000], "nothing to read")
         if answer.reading is None:
             log.info("study.read_before", reason="the same images were read by the same model before")
         if job.kind == "shadow":

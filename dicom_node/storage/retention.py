@@ -10,10 +10,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 from dicom_node.config.settings import Retention as RetentionSettings
 from dicom_node.index.index import Index
+from dicom_node.index.rows import StudyRow
 from dicom_node.log import logger, where
 from dicom_node.storage.ingest import Store
 from dicom_node.storage.spool import Spool
@@ -91,7 +91,7 @@ class Retention:
                 if self._remove(row, before, room):
                     removed += 1
                     self._stopping.wait(time.monotonic() - began)  # half of the disk's time is for receiving
-            after = (rows[-1]["last_received"], rows[-1]["study"])
+            after = (rows[-1].last_received, rows[-1].study)
         return removed
 
     def _room(self) -> str | None:
@@ -102,16 +102,14 @@ class Retention:
         free = self._spool.free(now=True) / 1e9
         return None if free >= wanted else f"; {free:.2f} GB are free, and retention.free_gb is {wanted:g}"
 
-    def _remove(self, row: dict[str, Any], before: float, room: str) -> bool:
-        study, now = row["study"], self._clock()
-        if row["state"] not in _DONE_WITH or self._last_byte(study):
+    def _remove(self, row: StudyRow, before: float, room: str) -> bool:
+        study, now = row.study, self._clock()
+        if row.state not in _DONE_WITH or self._last_byte(study):
             return False
-        if not self._index.remove_files(study, row["revision"], before, now):
+        if not self._index.remove_files(study, row.revision, before, now):
             return False
-        ended = max(filter(None, (row["completed"], row["read"], row["delivered"])))
-        age = (
-            f"{row['state']}, done with {(now - ended) / _DAY:.1f} days ago; retention.days is {self._settings.days:g}"
-        )
+        ended = max(filter(None, (row.completed, row.read, row.delivered)))
+        age = f"{row.state}, done with {(now - ended) / _DAY:.1f} days ago; retention.days is {self._settings.days:g}"
         self._delete(study, age + room)
         return True
 

@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dicom_node.index.rows import NewInstance
+from dicom_node.index.job_kinds import JOB_KINDS
+from dicom_node.index.rows import JobKind, NewInstance
 
 IMAGES = 20  # of a study, in two series
 MODEL, ROUTE, DESTINATION = "phantom_cxr", "chest", "pacs"  # the model is shipped: a node can be configured with it
@@ -183,19 +184,22 @@ def _deliver(conn: sqlite3.Connection, study: Study, hospital: Hospital) -> None
     _insert(conn, "jobs", jobs)
 
 
-def _job(kind: str, subject: str, study: Study, target: str, *, due: float, run_key: str | None) -> dict[str, object]:
+def _job(
+    kind: JobKind, subject: str, study: Study, target: str, *, due: float, run_key: str | None
+) -> dict[str, object]:
     """A job that ended at ``due``; without a ``run_key`` one that is queued until then."""
     began = study.received + 5.0
     job = {"kind": kind, "subject": subject, "study": study.uid, "revision": 1, "route": ROUTE, "target": target}
     job |= {"run_key": run_key, "state": "queued", "due": due, "created": began}
-    return job if run_key is None else job | {"state": "done", "attempts": 1, "started": began + 0.01, "finished": due}
+    ended = {"state": "done", "outcome": JOB_KINDS[kind].success, "attempts": 1}
+    return job if run_key is None else job | ended | {"started": began + 0.01, "finished": due}
 
 
 def _reading(study: Study) -> str:
     """About as much as a reading by a model of 18 classes is."""
     classes = [
         {"key": f"class_{each}", "name": f"Class {each}", "presence": "absent", "score": 0.0123456789, "threshold": 0.5}
-        | {"code": ["12345678", "SCT", "A finding of the chest"], "not_assessed": ""}
+        | {"code": {"value": "12345678", "scheme": "SCT", "meaning": "A finding of the chest"}, "not_assessed": ""}
         for each in range(18)
     ]
     sources = [one.sop_instance_uid for one in study.instances]

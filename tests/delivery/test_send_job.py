@@ -35,7 +35,7 @@ from dicom_node.storage.spool import Spool
 from tests.support.nodes import settings_for
 from tests.support.peers import Pacs, free_port, listens
 from tests.support.programs import tool
-from tests.support.samples import make_image
+from tests.support.samples import make_image, reading_text
 from tests.support.waiting import wait_until
 
 StartPacs = Callable[..., Pacs]
@@ -81,7 +81,7 @@ class Bench:
         name = self.spool.adopt([(self.spool.write_parts([[file.getvalue()]])[0], uid)])[0]
         new = NewResult(uid, sop_class, "1.9", 0, "sc", name, 1, "p")
         with self.index.transaction():
-            self.index.add_reading(NewReading(uid, "1", "m", "1", "d", 1.0, "{}"), [new])
+            self.index.add_reading(NewReading(uid, "1", "m", "1", "d", 1.0, reading_text()), [new])
         return Job(1, "send", uid, "1", 1, "r", "pacs", uid, 1, 1.0, "t")
 
     def sender(self, port: int) -> Sender:
@@ -223,7 +223,7 @@ def test_a_pacs_that_is_slow_but_answers_gets_everything_once_and_keeps_no_other
     try:
         wait_until(lambda: len(fast.uids()) == len(jobs), "the fast one to have all")
         had = len(given)
-        wait_until(lambda: {each["state"] for each in bench.index.jobs_of("1")} == {"done"}, "the slow one to have all")
+        wait_until(lambda: {each.state for each in bench.index.jobs_of("1")} == {"done"}, "the slow one to have all")
     finally:
         for worker in workers:
             worker.ask_to_stop()
@@ -232,7 +232,7 @@ def test_a_pacs_that_is_slow_but_answers_gets_everything_once_and_keeps_no_other
     assert had < len(jobs), "the fast one had all before the slow one"
     assert sorted(slow.uids()) == sorted(fast.uids()) == sorted(job.subject for job in jobs)
     assert (slow.associations, fast.associations) == (1, 1)
-    assert {each["attempts"] for each in bench.index.jobs_of("1")} == {1}
+    assert {each.attempts for each in bench.index.jobs_of("1")} == {1}
 
 
 @contextmanager

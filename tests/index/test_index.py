@@ -16,7 +16,8 @@ from dicom_node.errors import ConfigError
 from dicom_node.index import migrations
 from dicom_node.index.index import Index
 from dicom_node.index.migrations import SCHEMA
-from dicom_node.index.rows import Job, NewInstance, NewReading, NewResult
+from dicom_node.index.rows import Job, NewInstance, NewReading, NewResult, Outcome
+from tests.support.samples import reading_text
 
 
 @pytest.fixture
@@ -32,12 +33,12 @@ def receive(index: Index, uid: str, *, study: str = "1.1", series: str = "1.1.1"
 
 
 def state(index: Index, study: str = "1.1") -> str:
-    return str(index.studies_with_state(study)[0]["state"])
+    return str(index.studies_with_state(study)[0].state)
 
 
 def completed(index: Index, *routes: tuple[str, str]) -> None:
     row = index.studies_with_state("1.1")[0]
-    assert index.complete("1.1", row["revision"], row["last_received"], routes, 20.0)
+    assert index.complete("1.1", row.revision, row.last_received, routes, 20.0)
 
 
 def claimed(index: Index, kind: str = "read", now: float = 30.0) -> Job:
@@ -50,7 +51,7 @@ def read(index: Index, job: Job, key: str = "k1", *results: str, now: float = 40
     rows = [NewResult(uid, "1.2.840.3", f"{key}.9", n, "sr", f"r/{uid}", 5, "p") for n, uid in enumerate(results)]
     with index.transaction():
         assert index.finish(job, now, run_key=key)
-        index.add_reading(NewReading(key, job.study, "m", "1", "d", 1.0, "{}"), rows)
+        index.add_reading(NewReading(key, job.study, "m", "1", "d", 1.0, reading_text()), rows)
         index.queue_sends(job, key, [("pacs", "p")], now)
 
 
@@ -69,7 +70,7 @@ def test_the_way_of_a_study(index: Index) -> None:
             assert index.finish(send, 51.0)
     assert state(index) == "delivered"
     row = index.studies_with_state("1.1")[0]
-    assert (row["last_received"], row["completed"], row["read"], row["delivered"]) == (10.0, 20.0, 40.0, 51.0)
+    assert (row.last_received, row.completed, row.read, row.delivered) == (10.0, 20.0, 40.0, 51.0)
 
 
 def test_no_route_is_an_outcome(index: Index) -> None:
@@ -84,7 +85,7 @@ def test_no_eligible_series_is_an_outcome_with_its_reason(index: Index) -> None:
     with index.transaction():
         index.finish(claimed(index), 31.0, reason="modality CT is not among CR, DX")
     assert state(index) == "no eligible series"
-    assert index.studies_with_state("1.1")[0]["reason"] == "modality CT is not among CR, DX"
+    assert index.studies_with_state("1.1")[0].reason == "modality CT is not among CR, DX"
 
 
 def test_a_failure_is_an_outcome_and_is_revived(index: Index) -> None:
@@ -92,7 +93,7 @@ def test_a_failure_is_an_outcome_and_is_revived(index: Index) -> None:
     completed(index, ("r", "m"))
     index.fail(claimed(index), 31.0, "the model broke")
     assert state(index) == "failed"
-    assert index.studies_with_state("1.1")[0]["reason"] == "the model broke"
+    assert index.studies_with_state("1.1")[0].reason == "the model broke"
     assert index.revive("1.2", 40.0) == 0
     assert index.revive("1.1", 40.0) == 1
     assert state(index) == "reading"
@@ -172,7 +173,8 @@ def test_jobs_of_one_destination_do_not_wait_for_another(index: Index) -> None:
     with index.transaction():
         index.finish(job, 40.0, run_key="k")
         index.add_reading(
-            NewReading("k", "1.1", "m", "1", "d", 1.0, "{}"), [NewResult("9.1", "1.2", "9", 0, "sr", "r/1", 5, "p")]
+            NewReading("k", "1.1", "m", "1", "d", 1.0, reading_text()),
+            [NewResult("9.1", "1.2", "9", 0, "sr", "r/1", 5, "p")],
         )
         index.queue_sends(job, "k", [("slow", "p"), ("fast", "p")], 40.0)
     assert index.claim("send", "fast", 41.0, 60.0) is not None
@@ -196,10 +198,10 @@ def test_results_go_to_the_destinations_that_they_were_made_for(index: Index) ->
     rows = [NewResult(uid, "1.2", "9", 0, "sr", f"r/{uid}", 5, uid) for uid in ("a", "b", "")]
     with index.transaction():
         index.finish(job, 40.0, run_key="k")
-        index.add_reading(NewReading("k", "1.1", "m", "1", "d", 1.0, "{}"), rows)
+        index.add_reading(NewReading("k", "1.1", "m", "1", "d", 1.0, reading_text()), rows)
         assert index.queue_sends(job, "k", [("one", "a"), ("two", "a"), ("three", "b")], 40.0) == 6
     # What was made before there were profiles has none, and goes to every destination.
-    sent = {(j["subject"], j["target"]) for j in index.jobs_of("1.1") if j["kind"] == "send"}
+    sent = {(j.subject, j.target) for j in index.jobs_of("1.1") if j.kind == "send"}
     assert sent == {("a", "one"), ("a", "two"), ("b", "three"), ("", "one"), ("", "two"), ("", "three")}
 
 
@@ -211,20 +213,20 @@ def test_the_latest_report_is_one_that_a_destination_has(index: Index) -> None:
     for number, key in enumerate(("k1", "k2", "k3", "k4")):
         with index.transaction():
             row = NewResult(f"9.{key}", "1.2", f"8.{key}", 0, "sr", f"r/{key}", 5, "p")
-            index.add_reading(NewReading(key, "1.1", "m", "1", "d", float(number), "{}"), [row])
+            index.add_reading(NewReading(key, "1.1", "m", "1", "d", float(number), reading_text()), [row])
             index.queue_sends(job, key, [("pacs", "p")], 40.0 + number)
     assert index.latest_report("1.1", "m", ["pacs"]) is None  # all wait
 
-    def finish(reason: str = "") -> None:
+    def finish(reason: str = "", outcome: Outcome = "sent") -> None:
         send = claimed(index, "send", 50.0)
         with index.transaction():
-            assert index.finish(send, 51.0, reason=reason)
+            assert index.finish(send, 51.0, outcome=outcome, reason=reason)
 
     finish()
     latest = index.latest_report("1.1", "m", ["pacs", "other"])
     assert latest is not None
     assert (latest.sop_instance_uid, latest.series, latest.created) == ("9.k1", "8.k1", 0.0)
-    finish("not taken: it does not take reports")
+    finish("not taken: it does not take reports", "not taken")
     finish("stored with warning B000")
     claimed(index, "send", 60.0)  # on its way: it may arrive
     latest = index.latest_report("1.1", "m", ["pacs"])
@@ -241,10 +243,10 @@ def test_a_study_says_what_a_destination_did_not_take(index: Index) -> None:
     for reason in ("not taken: pacs does not take SEG", "", "not taken: pacs does not take KOS"):
         send = claimed(index, "send", 50.0)
         with index.transaction():
-            index.finish(send, 51.0, reason=reason)
+            index.finish(send, 51.0, outcome="not taken" if reason else None, reason=reason)
     (row,) = index.studies_with_state("1.1")
-    assert row["state"] == "delivered"
-    assert sorted(row["not_taken"]) == ["not taken: pacs does not take KOS", "not taken: pacs does not take SEG"]
+    assert row.state == "delivered"
+    assert sorted(row.not_taken) == ["not taken: pacs does not take KOS", "not taken: pacs does not take SEG"]
     assert index.revive("1.1", 60.0) == 2  # the PACS may have been set up for them since
     assert state(index) == "delivering"
 
@@ -256,13 +258,13 @@ def test_the_report_of_a_failure_is_sent_and_the_study_stays_failed(index: Index
     row = NewResult("9.1", "1.2", "9", 0, "sr", "r/1", 5, "p")
     with index.transaction():
         assert index.fail(job, 40.0, "the model broke", run_key="f")
-        index.add_reading(NewReading("f", "1.1", "m", "1", "d", 1.0, "{}"), [row])
+        index.add_reading(NewReading("f", "1.1", "m", "1", "d", 1.0, reading_text()), [row])
         index.queue_sends(job, "f", [("pacs", "p")], 40.0)
     assert state(index) == "failed"  # also while its report is on its way
     send = claimed(index, "send", 50.0)
     with index.transaction():
         index.finish(send, 51.0)
-    assert (state(index), index.studies_with_state("1.1")[0]["reason"]) == ("failed", "the model broke")
+    assert (state(index), index.studies_with_state("1.1")[0].reason) == ("failed", "the model broke")
 
 
 def test_the_report_of_a_failure_is_called_off_once_the_study_is_read(index: Index) -> None:
@@ -272,14 +274,15 @@ def test_the_report_of_a_failure_is_called_off_once_the_study_is_read(index: Ind
     with index.transaction():
         index.fail(job, 40.0, "the model broke", run_key="f")
         row = NewResult("9.1", "1.2", "9", 0, "sr", "r/1", 5, "p")
-        index.add_reading(NewReading("f", "1.1", "m", "1", "d", 1.0, "{}"), [row])
+        index.add_reading(NewReading("f", "1.1", "m", "1", "d", 1.0, reading_text()), [row])
         index.queue_sends(job, "f", [("pacs", "p")], 40.0)
     assert index.revive("1.1", 41.0) == 1
     again = claimed(index, now=42.0)
     with index.transaction():
         index.finish(again, 43.0, run_key="k")
         index.add_reading(
-            NewReading("k", "1.1", "m", "1", "d", 1.0, "{}"), [NewResult("9.2", "1.2", "9", 0, "sr", "r/2", 5, "p")]
+            NewReading("k", "1.1", "m", "1", "d", 1.0, reading_text()),
+            [NewResult("9.2", "1.2", "9", 0, "sr", "r/2", 5, "p")],
         )
         assert index.supersede(again, "k", [("pacs", "p")], 43.0) == 1
         index.queue_sends(again, "k", [("pacs", "p")], 43.0)
@@ -296,13 +299,13 @@ def test_what_is_called_off_while_it_is_sent_is_not_sent_again(index: Index) -> 
     job = claimed(index, now=60.0)
     with index.transaction():
         index.finish(job, 61.0, run_key="k2")
-        index.add_reading(NewReading("k2", "1.1", "m", "1", "d", 1.0, "{}"), [])
+        index.add_reading(NewReading("k2", "1.1", "m", "1", "d", 1.0, reading_text()), [])
         assert index.supersede(job, "k2", [("pacs", "p")], 61.0) == 3
     with index.transaction():
         assert index.finish(arriving, 62.0)
     assert index.retry_later(failing, 62.0, "time-out")
     index.requeue_running(63.0)  # the node ended while it sent the third
-    told = {j["subject"]: (j["state"], j["reason"]) for j in index.jobs_of("1.1") if j["kind"] == "send"}
+    told = {j.subject: (j.state, j.reason) for j in index.jobs_of("1.1") if j.kind == "send"}
     off = ("done", "not sent: superseded by revision 2")
     assert told == {arriving.subject: ("done", ""), failing.subject: off, running.subject: off}
 
@@ -317,7 +320,7 @@ def test_results_of_settings_that_a_destination_no_longer_has_are_called_off(ind
     with index.transaction():
         index.finish(job, 61.0, run_key="k")
         row = NewResult("9.2", "1.2", "9", 0, "sr", "r/2", 5, "q")
-        index.add_reading(NewReading("k", "1.1", "m", "1", "d", 1.0, "{}"), [row])
+        index.add_reading(NewReading("k", "1.1", "m", "1", "d", 1.0, reading_text()), [row])
         assert index.supersede(job, "k", [("pacs", "q")], 61.0) == 1
         assert index.queue_sends(job, "k", [("pacs", "q")], 61.0) == 1
     assert index.known_runs("1.1") == {"k": frozenset({"p", "q"})}
@@ -400,7 +403,7 @@ def test_an_index_with_other_indexes_is_upgraded_and_keeps_everything(tmp_path: 
     new.close()
     index = Index(path)
     assert index.known_runs("1.7") == {"k7": frozenset({"p"})}
-    assert [job["id"] for job in index.jobs_of("1.7")] == [977, 978, 979]
+    assert [job.id for job in index.jobs_of("1.7")] == [977, 978, 979]
     assert index.claim("read", None, 30.0, 60.0).study == "1.2"  # type: ignore[union-attr]
     assert index.claim("send", "archive", 30.0, 60.0).id == 1000 - 3 * 2 - 2  # type: ignore[union-attr]
     assert index.requeue_running(30.0) == 12 * 3 + 2
@@ -444,9 +447,9 @@ def test_an_index_of_every_version_there_was_is_brought_up_to_date(tmp_path: Pat
     with closing(sqlite3.connect(path)) as old:  # as that version made it: the files in indexes/ are never edited
         old.executescript((Path(__file__).parent / "indexes" / f"{version}.sql").read_text(encoding="utf-8"))
     index = Index(path, create=True)
-    states = {row["study"]: (row["state"], row["instances"]) for row in index.studies_with_state()}
+    states = {row.study: (row.state, row.instances) for row in index.studies_with_state()}
     assert states == {"1.1": ("delivering", 1), "1.2": ("receiving", 1)}
-    assert [(job["kind"], job["target"], job["state"]) for job in index.jobs_of("1.1")] == [
+    assert [(job.kind, job.target, job.state) for job in index.jobs_of("1.1")] == [
         ("read", "m", "done"),
         ("send", "pacs", "done"),
         ("send", "archive", "queued"),
@@ -457,7 +460,7 @@ def test_an_index_of_every_version_there_was_is_brought_up_to_date(tmp_path: Pat
     assert index.result(job.subject) is not None
     with index.transaction():
         assert index.finish(job, 11.0)
-    assert {row["study"]: row["state"] for row in index.studies_with_state()}["1.1"] == "delivered"
+    assert {row.study: row.state for row in index.studies_with_state()}["1.1"] == "delivered"
     index.close()
     with closing(sqlite3.connect(path)) as new, closing(sqlite3.connect(":memory:")) as fresh:
         SCHEMA.apply(Database(fresh))
@@ -468,6 +471,45 @@ def test_an_index_of_every_version_there_was_is_brought_up_to_date(tmp_path: Pat
         assert shapes[0] == shapes[1]
         assert new.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert new.execute("PRAGMA foreign_key_check").fetchall() == []
+
+
+# How each job ended, as the version before outcomes wrote it: kind, state, reason, whether it has a run key.
+ENDINGS = {
+    ("read", "done", "", True): "read",
+    ("read", "done", "a remark on the images", True): "read",
+    ("shadow", "done", "", True): "read",
+    ("read", "done", "modality CT is not among CR, DX", False): "nothing to read",
+    ("read", "done", "not read: superseded by revision 2", False): "superseded",
+    ("read", "failed", "the model broke", False): "failed",
+    ("read", "running", "", False): "",
+    ("send", "done", "", True): "sent",
+    ("send", "done", "stored with warning B000", True): "sent",
+    ("send", "done", "not taken: pacs does not take SEG", True): "not taken",
+    ("send", "done", "not sent: superseded by revision 2", True): "superseded",
+    ("send", "running", "not sent: superseded by revision 2", True): "superseded",
+    ("send", "queued", "no connection", True): "",
+    ("commit", "done", "", True): "committed",
+    ("commit", "done", "nothing is stored there", True): "nothing to commit",
+    ("commit", "done", "commitment = false for this destination now", True): "waived",
+    ("commit", "done", "not sent: superseded by revision 2", True): "superseded",
+    ("promise", "done", "", False): "answered",
+}
+
+
+def test_the_outcome_of_every_job_of_the_version_before_is_known(tmp_path: Path) -> None:
+    path = tmp_path / "index.sqlite"
+    old = Database(path)
+    SCHEMA.apply(old, stop_before="m009_outcomes")
+    old["studies"].insert({"study": "1.1", "first_received": 1.0, "last_received": 2.0})
+    common = {"study": "1.1", "revision": 1, "route": "r", "target": "t", "due": 4.0, "created": 3.0}
+    for number, (kind, state_, reason, run) in enumerate(ENDINGS, start=1):
+        ended = {"kind": kind, "state": state_, "reason": reason, "run_key": "k" if run else None}
+        old["jobs"].insert({**common, **ended, "id": number, "subject": str(number)})
+    old.close()
+    index = Index(path, create=True)
+    found = {(job.kind, job.state, job.reason, job.run_key is not None): job.outcome for job in index.jobs_of("1.1")}
+    index.close()
+    assert found == ENDINGS
 
 
 def test_an_index_of_a_newer_version_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
@@ -512,7 +554,7 @@ def test_what_is_asked_all_the_time_looks_through_no_table(index: Index) -> None
     row = NewResult("9.1", "1.2", "9", 0, "sr", "r/1", 5, "p")
     with index.transaction():
         index.finish(job, 40.0, run_key="k")
-        index.add_reading(NewReading("k", "1.1", "m", "1", "d", 1.0, "{}"), [row])
+        index.add_reading(NewReading("k", "1.1", "m", "1", "d", 1.0, reading_text()), [row])
         index.supersede(job, "k", [("pacs", "p")], 40.0)
         index.queue_sends(job, "k", [("pacs", "p")], 40.0)
     for _ in range(2):
@@ -528,7 +570,7 @@ def test_what_is_asked_all_the_time_looks_through_no_table(index: Index) -> None
     index.jobs_of("1.1")
     index.readings_of("1.1")
     index.revive("1.1", 60.0)
-    assert [row["study"] for row in index.old_studies(99.0, (1.0, ""), 20)] == ["1.1"]
+    assert [row.study for row in index.old_studies(99.0, (1.0, ""), 20)] == ["1.1"]
     conn.set_trace_callback(None)
     while (job := index.claim("send", None, 99.0, 60.0)) is not None:
         index.finish(job, 61.0)
@@ -579,7 +621,7 @@ def test_an_instance_that_was_received_earlier_makes_a_study_no_older(index: Ind
     completed(index, ("r", "m"))
     assert receive(index, "1.2.9", now=12.0) == 2
     row = index.studies_with_state("1.1")[0]
-    assert (row["last_received"], row["first_received"], row["completed"], row["routes"]) == (20.0, 10.0, None, [])
+    assert (row.last_received, row.first_received, row.completed, row.routes) == (20.0, 10.0, None, ())
 
 
 def test_a_job_cut_off_by_the_nodes_end_keeps_its_attempts(index: Index) -> None:
@@ -594,7 +636,7 @@ def test_a_job_for_what_left_the_configuration_fails(index: Index) -> None:
     completed(index, ("r", "m"))
     assert index.fail_unknown("read", ["m", "x"], "gone", 30.0) == 0
     assert index.fail_unknown("read", [], "gone", 30.0) == 1
-    assert (state(index), index.studies_with_state("1.1")[0]["reason"]) == ("failed", "gone")
+    assert (state(index), index.studies_with_state("1.1")[0].reason) == ("failed", "gone")
 
 
 def test_an_older_report_is_not_sent_after_a_newer_one(index: Index) -> None:
@@ -609,7 +651,8 @@ def test_an_older_report_is_not_sent_after_a_newer_one(index: Index) -> None:
     with index.transaction():
         index.finish(job, 61.0, run_key="k2")
         index.add_reading(
-            NewReading("k2", "1.1", "m", "1", "d", 1.0, "{}"), [NewResult("9.3", "1.2", "9", 0, "sr", "r/3", 5, "p")]
+            NewReading("k2", "1.1", "m", "1", "d", 1.0, reading_text()),
+            [NewResult("9.3", "1.2", "9", 0, "sr", "r/3", 5, "p")],
         )
         assert index.supersede(job, "k2", [("pacs", "p")], 61.0) == 2
         index.queue_sends(job, "k2", [("pacs", "p")], 61.0)
@@ -672,7 +715,7 @@ def test_of_one_study_no_two_jobs_are_read_at_a_time(index: Index) -> None:
     completed(index, ("r", "m"), ("r", "n"))
     receive(index, "1.3.1", study="1.3", series="1.3.9", now=12.0)
     other = index.studies_with_state("1.3")[0]
-    assert index.complete("1.3", other["revision"], other["last_received"], [("r", "m")], 21.0)
+    assert index.complete("1.3", other.revision, other.last_received, [("r", "m")], 21.0)
     first, second = claimed(index), claimed(index)
     assert (first.study, first.target, second.study) == ("1.1", "m", "1.3")
     assert index.claim("read", None, 30.0, 60.0) is None

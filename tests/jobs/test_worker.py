@@ -13,7 +13,7 @@ import pytest
 
 from dicom_node.errors import Hindered, Permanent, Retryable
 from dicom_node.index.index import Index
-from dicom_node.index.rows import Job, NewInstance
+from dicom_node.index.rows import Job, JobRow, NewInstance
 from dicom_node.jobs.patience import Patience
 from dicom_node.jobs.worker import Done, Worker
 from tests.support.waiting import wait_until
@@ -40,7 +40,7 @@ def worker(index: Index, do: Callable[[Job], Done], clock: Clock, patience: Pati
     return Worker(index, "read", do, patience=patience, lease_seconds=60.0, clock=clock)
 
 
-def job(index: Index) -> dict[str, object]:
+def job(index: Index) -> JobRow:
     return index.jobs_of("1")[0]
 
 
@@ -60,8 +60,8 @@ def test_effects_and_done_are_one_transaction(index: Index) -> None:
 
     good = worker(index, lambda _: Done(effects=effects, then=lambda: after.append(1)), clock, Patience(3, None))
     assert good.work_once()
-    assert job(index)["state"] == "queued"
-    assert index.studies_with_state("1")[0]["routes"] == ["r"]
+    assert job(index).state == "queued"
+    assert index.studies_with_state("1")[0].routes == ("r",)
     assert not after
 
 
@@ -77,18 +77,18 @@ def test_a_worker_that_is_not_wanted_leaves_the_jobs_to_others(index: Index) -> 
         clock=Clock(),
     )
     assert not spare.work_once()
-    assert job(index)["state"] == "queued"
+    assert job(index).state == "queued"
     wanted.append(True)
     assert spare.work_once()
-    assert job(index)["state"] == "done"
+    assert job(index).state == "done"
 
 
 def test_then_runs_after_the_commit(index: Index) -> None:
     seen: list[object] = []
-    done = Done(reason="fine", then=lambda: seen.append(job(index)["state"]))
+    done = Done(reason="fine", then=lambda: seen.append(job(index).state))
     worker(index, lambda _: done, Clock(), Patience(3, None)).work_once()
     assert seen == ["done"]
-    assert job(index)["reason"] == "fine"
+    assert job(index).reason == "fine"
 
 
 def test_a_retryable_error_waits_longer_each_time_and_then_fails(index: Index) -> None:
@@ -99,14 +99,14 @@ def test_a_retryable_error_waits_longer_each_time_and_then_fails(index: Index) -
     for _ in range(3):
         assert tried.work_once()
         assert not tried.work_once(), "it is not due yet"
-        delays.append(float(str(job(index)["due"])) - clock.now)
+        delays.append(job(index).due - clock.now)
         clock.now += delays[-1]
     assert 0.8 <= delays[0] <= 1.2
     assert 1.6 <= delays[1] <= 2.4
     assert 2.4 <= delays[2] <= 3.6
     tried.work_once()
-    assert (job(index)["state"], job(index)["attempts"]) == ("failed", 4)
-    assert job(index)["reason"] == "the PACS is down (given up after 4 attempts)"
+    assert (job(index).state, job(index).attempts) == ("failed", 4)
+    assert job(index).reason == "the PACS is down (given up after 4 attempts)"
 
 
 def test_time_is_an_end_too(index: Index) -> None:
@@ -114,22 +114,22 @@ def test_time_is_an_end_too(index: Index) -> None:
     tried = worker(index, raising(Retryable("down")), clock, Patience(None, 3600.0))
     clock.now = 2.0 + 3599
     tried.work_once()
-    assert job(index)["state"] == "queued"
+    assert job(index).state == "queued"
     clock.now += 100
     tried.work_once()
-    assert job(index)["state"] == "failed"
+    assert job(index).state == "failed"
 
 
 def test_a_permanent_error_fails_at_once(index: Index) -> None:
     worker(index, raising(Permanent("refused for good")), Clock(), Patience(9, None)).work_once()
-    assert (job(index)["state"], job(index)["attempts"]) == ("failed", 1)
+    assert (job(index).state, job(index).attempts) == ("failed", 1)
 
 
 def test_an_unexpected_error_is_retried_and_told_without_its_message(index: Index) -> None:
     worker(index, raising(KeyError("HONG^GILDONG")), Clock(), Patience(3, None)).work_once()
-    assert job(index)["state"] == "queued"
-    assert "KeyError in do" in str(job(index)["reason"])
-    assert "HONG" not in str(job(index)["reason"])
+    assert job(index).state == "queued"
+    assert "KeyError in do" in job(index).reason
+    assert "HONG" not in job(index).reason
 
 
 def test_a_worker_that_comes_late_changes_nothing(index: Index) -> None:
@@ -142,7 +142,7 @@ def test_a_worker_that_comes_late_changes_nothing(index: Index) -> None:
         return Done(effects=lambda: effects.append("late"))
 
     worker(index, slow, clock, Patience(3, None)).work_once()
-    assert job(index)["state"] == "running"
+    assert job(index).state == "running"
     assert not effects
 
 
@@ -157,8 +157,8 @@ def test_a_stopping_worker_gives_its_job_back(index: Index) -> None:
 
     stopped = worker(index, cut_off, clock, patience)
     stopped.work_once()
-    assert (job(index)["state"], job(index)["due"]) == ("queued", clock.now)
-    assert job(index)["attempts"] == 0
+    assert (job(index).state, job(index).due) == ("queued", clock.now)
+    assert job(index).attempts == 0
 
 
 def test_the_thread_lives_through_an_error_of_what_it_does_when_idle(index: Index) -> None:
@@ -188,7 +188,7 @@ def test_a_death_of_the_node_is_no_attempt_and_puts_the_job_behind_the_others(in
         with pytest.raises(KeyboardInterrupt):
             worker(index, dies, clock, Patience(3, None)).work_once()
         index.requeue_running(clock())
-        clock.now = float(str(job(index)["due"]))
+        clock.now = job(index).due
     index.add_instance(NewInstance("2.2", "1", "1", "2", "2.1", "CR", "", "", "", "A", "g", 1), clock.now)
     index.complete("2", 1, clock.now, [("r", "m")], clock.now - 0.1)
 
@@ -203,7 +203,7 @@ def test_a_death_of_the_node_is_no_attempt_and_puts_the_job_behind_the_others(in
         assert after.work_once()
         clock.now += 10.0
     assert done == [("2", 1, 0), ("1", 1, 9), ("1", 2, 9), ("1", 3, 9)]
-    assert job(index)["reason"] == "the reading process died (given up after 3 attempts)"
+    assert job(index).reason == "the reading process died (given up after 3 attempts)"
 
 
 def test_what_ended_the_node_each_time_comes_later_each_time_and_is_not_begun_for_ever(index: Index) -> None:
@@ -212,12 +212,12 @@ def test_what_ended_the_node_each_time_comes_later_each_time_and_is_not_begun_fo
         with pytest.raises(KeyboardInterrupt):
             worker(index, dies, clock, Patience(3, None)).work_once()
         index.requeue_running(clock())
-        waited.append(float(str(job(index)["due"])) - clock.now)
+        waited.append(job(index).due - clock.now)
         clock.now += waited[-1]
     for given, wanted in zip(waited, [0, 2, 6, 14, 30, 60, 60, 60, 60, 60], strict=True):
         assert 0.8 * wanted <= given <= 1.2 * wanted
     assert worker(index, dies, clock, Patience(3, None)).work_once()
-    assert (job(index)["state"], job(index)["reason"]) == ("failed", "the node ended 10 times while it did this")
+    assert (job(index).state, job(index).reason) == ("failed", "the node ended 10 times while it did this")
     assert index.revive("1", clock.now) == 1
     with pytest.raises(KeyboardInterrupt):
         worker(index, dies, clock, Patience(3, None)).work_once()
@@ -229,7 +229,7 @@ def test_an_attempt_that_never_ends_is_counted(index: Index) -> None:
         assert index.claim("read", None, clock.now, 60.0) is not None  # by a worker that hangs
         clock.now += 61.0
     assert worker(index, dies, clock, Patience(3, None)).work_once()
-    assert (job(index)["state"], job(index)["reason"]) == ("failed", "begun 3 times, and none came to an end")
+    assert (job(index).state, job(index).reason) == ("failed", "begun 3 times, and none came to an end")
 
 
 def test_a_delivery_that_a_death_cut_off_waits_for_nothing(index: Index) -> None:
@@ -239,7 +239,7 @@ def test_a_delivery_that_a_death_cut_off_waits_for_nothing(index: Index) -> None
         assert sent is not None
         assert sent.attempts == 1
         index.requeue_running(now + 0.5)
-    assert job(index)["due"] == 111.5
+    assert job(index).due == 111.5
 
 
 def test_what_is_done_for_a_failure_is_written_with_it(index: Index) -> None:
@@ -256,8 +256,8 @@ def test_what_is_done_for_a_failure_is_written_with_it(index: Index) -> None:
         )  # fmt: skip
         index.revive(None, 100.0)
         assert failing.work_once()
-        assert (job(index)["state"], job(index)["reason"]) == ("failed", "no")
-        assert index.studies_with_state("1")[0]["routes"] == ["told"]
+        assert (job(index).state, job(index).reason) == ("failed", "no")
+        assert index.studies_with_state("1")[0].routes == ("told",)
     assert told == [(1, "no")]
 
 
@@ -270,7 +270,7 @@ def test_a_failure_that_cannot_be_recorded_with_its_report_is_recorded_without(i
         on_failure=lambda _job, _reason: Done(run_key="f", effects=broken),
     )  # fmt: skip
     assert failing.work_once()
-    assert (job(index)["state"], job(index)["reason"], job(index)["run_key"]) == ("failed", "no", None)
+    assert (job(index).state, job(index).reason, job(index).run_key) == ("failed", "no", None)
 
 
 def test_a_failure_that_is_being_told_while_the_node_stops_is_told_after_the_next_start(index: Index) -> None:
@@ -283,7 +283,7 @@ def test_a_failure_that_is_being_told_while_the_node_stops_is_told_after_the_nex
         on_failure=cut_off,
     )  # fmt: skip
     assert failing.work_once()
-    assert (job(index)["state"], job(index)["attempts"]) == ("queued", 0)
+    assert (job(index).state, job(index).attempts) == ("queued", 0)
 
 
 def test_trouble_of_the_machine_is_no_attempt_and_the_job_is_done_when_it_is_over(index: Index) -> None:
@@ -303,7 +303,7 @@ def test_trouble_of_the_machine_is_no_attempt_and_the_job_is_done_when_it_is_ove
         with pytest.raises(type(each)):
             busy.work_once()
     assert busy.work_once()
-    assert (job(index)["state"], job(index)["attempts"], job(index)["reason"]) == ("done", 1, "well again")
+    assert (job(index).state, job(index).attempts, job(index).reason) == ("done", 1, "well again")
 
 
 @pytest.mark.parametrize("error", [None, Retryable("down"), Permanent("refused")])
@@ -326,11 +326,11 @@ def test_an_end_that_the_index_did_not_take_is_not_waited_for_until_the_lease_is
         for _ in range(2):
             with pytest.raises(sqlite3.OperationalError):
                 busy.work_once()
-        assert (job(index)["state"], done) == ("running", [1])
+        assert (job(index).state, done) == ("running", [1])
         other.execute("ROLLBACK")
     assert busy.work_once()
     assert done == [1, 1]
-    assert job(index)["state"] == ("done" if error is None else "failed")
+    assert job(index).state == ("done" if error is None else "failed")
 
 
 def test_a_failure_that_the_machine_keeps_from_being_told_is_told_later(index: Index) -> None:
@@ -349,7 +349,7 @@ def test_a_failure_that_the_machine_keeps_from_being_told_is_told_later(index: I
     with pytest.raises(Hindered):
         failing.work_once()
     assert failing.work_once()
-    assert (job(index)["state"], job(index)["run_key"], told) == ("failed", "f", ["no", "no"])
+    assert (job(index).state, job(index).run_key, told) == ("failed", "f", ["no", "no"])
 
 
 def test_a_worker_that_stops_leaves_no_job_behind(index: Index) -> None:
@@ -364,4 +364,4 @@ def test_a_worker_that_stops_leaves_no_job_behind(index: Index) -> None:
     wait_until(lambda: begun, "the job to be begun")
     busy.ask_to_stop()
     busy.join()
-    assert (job(index)["state"], job(index)["attempts"]) == ("queued", 0)
+    assert (job(index).state, job(index).attempts) == ("queued", 0)

@@ -55,13 +55,14 @@ def said(
     code = {"value": value, "scheme": "SCT", "meaning": name}
     region = dict(zip(("left", "top", "right", "bottom"), box or (0, 0, 0, 0), strict=True))
     reading: dict[str, Any] = {
+        "model": {"notice": ""},
         "sources": [image],
         "classes": [
             {"key": key, "name": name, "code": code, "score": score, "threshold": threshold,
              "not_assessed": not_assessed, "presence": presence or ("present" if score >= threshold else "absent")},
         ],
-        "findings": [{"key": key, "score": score, "region": {"sop_instance_uid": image, "frame": 1, **region}}]
-        if box else [],
+        "findings": [{"key": key, "name": name, "score": score, "laterality": None,
+                      "region": {"sop_instance_uid": image, "frame": 1, **region}}] if box else [],
         "seconds": {"decode": 0.25 * seconds, "network": 0.75 * seconds, "encode": 50.0, "write": 9.0},
         "failure": failure,
     }  # fmt: skip

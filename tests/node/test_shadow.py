@@ -34,7 +34,7 @@ from dicom_node.studies.routing import routes_of, shadows_of
 from tests.node.test_way import detail, ended, radiograph
 from tests.support.nodes import settings_for
 from tests.support.peers import Pacs, send
-from tests.support.samples import make_image
+from tests.support.samples import make_image, reading_text
 from tests.support.waiting import wait_until
 
 StartNode = Callable[..., Node]
@@ -144,7 +144,7 @@ def claimed(index: Index, kind: JobKind, now: float = 30.0) -> Job:
 
 
 def state(index: Index) -> str:
-    return str(index.studies_with_state("1.1")[0]["state"])
+    return str(index.studies_with_state("1.1")[0].state)
 
 
 def complete(index: Index, settings: Settings, now: float) -> None:
@@ -162,7 +162,7 @@ def test_the_state_of_a_study_does_not_depend_on_a_shadow(index: Index, settings
     job = claimed(index, "read")
     with index.transaction():
         index.finish(job, 40.0, run_key="k")
-        index.add_reading(NewReading("k", "1.1", "a", "1", "d", 30.0, "{}"), [])
+        index.add_reading(NewReading("k", "1.1", "a", "1", "d", 30.0, reading_text()), [])
     before = index.studies_with_state("1.1")
     assert state(index) == "delivered"
     shadow = claimed(index, "shadow", 50.0)
@@ -193,7 +193,7 @@ def test_a_late_image_is_read_in_shadow_again(index: Index, settings: Settings) 
     for revision, now in ((1, 10.0), (2, 30.0)):
         receive(index, f"1.2.{revision}", now)
         complete(index, settings, now + 10)
-    jobs = [(job["kind"], job["revision"], job["target"]) for job in index.jobs_of("1.1")]
+    jobs = [(job.kind, job.revision, job.target) for job in index.jobs_of("1.1")]
     assert jobs == [("read", 1, "a"), ("shadow", 1, "b"), ("read", 2, "a"), ("shadow", 2, "b")]
 
 
@@ -202,7 +202,7 @@ def test_what_leaves_the_configuration_is_told(tmp_path: Path, index: Index, set
     complete(index, settings, 20.0)
     # Turned round: a job to read is no job of a shadow, and the other way round nothing would be sent by mistake.
     complete(index, routed(tmp_path, {"models": ["b"], "shadow": ["a"]}), 30.0)
-    told = {job["kind"]: (job["state"], job["reason"]) for job in index.jobs_of("1.1")}
+    told = {job.kind: (job.state, job.reason) for job in index.jobs_of("1.1")}
     assert told == {
         "read": ("failed", "the model is in no route of the configuration any more"),
         "shadow": ("failed", "no route has the model in shadow any more"),
@@ -213,14 +213,14 @@ def test_a_reading_in_shadow_becomes_a_real_one_and_never_the_other_way(index: I
     receive(index, "1.2.1", 10.0)
 
     def add(text: str, created: float, *, shadow: bool) -> None:
-        index.add_reading(NewReading("k", "1.1", "b", "1", "d", created, json.dumps(text), shadow=shadow), [])
-        index.add_reading(NewReading("other", "1.1", "b", "1", "d", 0.0, '""', shadow=True), [])
+        index.add_reading(NewReading("k", "1.1", "b", "1", "d", created, reading_text(failure=text), shadow=shadow), [])
+        index.add_reading(NewReading("other", "1.1", "b", "1", "d", 0.0, reading_text(), shadow=True), [])
 
     add("first", 1.0, shadow=True)
     add("real", 2.0, shadow=False)
     add("again in shadow", 3.0, shadow=True)
     _, one = index.readings_of("1.1")
-    assert (one["reading"], one["created"], one["shadow"]) == ("real", 2.0, 0)
+    assert (one.reading.failure, one.created, one.shadow) == ("real", 2.0, False)
 
 
 def test_a_shadow_asks_for_no_results_and_reads_once() -> None:
@@ -248,7 +248,7 @@ def test_an_index_of_the_version_before_keeps_everything(tmp_path: Path) -> None
         ]
     )  # fmt: skip
     reading = {"run_key": "k", "study": "1.1", "model": "a", "version": "1", "digest": "d", "created": 3.0}
-    old["readings"].insert({**reading, "reading": "{}"})
+    old["readings"].insert({**reading, "reading": reading_text()})
     result = {"sop_instance_uid": "9.1", "sop_class_uid": "1.2", "series": "9", "run_key": "k", "position": 0}
     old["results"].insert({**result, "role": "sr", "file": "f", "bytes": 5, "profile": "p"})
     before = {table: list(old[table].rows) for table in ("studies", "jobs", "readings", "results")}
@@ -265,6 +265,7 @@ def test_an_index_of_the_version_before_keeps_everything(tmp_path: Path) -> None
         "results": {"removed": None},
         "studies": {"removed": None, "kept": 1, "leftover": 0, "evidence": ""},
     }
+    before["jobs"] = [{**row, "outcome": {7: "read", 9: ""}[row["id"]]} for row in before["jobs"]]
     for table, rows in before.items():
         assert list(new[table].rows) == [{**row, **added.get(table, {})} for row in rows]
     assert {each.name for each in new["jobs"].indexes} >= {"jobs_to_claim", "jobs_to_claim_for", "jobs_running"}

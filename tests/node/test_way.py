@@ -611,7 +611,7 @@ def test_the_node_is_killed_while_a_study_is_read_and_the_study_is_delivered_onc
     with running(config) as program:
         assert send(program.port, sick) == [0x0000]
         index = Index(config.parent / "state" / INDEX_FILE)
-        wait_until(lambda: [j for j in index.jobs_of(sick.StudyInstanceUID) if j["state"] == "running"], "the reading")
+        wait_until(lambda: [j for j in index.jobs_of(sick.StudyInstanceUID) if j.state == "running"], "the reading")
         program.process.kill()
         program.process.wait()
     assert not pacs.stored

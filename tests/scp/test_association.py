@@ -438,7 +438,7 @@ def test_a_connection_that_ends_after_any_byte_leaves_nothing(node: Node) -> Non
 
 def instances(node: Node) -> int:
     assert node.index is not None
-    return sum(int(row["instances"]) for row in node.index.studies_with_state())
+    return sum(int(row.instances) for row in node.index.studies_with_state())
 
 
 @pytest.mark.parametrize("size", [100, 100_000, 600_000])

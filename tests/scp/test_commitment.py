@@ -25,7 +25,7 @@ from dicom_node.node import Node
 from dicom_node.storage.spool import Spool
 from tests.support.nodes import settings_for
 from tests.support.peers import Orthanc, free_port, send
-from tests.support.samples import make_image
+from tests.support.samples import make_image, reading_text
 from tests.support.waiting import wait_until
 
 StartNode = Callable[..., Node]
@@ -58,19 +58,19 @@ def delivering(
             """INSERT INTO jobs (kind, subject, study, revision, route, target, run_key, state, due, created, finished)
             VALUES ('read', '1.2.3/1', '1.2.3', 1, 'r', 'm', 'run', 'done', 1, 1, 2)"""
         )
-        node.index.add_reading(NewReading(RUN, STUDY, "m", "1", "d", now, "{}"), results)
+        node.index.add_reading(NewReading(RUN, STUDY, "m", "1", "d", now, reading_text()), results)
         node.index.queue_sends(job, RUN, [("pacs", "p")], now, committing=["pacs"])
     return node, [result.sop_instance_uid for result in results]
 
 
 def state(node: Node) -> str:
     assert node.index is not None
-    return str(node.index.studies_with_state(STUDY)[0]["state"])
+    return str(node.index.studies_with_state(STUDY)[0].state)
 
 
 def reason(node: Node) -> str:
     assert node.index is not None
-    return str(node.index.studies_with_state(STUDY)[0]["reason"])
+    return str(node.index.studies_with_state(STUDY)[0].reason)
 
 
 @dataclass
@@ -240,7 +240,7 @@ def test_what_was_superseded_is_not_sent_again(
     assert node.index is not None
     later = Job(99, "read", f"{STUDY}/2", STUDY, 2, "r", "m", None, 1, time.time(), "t")
     with node.index.transaction():
-        node.index.add_reading(NewReading("later", STUDY, "m", "1", "d", time.time(), "{}"), [])
+        node.index.add_reading(NewReading("later", STUDY, "m", "1", "d", time.time(), reading_text()), [])
         node.index.supersede(later, "later", [("pacs", "p")], time.time())
     archive.report(1, archive.requests[0], None)
     assert archive.statuses[0].Status == 0x0000

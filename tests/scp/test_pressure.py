@@ -141,7 +141,7 @@ def test_a_sender_that_trickles_is_aborted_and_holds_no_study_up(node: Node, tmp
                 raw.send(stream[at : at + 1])
                 time.sleep(0.1)
     wire.assert_nothing_left(node)
-    wait_until(lambda: index.studies_with_state()[0]["state"] == "no route", "the study to be completed")
+    wait_until(lambda: index.studies_with_state()[0].state == "no route", "the study to be completed")
     (told,) = [line for line in logged() if line["event"] == "association.aborted"]
     assert told["reason"] == "fewer than 60 bytes of a message came in 1.5 s"
 
@@ -179,7 +179,7 @@ def test_an_association_that_never_falls_quiet_holds_its_studies_up_for_an_hour_
     for seconds, state in ((60.0, "receiving"), (3599.0, "receiving"), (3601.0, "no route")):
         now[0] = 1000.0 + seconds
         completer.tick(now[0])
-        assert index.studies_with_state()[0]["state"] == state
+        assert index.studies_with_state()[0].state == state
     index.close()
 
 

@@ -91,7 +91,7 @@ class Watched:
     def assert_no_complaint(self, count: int) -> None:
         wire.assert_nothing_left(self.node)
         assert self.node.index is not None
-        assert [row["instances"] for row in self.node.index.studies_with_state()] == [count]
+        assert [row.instances for row in self.node.index.studies_with_state()] == [count]
         assert len(list((self.node.settings.node.data_dir / "spool").rglob("*.dcm"))) == count
         lines = map(json.loads, self._stream.getvalue().splitlines())
         assert [line for line in lines if line["level"] not in ("debug", "info")] == []

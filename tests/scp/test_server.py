@@ -173,7 +173,7 @@ def test_a_repeated_instance_changes_nothing(node: Node, logged: Callable[[str],
     assert (kept[0].read_bytes(), kept[0].stat().st_mtime_ns) == before[:2]
     assert node.received(image.SOPInstanceUID) == kept
     assert node.index is not None
-    assert node.index.studies_with_state()[0]["revision"] == 1
+    assert node.index.studies_with_state()[0].revision == 1
     assert "of no meaning" in logged("instance.repeated")[0]["reason"]
 
 
@@ -381,7 +381,7 @@ def test_further_studies_are_refused_while_too_many_wait_to_be_read_and_none_is_
     def complete(image: Any, *models: str) -> None:
         (row,) = index.studies_with_state(image.StudyInstanceUID)
         routes = [("all", model) for model in models]
-        assert index.complete(row["study"], row["revision"], row["last_received"], routes, time.time())
+        assert index.complete(row.study, row.revision, row.last_received, routes, time.time())
 
     complete(waiting[0], "m", "n")  # two readings, one study
     assert open_.send_c_store(make_image()).Status == 0x0000
@@ -517,13 +517,13 @@ def test_an_image_that_is_slow_on_the_wire_does_not_complete_its_study(start_nod
     for part in parts:
         time.sleep(2.0 / len(parts))
         association.dul.send_pdu(part)
-        assert node.index.studies_with_state()[0]["state"] == "receiving"
+        assert node.index.studies_with_state()[0].state == "receiving"
     _, answer = association.dimse.get_msg(block=True)
     assert answer is not None
     assert answer.Status == 0x0000
     association._reactor_checkpoint.set()
     row = node.index.studies_with_state()[0]
-    assert (row["instances"], row["revision"]) == (2, 1)
+    assert (row.instances, row.revision) == (2, 1)
     association.release()
 
 
@@ -547,7 +547,7 @@ def test_a_log_that_cannot_be_written_changes_nothing(start_node: StartNode, tmp
     assert send(node.port, make_image()) == [0x0000]
     assert node.index is not None
     index = node.index
-    wait_until(lambda: index.studies_with_state()[0]["state"] == "no route", "the study to be completed")
+    wait_until(lambda: index.studies_with_state()[0].state == "no route", "the study to be completed")
     assert node.stuck == ""
     with suppress(OSError):
         full.close()

@@ -169,7 +169,7 @@ def test_the_index_is_filled_as_a_node_fills_it(monkeypatch: pytest.MonkeyPatch,
     queue(file, Hospital(2), 5, due=2e9)
     index = Index(file)
     try:
-        states = {row["study"]: (row["state"], row["instances"]) for row in index.studies_with_state()}
+        states = {row.study: (row.state, row.instances) for row in index.studies_with_state()}
         assert {states[uid] for uid in delivered} == {("delivered", 20)}
         assert sorted(set(states.values())) == [("delivered", 20), ("reading", 20)]
         assert len(states) == 25

@@ -160,7 +160,7 @@ def test_hostile_images_that_were_stored_end_visibly(
     assert len(set(stored.values())) >= 10, "kinds of which something was stored"
     assert running.index is not None
     index = running.index
-    studies = [str(row["study"]) for row in index.studies_with_state()]
+    studies = [str(row.study) for row in index.studies_with_state()]
     assert len(studies) >= 28
 
     def ends(study: str) -> str:

@@ -57,7 +57,7 @@ def files(node: Node) -> list[Path]:
 
 def revision(node: Node) -> int:
     assert node.index is not None
-    return int(node.index.studies_with_state()[0]["revision"])
+    return int(node.index.studies_with_state()[0].revision)
 
 
 def data_set(path: Path) -> bytes:

@@ -34,7 +34,7 @@ from tests.node.test_way import detail, ended, radiograph
 from tests.support.nodes import settings_for
 from tests.support.peers import Pacs, associate, send
 from tests.support.programs import ROOT
-from tests.support.samples import make_image
+from tests.support.samples import make_image, reading_text
 from tests.support.waiting import wait_until
 
 DAY = 86400.0
@@ -78,7 +78,7 @@ class Place:
         (row,) = self.index.studies_with_state(study)
         now = day * DAY
         routes = [] if state == "no route" else [("r", "m")]
-        assert self.index.complete(study, row["revision"], row["last_received"], routes, now)
+        assert self.index.complete(study, row.revision, row.last_received, routes, now)
         if not routes or state == "reading":
             return
         job = self.index.claim("read", None, now, 60.0)
@@ -92,18 +92,18 @@ class Place:
                 self.index.finish(job, now, reason="modality")
             return
         (part,) = self.spool.write_parts([(b"a report",)])
-        uid = f"{study}.9.{row['revision']}"
+        uid = f"{study}.9.{row.revision}"
         (file,) = self.spool.adopt([(part, uid)])
         with self.index.transaction():
-            assert self.index.finish(job, now, run_key=f"k{study}.{row['revision']}")
-            reading = NewReading(f"k{study}.{row['revision']}", study, "m", "1", "d", now, "{}")
+            assert self.index.finish(job, now, run_key=f"k{study}.{row.revision}")
+            reading = NewReading(f"k{study}.{row.revision}", study, "m", "1", "d", now, reading_text())
             self.index.add_reading(reading, [NewResult(uid, "1.3", f"{study}.9", 0, "sr", file, 8, "p")])
             self.index.queue_sends(job, reading.run_key, [("pacs", "p")], now)
         if state != "delivering":
             sent = self.index.claim("send", None, now, 60.0)
             assert sent is not None
             with self.index.transaction():
-                self.index.finish(sent, now, reason="not taken: SR" if state == "not taken" else "")
+                self.index.finish(sent, now, outcome="not taken" if state == "not taken" else None)
 
     def files(self) -> int:
         return sum(1 for area in ("spool", "results") for _ in (self.folder / area).rglob("*.dcm"))
@@ -131,7 +131,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
 
 
 def removed(place: Place, study: str) -> bool:
-    return place.index.studies_with_state(study)[0]["removed"] is not None
+    return place.index.studies_with_state(study)[0].removed is not None
 
 
 # -- what goes
@@ -142,12 +142,12 @@ def test_what_is_done_with_and_old_goes_and_stays_known(place: Place, state: str
     place.receive("1.1", 60)
     place.finish("1.1", 65, state)
     there = place.files()
-    before = place.index.studies_with_state("1.1")[0]["state"]
+    before = place.index.studies_with_state("1.1")[0].state
     assert place.retention().look() == 1
     assert place.files() == 0
     place.assert_true()
     (row,) = place.index.studies_with_state("1.1")
-    assert (row["state"], row["instances"], row["removed"]) == (before, 2, 100 * DAY)
+    assert (row.state, row.instances, row.removed) == (before, 2, 100 * DAY)
     (told,) = logged("study.removed")
     assert (told["study"], told["removed"]) == ("1.1", there)
     assert told["bytes"] == 12 + 8 * (there - 2)
@@ -161,7 +161,7 @@ def test_what_is_not_done_with_stays_however_old(place: Place, state: str) -> No
     place.receive("1.1", 1)
     if state != "receiving":
         place.finish("1.1", 2, state)
-    assert place.index.studies_with_state("1.1")[0]["state"] == state
+    assert place.index.studies_with_state("1.1")[0].state == state
     there = place.files()
     assert place.retention().look() == 0
     assert place.files() == there
@@ -216,7 +216,7 @@ def test_the_oldest_goes_first_and_no_more_than_room_is_needed(
     assert told[0]["reason"].endswith("; 3.40 GB are free, and retention.free_gb is 5")
     assert place.retention(free_gb=5.0).look() == 0
     assert place.retention().look() == 6
-    assert [row["study"] for row in place.index.studies_with_state() if row["removed"] is None] == [
+    assert [row.study for row in place.index.studies_with_state() if row.removed is None] == [
         "1.3",
         "1.7",
         "1.11",
@@ -348,7 +348,7 @@ def test_an_image_that_comes_again_is_kept_again_and_not_read_again(
     image, other = make_image(), make_image()
     other.StudyInstanceUID = image.StudyInstanceUID
     assert send(node.port, image, other) == [0x0000, 0x0000]
-    wait_until(lambda: index.studies_with_state()[0]["state"] == "no route", "the study to be complete")
+    wait_until(lambda: index.studies_with_state()[0].state == "no route", "the study to be complete")
     wait_until(lambda: not node._receiver._open, "the association to end")  # type: ignore[union-attr]
     retention = aged(node, clock)
     if swept:
@@ -368,7 +368,7 @@ def test_an_image_that_comes_again_is_kept_again_and_not_read_again(
     assert len(logged("instance.restored")) == 1
     assert "retention had removed its file" in logged("instance.restored")[0]["reason"]
     (row,) = index.studies_with_state()
-    assert (row["revision"], row["state"], row["instances"]) == (1, "no route", 2)
+    assert (row.revision, row.state, row.instances) == (1, "no route", 2)
     clock[0] += 20 * DAY
     assert retention.look() == 0, "it came again 20 days ago"
     clock[0] += 20 * DAY

@@ -85,12 +85,12 @@ def test_a_study_is_complete_when_it_was_quiet_for_the_longest_of_its_routes(tmp
     receive(index, "1.1.1", 100.0)
     receive(index, "2.1.1", 100.0, study="2", series="2.1", modality="CR")
     completer.tick(101.9)
-    assert {row["state"] for row in index.studies_with_state()} == {"receiving"}
+    assert {row.state for row in index.studies_with_state()} == {"receiving"}
     completer.tick(102.0)
-    assert index.studies_with_state("2")[0]["routes"] == ["short"]
-    assert index.studies_with_state("1")[0]["state"] == "receiving"
+    assert index.studies_with_state("2")[0].routes == ("short",)
+    assert index.studies_with_state("1")[0].state == "receiving"
     completer.tick(108.0)
-    assert index.studies_with_state("1")[0]["routes"] == ["short", "long"]
+    assert index.studies_with_state("1")[0].routes == ("short", "long")
     assert queued == [1, 1]
 
 
@@ -101,16 +101,16 @@ def test_every_new_instance_begins_the_quiet_time_anew_whichever_association_bro
     for number, now in enumerate((100.0, 104.0, 108.0)):
         receive(index, f"1.1.{number}", now)
         completer.tick(now + 4.9)
-        assert index.studies_with_state("1")[0]["state"] == "receiving"
+        assert index.studies_with_state("1")[0].state == "receiving"
     completer.tick(113.0)
-    assert index.studies_with_state("1")[0]["state"] == "reading"
+    assert index.studies_with_state("1")[0].state == "reading"
 
 
 def test_a_study_that_no_route_takes_ends_visibly(tmp_path: Path, index: Index) -> None:
     completer = Completer(settings(tmp_path, {"name": "r", "models": ["a"], "match": {"modality": "MG"}}), index)
     receive(index, "1.1.1", 100.0)
     completer.tick(105.0)
-    assert index.studies_with_state("1")[0]["state"] == "no route"
+    assert index.studies_with_state("1")[0].state == "no route"
 
 
 def test_a_late_instance_is_a_new_revision_with_jobs_of_its_own(tmp_path: Path, index: Index) -> None:
@@ -119,7 +119,7 @@ def test_a_late_instance_is_a_new_revision_with_jobs_of_its_own(tmp_path: Path, 
     completer.tick(105.0)
     receive(index, "1.1.2", 200.0)
     completer.tick(205.0)
-    assert [(job["revision"], job["state"]) for job in index.jobs_of("1")] == [(1, "queued"), (2, "queued")]
+    assert [(job.revision, job.state) for job in index.jobs_of("1")] == [(1, "queued"), (2, "queued")]
 
 
 def test_bytes_on_an_open_association_keep_a_study_from_being_complete(tmp_path: Path, index: Index) -> None:
@@ -128,9 +128,9 @@ def test_bytes_on_an_open_association_keep_a_study_from_being_complete(tmp_path:
     completer = Completer(config, index, last_byte=lambda study: last_byte.get(study, 0.0))
     receive(index, "1.1.1", 100.0)
     completer.tick(113.9)
-    assert index.studies_with_state("1")[0]["state"] == "receiving"
+    assert index.studies_with_state("1")[0].state == "receiving"
     completer.tick(114.0)
-    assert index.studies_with_state("1")[0]["state"] == "reading"
+    assert index.studies_with_state("1")[0].state == "reading"
 
 
 def test_work_for_a_route_that_was_removed_fails_visibly(tmp_path: Path, index: Index) -> None:
@@ -138,8 +138,8 @@ def test_work_for_a_route_that_was_removed_fails_visibly(tmp_path: Path, index: 
     Completer(settings(tmp_path, {"name": "r", "models": ["a"]}), index).tick(105.0)
     Completer(settings(tmp_path), index).tick(106.0)
     row = index.studies_with_state("1")[0]
-    assert row["state"] == "failed"
-    assert "in no route of the configuration any more" in row["reason"]
+    assert row.state == "failed"
+    assert "in no route of the configuration any more" in row.reason
 
 
 def test_it_says_when_to_look_again(tmp_path: Path, index: Index) -> None:

@@ -14,6 +14,7 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from pynetdicom import AE
 from pynetdicom.sop_class import ModalityPerformedProcedureStep as Mpps
 
+from dicom_node.index.rows import StudyRow
 from dicom_node.network.storage_scu import Target, push
 from dicom_node.node import Node
 from tests.support.nodes import settings_for
@@ -30,15 +31,15 @@ def study_of(count: int) -> list[FileDataset]:
     return [make_image(StudyInstanceUID=study, SOPInstanceUID=generate_uid(None)) for _ in range(count)]
 
 
-def row(node: Node, image: FileDataset) -> dict[str, Any]:
+def row(node: Node, image: FileDataset) -> StudyRow:
     assert node.index is not None
     return node.index.studies_with_state(image.StudyInstanceUID)[0]
 
 
 def completed(node: Node, image: FileDataset, seconds: float = 10.0) -> str:
     """Wait until a study is complete; what said so."""
-    wait_until(lambda: row(node, image)["completed"], "the study to be complete", seconds)
-    return str(row(node, image)["evidence"])
+    wait_until(lambda: row(node, image).completed, "the study to be complete", seconds)
+    return row(node, image).evidence
 
 
 def item(**attributes: Any) -> Dataset:
@@ -101,7 +102,7 @@ def test_a_study_is_complete_when_all_that_its_step_made_is_here(
         assert send(node.port, *images[:2]) == [0x0000] * 2
         assert step.end(images, state) == 0x0000
         time.sleep(0.5)
-        assert row(node, images[0])["completed"] is None, "one of its images is missing"
+        assert row(node, images[0]).completed is None, "one of its images is missing"
         send(node.port, images[2])
         assert completed(node, images[0], 5.0) == "all 3 instances that its procedure steps made are here"
 
@@ -115,7 +116,7 @@ def test_a_study_waits_while_a_step_is_in_progress_but_not_for_ever(start_node: 
         send(node.port, *images)
         steps[0].end(images)
         time.sleep(1.0)
-        assert row(node, images[0])["completed"] is None
+        assert row(node, images[0]).completed is None
         assert completed(node, images[0]) == "waited 2.5 s in vain: a procedure step of 2 is in progress"
 
 
@@ -131,7 +132,7 @@ def test_images_that_never_come_hold_nothing_up_for_ever(start_node: StartNode, 
     assert completed(node, images[0]) == told
     # They come after all: the study is opened again, and complete at once.
     send(node.port, *images[1:])
-    wait_until(lambda: row(node, images[0])["revision"] == 2, "the next revision")
+    wait_until(lambda: row(node, images[0]).revision == 2, "the next revision")
     assert completed(node, images[0]) == "all 3 instances that its procedure steps made are here"
 
 
@@ -149,7 +150,7 @@ def test_images_that_no_step_made_have_their_quiet_time(start_node: StartNode, t
         send(node.port, image)
         time.sleep(0.4)
     assert completed(node, images[0]) == "no image for the quiet time"
-    assert row(node, images[0])["revision"] == 2
+    assert row(node, images[0]).revision == 2
 
 
 def test_what_a_step_says_survives_a_restart(start_node: StartNode, tmp_path: Path) -> None:
@@ -220,7 +221,7 @@ def test_the_release_of_an_association_completes_what_it_brought(start_node: Sta
         assert completed(node, image, 5.0) == "the association that brought it was released"
     late = make_image(StudyInstanceUID=images[0].StudyInstanceUID)
     send(node.port, late, calling="DX1")
-    wait_until(lambda: row(node, late)["revision"] == 2, "the next revision")
+    wait_until(lambda: row(node, late).revision == 2, "the next revision")
     completed(node, late, 5.0)
 
 
@@ -231,7 +232,7 @@ def test_only_the_release_of_the_last_association_completes(start_node: StartNod
     assert first.send_c_store(images[0]).Status == 0x0000
     send(node.port, images[1], calling="DX1")
     time.sleep(0.6)
-    assert row(node, images[0])["completed"] is None, "another association still brings of it"
+    assert row(node, images[0]).completed is None, "another association still brings of it"
     assert first.send_c_store(images[2]).Status == 0x0000
     first.release()
     completed(node, images[0], 5.0)
@@ -251,7 +252,7 @@ def test_what_is_no_evidence_completes_nothing(start_node: StartNode, tmp_path: 
     else:
         send(node.port, image)
     time.sleep(0.8)
-    assert row(node, image)["completed"] is None
+    assert row(node, image).completed is None
     assert completed(node, image) == "no image for the quiet time"
 
 
@@ -275,7 +276,7 @@ def test_a_study_is_complete_when_as_much_is_here_as_the_pacs_has(
     orthanc.know(node.port)
     send(node.port, *images[:2])
     time.sleep(2.5)
-    assert row(node, images[0])["completed"] is None, "the PACS has another one"
+    assert row(node, images[0]).completed is None, "the PACS has another one"
     send(node.port, images[2])
     assert completed(node, images[0], 15.0) == "pacs has 3 instances of it, all are here"
 
@@ -288,7 +289,7 @@ def test_a_pacs_that_does_not_say_is_not_waited_for(start_node: StartNode, ortha
         image = make_image()
         send(node.port, image)
         assert completed(node, image, 20.0) == "no image for the quiet time"
-        assert row(node, image)["completed"] - row(node, image)["last_received"] < 5.0
+        assert row(node, image).completed - row(node, image).last_received < 5.0
 
 
 def test_a_pacs_that_has_more_is_waited_for_a_while(start_node: StartNode, orthanc: Orthanc, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -48,3 +49,9 @@ def make_image(**attributes: Any) -> FileDataset:
     meta.MediaStorageSOPClassUID = image.SOPClassUID
     meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
     return image
+
+
+def reading_text(**changes: Any) -> str:
+    """A reading as the index keeps it: JSON, every attribute replaceable; of no image, with no finding."""
+    whole = {"model": {"notice": ""}, "sources": [], "seconds": {}, "classes": [], "findings": []}
+    return json.dumps({**whole, **changes})

@@ -333,7 +333,7 @@ def audit(node: Node, sent: Sent, pacs: Sequence[str]) -> tuple[dict[str, object
     ((committed,),) = node.rows("SELECT count(*) FROM committed")
     proven = node.rows(
         "SELECT sop_instance_uid FROM committed UNION SELECT r.sop_instance_uid FROM results r JOIN jobs j"
-        " ON j.kind = 'commit' AND j.run_key = r.run_key AND j.reason LIKE 'not sent: superseded%'"
+        " ON j.kind = 'commit' AND j.run_key = r.run_key AND j.outcome = 'superseded'"
     )
     unproven = delivered - {str(uid) for (uid,) in proven}
     faults += [f"{uid} is delivered and the PACS has not committed to it" for uid in unproven]

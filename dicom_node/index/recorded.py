@@ -1,0 +1,92 @@
+"""A reading as the index keeps it: JSON of `ai.contract.Reading`, without the paths of files, as typed values.
+
+Older nodes wrote fewer attributes: what they did not write has the value that it had then.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ai.contract import Region
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedClass:
+    """The verdict on one class; ``code`` is (value, scheme); ``not_assessed`` says why there is none."""
+
+    key: str
+    name: str
+    code: tuple[str, str]
+    presence: str
+    score: float
+    threshold: float
+    not_assessed: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedFinding:
+    """One finding with its region; ``laterality`` is the meaning of its code, None if it has none."""
+
+    key: str
+    name: str
+    score: float
+    laterality: str | None
+    region: Region
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedReading:
+    """What a model said of a study; ``sources`` are SOP Instance UIDs, ``seconds`` the time of each step.
+
+    ``passed_over`` and ``failed`` are (SOP Instance or Series UID, reason).
+    """
+
+    notice: str
+    device: str
+    remarks: tuple[str, ...]
+    sources: tuple[str, ...]
+    seconds: Mapping[str, float]
+    classes: tuple[RecordedClass, ...]
+    findings: tuple[RecordedFinding, ...]
+    passed_over: tuple[tuple[str, str], ...]
+    failed: tuple[tuple[str, str], ...]
+    failure: str
+
+
+def recorded(text: str) -> RecordedReading:
+    """A reading from its JSON."""
+    whole: dict[str, Any] = json.loads(text)
+    return RecordedReading(
+        notice=whole["model"].get("notice", ""),
+        device=whole.get("device", ""),
+        remarks=tuple(whole.get("remarks", ())),
+        sources=tuple(whole["sources"]),
+        seconds=whole["seconds"],
+        classes=tuple(_class(each) for each in whole["classes"]),
+        findings=tuple(_finding(each) for each in whole["findings"]),
+        passed_over=tuple((each["uid"], each["reason"]) for each in whole.get("passed_over", ())),
+        failed=tuple((each["uid"], each["reason"]) for each in whole.get("failed", ())),
+        failure=whole.get("failure", ""),
+    )
+
+
+def _class(each: dict[str, Any]) -> RecordedClass:
+    return RecordedClass(
+        each["key"],
+        each["name"],
+        (each["code"]["value"], each["code"]["scheme"]),
+        each["presence"],
+        each["score"],
+        each["threshold"],
+        each.get("not_assessed", ""),
+    )
+
+
+def _finding(each: dict[str, Any]) -> RecordedFinding:
+    side = each["laterality"]
+    return RecordedFinding(
+        each["key"], each["name"], each["score"], side["meaning"] if side else None, Region(**each["region"])
+    )
