@@ -52,7 +52,7 @@ from ai.engine.shelf import Title
 from ai.errors import where
 from ai.images.radiograph import Radiograph, laterality, load_radiograph
 from ai.selection.images import select
-from ai.volumes.volume import load_volume, to_meta_tensor
+from ai.volumes.volume import load_volume
 
 if TYPE_CHECKING:
     from ai.bundle.build import Parts
@@ -229,7 +229,7 @@ class BundleModel:
         try:
             if self.info.spec.input.kind == "volume":
                 volume = self._forward.made_up()
-                passed = self._forward.volume(to_meta_tensor(volume), checked=True)
+                passed = self._forward.volume(volume, checked=True)
                 answer_volume(self.info, passed, volume)
             else:
                 picture = made_up_picture()
@@ -254,7 +254,7 @@ class BundleModel:
         volume = load_volume(selection.chosen, self.info.spec.input.gets)
         decoded = time.perf_counter()
         with _told(self.info):
-            passed = self._forward.volume(to_meta_tensor(volume))
+            passed = self._forward.volume(volume)
             mapped = time.perf_counter()
             found = answer_volume(self.info, passed, volume)
         held = {instance.sop_instance_uid for instance, _ in volume.frames}

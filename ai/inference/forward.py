@@ -19,7 +19,7 @@ from ai.contract import InstanceRef, ReadingError
 from ai.inference.activation_maps import Maps, activation_maps
 from ai.inference.grid import Affine, cells, numbers
 from ai.inference.probe import check_places
-from ai.volumes.volume import MAX_VOXELS, Volume, to_meta_tensor
+from ai.volumes.volume import MAX_VOXELS, Volume
 
 _WHOLE = 1e-3  # as far as labels may be from whole numbers after computing with floats of 16 bits
 _SIDE = 64  # voxels of a made-up volume: what networks halve again and again comes out even
@@ -74,20 +74,20 @@ class Forward:
         """A pass of one image (rows x columns, greys from 0 to 1)."""
         return self._run(*self._picture(display), checked=checked)
 
-    def volume(self, image: Any, *, checked: bool = False) -> Passed:
-        """A pass of one volume: a MetaTensor (columns, rows, slices) as `ai.volumes.volume.to_meta_tensor` makes it.
+    def volume(self, volume: Volume, *, checked: bool = False) -> Passed:
+        """Pass one volume.
 
         Raises:
             ReadingError: at the spacing that the bundle wants it would have more than `ai.volumes.volume.MAX_VOXELS`.
         """
         if all(self._parts.spacing):
-            space = abs(float(np.linalg.det(numbers(image.affine)[:3, :3]))) * float(np.prod(image.shape))
+            space = abs(float(np.linalg.det(volume.affine[:3, :3]))) * float(np.prod(volume.values.shape))
             if (voxels := space / float(np.prod(self._parts.spacing))) > MAX_VOXELS:
                 raise ReadingError(
                     f"at the spacing that the model wants the volume would have {voxels:.3g} voxels; "
                     f"at most {MAX_VOXELS} are read"
                 )
-        return self._run(self._stack(image), np.eye(4), checked=checked)
+        return self._run(self._stack(to_meta_tensor(volume)), np.eye(4), checked=checked)
 
     def check_places(self) -> None:
         """Refuse preprocessing after which nobody knows where on the image something is; see `ai.inference.probe`.
@@ -253,6 +253,25 @@ class Forward:
                 )
             tensor = torch.softmax(tensor.float(), dim=0)
         return np.asarray(tensor.to("cpu", torch.float32).numpy()), affine
+
+
+def to_meta_tensor(volume: Volume) -> Any:
+    """A volume (columns, rows, slices) as the MetaTensor that MONAI's LoadImage makes: no channel axis, affine in RAS+.
+
+    The tensor shares the memory of ``volume.values``.
+    """
+    import torch  # noqa: PLC0415  (see the module)
+    from monai.data import MetaTensor  # noqa: PLC0415  (see the module)
+
+    meta = {
+        "affine": torch.from_numpy(volume.affine.copy()),
+        "original_affine": torch.from_numpy(volume.affine.copy()),
+        "spatial_shape": np.array(volume.values.shape),
+        "space": "RAS",
+        "original_channel_dim": float("nan"),  # MONAI's mark for none
+        "filename_or_obj": "volume",
+    }
+    return MetaTensor(torch.from_numpy(volume.values), meta=meta)
 
 
 def made_up_picture() -> NDArray[np.float32]:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isfinite, isqrt
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,10 +28,7 @@ from ai.images.voi import BlankError, Grey, Words, as_bytes, automatic_window, r
 from ai.volumes.slices import Sheet, Slice, read_sheet
 from ai.volumes.stacks import Flaw, Stack, placed_once, stacks_of
 
-if TYPE_CHECKING:
-    from monai.data import MetaTensor
-
-__all__ = ["MAX_VOXELS", "Volume", "load_volume", "to_meta_tensor"]
+__all__ = ["MAX_VOXELS", "Volume", "load_volume"]
 
 Values = Literal["display", "bytes", "modality"]
 
@@ -92,28 +89,6 @@ def load_volume(chosen: Sequence[InstanceRef], values: Values = "modality") -> V
         tuple((each.instance, each.frame) for each in stack.slices),
         sheets[0].header.modality,
     )
-
-
-def to_meta_tensor(volume: Volume) -> MetaTensor:
-    """The volume (columns, rows, slices) as MONAI's LoadImage leaves one: no channel axis yet, the affine in RAS+.
-
-    The memory is shared.
-    """
-    import torch  # noqa: PLC0415  (seconds, and the receiving process does without)
-    from monai.data import MetaTensor  # noqa: PLC0415  (as torch)
-
-    meta = {
-        "affine": torch.from_numpy(volume.affine.copy()),
-        "original_affine": torch.from_numpy(volume.affine.copy()),
-        "spatial_shape": np.array(volume.values.shape),
-        "space": "RAS",
-        "original_channel_dim": float("nan"),  # MONAI's mark for none
-        "filename_or_obj": "volume",
-    }
-    return MetaTensor(torch.from_numpy(volume.values), meta=meta)
-
-
-# --- onto the source's pixels -----------------------------------------------------------------------------------------
 
 
 # --- from the files ---------------------------------------------------------------------------------------------------

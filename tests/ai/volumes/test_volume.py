@@ -23,8 +23,9 @@ from pydicom.uid import (
 )
 
 from ai.contract import InstanceRef, ReadingError
+from ai.inference.forward import to_meta_tensor
 from ai.volumes.resample import to_frames
-from ai.volumes.volume import Volume, load_volume, to_meta_tensor
+from ai.volumes.volume import Volume, load_volume
 from tests.support.stacks import COLUMNS, GEOMETRIES, ROWS, ct_images, ct_series, enhanced, pixels, write
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
