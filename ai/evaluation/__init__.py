@@ -1,4 +1,4 @@
-"""How good is a model on one's own images? Figures with their uncertainty, plots, and a report.
+"""Evaluates a model on labelled images: figures with confidence intervals, plots, and a report.
 
-`metrics` are the measures (numpy alone); they know nothing of images, models and files.
+`metrics` holds the statistical measures. It needs numpy alone, and no image, model or file.
 """

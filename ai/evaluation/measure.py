@@ -1,8 +1,8 @@
-"""Answers and labels together -> the figures of each class, as plain values that go into JSON unchanged.
+"""Answers and labels -> the figures of each class, as plain values for JSON.
 
-For each class the images count whose label is known. With a column of negatives, an image without the class counts only
-where that column is 1. Within a column, only positives and negatives of the same value are compared: an image whose
-value has not both is left out. A figure that does not exist is None.
+An image counts for a class if its label is known. With a column of negatives, an image without the class counts only if
+that column is 1. With ``within``, positives and negatives are compared only if they have the same value in that column;
+images of a value that lacks positives or negatives are left out. A figure that cannot be computed is None.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 __all__ = ["FEW", "WORST", "class_figures", "seconds", "usable"]
 
 FEW = 10
-"""With fewer positives or negatives than this, figures say little, and the report says so."""
+"""With fewer positives or negatives than this, figures are unreliable, and the report warns."""
 
 WORST = 4
-"""So many cases of either kind are shown."""
+"""The most missed cases, and the most false alarms, that are shown."""
 
 _SENSITIVE = 0.90
 
@@ -38,14 +38,14 @@ _SENSITIVE = 0.90
 def class_figures(
     spec: ReadingSpec, answers: Sequence[Answer], *, within: str | None = None, seed: int = 0, resamples: int = 2000
 ) -> list[dict[str, Any]]:
-    """The figures of each output of a model, in its order; see the module for which images count.
+    """The figures of each output of a model, in its order. The module says which images count.
 
     Args:
         spec: the model's ``reading.json``.
-        answers: what it said, with the labels.
-        within: the name of the column to stay within, which the rows' strata are of.
+        answers: the model's answers, with the labels.
+        within: the column within whose values images are compared (`Row.stratum`); None compares all.
         seed: for the bootstrap.
-        resamples: of the bootstrap.
+        resamples: the number of resamples of the bootstrap.
     """
     patients = _patients(answers)
     found = []
@@ -98,7 +98,7 @@ def class_figures(
 
 
 def usable(answers: Sequence[Answer], place: int, *, within: bool) -> NDArray[np.bool_]:
-    """Which images count for the output at this place."""
+    """Whether each image counts for the output at this place: bool (n,)."""
     truth = np.array([answer.row.truth[place] for answer in answers], dtype=np.int64)
     negative = np.array([answer.row.negative for answer in answers], dtype=np.bool_)
     keep = (truth == 1) | ((truth == 0) & negative)
@@ -112,7 +112,7 @@ def usable(answers: Sequence[Answer], place: int, *, within: bool) -> NDArray[np
 
 
 def seconds(answers: Sequence[Answer]) -> dict[str, dict[str, float]]:
-    """Median and 95th percentile of the time an image, by step, rounded to tenths of a millisecond."""
+    """Median and 95th percentile of the seconds for an image, by step, rounded to 0.1 ms."""
     steps = {"decode": [a.decode_seconds for a in answers], "model": [a.model_seconds for a in answers]}
     return {
         step: {name: round(float(np.quantile(took, share)), 4) for name, share in (("median", 0.5), ("p95", 0.95))}
@@ -122,7 +122,7 @@ def seconds(answers: Sequence[Answer]) -> dict[str, dict[str, float]]:
 
 
 def _patients(answers: Sequence[Answer]) -> NDArray[np.int64]:
-    """A number for each patient; an image without one is its own."""
+    """A number for each image's patient. An image without a patient gets a number of its own."""
     numbers: dict[tuple[str, int], int] = {}
     found = []
     for place, answer in enumerate(answers):
@@ -133,7 +133,7 @@ def _patients(answers: Sequence[Answer]) -> NDArray[np.int64]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Part:
-    """Images of one class, or a part of them: scores, truth, patients and, where it matters, strata; each (n,)."""
+    """The images of one class, or a subgroup: scores, truth (``there``), patients, and strata or None; each (n,)."""
 
     threshold: float
     scores: NDArray[np.float64]
@@ -148,7 +148,7 @@ class _Part:
 
 
 def _figures(part: _Part, *, seed: int, resamples: int) -> dict[str, Any]:
-    """What is told of every part: the counts, the AUC and what the operating point does."""
+    """The figures of any part: the counts, the AUC, and the rates at the operating point."""
     value = metrics.auc(part.scores, part.there, part.strata)
     low = high = math.nan
     if math.isfinite(value):
@@ -191,7 +191,7 @@ def _calibration(scores: NDArray[np.float64], there: NDArray[np.bool_]) -> list[
 def _proposed(
     spec: ReadingSpec, output: Output, scores: NDArray[np.float64], there: NDArray[np.bool_]
 ) -> dict[str, dict[str, Any]]:
-    """Operating points that these images suggest."""
+    """Thresholds that these images suggest."""
     ways = {
         "youden": metrics.youden(scores, there),
         f"sensitivity_{_SENSITIVE:.0%}".rstrip("%"): metrics.at_sensitivity(scores, there, _SENSITIVE),
@@ -223,16 +223,16 @@ def _values(answers: Sequence[Answer], name: str) -> list[str]:
 
 
 def _number(text: str) -> float:
-    """By the number that a band of ages begins with, so that they stand in order."""
+    """The number that a band of ages begins with, to sort by."""
     first = re.split(r"[- ]", text, maxsplit=1)[0]
     return float(first) if first.isdigit() else 0.0
 
 
 def _boxes(answers: Sequence[Answer], key: str) -> dict[str, Any] | None:
-    """How often the centre of the model's best box lies inside a radiologist's; None where no radiologist drew one.
+    """How often the centre of the model's best box lies inside a radiologist's box. None if no radiologist drew one.
 
-    ``by_chance`` is the mean share of the image that the radiologists' boxes cover, as if they did not overlap: how
-    often a point set anywhere would lie inside.
+    ``by_chance`` is how often a random point would lie inside: the mean share of the image that the radiologists' boxes
+    cover, with overlaps counted twice.
     """
     images = shown = inside = beyond = 0
     shares = []

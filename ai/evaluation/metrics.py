@@ -1,10 +1,10 @@
-"""The measures of a classifier against labels, with what their uncertainty is.
+"""Measures of a classifier against labels, with confidence intervals.
 
-Everywhere, ``scores`` are numbers of which a larger one speaks for the class, ``truth`` says of each whether the class
-is there (bool, or 1 and 0), both of shape (n,), and a class is called present where ``score >= threshold``. A measure
-that does not exist for what is given (an AUC without negatives, a rate of nothing) is nan.
+In every function, ``scores`` (n,) are numbers that rise with the evidence for the class, and ``truth`` (n,) says
+whether the class is present (bool, or 1 and 0). A class is called present if ``score >= threshold``. A measure that
+cannot be computed (an AUC without negatives, a rate out of 0) is nan.
 
-numpy alone; everything is vectorised, so that 2000 resamples of some thousand images take about a second.
+Only numpy is needed. All is vectorised: 2000 resamples of some thousand images take about a second.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _CELLS = 2_000_000  # of one block of resamples: tens of megabytes, whatever the
 
 @dataclass(frozen=True, slots=True)
 class Operating:
-    """A threshold, and what it gives on the scores that it was chosen on."""
+    """A threshold, with its sensitivity and specificity on the scores that it was chosen on."""
 
     threshold: float
     sensitivity: float
@@ -49,7 +49,7 @@ class Operating:
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
-    """How many were called present or absent, rightly (true) or wrongly (false)."""
+    """How many images were called present (positive) or absent (negative), rightly (true) or wrongly (false)."""
 
     true_positive: int
     false_positive: int
@@ -57,7 +57,7 @@ class Confusion:
     false_negative: int
 
     def rates(self) -> dict[str, tuple[int, int]]:
-        """Sensitivity, specificity, PPV and NPV, each as how many of how many; see `wilson`."""
+        """Sensitivity, specificity, PPV and NPV, each as (successes, total), for `wilson`."""
         return {
             "sensitivity": (self.true_positive, self.true_positive + self.false_negative),
             "specificity": (self.true_negative, self.true_negative + self.false_positive),
@@ -68,7 +68,7 @@ class Confusion:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bins:
-    """Scores by their height: how many lie in each bin, their mean, and the share of them that is positive.
+    """Scores sorted into bins: their number in each bin, their mean, and the share of positives among them.
 
     An empty bin has count 0 and nan for the others. ``edges`` has one element more than the rest.
     """
@@ -80,13 +80,13 @@ class Bins:
 
 
 def auc(scores: ArrayLike, truth: ArrayLike, strata: ArrayLike | None = None) -> float:
-    """Area under the ROC curve: how often a positive scores above a negative, ties counting half (Mann-Whitney).
+    """Area under the ROC curve: the share of pairs whose positive scores higher, ties count half (Mann-Whitney).
 
     Args:
         scores: (n,).
         truth: (n,).
-        strata: (n,), of any kind, for example where an image came from: only pairs of one stratum are compared, and the
-            share is that of all such pairs. Without, every pair counts.
+        strata: (n,), of any type, for example the source of an image. Only pairs within one stratum are compared, and
+            the area is the share over all such pairs. None compares all pairs.
 
     Raises:
         ValueError: the arrays do not fit each other, or a score is not finite.
@@ -109,18 +109,17 @@ def bootstrap_auc(
 ) -> tuple[float, float]:
     """The bootstrap's percentile interval of `auc` (Efron 1979), drawing whole groups with replacement.
 
-    Images of one patient resemble each other, so it is patients that are drawn. A resample without a single pair to
-    compare is left out. Where every positive scores above every negative the interval has no width: the resamples
-    cannot know what the next patient will be.
+    Images of one patient resemble each other, so patients are drawn. A resample without a pair to compare is left out.
+    If every positive scores above every negative, the interval has no width, although the next patient may differ.
 
     Args:
         scores: (n,).
         truth: (n,).
-        groups: (n,), for example the patients; without, each element is its own.
+        groups: (n,), for example the patients. None makes each image a group of its own.
         strata: as in `auc`.
         seed: the same seed gives the same interval.
-        resamples: how often to draw.
-        level: how much the interval is to hold.
+        resamples: the number of resamples.
+        level: the confidence level of the interval.
 
     Returns:
         The low and the high end; nan where `auc` is nan.
@@ -155,9 +154,9 @@ def bootstrap_auc(
 
 
 def average_precision(scores: ArrayLike, truth: ArrayLike) -> float:
-    """The mean of the precision over the positives, by falling score; those of equal score enter together.
+    """The sum over the thresholds, from the highest, of (recall - recall at the threshold before) x precision.
 
-    It is the sum over the thresholds of (recall - the recall before) x precision: no interpolation, which flatters.
+    Precision is not interpolated, because that would overstate it.
 
     Raises:
         ValueError: the arrays do not fit each other, or a score is not finite.

@@ -1,7 +1,7 @@
-"""Image files -> greys from 0 to 1: PNG, JPEG and DICOM, told apart by their content.
+"""PNG, JPEG and DICOM files -> greys from 0 to 1. The content of a file decides its kind, not its name.
 
-White is dense (bone), as on a radiologist's screen. In PNG and JPEG it is taken as stored; a DICOM file says itself
-(`ai.images.radiograph.load_radiograph`). A file comes from a stranger: whatever is wrong with it is a `ReadingError`.
+White is dense (bone), as on a radiologist's screen. PNG and JPEG are taken as stored; DICOM files are displayed as
+their headers say (`ai.images.radiograph.load_radiograph`). Files are not trusted: every fault raises `ReadingError`.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _FAINT = 1 / 8
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Picture:
-    """One image; ``display`` is float32, rows x columns, in 0..1 and white is dense.
+    """One image. ``display`` is float32 (rows, columns) from 0 to 1, white is dense.
 
-    ``note`` says what is odd about it, empty where nothing is.
+    ``note`` is a warning about the image, empty if there is none.
     """
 
     display: NDArray[np.float32]
@@ -41,7 +41,7 @@ def load_picture(path: Path) -> Picture:
     """Read one image.
 
     Raises:
-        ReadingError: it is no image of a kind that is read, is damaged, in colours, or too large.
+        ReadingError: the file is no PNG, JPEG or DICOM image, is damaged, too large, or not grey.
     """
     try:
         with path.open("rb") as file:
@@ -53,7 +53,7 @@ def load_picture(path: Path) -> Picture:
             raise ReadingError("is none of PNG, JPEG and DICOM")
         return Picture(load_radiograph(path).display)
     try:
-        # Pillow warns of large images, whose size is checked here, and of metadata, which does not matter.
+        # Pillow warns of large images, whose size is checked here, and of metadata, which is not used.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(path, formats=("PNG", "JPEG")) as image:
@@ -63,7 +63,7 @@ def load_picture(path: Path) -> Picture:
     except Image.DecompressionBombError:
         raise ReadingError(f"has too many pixels; at most {MAX_PIXELS} are read") from None
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError, MemoryError) as error:
-        # Pillow tells damage in all these ways; the message may quote the file.
+        # Pillow raises any of these for damaged files; its message may quote the file.
         raise ReadingError(f"is damaged or no PNG or JPEG that can be decoded ({type(error).__name__})") from None
 
 

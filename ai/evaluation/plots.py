@@ -1,6 +1,6 @@
-"""Curves of a class, and pictures of the cases that went wrong. matplotlib is imported when something is drawn.
+"""Plots the curves of a class, and pictures of wrong cases. matplotlib is imported when something is drawn.
 
-No text of the labels' file is written into a plot, so nothing in it can be taken for a formula.
+No text of the file of labels is written into a plot, because matplotlib could take it for a formula.
 """
 
 from __future__ import annotations
@@ -23,14 +23,10 @@ if TYPE_CHECKING:
 __all__ = ["MODEL_COLOUR", "READER_COLOUR", "case_picture", "curves"]
 
 MODEL_COLOUR, READER_COLOUR = "#ffb000", "#5fd3ff"
-"""Of the model's boxes and of the radiologist's; they differ in lightness too, and theirs are dashed."""
+"""The colours of the model's boxes (solid) and of the radiologist's (dashed). They also differ in lightness."""
 
 _LINE, _PALE, _OTHER = "#1f4e79", "#8a8f98", "#b3530f"
-_LOWEST, _FULL, _OPAQUE = (
-    0.25,
-    0.5,
-    0.45,
-)  # a heat map below the first is not drawn; from the second on it is half opaque
+_LOWEST, _FULL, _OPAQUE = 0.25, 0.5, 0.45  # a heat map is drawn from _LOWEST; from _FULL on with opacity _OPAQUE
 _MANY_CURVES = 6
 
 
@@ -43,11 +39,11 @@ def curves(
     """ROC curve, precision-recall curve and calibration of one class, as a PNG.
 
     Args:
-        figures: the class's, of `ai.evaluation.measure.class_figures`.
-        scores: (n,) of the images that count.
-        there: (n,) whether the class is there.
-        strata: (n,) where the figures are within a column: each of its values then has its own ROC curve, numbered in
-            the order of ``figures["within"]``.
+        figures: the figures of the class, from `ai.evaluation.measure.class_figures`.
+        scores: (n,), of the images that count.
+        there: (n,), whether the class is present.
+        strata: (n,), the images' values of the column ``within``. Each value gets an ROC curve of its own, numbered in
+            the order of ``figures["within"]``. None draws one curve.
     """
     import matplotlib as mpl  # noqa: PLC0415  (seconds; only a report needs it)
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
@@ -119,7 +115,7 @@ def _precision(axes: Any, figures: Mapping[str, Any], scores: NDArray[np.float64
     recall, precision, _ = metrics.pr_curve(scores, there)
     prevalence = figures["positives"] / figures["images"] if figures["images"] else 0.0
     axes.axhline(prevalence, color=_PALE, linewidth=0.8, linestyle=(0, (4, 3)))
-    # Steps, as the average precision sums them: a straight line between two points promises what no threshold gives.
+    # Steps, as the average precision sums them. A straight line between two points would show values of no threshold.
     recall, precision = np.concatenate([[0.0], recall]), np.concatenate([precision[:1], precision])
     axes.step(recall, precision, where="pre", color=_LINE, linewidth=1.6)
     if figures["sensitivity"]["value"] is not None and figures["ppv"]["value"] is not None:
@@ -161,14 +157,14 @@ def case_picture(
     *,
     side: int = 420,
 ) -> bytes:
-    """One image with what the model saw (heat map, solid boxes) and what a radiologist drew (dashed), as a JPEG.
+    """One image with the model's heat maps and boxes (solid) and the radiologist's boxes (dashed), as a JPEG.
 
     Args:
         display: greys from 0 to 1 (rows, columns).
         heat_maps: of one class.
         found: the model's boxes of this class, in pixel edges.
-        drawn: the radiologist's, in pixel edges.
-        side: of the picture's longer side, in pixels.
+        drawn: the radiologist's boxes, in pixel edges.
+        side: the length of the picture's longer side, in pixels.
     """
     rows, columns = display.shape
     scale = side / max(rows, columns)

@@ -1,4 +1,4 @@
-"""A model over many images: decoded ahead in threads, read one by one, each with its time."""
+"""Reads many images with one model: threads decode ahead, the model reads one by one, both are timed."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Answer", "Unread", "read_rows"]
 
-_AHEAD = 4  # images decoded and not yet read: tens of megabytes each at full resolution
+_AHEAD = 4  # images that are decoded and wait for the model: each takes tens of megabytes at full resolution
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What is kept of one image: the scores, the best box of each class, the picture's note, and the times.
+    """The model's answer on one image.
 
-    ``decode_seconds`` passes in a thread beside the model's ``model_seconds``. ``rows`` and ``columns`` are the
-    image's.
+    ``scores`` are probabilities in the order of the model's outputs. ``best`` is the best box of each class, in pixel
+    edges of the image, which has ``rows`` x ``columns`` pixels. ``note`` is that of the `Picture`. ``decode_seconds``
+    ran in a thread while the model read other images, so it does not add to ``model_seconds``.
     """
 
     row: Row
@@ -43,21 +44,21 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Unread:
-    """An image that could not be read, and why."""
+    """An image that could not be read, and the reason."""
 
     row: Row
     reason: str
 
 
 def read_rows(model: BundleModel, rows: Sequence[Row]) -> Iterator[Answer | Unread]:
-    """Read images in order; one that cannot be decoded or read is told and does not end the run."""
+    """Read images in order. An image that cannot be decoded or read becomes an `Unread`, and the run continues."""
     with ThreadPoolExecutor(2, thread_name_prefix="decode") as pool:
         waiting: deque[tuple[Row, Future[tuple[Picture, float]]]] = deque()
         left = iter(rows)
         try:
             while True:
                 while len(waiting) < _AHEAD and (row := next(left, None)) is not None:
-                    waiting.append((row, pool.submit(_decoded, row)))
+                    waiting.append((row, pool.submit(_decode, row)))
                 if not waiting:
                     return
                 row, future = waiting.popleft()
@@ -67,7 +68,7 @@ def read_rows(model: BundleModel, rows: Sequence[Row]) -> Iterator[Answer | Unre
                 future.cancel()
 
 
-def _decoded(row: Row) -> tuple[Picture, float]:
+def _decode(row: Row) -> tuple[Picture, float]:
     started = time.perf_counter()
     return load_picture(row.path), time.perf_counter() - started
 

@@ -1,6 +1,6 @@
-"""What an evaluation leaves behind: ``evaluation.json``, ``report.html`` and the plots as files.
+"""Writes an evaluation to files: ``evaluation.json``, ``report.html`` and the plots.
 
-The page holds everything in itself, asks nothing from anywhere, and shows every text of the labels' file as text.
+The page contains its pictures and loads nothing from elsewhere. Texts from the file of labels are escaped.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 __all__ = ["FORMAT", "evaluation", "write"]
 
 FORMAT = 1
-"""Of ``evaluation.json``; a change that a reader of the file must know of counts it up."""
+"""The format number of ``evaluation.json``. It rises with each change that programs reading the file must know."""
 
 _LIBRARIES = ("dicom-node", "torch", "monai", "numpy", "pillow", "pydicom")
-_SHOWN = 50  # files passed over that the page names; evaluation.json names all
+_SHOWN = 50  # the most passed over files that the page names; evaluation.json names all
 
 
 def evaluation(
@@ -47,18 +47,18 @@ def evaluation(
     seed: int = 0,
     resamples: int = 2000,
 ) -> dict[str, Any]:
-    """Everything that came out, as it stands in ``evaluation.json``; no patient is named in it.
+    """The content of ``evaluation.json``. It names no patient.
 
     Args:
-        model: what was evaluated.
-        labels: the table.
-        answers: what the model said of each image.
-        unread: the images that it could not read.
-        options: what was asked for, ready for JSON.
-        made: the time, with its zone.
-        within: the column that figures stay within.
+        model: the model that was evaluated.
+        labels: the table of labels.
+        answers: the model's answer on each image.
+        unread: the images that could not be read.
+        options: the options of the command, as values for JSON.
+        made: the time of the evaluation, with its time zone.
+        within: the column within whose values images are compared; None compares all.
         seed: for the bootstrap.
-        resamples: of the bootstrap.
+        resamples: the number of resamples of the bootstrap.
     """
     identity = model.identity
     passed_over = [*labels.passed_over, *((one.row.file, one.reason) for one in unread)]
@@ -119,13 +119,13 @@ def evaluation(
 def write(
     folder: Path, model: BundleModel, found: Mapping[str, Any], answers: Sequence[Answer], *, within: str | None = None
 ) -> list[Path]:
-    """Write the report into a folder, which is made where it is missing; files of an older report are replaced.
+    """Write the report into a folder. The folder is made if it is missing; files of an older report are replaced.
 
     Args:
-        folder: where to.
-        model: it reads the cases that are shown once more, for their heat maps.
-        found: of `evaluation`.
-        answers: what ``found`` was made of.
+        folder: the folder of the report.
+        model: the model. It reads the shown cases again to make their heat maps.
+        found: the result of `evaluation`.
+        answers: the answers that ``found`` was computed from.
         within: as in `evaluation`.
 
     Returns:
@@ -164,7 +164,7 @@ def write(
 def _cases(
     model: BundleModel, classes: Sequence[Mapping[str, Any]], answers: Sequence[Answer]
 ) -> dict[str, list[dict[str, Any]]]:
-    """The worst cases of each class with their pictures; an image that is several classes' is read once."""
+    """The worst cases of each class with their pictures. An image that is a case of several classes is read once."""
     shown: dict[str, list[dict[str, Any]]] = {}
     of_file: dict[str, list[dict[str, Any]]] = {}
     for figures in classes:
@@ -180,14 +180,14 @@ def _cases(
             continue
         try:
             display = load_picture(answer.row.path).display
-            said = model.read_display(display)
+            answered = model.read_display(display)
         except ReadingError:  # the file has changed since it was read
             continue
         for case in of_file[answer.row.file]:
             jpeg = plots.case_picture(
                 display,
-                [heat for heat in said.heat_maps if heat.key == case["key"]],
-                [box for box in said.boxes if box.key == case["key"]],
+                [heat for heat in answered.heat_maps if heat.key == case["key"]],
+                [box for box in answered.boxes if box.key == case["key"]],
                 [box for box in answer.row.boxes if box.key == case["key"]],
             )
             case["picture"] = _data_uri("jpeg", jpeg)

@@ -1,18 +1,13 @@
-"""A CSV file of labels -> rows that can be evaluated, and every row that cannot, with the reason.
+"""A CSV file of labels -> rows that can be evaluated, and each row that cannot be evaluated, with the reason.
 
-The file comes from a spreadsheet or a script and is taken as found: UTF-8 with or without a byte order mark, separated
-by commas, semicolons or tabs. Nothing in it is trusted: a file name leads to no file outside the images' folder, and no
-cell is repeated in a message except the name of a file.
+The file is not trusted. A file name in it leads to no file outside the images' folder, and no cell except a file name
+appears in a message.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-import os
 import re
-import stat
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,11 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["AGE_BANDS", "LabelledBox", "Labels", "Output", "Row", "TableError", "plain", "read_labels"]
+from ai.evaluation.csv_table import Columns, Record, TableError, plain, read_csv, shown
+from ai.evaluation.image_finder import ImageFinder
 
-MAX_BYTES = 256 * 2**20
+__all__ = ["AGE_BANDS", "LabelledBox", "Labels", "NamedOutput", "Row", "TableError", "plain", "read_labels"]
+
 MANY_GROUPS = 12
-"""A column with more values than this is no subgroup: it may tell persons apart."""
+"""A column with more values than this makes no subgroups: its values may identify persons."""
 
 AGE_BANDS = ((0, 17), (18, 39), (40, 64), (65, 150))
 
@@ -36,13 +33,9 @@ _AGE = re.compile(r"(?P<number>\d{1,3}(\.\d+)?)\s*(?P<unit>[dwmy]?)", re.IGNOREC
 _KEPT = {"file", "patient_id", "sex", "age", "view", "boxes"}
 
 
-class TableError(ValueError):
-    """The labels cannot be used; the message says what is wrong, where, and what was expected."""
-
-
 @dataclass(frozen=True, slots=True)
-class Output:
-    """What a column of labels is matched to: an output of the model, by its key or its name."""
+class NamedOutput:
+    """An output of the model. A column of labels belongs to it if the column has its key or its name."""
 
     key: str
     name: str
@@ -50,7 +43,7 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class LabelledBox:
-    """Where a radiologist saw a class (``key``): pixel edges (column, row) of the stored image."""
+    """A radiologist's box of a class (``key``): pixel edges (column, row) of the stored image, from its top left."""
 
     key: str
     left: float
@@ -63,10 +56,10 @@ class LabelledBox:
 class Row:
     """One image with its labels.
 
-    ``file`` is how the table names it and ``path`` the file itself. ``patient`` groups images and is never shown;
-    empty, the image stands for itself. ``truth`` is for each output, in order: 1 there, 0 not there, -1 unknown.
-    ``negative`` says whether the row may serve as a negative. ``groups`` are the subgroups that it belongs to (sex,
-    age, view), and ``stratum`` is the value of the column to stay within.
+    ``file`` is the name in the table and ``path`` the file itself. ``patient`` groups the images of a patient and is
+    never shown; if it is empty, the image counts as a patient of its own. ``truth`` has a value for each output, in
+    order: 1 present, 0 absent, -1 unknown. ``negative`` says whether the image may count as a negative. ``groups`` are
+    (name, value) of its subgroups: sex, age, view. ``stratum`` is its value in the column named ``within``.
     """
 
     file: str
@@ -81,12 +74,12 @@ class Row:
 
 @dataclass(slots=True)
 class Labels:
-    """What a table holds.
+    """The content of a table.
 
-    ``columns`` tells for each output which column speaks of it; outputs without are in ``unlabelled``, columns that
-    serve for nothing in ``unused``. ``rows_in_file`` counts all rows; ``left_out`` those that ``where`` and ``limit``
-    left out. ``passed_over`` are files with the reason why they cannot be used, ``not_understood`` counts cells by
-    column and ``unknown_boxes`` the labels of boxes that are none of the model's outputs.
+    ``columns`` is the column of each output, by the output's key. Outputs without a column are in ``unlabelled``,
+    columns without a use in ``unused``. ``rows_in_file`` counts all rows, ``left_out`` those that ``where`` and
+    ``limit`` left out. ``passed_over`` are (file, reason) of files that cannot be used. ``not_understood`` counts the
+    unreadable cells by column, ``unknown_boxes`` the boxes by labels that are no output of the model.
     """
 
     rows: list[Row]
@@ -102,15 +95,10 @@ class Labels:
     has_boxes: bool = False
 
 
-def plain(name: str) -> str:
-    """A column's name as it is compared: case-blind, and spaces, hyphens and underscores alike."""
-    return re.sub(r"[\s_\-]+", "_", name.strip().casefold())
-
-
 def read_labels(
     table: Path,
     images: Path,
-    outputs: Sequence[Output],
+    outputs: Sequence[NamedOutput],
     *,
     mapping: Mapping[str, str] | None = None,
     where: Sequence[tuple[str, str]] = (),
@@ -125,26 +113,28 @@ def read_labels(
         table: the CSV file; its first row names the columns.
         images: the folder that holds the images. A file is looked for by its path from there, by its path from the
             table, and by its bare name anywhere in the folder.
-        outputs: what the model says, in its order.
+        outputs: the model's outputs, in its order.
         mapping: key of an output -> column, where the names differ.
-        where: (column, value): only such rows; of several values of one column any will do.
-        within: the column whose values are to be kept apart.
-        negatives: the column that is 1 where an image may serve as a negative.
-        limit: at most so many of the images that are there, drawn by ``seed``.
+        where: (column, value): only rows with this value. Of several values for one column, a row needs one.
+        within: the column within whose values images are compared.
+        negatives: the column that is 1 if an image may count as a negative.
+        limit: the most images to take, drawn by ``seed``; None takes all.
         seed: for ``limit``.
 
     Raises:
-        TableError: the file cannot be read as a table, a column that was asked for is not in it, or it speaks of no
+        TableError: the file cannot be read as a table, lacks a column that was asked for, or has no column for any
             output of the model.
     """
-    names, records = _records(table)
-    columns = _Columns(table, names)
+    names, records = read_csv(table)
+    columns = Columns(table, names, once=_KEPT)
+    if not columns.has("file"):
+        raise TableError(f"{table}: has no column 'file'; it has: {columns.listed()}")
     found = _matched(columns, outputs, mapping or {})
     asked = [column for column, _ in where] + [column for column in (within, negatives) if column is not None]
     for column in asked:
         columns.index(column)
     if within is not None and plain(within) in {"patient_id", "file", "boxes"}:
-        raise TableError(f"--within {within}: its values would tell persons apart; a column of few values was expected")
+        raise TableError(f"--within {within}: its values would identify persons; a column of few values was expected")
     used = {plain(column) for column in [*found.values(), *asked]} | _KEPT
     labels = Labels(
         rows=[],
@@ -162,7 +152,7 @@ def read_labels(
         columns=columns,
         records=records,
         outputs=outputs,
-        finder=_Finder(table, images),
+        finder=ImageFinder(table, images),
         within=within,
         negatives=negatives,
     )
@@ -176,10 +166,10 @@ def read_labels(
 def _fill(
     labels: Labels,
     *,
-    columns: _Columns,
-    records: Sequence[tuple[int, list[str]]],
-    outputs: Sequence[Output],
-    finder: _Finder,
+    columns: Columns,
+    records: Sequence[Record],
+    outputs: Sequence[NamedOutput],
+    finder: ImageFinder,
     within: str | None,
     negatives: str | None,
 ) -> None:
@@ -224,124 +214,13 @@ def _fill(
         raise TableError(f"--within {within}: holds {len(values)} different values; at most 50 were expected")
 
 
-class _Columns:
-    def __init__(self, table: Path, names: Sequence[str]) -> None:
-        self._table = table
-        self.names = list(names)
-        self._places: dict[str, list[int]] = {}
-        for place, name in enumerate(names):
-            self._places.setdefault(plain(name), []).append(place)
-        if not self.has("file"):
-            raise TableError(f"{table}: has no column 'file'; it has: {self.listed()}")
-        for name in _KEPT:
-            if self.has(name):
-                self.index(name)
-
-    def has(self, name: str) -> bool:
-        return plain(name) in self._places
-
-    def index(self, name: str) -> int:
-        places = self._places.get(plain(name))
-        if places is None:
-            raise TableError(f"{self._table}: has no column {_shown(name)!r}; it has: {self.listed()}")
-        if len(places) > 1:
-            raise TableError(f"{self._table}: {len(places)} columns are called {_shown(name)!r}; one was expected")
-        return places[0]
-
-    def cell(self, record: Sequence[str], name: str) -> str:
-        """What stands there, stripped; empty where the row is too short or there is no such column."""
-        if plain(name) not in self._places:
-            return ""
-        place = self.index(name)
-        return record[place].strip() if place < len(record) else ""
-
-    def listed(self) -> str:
-        return ", ".join(_shown(name) for name in self.names[:40]) + (" ..." if len(self.names) > 40 else "")
-
-
-class _Finder:
-    """From what a table calls a file to the file; never to one outside the folder."""
-
-    def __init__(self, table: Path, images: Path) -> None:
-        if not images.is_dir():
-            raise TableError(f"{images}: there is no such folder; the folder of the images was expected")
-        self._root = images.resolve()
-        self._beside = table.resolve().parent
-        self._by_name: dict[str, Path | None] | None = None
-
-    def find(self, file: str) -> Path | str:
-        """The file, or in words why there is none."""
-        if not file:
-            return "the cell 'file' is empty"
-        outside = False
-        try:
-            for base in (self._root, self._beside):
-                path = (base / file).resolve()
-                inside = path.is_relative_to(self._root)
-                if inside and path.exists():
-                    return path if stat.S_ISREG(path.stat().st_mode) else "is no file"
-                outside = outside or (not inside and path.exists())
-        except (OSError, ValueError):  # too long a name, a NUL in it, a loop of links, no right to look
-            return "is no name of a file that can be opened"
-        parts = re.split(r"[/\\]", file)
-        if ".." in parts:
-            return "leads outside the folder of the images"
-        names = self._names()
-        if parts[-1] in names:
-            return names[parts[-1]] or "several files of the folder have this name; give the path from the folder"
-        return "leads outside the folder of the images" if outside else "is not in the folder of the images"
-
-    def _names(self) -> Mapping[str, Path | None]:
-        if self._by_name is None:
-            self._by_name = {}
-            for path in self._files():
-                self._by_name[path.name] = None if path.name in self._by_name else path
-        return self._by_name
-
-    def _files(self) -> Iterator[Path]:
-        for folder, _, names in os.walk(self._root):  # which follows no links
-            for name in names:
-                path = Path(folder, name)
-                if path.is_file() and not path.is_symlink():
-                    yield path
-
-
-def _records(table: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The names of the columns, and each row with its line."""
-    try:
-        if table.stat().st_size > MAX_BYTES:
-            raise TableError(f"{table}: is larger than {MAX_BYTES // 2**20} MiB")
-        data = table.read_bytes()
-    except OSError as error:
-        raise TableError(f"{table}: cannot be read: {error.strerror}") from error
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise TableError(f"{table}: is UTF-16 text; save it as 'CSV UTF-8'")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise TableError(f"{table}: line {line} is not UTF-8; save it as 'CSV UTF-8'") from None
-    first = text.split("\n", 1)[0]
-    delimiter = max(",;\t", key=first.count)
-    # Cells with many boxes can be long; the file as a whole is not.
-    csv.field_size_limit(max(csv.field_size_limit(), 2**20))
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    try:
-        rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
-    except csv.Error as error:
-        raise TableError(f"{table}: line {reader.line_num} cannot be read as CSV: {error}") from None
-    if not rows:
-        raise TableError(f"{table}: is empty; a first row with the names of the columns was expected")
-    return [name.strip() for name in rows[0][1]], rows[1:]
-
-
-def _matched(columns: _Columns, outputs: Sequence[Output], mapping: Mapping[str, str]) -> dict[str, str]:
-    """Key of an output -> its column."""
+def _matched(columns: Columns, outputs: Sequence[NamedOutput], mapping: Mapping[str, str]) -> dict[str, str]:
+    """Match columns to outputs: key of an output -> its column."""
     keys = {plain(output.key): output.key for output in outputs}
     asked: dict[str, str] = {}
     for key, column in mapping.items():
         if plain(key) not in keys:
-            raise TableError(f"--map {_shown(key)}: the model has no such output; it has: {', '.join(keys.values())}")
+            raise TableError(f"--map {shown(key)}: the model has no such output; it has: {', '.join(keys.values())}")
         asked[keys[plain(key)]] = columns.names[columns.index(column)]
     found = {}
     for output in outputs:
@@ -356,7 +235,7 @@ def _matched(columns: _Columns, outputs: Sequence[Output], mapping: Mapping[str,
     return found
 
 
-def _wanted(columns: _Columns, record: tuple[int, list[str]], where: Sequence[tuple[str, str]]) -> bool:
+def _wanted(columns: Columns, record: Record, where: Sequence[tuple[str, str]]) -> bool:
     values: dict[str, set[str]] = {}
     for column, value in where:
         values.setdefault(plain(column), set()).add(value.strip().casefold())
@@ -364,7 +243,7 @@ def _wanted(columns: _Columns, record: tuple[int, list[str]], where: Sequence[tu
 
 
 def _label(cell: str) -> int | None:
-    """1, 0, -1 for unknown; None for what is none of these."""
+    """1, 0, or -1 for unknown; None if the text is not understood."""
     text = cell.casefold()
     for value, texts in ((1, _YES), (0, _NO), (-1, _UNKNOWN)):
         if text in texts:
@@ -387,14 +266,14 @@ def _boxes(cell: str, keys: Mapping[str, str], labels: Labels) -> Iterator[Label
             continue
         label = plain(match["label"])
         if label not in keys:
-            labels.unknown_boxes[_shown(match["label"].strip(), 40)] += 1
+            labels.unknown_boxes[shown(match["label"].strip(), 40)] += 1
             continue
         x, y, wide, tall = numbers
         yield LabelledBox(keys[label], x, y, x + wide, y + tall)
 
 
-def _groupings(columns: _Columns, records: Sequence[tuple[int, list[str]]]) -> list[str]:
-    """The columns that make subgroups, where they are there and tell few apart."""
+def _groupings(columns: Columns, records: Sequence[Record]) -> list[str]:
+    """The columns that make subgroups: those that the table has and that hold few values."""
     found = []
     for name in ("sex", "age", "view"):
         values = {_group(name, columns.cell(record, name)) for _, record in records}
@@ -405,7 +284,7 @@ def _groupings(columns: _Columns, records: Sequence[tuple[int, list[str]]]) -> l
 
 def _group(name: str, cell: str) -> str:
     if name != "age":
-        return _shown(cell.upper(), 32) or "unknown"
+        return shown(cell.upper(), 32) or "unknown"
     match = _AGE.fullmatch(cell)
     if match is None:
         return "unknown"
@@ -415,9 +294,3 @@ def _group(name: str, cell: str) -> str:
         if first <= years < last + 1:
             return f"{first}-{last}" if last < 150 else f"{first} and older"
     return "unknown"
-
-
-def _shown(text: str, most: int = 64) -> str:
-    """A text of the file as a message may repeat it: in one line, and not long."""
-    line = "".join(character if character.isprintable() else " " for character in text)
-    return line if len(line) <= most else line[: most - 3] + "..."

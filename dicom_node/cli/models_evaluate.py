@@ -63,7 +63,8 @@ def evaluate(
     from datetime import UTC, datetime
 
     from ai.evaluation import report as reports
-    from ai.evaluation.tables import Output, TableError, plain, read_labels
+    from ai.evaluation.csv_table import TableError, plain
+    from ai.evaluation.tables import NamedOutput, read_labels
     from dicom_node import log
 
     log.silence_libraries()
@@ -71,7 +72,7 @@ def evaluate(
     if report is not None:
         _writable(report, images)
     info = _described(model, config)
-    outputs = [Output(output.key, output.name) for output in info.spec.outputs]
+    outputs = [NamedOutput(output.key, output.name) for output in info.spec.outputs]
     try:
         table = read_labels(
             labels,

@@ -24,10 +24,11 @@ from typer.testing import CliRunner
 from ai.bundle.files import file_digests
 from ai.contract import HeatMap, ReadingError
 from ai.evaluation import metrics, plots
+from ai.evaluation.csv_table import TableError
 from ai.evaluation.measure import class_figures
 from ai.evaluation.pictures import load_picture
 from ai.evaluation.reading import Answer, Unread, read_rows
-from ai.evaluation.tables import LabelledBox, Labels, Output, Row, TableError, read_labels
+from ai.evaluation.tables import LabelledBox, Labels, NamedOutput, Row, read_labels
 from ai.images.radiograph import display_uint8, load_radiograph
 from ai.inference.answers import MarkedBox
 from ai.inference.bundle_model import BundleModel, describe, load, shipped
@@ -40,7 +41,7 @@ from dicom_node.models.registry import Models, Record
 from tests.support.programs import ROOT
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-OUTPUTS = [Output("nodule", "Nodule"), Output("pleural", "Pleural thickening")]
+OUTPUTS = [NamedOutput("nodule", "Nodule"), NamedOutput("pleural", "Pleural thickening")]
 SPEC = describe(shipped()["phantom_cxr"]).spec
 KEYS = [output.key for output in SPEC.outputs]
 
@@ -230,7 +231,7 @@ def test_a_part_of_the_images_within_a_source(phantoms: Path, tmp_path: Path) ->
         (["--map", "mass=Nodule"], "the model has no such output"),
         (["--map", "nodule=Mass"], "has no column 'Mass'; it has: File, patient_id"),
         (["--where", "ward=3"], "has no column 'ward'"),
-        (["--within", "patient_id"], "its values would tell persons apart"),
+        (["--within", "patient_id"], "its values would identify persons"),
         (["--where", "site=none"], "of 10 rows none can be evaluated"),
         (["--report", "{file}"], "cannot be made"),
         (["--report", "{folder}"], "is the folder of the images, which a report could write over"),
