@@ -1,1 +1,1 @@
-"""A MONAI bundle on the disk: its files, its manifest, its pins, and how its parts are built."""
+"""A MONAI bundle on disk: its files, its manifest, its pinned digests, and the parts that are built from it."""

@@ -1,9 +1,8 @@
-"""A bundle's configuration -> the parts that run: MONAI builds them, less what is about files and training.
+"""Builds the parts of a bundle that run, from its inference configuration, with MONAI.
 
-Of an inference configuration ``network_def``, ``preprocessing``, ``inferer`` and ``postprocessing`` are built, with
-what they refer to and what its evaluator requires (a detector's settings). Its data set, loader, evaluator and
-handlers are not. Transforms that load the image from a file hand on the image that is given instead, and those that
-write files hand on everything (`ai.bundle.given`), wherever they stand.
+``network_def``, ``preprocessing``, ``inferer`` and ``postprocessing`` are built, with the entries that they refer to
+and those that the evaluator requires (a detector's settings). Data set, loader, evaluator and handlers are not built.
+Transforms that load or write files are replaced everywhere by those of `ai.bundle.given`.
 
 torch and monai are imported when something is built: see `ai.inference.bundle_model`.
 """
@@ -26,7 +25,7 @@ from ai.bundle.files import METADATA, BundleError, BundleInfo, read_config, shor
 _GIVEN = "ai.bundle.given.Given"
 _UNWRITTEN = "ai.bundle.given.Unwritten"
 _IMPORT = re.compile(r"^\$\s*(?:import|from)\s+([A-Za-z_]\w*)")
-# What MONAI had before 1.0 and has no more; these arguments said what it knows by itself today.
+# Names and arguments that MONAI had before 1.0. Today it finds the values of these arguments itself.
 _RENAMED: dict[str, tuple[str, dict[str, Any]]] = {
     "AddChanneld": ("EnsureChannelFirstd", {"channel_dim": "no_channel"}),
     "AsChannelFirstd": ("EnsureChannelFirstd", {"channel_dim": -1}),
@@ -37,12 +36,12 @@ _INNER = ("state_dict", "model", "model_state_dict", "network")  # where trainer
 
 @dataclass(slots=True)
 class Parts:
-    """What runs. ``key`` is the name of the image in the transforms' dictionaries.
+    """The parts of a bundle that run.
 
-    ``loads`` is true where preprocessing begins as if with a file: then it gets the axes that MONAI's readers give
-    (columns first) and no channel axis. ``repeats`` is true where it makes several channels of one itself, and
-    ``spacing`` is the one (mm) that it brings volumes to, 0 where it leaves a side as it is. ``follow`` are the
-    attributes that were told to compute where the network is.
+    ``key`` is the name of the image in the transforms' dictionaries. ``loads`` is true if preprocessing begins with
+    loading a file: it then gets the axes of MONAI's readers (columns first), without a channel axis. ``repeats`` is
+    true if preprocessing repeats the channel itself. ``spacing`` (mm) is that of volumes after preprocessing, 0 for an
+    axis whose spacing stays. ``follow`` are attributes that hold the network's device and change with it.
     """
 
     network: Any
@@ -57,9 +56,9 @@ class Parts:
     follow: tuple[_Place, ...]
 
     def to(self, device: Any) -> None:
-        """Move what has weights, and what was told to compute where they are.
+        """Move the weights to a device, and the parts that compute on the weights' device.
 
-        What was told to use the CPU by its name stays there: it is where a bundle puts what does not fit elsewhere.
+        A part that the bundle puts on the CPU by name stays there, because it may not fit elsewhere.
         """
         for part in (self.network, self.detector):
             if part is not None:
@@ -70,7 +69,7 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """An attribute that names a device, or (``key`` is its number) one of the devices of such an attribute."""
+    """An attribute that names a device, or several devices, of which ``key`` is the place of this one."""
 
     held: dict[str, Any]
     name: str
@@ -83,10 +82,10 @@ class _Place:
 
 
 def build(info: BundleInfo, device: Any) -> Parts:
-    """Build a bundle's parts and fill its network.
+    """Build a bundle's parts and load its weights.
 
     Raises:
-        BundleError: something cannot be parsed, built or filled; the message names the file and the part.
+        BundleError: a part cannot be parsed, built or loaded. The message names the file and the part.
     """
     with _importable(info.path):
         parser, missing = _parser(info, device)
@@ -131,7 +130,7 @@ def build(info: BundleInfo, device: Any) -> Parts:
 
 
 def _check_activation(info: BundleInfo, postprocessing: Any) -> None:
-    """Refuse an activation after another: a probability taken for a logit is 0.5 where nothing is."""
+    """Refuse two activations in a row: a sigmoid of the probability 0 would be 0.5."""
     done = [type(one).__name__ for one in each_of(postprocessing)]
     done = [name for name in done if name.startswith(("Activations", "AsDiscrete"))]
     if info.spec.activation is not None and done:
@@ -155,9 +154,9 @@ def _key(loaded: list[str], declared: str) -> str:
 
 @contextmanager
 def _importable(root: Path) -> Iterator[None]:
-    """Have the bundle's own modules (``scripts``) found while it is built, and forgotten after.
+    """Make the bundle's own modules (``scripts``) importable while it is built, and remove them afterwards.
 
-    Two bundles may both have a ``scripts``; what is built keeps its own.
+    Two bundles may both have a module ``scripts``; each keeps its own.
     """
     own = {path.stem for path in root.iterdir() if path.suffix == ".py" or (path.is_dir() and any(path.glob("*.py")))}
     others = {name: module for name, module in sys.modules.items() if name.split(".")[0] in own}
@@ -165,7 +164,7 @@ def _importable(root: Path) -> Iterator[None]:
         del sys.modules[name]
     sys.path.insert(0, str(root))
     importlib.invalidate_caches()
-    written, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # a bundle's folder stays as it was installed
+    written, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # the bundle's folder must not change
     try:
         yield
     finally:
@@ -177,18 +176,18 @@ def _importable(root: Path) -> Iterator[None]:
 
 
 def _parser(info: BundleInfo, device: Any) -> tuple[Any, str]:
-    """MONAI's parser over the configuration, and a note of the modules that it imports and that are not installed."""
+    """MONAI's parser with the configuration, and a note of imported modules that are not installed."""
     from monai.bundle import ConfigParser  # noqa: PLC0415  (see the module)
 
-    from ai.bundle.torchvision import provide  # noqa: PLC0415  (see the module)
+    from ai.bundle import torchvision  # noqa: PLC0415  (see the module)
 
     config = read_config(info.config)
     if unknown := sorted(name for name in info.spec.override if re.split("[#:]", name)[0] not in config):
-        raise BundleError(f"{info.config}: override in reading.json names {unknown[0]}, which is not there")
-    missing = _absent(config)
+        raise BundleError(f"{info.config}: override in reading.json names {unknown[0]}; the configuration lacks it")
+    missing = _remove_missing_imports(config)
     config = _without_files(config)
     if "detector" in config or "RetinaNet" in str(config.get("network_def")):
-        provide()
+        torchvision.replace_missing()
     try:
         parser = ConfigParser(config)
         parser.read_meta(str(info.path / METADATA))
@@ -203,8 +202,8 @@ def _parser(info: BundleInfo, device: Any) -> tuple[Any, str]:
     return parser, note
 
 
-def _absent(config: dict[str, Any]) -> list[str]:
-    """Take out the imports of modules that are not installed: most serve training, and what needs one says so."""
+def _remove_missing_imports(config: dict[str, Any]) -> list[str]:
+    """Remove imports of modules that are not installed, and return their names. Most are for training alone."""
     missing = []
     for name in ("imports", "import"):
         kept = []
@@ -221,7 +220,7 @@ def _absent(config: dict[str, Any]) -> list[str]:
 
 
 def _without_files(node: Any) -> Any:
-    """The same configuration with what loads the image and what writes files replaced."""
+    """A copy of the configuration in which transforms that load or write files are replaced."""
     if isinstance(node, list):
         return [_without_files(one) for one in node]
     if not isinstance(node, dict):
@@ -232,17 +231,17 @@ def _without_files(node: Any) -> Any:
         name = target.rsplit(".", 1)[-1]
         if name in ("LoadImaged", "LoadImageD", "LoadImageDict"):
             copy["_target_"] = _GIVEN
-            copy.pop("reader", None)  # of a library that need not be installed
+            copy.pop("reader", None)  # its library may be missing
         elif name.startswith(("Save", "Write")):
             kept = ("keys", "_disabled_", "_requires_", "_desc_")
             copy = {key: value for key, value in copy.items() if key in kept} | {"_target_": _UNWRITTEN}
         else:
-            copy = _of_today(copy, name)
+            copy = _modernised(copy, name)
     return copy
 
 
-def _of_today(component: dict[str, Any], name: str) -> dict[str, Any]:
-    """A component as this MONAI takes it, written for an older one that had other names and arguments."""
+def _modernised(component: dict[str, Any], name: str) -> dict[str, Any]:
+    """A component with today's names and arguments of MONAI in place of older ones."""
     from monai import transforms  # noqa: PLC0415  (see the module)
     from monai.networks import nets  # noqa: PLC0415  (see the module)
 
@@ -257,7 +256,7 @@ def _of_today(component: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _required(config: Mapping[str, Any]) -> list[str]:
-    """What the evaluator requires to have run before, and a detector's settings by their usual name."""
+    """The entries that the evaluator requires to run first, and a detector's settings by their usual name."""
     evaluator = config.get("evaluator")
     wanted = evaluator.get("_requires_", []) if isinstance(evaluator, dict) else []
     names = [name[1:] for name in ([wanted] if isinstance(wanted, str) else wanted) if str(name).startswith("@")]
@@ -272,12 +271,12 @@ def _part(info: BundleInfo, parser: Any, name: str, missing: str) -> Any:
     except Exception as error:  # a config is code and can fail in any way
         raise BundleError(f"{info.config}: {name} cannot be built: {_whole(error)}{missing}") from error
     if not callable(part):
-        raise BundleError(f"{info.config}: {name} is a {type(part).__name__}; something to call was expected")
+        raise BundleError(f"{info.config}: {name} is a {type(part).__name__}; a callable was expected")
     return part
 
 
 def _whole(error: Exception) -> str:
-    """What went wrong and, where MONAI says only that something did, why."""
+    """The error and its first cause, because MONAI's own message often lacks the reason."""
     root: BaseException = error
     while root.__cause__ is not None:
         root = root.__cause__
@@ -285,23 +284,23 @@ def _whole(error: Exception) -> str:
 
 
 def _places(part: Any, device: Any) -> Iterator[_Place]:
-    """Where a part was told to compute on the bundle's ``device``."""
+    """The attributes of a part that hold the bundle's ``device``."""
 
-    def is_it(told: Any) -> bool:
-        # On the CPU it is this very object: another that equals it was named for itself.
-        return told is device or (device.type != "cpu" and str(told) == str(device))
+    def follows(named: Any) -> bool:
+        # On the CPU only the same object counts: an equal one was named as the CPU on purpose.
+        return named is device or (device.type != "cpu" and str(named) == str(device))
 
     own = getattr(part, "__dict__", {})
     for name in ("device", "sw_device"):
-        told = own.get(name)
-        if is_it(told):
+        named = own.get(name)
+        if follows(named):
             yield _Place(own, name, None)
-        elif isinstance(told, tuple):  # one for each key of a transform
-            yield from (_Place(own, name, number) for number, one in enumerate(told) if is_it(one))
+        elif isinstance(named, tuple):  # one for each key of a transform
+            yield from (_Place(own, name, number) for number, one in enumerate(named) if follows(one))
 
 
 def each_of(transform: Any) -> Iterator[Any]:
-    """A transform and, of a composition, all that it is made of."""
+    """A transform, and all transforms inside it if it is a composition."""
     yield transform
     for one in getattr(transform, "transforms", ()) or ():
         yield from each_of(one)
@@ -315,13 +314,13 @@ def _spacing(transform: Any) -> tuple[float, ...] | None:
 
 
 def _settle(transform: Any, *, scores: bool = False) -> Any:
-    """Replace what the configuration built in an expression, where no name gives it away; keeps a composition's self.
+    """Replace transforms that an expression of the configuration built, and that `_without_files` could not see.
 
-    A composition may be named elsewhere (``Invertd`` takes preprocessing back), so it is changed in place. Boxes in the
-    world are taken in the affine's own directions, whatever reader the bundle had in mind. With ``scores`` the values
-    stay as they are and do not become 0 and 1: the operating point is that of ``reading.json``.
+    A composition is changed in place, because other parts may refer to it (``Invertd`` inverts preprocessing). Boxes in
+    world coordinates are taken in the directions of the affine, whatever reader the bundle expects. With ``scores`` the
+    values are not rounded to 0 and 1, because ``reading.json`` holds the threshold.
     """
-    from ai.bundle.fast_transforms import quick  # noqa: PLC0415  (see the module)
+    from ai.bundle.fast_transforms import speed_up  # noqa: PLC0415  (see the module)
     from ai.bundle.given import Given, Unwritten  # noqa: PLC0415  (see the module)
 
     name = type(transform).__name__
@@ -329,7 +328,7 @@ def _settle(transform: Any, *, scores: bool = False) -> Any:
         return Given(transform.keys, ensure_channel_first=bool(transform._loader.ensure_channel_first))
     if name.startswith(("Save", "Write")) or (scores and name in ("AsDiscreted", "AsDiscreteD", "AsDiscreteDict")):
         return Unwritten(getattr(transform, "keys", "pred"))
-    quick(transform)
+    speed_up(transform)
     if getattr(transform, "affine_lps_to_ras", False):
         transform.affine_lps_to_ras = False
     if getattr(transform, "transforms", None):
@@ -357,12 +356,12 @@ def _network(info: BundleInfo, parser: Any, device: Any, missing: str) -> Any:
     network = _part(info, parser, name, missing)
     if not isinstance(network, torch.nn.Module):
         raise BundleError(f"{info.config}: {name} is a {type(network).__name__}; a network was expected")
-    _fill(info.weights, network, device)
+    _load_weights(info.weights, network, device)
     return network
 
 
-def _fill(file: Path, network: Any, device: Any) -> None:
-    """Put the weights into the network and make it ready to infer."""
+def _load_weights(file: Path, network: Any, device: Any) -> None:
+    """Load the weights into the network, move it to the device, and set it to inference."""
     import torch  # noqa: PLC0415  (see the module)
 
     try:
@@ -377,7 +376,7 @@ def _fill(file: Path, network: Any, device: Any) -> None:
 
 
 def _state(loaded: Any) -> Any:
-    """The weights in a file: alone, or in a checkpoint beside what training keeps; without a wrapper's prefix."""
+    """The weights in a file, which may be a checkpoint of a training, without the prefix of a wrapper."""
     for name in _INNER:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(name), Mapping):
             loaded = loaded[name]

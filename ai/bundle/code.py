@@ -1,9 +1,9 @@
-"""What of a bundle is code: shown to the administrator who decides whether to install it.
+"""Lists the code in a bundle, for the administrator who decides whether to install it.
 
-MONAI builds a network out of ``_target_`` names, runs ``$...`` expressions as Python and takes ``%file::key`` out of
-other files. Classes that stand in a module of MONAI's or of ``torch.nn`` are the plain case and are left out here;
-everything else is listed, also what such a module only imports (``monai.utils.misc.subprocess.Popen``) and a target
-that another entry names. The list informs, it protects from nothing: whoever installs a bundle trusts its author.
+MONAI calls ``_target_`` names, runs ``$...`` expressions as Python, and takes ``%file::key`` from other files. Classes
+that a module of MONAI or of ``torch.nn`` defines are usual and are not listed. Everything else is listed, also names
+that such a module imports (``monai.utils.misc.subprocess.Popen``) and targets that another entry names. The list
+informs and does not protect: whoever installs a bundle trusts its author.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _PLAIN = re.compile(
     r"|[A-Z][A-Za-z0-9_]*"  # a bare class name is looked up among MONAI's own
 )
 
-_SEPARATORS = re.compile(r"[.#:]")  # MONAI's for "an entry in an entry", which ``override`` may use, and ours
+_SEPARATORS = re.compile(r"[.#:]")  # of nested entries: MONAI's "#" and ":", which ``override`` may use, and ours
 
 
 def code_in(bundle: Path) -> list[str]:
-    """One line for each piece of code that loading the bundle runs or may run: where it stands, and what it is.
+    """One line for each piece of code that loading the bundle can run: its place and its kind.
 
-    Control characters are written as escapes, so that a line cannot hide another one on the terminal.
+    Control characters are escaped, so that no line can hide another on a terminal.
     """
     found: list[str] = []
     for file in sorted(bundle.rglob("*")):
@@ -67,7 +67,7 @@ def _in_config(file: Path) -> Iterator[str]:
 
 def _code(value: Any, place: str, seen: set[int]) -> Iterator[str]:
     if isinstance(value, dict | list):
-        if id(value) in seen:  # YAML can name a part many times, or from within itself
+        if id(value) in seen:  # YAML can refer to a part many times, also from inside it
             return
         seen.add(id(value))
     if isinstance(value, dict):
@@ -87,7 +87,7 @@ def _code(value: Any, place: str, seen: set[int]) -> Iterator[str]:
 
 
 def _is_plain(target: str) -> bool:
-    """Whether a target is a class of a module that lies in the folder of MONAI or of torch.nn."""
+    """Whether a target is a class in a module inside the folder of MONAI or of torch.nn."""
     found = _PLAIN.fullmatch(target)
     if found is None:
         return False
@@ -103,11 +103,11 @@ def _is_plain(target: str) -> bool:
 
 @cache
 def _folder(package: str) -> Path | None:
-    """Where a package lies; found without importing it."""
+    """The folder of a package, found without importing it. None if it is not installed."""
     spec = importlib.util.find_spec(package)
     return None if spec is None or spec.origin is None else Path(spec.origin).parent
 
 
 def printable(text: str) -> str:
-    """The text with everything that a terminal would act on written as an escape."""
+    """The text with its control characters escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,8 +1,7 @@
-"""Transforms of MONAI that take most of a reading's time, with the same results in a fraction of it.
+"""Faster forms of the MONAI transforms that take most of a reading's time. Their results are the same.
 
-A radiograph of five million pixels is smoothed as a whole by ``Resize`` with ``anti_aliasing``, and then looked at in
-one of a hundred places. Smoothing and interpolation are linear and go axis by axis, so together they are one matrix
-for each axis, of which nearly all is zero.
+``Resize`` with ``anti_aliasing`` smooths all five million pixels of a radiograph, and then uses one in a hundred.
+Smoothing and interpolation are linear and separate by axis, so both together are one sparse band matrix for each axis.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ from monai.networks.layers import gaussian_1d
 from monai.transforms import Resize, ScaleIntensityRange, ScaleIntensityRangePercentiles
 from monai.utils import convert_to_tensor
 
-_ROWS = 16  # rows of output that are worked out together, out of the few rows of input that reach them
+_ROWS = 16  # rows of output that are computed together, from the few rows of input that they depend on
 
 
 class QuickResize(Resize):  # type: ignore[misc]
-    """``Resize`` that smooths only where it looks; what it cannot do so, it leaves to its base."""
+    """``Resize`` that smooths only the pixels that it uses. Other inputs and options are left to the base class."""
 
     def __call__(self, img: Any, mode: str | None = None, *rest: Any, **more: Any) -> Any:
-        """As of ``Resize``."""
+        """As in ``Resize``."""
         names = ("align_corners", "anti_aliasing", "anti_aliasing_sigma", "dtype", "lazy")
         asked = dict(zip(names, rest, strict=False)) | more
         wanted = {name: self._own(name) if asked.get(name) is None else asked[name] for name in names}
@@ -42,7 +41,7 @@ class QuickResize(Resize):  # type: ignore[misc]
             return super().__call__(img, mode, *rest, **more)
         asked["anti_aliasing"] = False
         out = super().__call__(img, mode, **asked)  # the size, the affine and the trace
-        rows, columns = (_smooth_and_look(a, b) for a, b in zip(img.shape[1:], out.shape[1:], strict=True))
+        rows, columns = (_smooth_and_sample(a, b) for a, b in zip(img.shape[1:], out.shape[1:], strict=True))
         for channel, image in enumerate(img.as_tensor()):
             out.as_tensor()[channel] = _along_rows(image, rows) @ columns.T
         return out
@@ -52,7 +51,7 @@ class QuickResize(Resize):  # type: ignore[misc]
 
 
 class QuickPercentiles(ScaleIntensityRangePercentiles):  # type: ignore[misc]
-    """``ScaleIntensityRangePercentiles`` that finds its percentiles by partition, where torch sorts the image twice."""
+    """``ScaleIntensityRangePercentiles`` that partitions the image once; MONAI sorts it twice."""
 
     def _normalize(self, img: Any) -> Any:
         if (
@@ -64,30 +63,30 @@ class QuickPercentiles(ScaleIntensityRangePercentiles):  # type: ignore[misc]
             return super()._normalize(img)
         low, high = np.percentile(img.numpy(), (self.lower, self.upper))
         scale = ScaleIntensityRange(float(low), float(high), self.b_min, self.b_max, self.clip, self.dtype)
-        return convert_to_tensor(scale(img), track_meta=False)  # the caller puts back where it lies
+        return convert_to_tensor(scale(img), track_meta=False)  # the caller adds the metadata again
 
 
-def quick(transform: Any) -> None:
-    """Have a dictionary transform resize and scale quickly, if it does either."""
+def speed_up(transform: Any) -> None:
+    """Replace the resizing or scaling inside a dictionary transform by its faster form, in place."""
     if type(getattr(transform, "resizer", None)) is Resize:
-        transform.resizer = _turned(transform.resizer, QuickResize)
+        transform.resizer = _as_class(transform.resizer, QuickResize)
     if type(getattr(transform, "scaler", None)) is ScaleIntensityRangePercentiles:
-        transform.scaler = _turned(transform.scaler, QuickPercentiles)
+        transform.scaler = _as_class(transform.scaler, QuickPercentiles)
 
 
-def _turned(one: Any, quicker: type[Any]) -> Any:
-    """A transform as one of a class derived from its own, with all that it was set to."""
+def _as_class(one: Any, quicker: type[Any]) -> Any:
+    """A copy of a transform as an object of a class derived from its own, with the same settings."""
     twin = object.__new__(quicker)
     twin.__dict__.update(one.__dict__)
     return twin
 
 
 @lru_cache(maxsize=16)
-def _smooth_and_look(size: int, wanted: int) -> torch.Tensor:
-    """The matrix (wanted x size) that smooths as ``Resize`` does and then interpolates linearly between centres.
+def _smooth_and_sample(size: int, wanted: int) -> torch.Tensor:
+    """The matrix (wanted x size) that smooths as ``Resize`` does and then interpolates linearly between cell centres.
 
-    MONAI's default: a Gaussian of sigma (size / wanted - 1) / 2 by its error function, cut off at 4 sigma, with zeros
-    beyond the image; none where the axis grows.
+    It smooths by MONAI's default: a Gaussian with sigma (size / wanted - 1) / 2, from the error function, truncated at
+    4 sigma, with zeros outside the image. An axis that grows is not smoothed.
     """
     sigma = max(0.0, (size / wanted - 1.0) / 2.0)
     kernel = gaussian_1d(torch.tensor(sigma), truncated=4.0).numpy().astype(np.float64) if sigma > 0 else np.ones(1)

@@ -1,4 +1,4 @@
-"""The files of a MONAI bundle: what it says of itself and its digest, checked without torch."""
+"""Reads and checks the files of a MONAI bundle, and computes its digest. torch is not needed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WEIGHTS: Final = "models/model.pt"
 SCRIPT: Final = "models/model.ts"
 _CONFIGS = (INFERENCE, "configs/inference.yaml", "configs/inference.yml")
 
-# What MONAI's bundle specification calls mandatory and we can check without its schema, which lies on the network.
+# Mandatory by MONAI's bundle specification. Its schema lies on the network and is not used.
 _METADATA_TEXTS = ("version", "monai_version", "pytorch_version", "numpy_version", "task", "description", "authors")
 _VERSION_LENGTH = 64  # it stands in every result, as a Long String (LO, PS3.5 section 6.2)
 
@@ -27,17 +27,18 @@ _MADE_WITH = {"monai": "monai", "pytorch": "torch", "numpy": "numpy"}
 
 
 class BundleError(ValueError):
-    """A bundle cannot be used; the message names the file, what stands there and what was expected."""
+    """A bundle cannot be used. The message names the file, what stands there and what was expected."""
 
 
 @dataclass(frozen=True, slots=True)
 class BundleInfo:
-    """What a bundle says of itself, read without torch.
+    """The description of a bundle, from its files.
 
-    ``config`` is its inference configuration (JSON or YAML) and ``weights`` its state dict or TorchScript
-    (``scripted``). ``input_key`` names the network's input; ``input_shape`` is the declared shape of its spatial axes,
-    two for images and three for volumes; a side that is not fixed is None, and so are all of them where the network
-    gets patches. ``output_channels`` is absent where they mean no classes (a detector's).
+    ``path`` is its directory, ``config`` its inference configuration (JSON or YAML), ``weights`` its state dict, or its
+    TorchScript if ``scripted``. ``input_key`` names the network's input, which has ``input_channels``.
+    ``input_shape`` is the declared shape of its spatial axes, two for images and three for volumes; a side is None if
+    it is not fixed, and every side is None if the network gets patches. ``patches`` is the shape of the patches, or
+    None. ``output_channels`` is None if channels are no classes (a detector, a map of labels).
     """
 
     path: Path
@@ -55,18 +56,18 @@ class BundleInfo:
 
 
 def shipped() -> dict[str, Path]:
-    """The bundles that come with the package: name -> directory."""
+    """The bundles that ship with the package: name -> directory."""
     root = Path(__file__).parent.parent / "bundles"
     return {path.name: path for path in sorted(root.iterdir()) if (path / READING).is_file()} if root.is_dir() else {}
 
 
 def bundle_digest(path: Path) -> str:
-    """SHA-256 (hex) over the files of a bundle: for each, in the order of their paths, path, length and bytes.
+    """SHA-256 (hex) over the files of a bundle: path, length and bytes of each file, in the order of their paths.
 
-    Hidden files and ``__pycache__`` do not count: they come and go without the model changing.
+    Hidden files and ``__pycache__`` do not count, because they change while the model stays the same.
 
     Raises:
-        BundleError: there is no such directory, or a file in it cannot be read.
+        BundleError: the directory does not exist, or a file in it cannot be read.
     """
     if not path.is_dir():
         raise BundleError(f"{path}: not there; the directory of a MONAI bundle was expected")
@@ -87,12 +88,12 @@ def bundle_digest(path: Path) -> str:
 
 
 def file_digests(path: Path) -> dict[str, str]:
-    """SHA-256 (hex) of each file below a directory, by its path inside it (with ``/``), in order; see `ai.bundle.pins`.
+    """SHA-256 (hex) of each file in a directory, by its path in it (with ``/``), in order; for `ai.bundle.pins`.
 
-    Unlike in `bundle_digest` every file counts, hidden and compiled ones too: what is not there cannot be run.
+    Every file counts, also hidden and compiled ones, unlike in `bundle_digest`: any file could be run.
 
     Raises:
-        BundleError: there is no such directory, something in it is neither a file nor a directory, or cannot be read.
+        BundleError: the directory does not exist, or holds something that is no plain file or cannot be read.
     """
     if not path.is_dir():
         raise BundleError(f"{path}: not there; the directory of a MONAI bundle was expected")
@@ -111,10 +112,10 @@ def file_digests(path: Path) -> dict[str, str]:
 
 
 def describe(path: Path) -> BundleInfo:
-    """Check the files of a bundle and read what it says of itself; cheap, and needs no torch.
+    """Check the files of a bundle and read its description. This is fast and needs no torch.
 
     Raises:
-        BundleError: a file is missing or says what it may not say.
+        BundleError: a file is missing or has a wrong entry.
     """
     digest = bundle_digest(path)
     for name in (METADATA, READING):
@@ -122,7 +123,7 @@ def describe(path: Path) -> BundleInfo:
             raise BundleError(f"{path / name}: missing; a bundle holds {METADATA}, {INFERENCE}, {READING}, {WEIGHTS}")
     config = next((path / name for name in _CONFIGS if (path / name).is_file()), None)
     if config is None:
-        raise BundleError(f"{path / INFERENCE}: missing, as .json, .yaml and .yml; it says how the model is run")
+        raise BundleError(f"{path / INFERENCE}: missing, as .json, .yaml and .yml; it says how the model runs")
     try:
         spec = load_reading_spec(path / READING)
     except ValueError as error:
@@ -166,10 +167,10 @@ def describe(path: Path) -> BundleInfo:
 
 
 def read_config(file: Path) -> dict[str, Any]:
-    """An inference configuration as it stands in its file, JSON or YAML.
+    """Read an inference configuration, JSON or YAML, unchanged.
 
     Raises:
-        BundleError: it cannot be read, or is no object.
+        BundleError: the file cannot be read, or holds no object.
     """
     if file.suffix == ".json":
         return _json(file)
@@ -185,7 +186,7 @@ def read_config(file: Path) -> dict[str, Any]:
 
 
 def _weights(path: Path, config: Path, parts: dict[str, Any]) -> tuple[Path, bool]:
-    """The file of weights and whether it is TorchScript, which needs no ``network_def``."""
+    """The file of weights, and whether it is TorchScript. TorchScript needs no ``network_def``."""
     defined = "network_def" in parts or "network" in parts
     if defined and (path / WEIGHTS).is_file():
         return path / WEIGHTS, False
@@ -208,7 +209,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class _DataFormat:
-    """What ``network_data_format`` of metadata.json says of the network's input and output."""
+    """The network's input and output, from ``network_data_format`` of metadata.json; fields as in `BundleInfo`."""
 
     input_key: str
     input_channels: int
@@ -235,12 +236,8 @@ class _DataFormat:
         shape = image.get("spatial_shape")
         axes = 2 if spec.input.kind == "image" else 3
         if not isinstance(shape, list) or len(shape) != axes:
-            expected = (
-                "a height and a width were" if axes == 2 else "three sizes (the input of reading.json is a volume)"
-            )
-            raise BundleError(
-                f"{place}.inputs.{key}.spatial_shape is {shape!r}; {expected}{'' if axes == 2 else ' were'} expected"
-            )
+            expected = "a height and a width" if axes == 2 else "three sizes (the input of reading.json is a volume)"
+            raise BundleError(f"{place}.inputs.{key}.spatial_shape is {shape!r}; {expected} were expected")
         # MONAI also writes "*" and expressions such as "32*n" for a side that is not fixed.
         sides = tuple(side if isinstance(side, int) else None for side in shape)
         fixed = tuple(side for side in sides if side is not None)
@@ -256,17 +253,17 @@ class _DataFormat:
 
 
 def made_with() -> dict[str, Any]:
-    """What ``metadata.json`` of a bundle that is written here says of the libraries that it was made with."""
-    said = {f"{key}_version": version(name).split("+")[0] for key, name in _MADE_WITH.items()}
-    return {**said, "required_packages_version": {}}
+    """The entries of ``metadata.json`` that name the libraries' versions, for a bundle that is written here."""
+    versions = {f"{key}_version": version(name).split("+")[0] for key, name in _MADE_WITH.items()}
+    return {**versions, "required_packages_version": {}}
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write a file of a bundle's configuration as people read it."""
+    """Write a configuration file of a bundle, indented."""
     path.write_text(json.dumps(value, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def short(error: BaseException) -> str:
-    """The type and the beginning of the message; a bundle holds no patient data, but a message may be very long."""
+    """The type of an error and at most 400 characters of its message. A bundle's own errors hold no patient data."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:400]}{'…' if len(text) > 400 else ''}"

@@ -1,6 +1,7 @@
-"""Stand-ins for the transforms of a bundle that read or write files: the node reads and writes them itself.
+"""Replacements for the transforms of a bundle that read or write files. The node reads and writes files itself.
 
-Imports MONAI: `ai.bundle.build` names these by their path, so that only a process that loads a bundle pays for it.
+This module imports MONAI. `ai.bundle.build` names the classes by their path, so that only a process that loads a bundle
+imports it.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from monai.transforms import EnsureChannelFirst, MapTransform
 
 
 class Given(MapTransform):  # type: ignore[misc]
-    """In the place of ``LoadImaged``: the image is there already, as that transform would have read it.
+    """Replaces ``LoadImaged``. The dictionary already holds the image, in the form that ``LoadImaged`` would return.
 
     Args:
-        keys: as of ``LoadImaged``; keys for which nothing is given (a label) are left out.
-        ensure_channel_first: as of ``LoadImaged``.
-        meta_keys, meta_key_postfix: where the metadata are repeated, as of ``LoadImaged``.
-        _rest: what else ``LoadImaged`` takes is about files.
+        keys: as in ``LoadImaged``; keys that the dictionary lacks (a label) are skipped.
+        ensure_channel_first: as in ``LoadImaged``.
+        meta_keys, meta_key_postfix: the keys of the copies of the metadata, as in ``LoadImaged``.
+        _rest: further arguments of ``LoadImaged``, which concern files and are ignored.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class Given(MapTransform):  # type: ignore[misc]
         self._postfix = meta_key_postfix or "meta_dict"
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Hand on the image that is there, with its channel first and its metadata under the key of the bundle."""
+        """Pass on the image, with the channel first if asked, and a copy of its metadata under the bundle's key."""
         item = dict(data)
         for number, key in enumerate(self.keys):
             if key not in item:
@@ -52,11 +53,11 @@ class Given(MapTransform):  # type: ignore[misc]
 
 
 class Unwritten(MapTransform):  # type: ignore[misc]
-    """In the place of a transform that writes files: hands everything on."""
+    """Replaces a transform that writes files. It passes on its input unchanged."""
 
     def __init__(self, keys: KeysCollection = "pred", **_rest: Any) -> None:
         super().__init__(keys, allow_missing_keys=True)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Hand on the data as it came."""
+        """Pass on the data unchanged."""
         return dict(data)

@@ -1,7 +1,7 @@
-"""``configs/reading.json``: what a MONAI bundle does not say of itself and a hospital must know.
+"""``configs/reading.json``: what a hospital must know of a model, and MONAI's files do not contain.
 
-It stands beside MONAI's own ``metadata.json`` and ``inference.json`` and tells which images the model takes, what each
-output channel means in coded terms, the operating thresholds, and what the model is meant for.
+The file stands beside MONAI's ``metadata.json`` and ``inference.json``. It says which images the model takes, what each
+output channel means in coded terms, the operating thresholds, and the intended use.
 """
 
 from __future__ import annotations
@@ -14,31 +14,31 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, m
 from ai.contract import Code
 
 NAME: Final = r"^[a-z][a-z0-9_]{0,63}$"
-"""What a model may be called, in routes and as a folder."""
+"""The form of a model's name, which routes and folders use."""
 
 Probability = Annotated[float, Field(gt=0.0, lt=1.0)]
 Text = Annotated[str, Field(min_length=1, max_length=1024)]
 
 
 class _Strict(BaseModel):
-    # The receiver's process imports this and reads none: its validators are built when the first file is.
+    # The receiver's process imports this module and reads no file, so validators are built with the first file.
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class CodeSpec(_Strict):
-    """A coded concept (PS3.3 8.8); the meaning is limited to the 64 characters of VR LO."""
+    """A coded concept (PS3.3 section 8.8). The meaning has at most 64 characters, as VR LO."""
 
     value: Annotated[str, Field(min_length=1, max_length=16)]
     scheme: Annotated[str, Field(min_length=1, max_length=16)]
     meaning: Annotated[str, Field(min_length=1, max_length=64)]
 
     def code(self) -> Code:
-        """The same concept as the type that travels."""
+        """The concept as an `ai.contract.Code`."""
         return Code(self.value, self.scheme, self.meaning)
 
 
 class Range(_Strict):
-    """Numbers from ``min`` to ``max``, both included; a side that is not given is open."""
+    """Numbers from ``min`` to ``max``, both included. A side is open if it is None."""
 
     min: float | None = None
     max: float | None = None
@@ -50,28 +50,28 @@ class Range(_Strict):
         return self
 
     def holds(self, value: float) -> bool:
-        """Whether a number lies in it."""
+        """Whether a number lies in the range."""
         return (self.min is None or value >= self.min) and (self.max is None or value <= self.max)
 
 
 class InputSpec(_Strict):
-    """Which images the model takes. Case-blind.
+    """Which images the model takes. Upper and lower case are equal.
 
-    ``""`` in a list admits an attribute that is absent or empty; a list that names nothing else admits everything.
+    ``""`` in a list admits an attribute that is missing or empty. A list of ``""`` alone admits everything.
 
-    ``kind`` "image": single-frame radiographs, each read by itself, at most ``max_images`` of a study; ``view`` is
-    ViewPosition (0018,5101). ``kind`` "volume": one stack of parallel slices, the best of the study; everything from
-    ``orientation`` on is for volumes. ``description``, ``not_description`` and ``kernel`` are patterns (``*``, ``?``)
-    on SeriesDescription (0008,103E) and ConvolutionKernel (0018,1210).
+    ``kind`` "image" is for single-frame radiographs: each is read alone, at most ``max_images`` of a study. ``view`` is
+    ViewPosition (0018,5101). ``kind`` "volume" is for one stack of parallel slices, the best of the study; the
+    fields from ``orientation`` on are for volumes. ``description``, ``not_description`` and ``kernel`` are patterns
+    (``*``, ``?``) for SeriesDescription (0008,103E) and ConvolutionKernel (0018,1210).
 
-    ``values`` is what preprocessing gets: "display" greys from 0 to 1 as on screen (bone is white), "bytes" the same
+    ``values`` is what preprocessing gets: "display" is grey from 0 to 1 as on screen (bone is white), "bytes" the same
     from 0 to 255 as in a PNG file, "modality" the values after the modality transformation (Hounsfield units for CT).
-    Absent, it is "display" for images and "modality" for volumes.
+    None is "display" for images and "modality" for volumes.
 
-    ``orientation`` lists what is taken, empty for any; ``slices`` counts them; ``thickness_mm`` is SliceThickness
-    (0018,0050), ``spacing_mm`` the distance between slices and ``pixel_mm`` Pixel Spacing; ``contrast`` goes by
-    ContrastBolusAgent (0018,0010). ``prefer`` says which of several is best: each rule decides where those before it
-    leave a tie; "kernel" is the order of the patterns in ``kernel``.
+    ``orientation`` lists the orientations that are taken, empty takes any. ``slices`` is their number,
+    ``thickness_mm`` SliceThickness (0018,0050), ``spacing_mm`` the distance between slices, ``pixel_mm`` PixelSpacing
+    (0028,0030). ``contrast`` is decided by ContrastBolusAgent (0018,0010). ``prefer`` chooses the best of several
+    stacks: a rule decides where those before it are tied; "kernel" follows the order of the patterns in ``kernel``.
     """
 
     kind: Literal["image", "volume"] = "image"
@@ -93,15 +93,15 @@ class InputSpec(_Strict):
 
     @property
     def gets(self) -> Literal["display", "bytes", "modality"]:
-        """What preprocessing gets: ``values``, or what is usual for the kind."""
+        """What preprocessing gets: ``values``, or the default of the kind."""
         return self.values or ("display" if self.kind == "image" else "modality")
 
 
 class CamSpec(_Strict):
-    """Where a classifier's class activation map is taken.
+    """The layers that a classifier's class activation map is computed from.
 
-    ``layer`` is the module (dotted, as in ``named_modules()``) whose output is the last feature map; ``classifier`` is
-    the linear layer behind the global mean of it (Zhou et al. 2016). Without, gradients weight the map (Selvaraju et
+    ``layer`` is the module (dotted, as in ``named_modules()``) whose output is the last feature map. ``classifier`` is
+    the linear layer after its global mean (Zhou et al. 2016); if None, gradients weight the feature map (Selvaraju et
     al. 2017).
     """
 
@@ -110,10 +110,11 @@ class CamSpec(_Strict):
 
 
 class DetectionSpec(_Strict):
-    """How a detector's ``pred``, a dict for each image, is laid out.
+    """The form of a detector's ``pred``, which is a dict for each image.
 
-    ``boxes``, ``labels`` and ``scores`` are its keys; ``mode`` is MONAI's name of the box mode, absent for corners.
-    ``space`` "image" counts pixels of the network's input, "world" is mm in the affine's (right, anterior, superior).
+    ``boxes``, ``labels`` and ``scores`` are the keys of the dict. ``mode`` is MONAI's name of the box mode, None for
+    corners. ``space`` "image" is in pixels of the network's input, "world" in mm of the affine (right, anterior,
+    superior).
     """
 
     boxes: str = "box"
@@ -124,17 +125,17 @@ class DetectionSpec(_Strict):
 
 
 class Output(_Strict):
-    """One thing that the network can say: its meaning and its operating point.
+    """One class of the network's output: its meaning and its operating point.
 
-    ``channel`` is its channel of the output, or its value where the output holds labels (a label map, a detector's
-    labels). ``threshold`` is on the score (probability) of a region, a box or the image; ``map_threshold`` tells
-    which cells of a probability or activation map belong to a region; a region smaller than ``min_area`` cells (of the
-    network's grid) is dropped, a segment smaller than ``min_volume_ml`` is not there.
+    ``channel`` is its channel of the output, or its value if the output holds labels (a label map, a detector's
+    labels). ``threshold`` is the least score (probability) of a region, a box or the image that calls it present.
+    ``map_threshold`` is the least value of the cells of a region, in a probability or activation map. A region of fewer
+    than ``min_area`` cells (of the network's grid) is dropped; a segment below ``min_volume_ml`` counts as absent.
 
-    ``finding`` false is for anatomy: it is outlined and not reported as something found. ``category`` is the segment's
-    (CID 7150); absent, an abnormality for findings and an anatomical structure else. ``undetermined`` says why the
-    class is never called present or absent: the model's score for it is not to be relied on. ``located`` false hides
-    the activation map of a class: the score is to be relied on, the place is not.
+    ``finding`` is false for anatomy, which is outlined and not reported as a finding. ``category`` is the segment's
+    (CID 7150); if None, it is an abnormality for findings and an anatomical structure otherwise. ``undetermined`` is
+    the reason why the class is never called present or absent: its score is unreliable. ``located`` false hides the
+    activation map of a class whose score is reliable and whose place is not.
     """
 
     key: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
@@ -153,15 +154,15 @@ class Output(_Strict):
 
 
 class ReadingSpec(_Strict):
-    """The whole of ``reading.json``.
+    """The content of ``reading.json``.
 
-    ``task`` says what ``pred`` is after postprocessing: "regions" probability maps (channels, rows, columns) of one
-    image; "classification" probabilities (classes,) of one image or volume, and an activation map where ``cam`` stands;
-    "detection" boxes with scores; "segmentation" the same over the image or volume as probabilities (``prediction``
-    "channels") or as one map of labels. ``activation`` is for a ``pred`` that postprocessing leaves as logits.
+    ``task`` says what ``pred`` is after postprocessing. "regions": probability maps (channels, rows, columns) of one
+    image. "classification": probabilities (classes,) of one image or volume, with activation maps if ``cam`` is given.
+    "detection": boxes with scores. "segmentation": the image or volume as probabilities (``prediction`` "channels") or
+    as one map of labels ("labels"). ``activation`` turns logits into probabilities, if postprocessing does not.
 
     ``override`` replaces entries of the inference configuration by their names (``"whether_raw_luna16": true``), as
-    arguments of MONAI's ``bundle run`` do: for what a bundle leaves to whoever runs it.
+    the arguments of MONAI's ``bundle run`` do.
     """
 
     format: Literal[1]
@@ -203,7 +204,7 @@ def load_reading_spec(path: Path) -> ReadingSpec:
     """Read and check a ``reading.json``.
 
     Raises:
-        ValueError: it cannot be read or breaks the schema; the message names the file and each place.
+        ValueError: the file cannot be read or breaks the schema. The message names the file and each wrong entry.
     """
     try:
         return ReadingSpec.model_validate_json(path.read_bytes())

@@ -1,8 +1,7 @@
-"""What MONAI's bundle specification demands of ``configs/metadata.json``.
+"""Checks ``configs/metadata.json`` against MONAI's bundle specification.
 
-MONAI checks the file against a JSON schema that the file itself names by its address on the network; a hospital's node
-looks nothing up there, so the rules stand here. Source: MONAI Bundle Specification, "metadata.json File" (MONAI 1.6).
-Keys that the specification does not name are the author's own and are let pass, as it says.
+MONAI downloads a JSON schema for this. A hospital's node downloads nothing, so the rules stand here. Source: MONAI
+Bundle Specification, "metadata.json File" (MONAI 1.6). The specification allows further keys of the author's own.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ class _Open(BaseModel):
 
 
 class _Value(_Open):
-    """An input or output that is no single tensor (a detector's boxes): the specification leaves its form open."""
+    """An input or output that is no single tensor, such as a detector's boxes. Its form is not specified."""
 
     type: Line
 
 
 class _Tensor(_Open):
-    """A tensor format specifier: what a tensor of the network is, its shape and its meaning."""
+    """A tensor format specifier: kind, shape and meaning of an input or output of the network."""
 
     type: Literal["image", "series", "tuples", "probabilities"]
     format: Line
@@ -79,7 +78,7 @@ class _Metadata(_Open):
 
 
 def metadata_faults(metadata: dict[str, Any]) -> list[str]:
-    """What breaks the specification, one line each: the dotted key and what was expected; empty where nothing does."""
+    """One line for each fault: the dotted key and what was expected. Empty if the file follows the specification."""
     try:
         _Metadata.model_validate(metadata)
     except ValidationError as error:

@@ -1,8 +1,8 @@
-"""The SHA-256 of every file of a bundle, written down when it was trusted and compared each time that it is loaded.
+"""Pins: the SHA-256 of every file of a bundle, recorded when it is installed and checked each time it is loaded.
 
-A bundle is code (`ai.inference.bundle_model`), so a file that changed after an administrator looked at it must never
-run. The bundles that ship are pinned in ``bundles/pins.json``; ``python -m ai.bundle.pins`` writes it anew after one of
-them was changed.
+A bundle is code (`ai.inference.bundle_model`), so a file that changed after an administrator checked it must not run.
+The pins of the shipped bundles are in ``bundles/pins.json``. After a change of a shipped bundle, write that file again
+with ``python -m ai.bundle.pins``.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ _FILE: Final = Path(__file__).parent.parent / "bundles" / "pins.json"
 
 
 class TamperedError(BundleError):
-    """The files of a bundle are not those that were trusted."""
+    """The files of a bundle are not those that were pinned."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pinned:
-    """A bundle and what its files must be; picklable, so that the warm process can look for itself.
+    """A bundle with its pins. It can be pickled, so that the warm process checks the files itself.
 
     Args:
         path: the directory of the bundle.
-        files: path inside the bundle (with ``/``) -> SHA-256 in hex; None where nobody pinned it, as in a test.
-        remedy: what IT can do where a file is not what it was; ends the message.
-        fault: why the pins themselves cannot be used; empty where they can.
+        files: path inside the bundle (with ``/``) -> SHA-256 in hex. None if the bundle is not pinned, as in a test.
+        remedy: what IT can do if a file has changed; it ends the error message.
+        fault: why the pins cannot be used, empty if they can.
     """
 
     path: Path
@@ -40,36 +40,36 @@ class Pinned:
     fault: str = ""
 
     def faults(self) -> list[str]:
-        """One line for each file that is changed, missing or too many; empty where all is as it was pinned.
+        """One line for each file that was changed, removed or added. Empty if all files match their pins.
 
         Raises:
-            BundleError: the bundle is not there, a file cannot be read, or the pins cannot be used.
+            BundleError: the bundle does not exist, a file cannot be read, or the pins cannot be used.
         """
         if self.fault:
             raise TamperedError(self.fault)
         if self.files is None:
             return []
         found = file_digests(self.path)
-        told = {name: f"{self.path / name}: is missing" for name in self.files.keys() - found.keys()}
-        told |= {
+        lines = {name: f"{self.path / name}: is missing" for name in self.files.keys() - found.keys()}
+        lines |= {
             name: f"{self.path / name}: was added after the model was checked"
             for name in found
             if name not in self.files
         }
-        told |= {
+        lines |= {
             name: f"{self.path / name}: was changed after the model was checked"
             for name, digest in found.items()
             if self.files.get(name, digest) != digest
         }
-        return [told[name] for name in sorted(told)]
+        return [lines[name] for name in sorted(lines)]
 
     def check(self) -> None:
-        """Refuse a bundle that is not what was pinned.
+        """Refuse a bundle whose files do not match their pins.
 
         Raises:
-            TamperedError: it names the first file, and how many more there are, and what to do.
+            TamperedError: the message names the first file, the number of further ones, and the remedy.
         """
-        # A module that the bundle brings must not leave its compiled form there: it would be a file too many.
+        # Python must not write compiled modules into the bundle: they would count as added files.
         sys.dont_write_bytecode = True
         try:
             faults = self.faults()
@@ -83,7 +83,7 @@ class Pinned:
 
 
 def shipped_pins() -> dict[str, Pinned]:
-    """The bundles that come with the package, each with its pins; one without pins cannot be loaded."""
+    """The shipped bundles, by name, each with its pins. A bundle without pins cannot be loaded."""
     try:
         pins = json.loads(_FILE.read_bytes())
     except (OSError, ValueError):
@@ -98,7 +98,7 @@ def shipped_pins() -> dict[str, Pinned]:
 
 
 def main() -> None:
-    """Pin every shipped bundle as it lies there now."""
+    """Pin the present files of every shipped bundle."""
     pins = {name: file_digests(path) for name, path in shipped().items()}
     _FILE.write_text(json.dumps(pins, indent=4, sort_keys=True) + "\n", encoding="utf-8")
 

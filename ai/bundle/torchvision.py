@@ -1,8 +1,8 @@
-"""The two things of torchvision that MONAI's RetinaNet is built with, for installations without torchvision.
+"""Replaces the two parts of torchvision that MONAI's RetinaNet uses, where torchvision is not installed.
 
-MONAI takes a backbone apart with torchvision's ``IntermediateLayerGetter`` and asks a helper how many of its layers
-train. Neither needs torchvision's operators (MONAI has its own suppression of overlapping boxes), so a detector runs
-with these in their place, and finds its weights under the same names.
+MONAI takes the layers of a backbone from torchvision's ``IntermediateLayerGetter`` and their number from a helper
+function. Neither needs torchvision's operators, and MONAI suppresses overlapping boxes itself. A detector runs with
+these replacements and keeps the names of its weights.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from torch import Tensor, nn
 
 
 class IntermediateLayers(nn.ModuleDict):  # type: ignore[misc]
-    """The children of a network, in their order, up to the last one whose output is wanted.
+    """Runs the children of a network in order, up to the last whose output is wanted, and returns those outputs.
 
     Args:
         model: the network; its children are run one after the other.
-        return_layers: which outputs are wanted: name of the child -> name of the output.
+        return_layers: the wanted outputs: name of the child -> name of the output.
     """
 
     def __init__(self, model: nn.Module, return_layers: dict[str, str]) -> None:
         children = dict(model.named_children())
         if missing := sorted(set(return_layers) - set(children)):
-            raise ValueError(f"return_layers names {', '.join(missing)}, which the network has not")
+            raise ValueError(f"return_layers names {', '.join(missing)}, which the network does not have")
         last = max(list(children).index(name) for name in return_layers)
         super().__init__(dict(list(children.items())[: last + 1]))
         self.return_layers = dict(return_layers)
@@ -41,14 +41,14 @@ class IntermediateLayers(nn.ModuleDict):  # type: ignore[misc]
 
 
 def trainable_layers(is_trained: bool, layers: int | None, max_value: int, default_value: int) -> int:
-    """How many layers of a backbone train: all of one that is not trained yet, else what was asked for."""
+    """The number of backbone layers that train: all if it is untrained, else ``layers`` or the default."""
     if not is_trained:
         return max_value
     return default_value if layers is None else layers
 
 
-def provide() -> None:
-    """Give MONAI's detection parts these two, unless torchvision is there."""
+def replace_missing() -> None:
+    """Put the two replacements into MONAI's detection modules, if torchvision is not installed."""
     if importlib.util.find_spec("torchvision") is not None:
         return
     from monai.apps.detection.networks import retinanet_network  # noqa: PLC0415  (only where it is needed)

@@ -202,7 +202,7 @@ def test_a_model_that_ends_its_process_is_refused(source: Path) -> None:
             {"network_def": {"_target_": "NoSuchNet"}},
             r"^configs/inference\.json: network_def cannot be built",
         ),
-        ("inference", {"inferer": "$1"}, "something to call was expected"),
+        ("inference", {"inferer": "$1"}, "a callable was expected"),
     ],
 )
 def test_what_is_wrong_with_a_bundle_is_told_and_nothing_is_left(

@@ -443,7 +443,7 @@ def retinanet(path: Path, dimensions: int = 2) -> Path:
     torch.manual_seed(1)
     from ai.bundle import torchvision  # noqa: PLC0415
 
-    torchvision.provide()
+    torchvision.replace_missing()
     from monai.apps.detection.networks.retinanet_network import (  # noqa: PLC0415
         RetinaNet,
         resnet_fpn_feature_extractor,

@@ -241,7 +241,7 @@ def test_reading_json_overrides_what_a_bundle_leaves_open(ct: tuple[InstanceRef,
     (scale,) = [one for one in model._forward._parts.preprocessing.transforms if hasattr(one, "scaler")]
     assert scale.scaler.a_max == 900
     spec["override"] = {"cat": 900}
-    with pytest.raises(BundleError, match=r"override in reading\.json names cat, which is not there"):
+    with pytest.raises(BundleError, match=r"override in reading\.json names cat; the configuration lacks it"):
         load(bundles.ct_segmentation(tmp_path / "other", reading=spec), threads=1)
 
 
@@ -674,12 +674,12 @@ def test_resizing_quickly_gives_what_monai_gives(shape: tuple[int, int], size: d
     from monai.data import MetaTensor  # noqa: PLC0415
     from monai.transforms import Resized  # noqa: PLC0415
 
-    from ai.bundle.fast_transforms import QuickResize, quick  # noqa: PLC0415
+    from ai.bundle.fast_transforms import QuickResize, speed_up  # noqa: PLC0415
 
     picture = torch.from_numpy(np.random.default_rng(1).random((1, *shape), dtype=np.float32))
     plainly = Resized("image", mode="bilinear", anti_aliasing=True, **size)
     quickly = Resized("image", mode="bilinear", anti_aliasing=True, **size)
-    quick(quickly)
+    speed_up(quickly)
     assert type(quickly.resizer) is QuickResize
     one, two = (each({"image": MetaTensor(picture, affine=torch.eye(4))})["image"] for each in (plainly, quickly))
     assert one.shape == two.shape
@@ -697,13 +697,13 @@ def test_scaling_by_percentiles_quickly_gives_what_monai_gives(kind: str, more: 
     from monai.data import MetaTensor  # noqa: PLC0415
     from monai.transforms import ScaleIntensityRangePercentilesd  # noqa: PLC0415
 
-    from ai.bundle.fast_transforms import QuickPercentiles, quick  # noqa: PLC0415
+    from ai.bundle.fast_transforms import QuickPercentiles, speed_up  # noqa: PLC0415
 
     drawn = np.random.default_rng(2).normal(40.0, 200.0, (2, 61, 47)).astype(np.float32)
     values = {"smooth": drawn, "few values": np.rint(drawn / 200.0), "flat": np.full_like(drawn, 7.0)}[kind]
     picture = MetaTensor(torch.from_numpy(values), affine=torch.diag(torch.tensor([2.0, 3.0, 1.0, 1.0])))
     plainly, quickly = (ScaleIntensityRangePercentilesd("image", 0.5, 99.5, 0.0, 1.0, **more) for _ in range(2))
-    quick(quickly)
+    speed_up(quickly)
     assert type(quickly.scaler) is QuickPercentiles
     one, two = (each({"image": picture.clone()})["image"] for each in (plainly, quickly))
     assert torch.equal(one.affine, two.affine)

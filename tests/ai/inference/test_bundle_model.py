@@ -528,7 +528,7 @@ def data_format(**changes: Any) -> dict[str, Any]:
             r"inference\.json: network_def cannot be built: .*NoSuchNetwork",
         ),
         ({"inference": INFERENCE | {"preprocessing": "$1 / 0"}}, r"preprocessing cannot be built: .*"),
-        ({"inference": INFERENCE | {"preprocessing": 3}}, r"preprocessing is a int; something to call was expected"),
+        ({"inference": INFERENCE | {"preprocessing": 3}}, r"preprocessing is a int; a callable was expected"),
         ({"inference": INFERENCE | {"network_def": "$len"}}, r"network_def is a .*; a network was expected"),
         (
             {"inference": INFERENCE | {"network_def": INFERENCE["network_def"] | {"out_channels": 3}}},
