@@ -149,7 +149,7 @@ class Demo:
         studies = []
         for number, (seed, findings) in enumerate(_PHANTOMS, start=1):
             uid = generate_uid(prefix=None)  # a new study each time: a PACS would take the same one for a repetition
-            drawn = draw.draw(seed, findings=findings, view="PA")
+            drawn = draw.draw_phantom(seed, findings=findings, view="PA")
             made = phantom_dicom.to_dicom(
                 drawn,
                 seed=seed,

@@ -36,7 +36,7 @@ def pictures(
     model: bundle_model.BundleModel, seed: int, size: tuple[int, int], language: Language
 ) -> list[Image.Image]:
     """The secondary captures of a phantom of so many rows and columns."""
-    drawn = draw.draw(seed, *size, findings=["nodule", "pneumonia"], view="PA", photometric="MONOCHROME2")
+    drawn = draw.draw_phantom(seed, *size, findings=["nodule", "pneumonia"], view="PA", photometric="MONOCHROME2")
     image = to_dicom(drawn, seed=seed, now=NOW)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "image.dcm"

@@ -1,1 +1,1 @@
-"""Drawn chest radiographs of nobody, with findings whose place is known."""
+"""Phantoms: drawn chest radiographs of no patient, with findings at known places."""

@@ -1,7 +1,7 @@
-"""The measures of a phantom's chest, in millimetres on the field.
+"""The measures of a phantom's chest, in mm on the field of `ai.phantom.canvas`.
 
-The thorax is an elliptic cylinder seen from the front. The picture shows the patient's left on the image's
-right. "Side" is -1 on the image's left (the patient's right lung) and +1 on the image's right.
+The thorax is an elliptic cylinder seen from the front. The patient's left is on the image's right. ``side`` is -1 on
+the image's left (the patient's right lung) and +1 on the image's right.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SIDES = (-1, 1)
 
 @dataclass(frozen=True, slots=True)
 class Anatomy:
-    """One person: measures in mm on the field, see the module."""
+    """One person: measures in mm on the field. See the module for the coordinates."""
 
     view: str
     middle: float  # x of the midline
@@ -34,7 +34,7 @@ class Anatomy:
     slope: float  # how far the shoulders fall
     axilla: float
     breast: float  # mm of tissue, 0 for none
-    stomach: float  # height of the gas in it; none is seen below 8
+    stomach: float  # height of the gas in it; below 8 none is drawn
     rib_pitch: float
     rib_drop: float
     rib_density: float
@@ -42,7 +42,7 @@ class Anatomy:
     seed: int  # of textures and trees
 
     def place(self, y: Image | NDArray[np.float64]) -> NDArray[np.float64]:
-        """How far down the lungs a height lies: 0 at the apex, 1 at the angle of ribs and diaphragm."""
+        """The relative depth of a height in the lungs: 0 at the apex, 1 at the angle of ribs and diaphragm."""
         angle = max(self.dome) + 34.0
         return np.asarray((y - self.apex) / (angle - self.apex), dtype=np.float64)
 
@@ -101,7 +101,7 @@ class Anatomy:
         return top + np.where(reach > 0, outer, inner)
 
     def hilum(self, side: int) -> tuple[float, float]:
-        """Where the vessels of a lung begin."""
+        """The hilum of a lung, where its vessels begin: (x, y)."""
         return self.middle + side * 34.0, self.apex + (118.0 if side < 0 else 110.0)
 
     def in_lung(self, x: float, y: float, side: int, margin: float) -> bool:
@@ -114,7 +114,7 @@ class Anatomy:
 
 
 def person(rng: np.random.Generator, view: str) -> Anatomy:
-    """Someone: chance decides the measures, the view (PA or AP) shifts them."""
+    """A person with random measures, in ranges that depend on the view (PA or AP)."""
     lying = view == "AP"
     apex = float(rng.uniform(44, 66))
     right_dome = float(rng.uniform(278, 312) if lying else rng.uniform(292, 328))

@@ -1,7 +1,7 @@
-"""The bones of a phantom's chest: mm of water that they add to each ray.
+"""The bones of a phantom's chest, in mm of water that they add to each ray.
 
-Ribs are curves around the thorax's cylinder and are drawn by what of them lies behind each pixel, so that they grow
-bright where a ray runs along them at the side.
+Ribs are curves around the cylinder of the thorax. Their thickness along each ray is drawn, so that they are bright at
+the sides, where rays run along them.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from ai.phantom.canvas import Canvas, Image, Points, smoothstep
 
 
 def _cortex(offset: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Across a tubular bone: a shell around marrow, so bright at both edges and falling to nothing at the very rim."""
+    """The profile across a tubular bone, a shell around marrow: bright near both edges, 0 at the rim."""
     outer = np.sqrt(np.clip(1.0 - offset**2, 0, 1))
     inner = np.sqrt(np.clip(0.80**2 - offset**2, 0, 1))
     return outer - 0.72 * inner
 
 
 def _rib_depth(place: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A rib is thin at the spine and grows thinner towards its cartilage."""
+    """The thickness of a rib along its course: thin at the spine, and thinner towards its cartilage."""
     return (1.0 - 0.35 * place) * np.clip(0.15 + place / 0.28, 0.0, 1.0) * np.clip((1.0 - place) / 0.07, 0.0, 1.0)
 
 
 def round_across(offset: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Thickness across a rod, at -1..1 of its half width."""
+    """The thickness across a round rod, for offsets from -1 to 1 in half widths."""
     return np.sqrt(np.clip(1.0 - offset**2, 0, 1))
 
 
 def _rib(person: Anatomy, number: int, side: int, jitter: float) -> Points:
-    """The course of a rib: from the spine round the side to where its cartilage begins."""
+    """The course of a rib from the spine around the side to the beginning of its cartilage: (n, 2) in mm."""
     start = person.apex - (6.0 if number == 0 else 16.0) + number * person.rib_pitch + jitter
     drop = person.rib_drop * (0.42, 0.62, 0.78, 0.9)[number] if number < 4 else person.rib_drop
     reach = float(person.lateral(np.array([start + 0.45 * drop]))[0]) + 3.5
@@ -45,7 +45,7 @@ def _rib(person: Anatomy, number: int, side: int, jitter: float) -> Points:
 
 
 def bones(canvas: Canvas, person: Anatomy, rng: np.random.Generator) -> Image:
-    """Ribs, clavicles, shoulder blades, the heads of the humeri and the spine."""
+    """Draw ribs, clavicles, shoulder blades, the heads of the humeri and the spine."""
     strips: list[tuple[Points, NDArray[np.float64]]] = []
     for number in range(11):
         jitter = float(rng.uniform(-1.5, 1.5))
@@ -53,7 +53,7 @@ def bones(canvas: Canvas, person: Anatomy, rng: np.random.Generator) -> Image:
             half = float(rng.uniform(5.0, 6.2)) * (0.92 if number in {0, 1} else 1.0)
             path = _rib(person, number, side, jitter + float(rng.uniform(-1, 1)))
             strips.append(canvas.strip(path, half, _cortex, 30.0 * person.rib_density, along=_rib_depth))
-            # The lower edge of a rib is a thin flange: brighter below than above.
+            # The lower edge of a rib is a thin flange, which is brighter than the upper edge.
             lower = path + np.array([0.0, half * 0.86])
             strips.append(canvas.strip(lower, 0.8, round_across, 5.0 * person.rib_density, along=_rib_depth))
     for side in SIDES:
@@ -83,7 +83,7 @@ def _shoulder_bones(
             along=lambda u: np.clip(np.minimum(u, 1.0 - u) / 0.05, 0.0, 1.0),
         )
     ]
-    # The inner border of the shoulder blade: drawn aside for PA, over the lung for AP.
+    # The inner border of the shoulder blade lies beside the lung in PA, and over it in AP.
     share = 0.80 if person.view == "AP" else float(rng.uniform(0.97, 1.06))
     v = np.linspace(0, 1, 40)
     edge = share * person.lateral(np.array([person.apex + 120.0]))[0] + 4.0 - 6.0 * v + 10.0 * np.sin(np.pi * v)

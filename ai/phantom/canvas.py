@@ -1,8 +1,8 @@
-"""The drawing surface of the phantoms: a pixel grid over a field in millimetres, and a few ways to put tissue on it.
+"""The drawing surface of the phantoms: a pixel grid over a field in mm, and ways to draw tissue on it.
 
-Everything is drawn in millimetres, so that the same drawing gives the same picture at any number of pixels. ``x`` runs
-to the right of the image from its middle, ``y`` downwards from its upper edge. Images are float32, rows x columns, and
-hold a thickness in millimetres of water that a ray meets on its way.
+Everything is drawn in mm, so that a drawing gives the same image at any number of pixels. ``x`` runs to the right from
+the middle of the image, ``y`` downwards from its upper edge. Images are float32 (rows, columns) and hold the thickness
+of tissue along each ray, in mm of water.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ Points = NDArray[np.float64]
 
 
 def smoothstep(value: NDArray[Any]) -> Image:
-    """0 below 0, 1 above 1, and a smooth rise between."""
+    """0 below 0, 1 above 1, and a smooth cubic rise between."""
     clipped = np.clip(value, 0.0, 1.0)
     return np.asarray(clipped * clipped * (3.0 - 2.0 * clipped), dtype=np.float32)
 
 
 def resample(points: Points, spacing: float) -> tuple[Points, Points, NDArray[np.float64]]:
-    """Walk along a polyline in even steps of at most ``spacing``.
+    """Resample a polyline (n, 2) at equal distances of at most ``spacing`` mm.
 
     Returns:
         The points (n, 2), their unit normals (n, 2) and each point's place along the line, 0..1.
@@ -50,9 +50,9 @@ def resample(points: Points, spacing: float) -> tuple[Points, Points, NDArray[np
 
 @lru_cache(maxsize=32)
 def _spline_weights(size: int, step: float, origin: float, pitch: float, nodes: int) -> sparse.csr_matrix:
-    """Cubic B-spline weights (size, nodes) that carry values on a lattice of ``pitch`` mm to pixel centres.
+    """Cubic B-spline weights (size, nodes) that interpolate a lattice of ``pitch`` mm at pixel centres.
 
-    Beside the lattice, where a very narrow image shows more than the field, its outermost values go on.
+    Outside the lattice its outermost values are repeated: very narrow images show more than the field.
     """
     at = (origin + (np.arange(size) + 0.5) * step) / pitch + 1.5
     node = np.floor(at).astype(np.int64)[:, None] + np.arange(-1, 3)[None, :]
@@ -81,7 +81,7 @@ def _linear_weights(source: int, target: int) -> sparse.csr_matrix:
 
 
 def enlarge(image: Image, rows: int, columns: int) -> Image:
-    """The image on a finer grid over the same field, by linear interpolation."""
+    """Interpolate an image linearly on a finer grid over the same field."""
     if image.shape == (rows, columns):
         return image
     tall = _linear_weights(image.shape[0], rows) @ image
@@ -93,7 +93,8 @@ def enlarge(image: Image, rows: int, columns: int) -> Image:
 class Canvas:
     """A grid of ``rows`` x ``columns`` square pixels of ``step`` mm, centred on the field.
 
-    The field is FIELD_WIDTH_MM x FIELD_HEIGHT_MM; a grid of another shape shows more of what lies beside it.
+    The field is FIELD_WIDTH_MM x FIELD_HEIGHT_MM. A grid of another shape also shows the space beside it. ``x``
+    (1, columns) and ``y`` (rows, 1) are the mm of the pixel centres.
     """
 
     rows: int
@@ -104,18 +105,18 @@ class Canvas:
 
     @staticmethod
     def over_field(rows: int, columns: int) -> Canvas:
-        """The grid whose smaller scale just holds the field."""
+        """The grid of this shape with the smallest step that shows the whole field."""
         step = max(FIELD_HEIGHT_MM / rows, FIELD_WIDTH_MM / columns)
         x = (np.arange(columns) + 0.5 - columns / 2.0) * step
         y = (np.arange(rows) + 0.5 - rows / 2.0) * step + FIELD_HEIGHT_MM / 2.0
         return Canvas(rows, columns, step, x.astype(np.float32)[None, :], y.astype(np.float32)[:, None])
 
     def empty(self) -> Image:
-        """Nothing but air."""
+        """An image of 0: air alone."""
         return np.zeros((self.rows, self.columns), dtype=np.float32)
 
     def splat(self, points: Points, volume: NDArray[np.float64]) -> Image:
-        """Put ``volume`` (mm^3 of water) at each of ``points`` (n, 2), shared among the four nearest pixels."""
+        """Add ``volume`` (n,), mm^3 of water, at ``points`` (n, 2), shared among the four nearest pixels."""
         column = (points[:, 0] - float(self.x[0, 0])) / self.step
         row = (points[:, 1] - float(self.y[0, 0])) / self.step
         inside = (column >= 0) & (column < self.columns - 1) & (row >= 0) & (row < self.rows - 1)
@@ -142,13 +143,13 @@ class Canvas:
         along: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None,
         spacing: float = 0.55,
     ) -> tuple[Points, NDArray[np.float64]]:
-        """A band along ``path`` as points and volumes for ``splat``.
+        """A band along ``path``, as points and volumes for `splat`.
 
         Args:
             path: polyline (n, 2) in mm.
-            half_width: half the band's width in mm, or that as a function of the place along it (0..1).
-            profile: thickness across the band as a function of -1..1, times ``thickness`` mm.
-            thickness: mm of water.
+            half_width: half the band's width in mm, or a function of the place along it (0..1) that gives it.
+            profile: relative thickness across the band, as a function of -1..1.
+            thickness: mm of water where ``profile`` is 1.
             along: a factor as a function of the place along the band (0..1).
             spacing: distance of neighbouring points, in pixels.
         """
@@ -165,7 +166,7 @@ class Canvas:
         return points.reshape(-1, 2), volume.reshape(-1)
 
     def blur(self, image: Image, sigma_mm: float) -> Image:
-        """Gaussian blur; wide ones are made on a coarser grid, where they look the same and cost little."""
+        """Gaussian blur. A wide blur is computed on a coarser grid, which is faster and looks the same."""
         sigma = sigma_mm / self.step
         factor = int(sigma // 3.0)
         if factor < 2 or min(self.rows, self.columns) < 8 * factor:
@@ -178,8 +179,8 @@ class Canvas:
         return enlarge(coarse, *padded.shape)[: self.rows, : self.columns]
 
     def clouds(self, rng: np.random.Generator, pitch_mm: float) -> Image:
-        """Smooth noise of mean 0 and standard deviation about 1 with grains of ``pitch_mm``, the same at any size."""
-        margin = 200.0  # beyond the field on every side, so that any shape of image stays inside the lattice
+        """Smooth noise with mean 0, standard deviation about 1 and grains of ``pitch_mm``, the same at any size."""
+        margin = 200.0  # mm around the field, so that images of any shape lie inside the lattice
         tall = int(np.ceil((FIELD_HEIGHT_MM + 2 * margin) / pitch_mm)) + 4
         wide = int(np.ceil((FIELD_WIDTH_MM + 2 * margin) / pitch_mm)) + 4
         lattice = rng.standard_normal((tall, wide), dtype=np.float32)

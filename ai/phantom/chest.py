@@ -1,6 +1,6 @@
-"""The healthy chest of a phantom: the thickness of tissue and air that a ray meets.
+"""The healthy chest of a phantom: the thickness of tissue and of air along each ray.
 
-Lungs are where the thorax holds air; heart, great vessels and diaphragm take the air's place.
+The lungs are the air in the thorax. Heart, great vessels and diaphragm displace it.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from ai.phantom.anatomy import SIDES, Anatomy
 from ai.phantom.bones import bones, round_across
 from ai.phantom.canvas import Canvas, Image, Points, smoothstep
 
-_AIR = 0.76  # share of a lung that is air: what its depth takes away from the tissue of the body
+_AIR = 0.76  # share of a lung that is air, by which its depth reduces the tissue of the body
 
 
 @dataclass(frozen=True, slots=True)
 class Chest:
-    """The parts of a chest on a canvas, in mm of water: findings change them before they are put together."""
+    """The parts of a chest on a canvas, (rows, columns) in mm of water. Findings change them; `tissue` adds them."""
 
-    body: Image  # soft tissue if there were no air in it
+    body: Image  # soft tissue as if it held no air
     air: Image  # depth of lung along the ray
     bone: Image
     vessels: Image
@@ -29,7 +29,7 @@ class Chest:
 
 
 def build(canvas: Canvas, person: Anatomy) -> Chest:
-    """Everything of a healthy chest."""
+    """Build the parts of a healthy chest."""
     rng = np.random.default_rng(person.seed)
     air = _lungs(canvas, person)
     return Chest(
@@ -50,7 +50,7 @@ def _body(canvas: Canvas, person: Anatomy) -> Image:
     edge = person.shoulder + person.slope * (1.0 - np.exp(-np.clip(offset - 46.0, 0, None) / 46.0))
     below = np.maximum(y - edge, (50.0 - offset) * 2.5)
     mass = 0.60 * person.depth * (1.0 - np.exp(-np.clip(below, 0, None) / 17.0))
-    # Above the axilla the shoulder carries on to the arm; below it the arm leaves the trunk.
+    # Above the axilla the shoulder continues into the arm; below it the arm is apart from the trunk.
     apart = person.axilla + 2.6 * np.clip(offset - outer, 0, None) ** 0.9 - y
     arm = smoothstep(apart / 22.0)
     shoulder = mass * np.where(offset < outer, smoothstep((person.axilla + 20.0 - y) / 110.0), arm)
@@ -80,10 +80,10 @@ def _lungs(canvas: Canvas, person: Anatomy) -> Image:
     for side in SIDES:
         distance = side * x
         border = person.medial(y, side).astype(np.float32)
-        # Between its borders the mediastinum fills the depth as a rounded body does; lung lies before and behind it.
+        # The mediastinum is a rounded body between its borders, with lung in front of it and behind it.
         full = np.clip(1.0 - (distance / border) ** 2, 0.0, 1.0) ** 0.40
         below = y - person.diaphragm(np.clip(distance, 0, None), side).astype(np.float32)
-        # Behind the dome the lung goes on downwards: a thin wedge of air in front of the spine's side.
+        # Behind the dome the lung continues downwards, as a thin wedge of air.
         wedge = 0.20 * np.exp(-np.clip(below, 0, None) / 16.0)
         share = np.where(below < 0, np.clip(-below / soft, 0, 1) * (1 - wedge) + wedge, wedge)
         air += depth * (1.0 - 0.96 * full) * share * (distance > 0)
@@ -121,9 +121,10 @@ def tree(  # noqa: PLR0917 - plain measures of one thing
     *,
     spread: float = 0.0,
 ) -> list[tuple[Points, NDArray[np.float64]]]:
-    """Branches that fork and taper from a root: per level their points (n, 2) and the volume of blood at each.
+    """Branches that fork and taper from a root. For each level: points (n, 2) in mm, and mm^3 of blood at each point.
 
-    The branches leave the root at ``angles`` (0 to the right, clockwise); ``spread`` mm above and below it.
+    The branches start at ``angles`` (0 to the right, clockwise, in radians), up to ``spread`` mm above and below the
+    root. ``width`` and ``length`` are mm of the first level, ``step`` the pixel size in mm.
     """
     start = np.repeat(np.array([root]), angles.size, axis=0)
     start[:, 1] += spread * np.sin(angles)
@@ -155,7 +156,7 @@ def _vessels(canvas: Canvas, person: Anatomy, air: Image, rng: np.random.Generat
     layers: list[list[tuple[Points, NDArray[np.float64]]]] = [[] for _ in range(levels)]
     for side in SIDES:
         root = person.hilum(side)
-        # From steeply up over sideways to steeply down, denser below, where gravity fills the vessels.
+        # From steeply up to steeply down, and denser below, where gravity fills the vessels.
         spread = np.concatenate([np.linspace(-1.45, -0.2, 5), np.linspace(0.0, 1.50, 8)]) + rng.normal(0, 0.16, 13)
         angles = spread if side > 0 else np.pi - spread
         for level, branch in enumerate(tree(rng, root, angles, 5.6, 33.0, levels, canvas.step, spread=16.0)):
@@ -173,6 +174,6 @@ def _vessels(canvas: Canvas, person: Anatomy, air: Image, rng: np.random.Generat
 
 
 def tissue(chest: Chest, person: Anatomy) -> Image:
-    """All parts put together: mm of water along each ray."""
+    """The sum of all parts, in mm of water along each ray."""
     inner = chest.body - _AIR * chest.air - 1.9 * chest.trachea
     return np.asarray(np.maximum(inner, 0.0) + chest.vessels + chest.bone, dtype=np.float32)

@@ -1,6 +1,6 @@
-"""A phantom as the DX object that a hospital's machine would send (PS3.3 A.26, For Presentation).
+"""A phantom as a Digital X-Ray Image - For Presentation (PS3.3 section A.26), as a machine in a hospital sends it.
 
-The patient is plainly invented. Every UID follows from the seed, so that the same phantom is the same object.
+The patient is invented. Every UID is derived from the seed, so that the same phantom is the same object.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _IMPLEMENTATION = UID(f"2.25.{uuid5(NAMESPACE_OID, 'dicom-node phantom').int}")
 
 
 def phantom_uid(seed: int, role: str) -> str:
-    """The UID (2.25, PS3.5 B.2) of a phantom's study, series or instance."""
+    """The UID (2.25, PS3.5 section B.2) of a phantom's study, series or instance."""
     return f"2.25.{uuid5(NAMESPACE_OID, f'dicom-node phantom {role} {seed}').int}"
 
 
@@ -36,19 +36,19 @@ def to_dicom(
     accession_number: str | None = None,
     instance_number: int = 1,
 ) -> FileDataset:
-    """A complete data set of a phantom, Explicit VR Little Endian, ready for ``save_as`` or C-STORE.
+    """The data set of a phantom, Explicit VR Little Endian, ready for ``save_as`` or C-STORE.
 
     Args:
-        phantom: what was drawn.
-        seed: decides the identifiers and UIDs that are not given.
-        now: the study's and the image's date and time.
-        study_uid: for several phantoms in one study.
-        series_uid: for several phantoms in one series.
-        sop_uid: of this instance.
-        patient_id: "PHANTOM-" and the seed where it is not given.
-        patient_name: "PHANTOM^" and the seed where it is not given.
-        accession_number: "PH" and the seed where it is not given.
-        instance_number: within the series.
+        phantom: the drawn radiograph.
+        seed: decides the identifiers and UIDs that are None.
+        now: the date and time of the study and the image.
+        study_uid: Study Instance UID, to put several phantoms into one study.
+        series_uid: Series Instance UID, to put several phantoms into one series.
+        sop_uid: SOP Instance UID.
+        patient_id: None is "PHANTOM-" and the seed.
+        patient_name: None is "PHANTOM^CHEST " and the seed.
+        accession_number: None is "PH" and the seed.
+        instance_number: the number of the image in the series.
     """
     instance = UID(sop_uid or phantom_uid(seed, "instance"))
     meta = FileMetaDataset()
@@ -114,7 +114,7 @@ def _describe_acquisition(data: Dataset, phantom: Phantom) -> None:
     data.ViewCodeSequence[0].ViewModifierCodeSequence = []
     data.ViewPosition = phantom.view
     data.ImageLaterality = "U"
-    # Rows run to the patient's left, columns to the feet, as a chest is hung.
+    # Rows run to the patient's left, columns to the feet, as chest radiographs are displayed.
     data.PatientOrientation = ["L", "F"]
     data.DetectorType = "DIRECT"
     data.DetectorID = "PHANTOM"
@@ -139,7 +139,7 @@ def _describe_pixels(data: Dataset, phantom: Phantom) -> None:
     data.PixelRepresentation = 0
     data.PixelIntensityRelationship = "LOG"
     inverse = phantom.photometric == "MONOCHROME1"
-    # Sign 1: a larger stored value means more beam reached the detector (PS3.3 C.8.11.3.1.2).
+    # Sign 1: a larger stored value means more beam reached the detector (PS3.3 section C.8.11.3.1.2).
     data.PixelIntensityRelationshipSign = 1 if inverse else -1
     data.PresentationLUTShape = "INVERSE" if inverse else "IDENTITY"
     data.RescaleIntercept = "0"

@@ -1,9 +1,9 @@
-"""Procedural chest radiographs with known findings: for the demonstration, for training and for tests.
+"""Draws chest radiographs with known findings (phantoms), for the demonstration, for training and for tests.
 
-No patient has any part in them. A person of chance measures is put together from tissue, air and bone
-(``_phantom_anatomy``), findings are drawn into it (``_phantom_findings``), a beam goes through it, and the detector's
-reading becomes a picture as a hospital's machine would send it. The same seed gives the same picture, and the same
-person at any number of pixels.
+No data of a patient is used. `ai.phantom.anatomy` chooses the measures of a person at random, `ai.phantom.chest` builds
+tissue, air and bone, and `ai.phantom.findings` adds findings. This module exposes the result to a beam and processes
+the detector's signal as a machine in a hospital does. The same seed gives the same image, and the same person at any
+number of pixels.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from ai.phantom.canvas import Canvas, Image, enlarge
 from ai.phantom.chest import build, tissue
 from ai.phantom.findings import FINDING_KEYS, Plan, apply, plan
 
-__all__ = ["FINDING_KEYS", "Phantom", "PhantomFinding", "draw"]
+__all__ = ["FINDING_KEYS", "Phantom", "PhantomFinding", "draw_phantom"]
 
 Photometric = Literal["MONOCHROME1", "MONOCHROME2"]
 View = Literal["PA", "AP"]
 
-_WORK_ROWS = 1250  # above this the picture is enlarged: a detector's blur hides the difference, and time is short
+_WORK_ROWS = 1250  # larger images are drawn at this size and enlarged; the detector's blur hides it
 
 
 @dataclass(frozen=True, slots=True)
 class PhantomFinding:
-    """One finding: its box in pixel edges (column, row) of the whole image, and its mask, rows x columns."""
+    """One finding: its box in pixel edges (column, row) of the whole image, and its mask (rows, columns)."""
 
     key: str
     left: float
@@ -43,7 +43,7 @@ class PhantomFinding:
 
 @dataclass(frozen=True, slots=True)
 class Phantom:
-    """A drawn radiograph; ``pixels`` (rows x columns) as stored, the window in stored values."""
+    """A drawn radiograph. ``pixels`` (rows, columns) are stored values, and so are the window's center and width."""
 
     pixels: NDArray[np.uint16]
     bits_stored: int
@@ -55,7 +55,7 @@ class Phantom:
     findings: tuple[PhantomFinding, ...]
 
 
-def draw(  # noqa: PLR0917 - the size may be given by place
+def draw_phantom(  # noqa: PLR0917 - the size may be given by place
     seed: int,
     rows: int = 2500,
     columns: int = 2048,
@@ -66,19 +66,19 @@ def draw(  # noqa: PLR0917 - the size may be given by place
     """Draw a chest radiograph.
 
     Args:
-        seed: decides everything that is not given.
-        rows: of the image; 64 at least.
-        columns: of the image; 64 at least.
-        findings: of FINDING_KEYS; none: a chance mix, which may be empty.
-        view: "PA" or "AP".
-        photometric: "MONOCHROME1" or "MONOCHROME2".
+        seed: decides everything that the other arguments leave open.
+        rows: the rows of the image, at least 64.
+        columns: the columns of the image, at least 64.
+        findings: keys out of FINDING_KEYS; None draws a random mix, which may be empty.
+        view: "PA" or "AP"; None draws it at random.
+        photometric: "MONOCHROME1" or "MONOCHROME2"; None draws it at random.
 
     Raises:
-        ValueError: an argument is none of these.
+        ValueError: an argument has another value.
     """
     _check(rows, columns, findings, view, photometric)
     chance = np.random.default_rng([seed, 1])
-    # Every chance is drawn in the same order whatever is given, so that a given argument changes nothing else.
+    # Random numbers are drawn in the same order for all arguments, so that an argument changes nothing else.
     chance_view: View = "AP" if chance.random() < 0.3 else "PA"
     chance_photometric: Photometric = "MONOCHROME1" if chance.random() < 0.25 else "MONOCHROME2"
     mix = _mix(chance)
@@ -123,7 +123,7 @@ def _check(rows: int, columns: int, findings: Sequence[str] | None, view: str | 
 
 
 def _mix(rng: np.random.Generator) -> tuple[str, ...]:
-    """Findings by chance: none in three of ten, else one to three."""
+    """A random mix of findings: none in 30 % of phantoms, otherwise one to three kinds."""
     count = int(rng.choice(4, p=(0.30, 0.38, 0.24, 0.08)))
     keys = [str(key) for key in rng.permutation(FINDING_KEYS)[:count]]
     if "nodule" in keys and rng.random() < 0.25:
@@ -134,7 +134,7 @@ def _mix(rng: np.random.Generator) -> tuple[str, ...]:
 def _finding(one: Plan, mask: NDArray[np.bool_], full: Canvas) -> PhantomFinding:
     if mask.shape != (full.rows, full.columns):
         mask = enlarge(mask.astype(np.float32), full.rows, full.columns) > 0.5
-    if not mask.any():  # smaller than a pixel: the pixel that it lies in
+    if not mask.any():  # smaller than a pixel: mark the pixel at its centre
         mask = mask.copy()
         mask[int(np.argmin(np.abs(full.y - one.y))), int(np.argmin(np.abs(full.x - one.x)))] = True
     down, over = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
@@ -142,13 +142,13 @@ def _finding(one: Plan, mask: NDArray[np.bool_], full: Canvas) -> PhantomFinding
 
 
 def _disc(canvas: Canvas, x: float, y: float, radius: float) -> Image:
-    """1 inside a disc, its edge as soft as a pixel."""
+    """1 inside a disc and 0 outside, with an edge as soft as one pixel."""
     distance = np.hypot(canvas.x - x, canvas.y - y)
     return np.asarray(np.clip((radius - distance) / max(0.5, canvas.step) + 0.5, 0, 1), dtype=np.float32)
 
 
 def _bystanders(canvas: Canvas, air: Image, patient: Anatomy, plans: Sequence[Plan], rng: np.random.Generator) -> Image:
-    """What is no finding and may look like one: nipples, calcified dots, electrodes with their leads, a catheter."""
+    """Structures that may look like a finding: nipples, calcified dots, electrodes with their leads, a catheter."""
     added = canvas.empty()
     if rng.random() < 0.22:
         level, offset = float(rng.uniform(48, 78)), float(rng.uniform(0.50, 0.66)) * patient.half_width
@@ -178,10 +178,10 @@ def _bystanders(canvas: Canvas, air: Image, patient: Anatomy, plans: Sequence[Pl
 
 
 def _expose(canvas: Canvas, seen: Image, rng: np.random.Generator) -> tuple[Image, float]:
-    """A beam through the tissue onto a detector, and the machine's own processing.
+    """Expose the tissue (mm of water) to a beam, and process the detector's signal as a machine does.
 
     Returns:
-        Grey values, 0 for the unshadowed beam and about 1 for the densest tissue; and the noise's strength.
+        Grey values, 0 for the unattenuated beam and about 1 for the densest tissue; and the strength of the noise.
     """
     kilovolts = float(rng.uniform(0.0135, 0.0175))  # attenuation of water per mm: the harder the beam, the less
     scatter = float(rng.uniform(0.010, 0.035))
@@ -212,7 +212,7 @@ _GLYPHS = {
 
 
 def _furniture(canvas: Canvas, grey: Image, rng: np.random.Generator) -> Image:
-    """What stands on the image and not in the patient: the side marker and the edge of the collimated beam."""
+    """What lies on the image and not in the patient: the side marker and the edge of the collimated beam."""
     if rng.random() < 0.8:
         side = int(rng.choice(SIDES))
         glyph = np.array([[c == "X" for c in line] for line in _GLYPHS["L" if side > 0 else "R"]], dtype=np.float32)
@@ -240,11 +240,11 @@ def _furniture(canvas: Canvas, grey: Image, rng: np.random.Generator) -> Image:
 def _store(
     grey: Image, noise: float, rng: np.random.Generator, grain: np.random.Generator, photometric: Photometric
 ) -> tuple[NDArray[np.uint16], int, float, float]:
-    """Grey values to stored values with the detector's noise: pixels, bits stored, window centre and width."""
+    """Grey values -> stored values with noise, bits stored, window center and window width."""
     bits = int(rng.choice((12, 12, 14)))
     top = 2**bits - 1
     low, span = float(rng.uniform(0.02, 0.10)), float(rng.uniform(0.62, 0.80))
-    # Few quanta reach the detector behind dense tissue: the noise grows with the grey value.
+    # Few photons reach the detector behind dense tissue, so noise grows with the grey value.
     quanta = grain.standard_normal(grey.shape, dtype=np.float32)
     quanta *= noise * (0.35 + grey)
     stored = (grey + quanta) * (span * top) + low * top

@@ -1,6 +1,6 @@
-"""Findings in the chest of a phantom: where each lies, what it does to the picture, and the mask of what it covers.
+"""Findings in the chest of a phantom: their places, their drawing, and the masks of what they cover.
 
-Every place is chosen in millimetres before anything is drawn, so that a phantom has the same findings at any size.
+All places are chosen in mm before anything is drawn, so that a phantom has the same findings at any size.
 """
 
 from __future__ import annotations
@@ -16,13 +16,18 @@ from ai.phantom.canvas import Canvas, Image, smoothstep
 from ai.phantom.chest import Chest, tree
 
 FINDING_KEYS = ("nodule", "tuberculosis", "pneumothorax", "pneumonia")
-_ORDER = ("pneumothorax", "tuberculosis", "pneumonia", "nodule")  # the large ones first: the small find room beside
+_ORDER = (
+    "pneumothorax",
+    "tuberculosis",
+    "pneumonia",
+    "nodule",
+)  # the order of drawing, large findings first
 _TRIES = 400
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A finding before it is drawn: its class, centre and size in mm, its side, how strongly it shows, its chance."""
+    """A finding before it is drawn: class, centre and size in mm, side, relative contrast, and seed of its details."""
 
     key: str
     x: float
@@ -34,7 +39,11 @@ class Plan:
 
 
 def plan(rng: np.random.Generator, person: Anatomy, keys: Sequence[str]) -> tuple[Plan, ...]:
-    """Find room for each of ``keys``; the order of the answer is the order of drawing."""
+    """Choose a place for each of ``keys``, and return them in the order of drawing.
+
+    Raises:
+        ValueError: no place is left for a finding.
+    """
     plans: list[Plan] = []
     for key in sorted(keys, key=_ORDER.index):
         for _ in range(_TRIES):
@@ -66,7 +75,7 @@ def _propose(rng: np.random.Generator, person: Anatomy, key: str) -> Plan | None
         y = person.apex + float(rng.uniform(0.42, 0.97)) * height
         margin, strength = 9.0, float(rng.uniform(0.8, 1.25))
     else:
-        size = float(rng.uniform(9.0, 34.0))  # how far the lung has left the wall
+        size = float(rng.uniform(9.0, 34.0))  # distance of the lung from the wall
         return Plan(
             key, person.middle + side * 90.0, person.apex + 40.0, size, side, float(rng.uniform(0.75, 1.2)), seed
         )
@@ -88,7 +97,7 @@ def _apart(new: Plan, other: Plan, person: Anatomy) -> bool:
 
 
 def _shrink(plan: Plan, person: Anatomy, y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """By how much the lung has drawn back towards its hilum at heights ``y``: 1 where it still fills the chest."""
+    """The factor by which the lung has shrunk towards its hilum, at heights ``y``. 1 is not shrunk."""
     rng = np.random.default_rng(plan.seed)
     end = person.apex + float(rng.uniform(0.45, 0.98)) * (max(person.dome) - person.apex)
     fade = np.clip((end - y) / (0.8 * (end - person.apex)), 0.0, 1.0)
@@ -96,10 +105,10 @@ def _shrink(plan: Plan, person: Anatomy, y: NDArray[np.float64]) -> NDArray[np.f
 
 
 def _pleura(plan: Plan, person: Anatomy, y: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The border of the lung that is left, at heights ``y``.
+    """The border of the collapsed lung, at heights ``y``.
 
     Returns:
-        Its distance from the midline, and the height that this place of the lung had before it drew back.
+        Its distance from the midline, and the height of this part of the lung before it collapsed, both in mm.
     """
     hilum_x, hilum_y = person.hilum(plan.side)
     reach = abs(hilum_x - person.middle)
@@ -111,7 +120,7 @@ def _pleura(plan: Plan, person: Anatomy, y: NDArray[np.float64]) -> tuple[NDArra
 def _collapsed(
     plan: Plan, person: Anatomy, x: NDArray[np.float64], y: NDArray[np.float64], margin: float = 0.0
 ) -> NDArray[np.bool_]:
-    """Whether the points lie in the lung that is left, at least ``margin`` mm from its border."""
+    """Whether points lie in the collapsed lung, at least ``margin`` mm from its border."""
     border, before = _pleura(plan, person, y)
     distance = plan.side * (x - person.middle)
     return (distance < border - margin) & (before > person.apex + margin)
@@ -121,7 +130,7 @@ def apply(canvas: Canvas, chest: Chest, person: Anatomy, plan: Plan) -> tuple[Ch
     """Draw one finding into a chest.
 
     Returns:
-        The changed chest and the mask of the finding, rows x columns of the canvas.
+        The changed chest, and the mask (rows, columns) of the finding on the canvas.
     """
     return _DRAW[plan.key](canvas, chest, person, plan)
 
@@ -177,7 +186,7 @@ def _tuberculosis(canvas: Canvas, chest: Chest, person: Anatomy, plan: Plan) -> 
     grain = np.clip(1.0 + 0.28 * canvas.clouds(rng, 3.0) + 0.2 * canvas.clouds(rng, 7.0), 0.2, None)
     inside = np.clip(chest.air / 22.0, 0.0, 1.0)
     haze = (patches * grain + 1.5 * streaks) * inside
-    hollow = smoothstep((outer - wall - distance) / 2.0)  # the cavity is empty: what stood there before it is gone
+    hollow = smoothstep((outer - wall - distance) / 2.0)  # the cavity is empty, so vessels end at it
     added = plan.strength * (haze * (1.0 - 0.8 * hollow) + ring * np.clip(chest.air / 15.0, 0.3, 1.0) - 4.0 * hollow)
     mask = (distance < outer) | (patches * inside > 5.0)
     return _with(chest, chest.body + added, vessels=chest.vessels * (1.0 - 0.8 * hollow)), np.asarray(mask)
@@ -193,7 +202,7 @@ def _pneumothorax(canvas: Canvas, chest: Chest, person: Anatomy, plan: Plan) -> 
     outside = np.clip((distance - border[:, None]) / soft + 0.5, 0, 1)
     above = np.clip((person.apex - before[:, None]) / soft + 0.5, 0, 1)
     free = np.asarray(np.maximum(outside, above) * own, dtype=np.float32)
-    # Air without lung is darker than lung; the lung that is left holds the same tissue in less room.
+    # Free air is darker than lung. The collapsed lung holds the same tissue in less space.
     body = chest.body - 0.22 * plan.strength * chest.air * free + 0.045 * chest.air * own * (1.0 - free)
     heights = np.linspace(person.apex, y.max(), 400)
     line, was = _pleura(plan, person, heights)
@@ -214,7 +223,7 @@ def _pneumothorax(canvas: Canvas, chest: Chest, person: Anatomy, plan: Plan) -> 
 
 
 def _rounded(path: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The path without its corner."""
+    """The path with its corner smoothed."""
     kernel = np.hanning(11)[1:-1]
     kernel /= kernel.sum()
     padded = np.pad(path, ((4, 4), (0, 0)), mode="edge")
@@ -231,7 +240,7 @@ def _pneumonia(canvas: Canvas, chest: Chest, person: Anatomy, plan: Plan) -> tup
         wide, tall = plan.size * rng.uniform(0.34, 0.6, 2)
         field += np.exp(-(((canvas.x - px) / wide) ** 2 + ((canvas.y - py) / tall) ** 2) / 2.0)
     shape = smoothstep((field - 0.15) / 1.7 + 0.05 * canvas.clouds(rng, 9.0))
-    if rng.random() < 0.4:  # a fissure stops it
+    if rng.random() < 0.4:  # it ends at a fissure
         tilt = float(rng.uniform(-0.2, 0.2))
         edge = canvas.y - (plan.y - plan.size * float(rng.uniform(0.25, 0.6))) - tilt * (canvas.x - plan.x)
         shape = shape * smoothstep(edge / 3.0 + 0.5)

@@ -46,7 +46,7 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 def radiograph(seed: int, *findings: str, rows: int = 1250, columns: int = 1024, **identity: str) -> Any:
     """A phantom as DICOM, in a study of its own unless told otherwise."""
-    drawn = draw.draw(seed, rows, columns, findings=findings, view="PA")
+    drawn = draw.draw_phantom(seed, rows, columns, findings=findings, view="PA")
     names = {name: generate_uid(None) for name in ("study_uid", "series_uid", "sop_uid")} | identity
     return dicom.to_dicom(drawn, seed=seed, now=NOW, **names)
 
@@ -89,7 +89,7 @@ def test_a_study_comes_back_with_its_finding(
     assert [result["role"] for result in reading["results"]] == ["sr", "sc", "sc", "gsps", "kos"]
     assert pacs.uids() == [result["instance"] for result in reading["results"]]
     assert {one["key"]: one["presence"] for one in reading["classes"]}["nodule"] == "present"
-    drawn = next(one for one in draw.draw(7, 1250, 1024, findings=["nodule"], view="PA").findings)
+    drawn = next(one for one in draw.draw_phantom(7, 1250, 1024, findings=["nodule"], view="PA").findings)
     box = next(one["region"] for one in reading["findings"] if one["key"] == "nodule")
     assert box["left"] < (drawn.left + drawn.right) / 2 < box["right"]
     assert box["top"] < (drawn.top + drawn.bottom) / 2 < box["bottom"]

@@ -50,7 +50,7 @@ from tests.support.peers import free_port, listens
 from tests.support.programs import ROOT, run_tool, tool
 from tests.support.waiting import wait_until
 
-_DRAW = cache(draw.draw)
+_DRAW = cache(draw.draw_phantom)
 QUICK = Limits(connect=2.0, answer=3.0, found=0.5, hidden=0.5, pause=0.05, whole=60.0)
 EVERY = (
     Verification,
@@ -202,7 +202,7 @@ def start() -> Iterator[Callable[..., Archive]]:
 @pytest.fixture(autouse=True)
 def _drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same drawing each time: only its identity has to be new."""
-    monkeypatch.setattr("dicom_node.operations.preflight.study.draw.draw", _DRAW)
+    monkeypatch.setattr("dicom_node.operations.preflight.study.draw.draw_phantom", _DRAW)
 
 
 @pytest.fixture(autouse=True)

@@ -49,7 +49,7 @@ def ohif(pacs: Orthanc) -> Iterator[Ohif]:
 
 @pytest.fixture(scope="module")
 def delivered(pacs: Orthanc, tmp_path_factory: pytest.TempPathFactory) -> Delivered:
-    drawn = draw.draw(20260, findings=("nodule", "pneumothorax"), view="PA")
+    drawn = draw.draw_phantom(20260, findings=("nodule", "pneumothorax"), view="PA")
     uids = {name: generate_uid(None) for name in ("study_uid", "series_uid", "sop_uid")}
     image = dicom.to_dicom(drawn, seed=20260, now=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), **uids)
     study = image.StudyInstanceUID

@@ -1,8 +1,8 @@
-"""Runs a bundle over phantoms as the node runs it over images, and counts what it finds.
+"""Runs a bundle on phantoms as the node runs it on images, and counts what it finds.
 
-The way is that of production: the whole image through the bundle's own preprocessing, the network,
-``ai.inference.regions`` and back to the image by the affine. A finding counts as found if a box of its class covers it
-with an intersection over union (IoU) of at least 0.3; every other box is false, a second box on the same finding too.
+The steps are those of a node: the bundle's preprocessing of the whole image, the network, `ai.inference.regions`, and
+the affine back to the image. A finding is found if a box of its class covers it with an intersection over union (IoU)
+of at least 0.3. Every other box is false, also a second box on the same finding.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from scipy.stats import rankdata  # type: ignore[import-untyped]
 
 from ai.bundle.manifest import Output, ReadingSpec, load_reading_spec
 from ai.inference.regions import Box, regions, to_image
-from ai.phantom.draw import Phantom, draw
+from ai.phantom.draw import Phantom, draw_phantom
 
 ENOUGH_IOU = 0.3
 
 
 def grey(phantom: Phantom) -> NDArray[np.float32]:
-    """What a viewer shows, 0..1 with 1 white: the window (PS3.3 C.11.2.1.2.1), and MONOCHROME1 the other way round."""
+    """The greys of a viewer, 0 to 1 with 1 white: window (PS3.3 section C.11.2.1.2.1), MONOCHROME1 inverted."""
     shifted = (phantom.pixels.astype(np.float32) - (phantom.window_center - 0.5)) / (phantom.window_width - 1.0) + 0.5
     shown = np.clip(shifted, 0.0, 1.0)
     return np.asarray(1.0 - shown if phantom.photometric == "MONOCHROME1" else shown, dtype=np.float32)
 
 
 def prepare(preprocessing: Any, image: NDArray[np.float32]) -> MetaTensor:
-    """An image (rows x columns, 0..1) as the network takes it (1, h, w), with the affine back to the image."""
+    """Preprocess an image (rows, columns), 0..1: the network's input (1, h, w) with the affine back to the image."""
     tensor = MetaTensor(torch.from_numpy(np.ascontiguousarray(image))[None], affine=torch.eye(4, dtype=torch.float64))
     return preprocessing({"image": tensor})["image"]
 
 
 def load_config(bundle: Path) -> ConfigParser:
-    """The bundle's ``inference.json``."""
+    """Parse the bundle's ``inference.json``."""
     parser = ConfigParser()
     parser.read_config(str(bundle / "configs" / "inference.json"))
     return parser
@@ -54,7 +54,7 @@ class Reader:
     """A loaded bundle."""
 
     def __init__(self, bundle: Path, network: torch.nn.Module | None = None) -> None:
-        """Load a bundle; ``network`` replaces the one that it holds."""
+        """Load a bundle. ``network`` replaces the bundle's own network."""
         parser = load_config(bundle)
         self.preprocessing = parser.get_parsed_content("preprocessing")
         self._inferer = parser.get_parsed_content("inferer")
@@ -91,7 +91,7 @@ class Case:
 
 
 def case(reader: Reader, phantom: Phantom, keys: Sequence[str]) -> Case:
-    """Run the network on a phantom; ``keys`` gives the channels' order."""
+    """Run the network on a phantom. ``keys`` are the classes in the order of the channels."""
     maps, affine = reader.maps(grey(phantom))
     truth = tuple(Truth(keys.index(f.key), (f.left, f.top, f.right, f.bottom)) for f in phantom.findings)
     return Case(maps, affine, truth)
@@ -108,7 +108,7 @@ def iou(first: tuple[float, float, float, float], second: tuple[float, float, fl
 
 
 def hits(boxes: Sequence[Box], one: Case) -> list[tuple[float, bool]]:
-    """Score and truth of each box of one class and case, best first; each finding is hit at most once."""
+    """(score, hit) of each box of one class and case, best first. Each finding is hit at most once."""
     left = list(one.truth)
     found = []
     for box in sorted(boxes, key=lambda b: -b.score):
@@ -134,7 +134,7 @@ def auc(scores: Sequence[float], positive: Sequence[bool]) -> float:
 
 
 def tally(cases: Iterable[Case], outputs: Sequence[Output]) -> dict[str, Any]:
-    """Per class and overall: AUC of the image's score, findings and found, false boxes an image."""
+    """For each class and overall: AUC of the image scores, findings, found findings, false boxes per image."""
     count = {output.key: {"findings": 0, "found": 0, "false": 0} for output in outputs}
     scores: dict[str, list[float]] = {output.key: [] for output in outputs}
     truth: dict[str, list[bool]] = {output.key: [] for output in outputs}
@@ -178,23 +178,23 @@ _LOADED: dict[str, Reader] = {}
 
 
 def drawn_case(seed: int, bundle: str, rows: int, columns: int, keys: tuple[str, ...]) -> Case:
-    """Draw one phantom and read it; a process loads a bundle once."""
+    """Draw a phantom and read it. A process loads each bundle once."""
     if bundle not in _LOADED:
         torch.set_num_threads(1)
         _LOADED[bundle] = Reader(Path(bundle))
-    return case(_LOADED[bundle], draw(seed, rows, columns), keys)
+    return case(_LOADED[bundle], draw_phantom(seed, rows, columns), keys)
 
 
 def evaluate(bundle: Path, count: int, seed: int, rows: int, columns: int, *, processes: int = 1) -> dict[str, Any]:
-    """Draw ``count`` phantoms from ``seed`` on and read them with the bundle."""
+    """Draw ``count`` phantoms with the seeds from ``seed`` on, and measure the bundle on them; see `tally`."""
     spec: ReadingSpec = load_reading_spec(bundle / "configs" / "reading.json")
     keys = tuple(output.key for output in sorted(spec.outputs, key=lambda o: o.channel))
     of_size = {"seed": seed, "rows": rows, "columns": columns}
     if processes == 1:
         reader = Reader(bundle)
-        cases = (case(reader, draw(seed + i, rows, columns), keys) for i in range(count))
+        cases = (case(reader, draw_phantom(seed + i, rows, columns), keys) for i in range(count))
         return {**of_size, **tally(cases, spec.outputs)}
     one = partial(drawn_case, bundle=str(bundle), rows=rows, columns=columns, keys=keys)
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # for these processes: there are as many as cores
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the processes already use all cores
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
         return {**of_size, **tally(pool.map(one, range(seed, seed + count), chunksize=4), spec.outputs)}

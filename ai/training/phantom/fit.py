@@ -1,11 +1,11 @@
-"""Trains the bundle ``phantom_cxr`` on phantoms, and measures it on others.
+"""Trains the bundle ``phantom_cxr`` on phantoms, and measures it on other phantoms.
 
     python -m ai.training.phantom.fit train --seed 1
     python -m ai.training.phantom.fit evaluate --count 400 --seed 900001
 
-Training draws its own images. The network, the size of its grid and all that happens to an image before it come from
-the bundle's ``inference.json``; weights, operating points and measures are written into the bundle. Seeds: training
-draws from seed * 1,000,000 on, validation from seed * 1,000,000 + 500,000 on; a test takes others.
+Training draws its own images. Network, grid size and preprocessing come from the bundle's ``inference.json``. Weights,
+operating points and measures are written into the bundle. Training uses the seeds from seed * 1,000,000 on, validation
+those from seed * 1,000,000 + 500,000 on. A test uses other seeds.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch.nn import functional
 
-from ai.phantom.draw import FINDING_KEYS, draw
+from ai.phantom.draw import FINDING_KEYS, draw_phantom
 from ai.training.phantom.bundle import Figures, operating_points, write_bundle, write_evaluation
 from ai.training.phantom.evaluation import Case, Reader, case, evaluate, grey, load_config, prepare, tally
 
@@ -40,23 +40,23 @@ EPOCHS = 4
 VALIDATION = 160
 _BATCH = 4
 _RATE = 3e-3
-_WEIGHTS = (16.0, 4.0, 3.0, 3.0)  # of the cells of a finding, by class: a nodule has few
-_KEEP = 0.99  # of the running mean of the weights, which is what is saved
-_SHARES = (0.65, 0.5, 0.5, 0.45)  # of training images that show a class
-_CROP = 208  # columns: a portrait image leaves the rest of the square empty
+_WEIGHTS = (16.0, 4.0, 3.0, 3.0)  # weights of the cells of a finding, by class: a nodule has few cells
+_KEEP = 0.99  # decay of the running mean of the weights, which is saved
+_SHARES = (0.65, 0.5, 0.5, 0.45)  # shares of training images that show each class
+_CROP = 208  # columns: portrait images fill only the middle of the square
 
 Say = Callable[[str], None]
 
 
 def _sample(seed: int, bundle: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """A phantom as the network sees it (h, w) in 0..255, and its masks (classes, h, w)."""
+    """A phantom as the network's input (h, w), 0..255, and its masks (classes, h, w)."""
     torch.set_num_threads(1)
     rng = np.random.default_rng([seed, 99])
     tall = int(rng.integers(330, 450))
-    # Far more findings than chance gives: an empty lung teaches little. The thresholds are chosen on the usual mix.
+    # More findings than the random mix has, because an empty lung teaches little. Thresholds use the random mix.
     often = [key for key, share in zip(FINDING_KEYS, _SHARES, strict=True) if rng.random() < share]
     often += ["nodule"] if "nodule" in often and rng.random() < 0.4 else []
-    phantom = draw(seed, tall, int(tall * rng.uniform(0.80, 0.90)), often)
+    phantom = draw_phantom(seed, tall, int(tall * rng.uniform(0.80, 0.90)), often)
     prepared = prepare(_preprocessing(bundle), grey(phantom))
     affine = np.asarray(prepared.affine)
     side = prepared.shape[1:]
@@ -83,9 +83,9 @@ def _preprocessing(bundle: str) -> Any:
 
 
 def draw_set(bundle: Path, first: int, count: int, say: Say) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw ``count`` phantoms from seed ``first`` on: images (n, h, w) and masks (n, classes, h, w), both uint8."""
+    """Draw ``count`` phantoms with the seeds from ``first`` on: images (n, h, w), masks (n, classes, h, w), uint8."""
     images, masks = [], []
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # for the drawing processes: there are as many as cores
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the drawing processes already use all cores
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=min(2, os.cpu_count() or 1), mp_context=context) as pool:
         work = pool.map(partial(_sample, bundle=str(bundle)), range(first, first + count), chunksize=8)
@@ -98,7 +98,7 @@ def draw_set(bundle: Path, first: int, count: int, say: Say) -> tuple[torch.Tens
 
 
 def augment(images: torch.Tensor, masks: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Turn, scale, shift, mirror, and change exposure, blur and noise: images (n, 1, h, w) in 0..1 and their masks."""
+    """Augment images (n, 1, h, w), 0..1, and masks: rotation, scale, shift, mirror, exposure, blur and noise."""
     count, _, tall, wide = images.shape
 
     def chance(low: float, high: float) -> torch.Tensor:
@@ -138,7 +138,7 @@ def fit(
     device: str,
     say: Say,
 ) -> torch.nn.Module:
-    """Train; returns the running mean of the weights, in evaluation mode."""
+    """Train a network, and return the running mean of its weights, in evaluation mode."""
     generator = torch.Generator().manual_seed(seed)
     head = getattr(network, "final_conv", None)
     if head is not None:
@@ -170,7 +170,7 @@ def fit(
 
 
 def _overlap(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """Dice loss over the batch, mean of the classes that are there: an absent class has nothing to overlap with."""
+    """Dice loss over the batch: the mean over the classes that are present in it."""
     probability, over = torch.sigmoid(logits), (0, 2, 3)
     shared = 2.0 * (probability * truth).sum(over) + 1.0
     loss = 1.0 - shared / ((probability + truth).sum(over) + 1.0)
@@ -188,12 +188,12 @@ def _follow(mean: torch.nn.Module, network: torch.nn.Module, keep: float) -> Non
 
 
 def validation_cases(reader: Reader, first: int, count: int) -> list[Case]:
-    """Cases for choosing the operating points, drawn larger than those of training."""
-    return [case(reader, draw(first + i, 700, 574), FINDING_KEYS) for i in range(count)]
+    """Cases to choose the operating points on, drawn larger than those of training."""
+    return [case(reader, draw_phantom(first + i, 700, 574), FINDING_KEYS) for i in range(count)]
 
 
 def train(bundle: Path, *, seed: int, device: str, images: int, epochs: int, drawn: Path | None, say: Say) -> None:
-    """Draw, train, choose the operating points and write all into ``bundle``."""
+    """Draw phantoms, train, choose the operating points, and write the results into ``bundle``."""
     started, used = time.monotonic(), _processor_seconds()
     set_determinism(seed)
     torch.set_num_threads(min(2, os.cpu_count() or 1))
@@ -228,11 +228,11 @@ def train(bundle: Path, *, seed: int, device: str, images: int, epochs: int, dra
 
 
 def sheet(path: Path, seed: int, count: int) -> None:
-    """Write a picture of ``count`` phantoms from ``seed`` on, four in a row, each finding in a frame."""
+    """Write a picture of ``count`` phantoms, four in a row, with a frame around each finding."""
     rows, columns = 500, 410
     page = Image.new("RGB", (4 * columns, -(-count // 4) * rows))
     for number in range(count):
-        phantom = draw(seed + number, rows, columns)
+        phantom = draw_phantom(seed + number, rows, columns)
         shown = Image.fromarray(np.rint(grey(phantom) * 255.0).astype(np.uint8)).convert("RGB")
         pen = ImageDraw.Draw(shown)
         for finding in phantom.findings:
@@ -248,7 +248,7 @@ def _processor_seconds() -> float:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The two commands; see the module."""
+    """Run a command; see the module."""
     parser = argparse.ArgumentParser(
         prog="python -m ai.training.phantom.fit", description=(__doc__ or "").split("\n")[0]
     )

@@ -95,7 +95,7 @@ def make(folder: Path, profiles: Sequence[tuple[str, Profile]], now: datetime) -
         profiles: how results are made for the destination, and for which routes (for the labels).
         now: timezone-aware.
     """
-    drawn = draw.draw(_SEED, _ROWS, _COLUMNS, findings=tuple(_CLASSES), view="PA")
+    drawn = draw.draw_phantom(_SEED, _ROWS, _COLUMNS, findings=tuple(_CLASSES), view="PA")
     image = dicom.to_dicom(
         drawn,
         seed=_SEED,

@@ -33,7 +33,7 @@ from ai.images.radiograph import display_uint8, load_radiograph
 from ai.inference.answers import MarkedBox
 from ai.inference.bundle_model import BundleModel, describe, load, shipped
 from ai.phantom.dicom import to_dicom
-from ai.phantom.draw import FINDING_KEYS, draw
+from ai.phantom.draw import FINDING_KEYS, draw_phantom
 from dicom_node.cli import models_evaluate
 from dicom_node.cli.main import app
 from dicom_node.errors import NodeError
@@ -80,7 +80,7 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     mixes: list[tuple[str, ...]] = [("pneumothorax",), (), ("nodule", "pneumonia"), (), ("pneumonia",), ("nodule",)]
     for seed, mix in enumerate(mixes):
-        phantom = draw(seed, 288, 240, findings=mix, photometric="MONOCHROME2")
+        phantom = draw_phantom(seed, 288, 240, findings=mix, photometric="MONOCHROME2")
         data = to_dicom(phantom, seed=seed, now=NOW, patient_id=f"SECRET-{seed}", patient_name=f"HIDDEN^{seed}")
         name = f"images/{seed}.dcm"
         (folder / "images").mkdir(exist_ok=True)
@@ -447,7 +447,7 @@ def test_boxes_that_are_none_are_counted(images: Path) -> None:
 
 
 def test_the_same_image_as_dicom_png_and_jpeg_looks_the_same(tmp_path: Path) -> None:
-    phantom = draw(1, 200, 160, photometric="MONOCHROME1")
+    phantom = draw_phantom(1, 200, 160, photometric="MONOCHROME1")
     to_dicom(phantom, seed=1, now=NOW).save_as(tmp_path / "a", enforce_file_format=True)
     shown = load_radiograph(tmp_path / "a").display
     grey = np.rint(shown * 255).astype(np.uint8)

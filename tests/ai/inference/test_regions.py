@@ -196,7 +196,7 @@ def test_the_drawn_size_matters_not() -> None:
     outputs = load_reading_spec(BUNDLE / "configs" / "reading.json").outputs
     scores = []
     for rows, columns in ((480, 393), (1250, 1024)):
-        maps_, _ = reader.maps(evaluation.grey(phantom.draw(910_101, rows, columns, ["pneumonia", "nodule"])))
+        maps_, _ = reader.maps(evaluation.grey(phantom.draw_phantom(910_101, rows, columns, ["pneumonia", "nodule"])))
         scores.append(regions(maps_, outputs)[1])
     for small, large, one in zip(*scores, outputs, strict=True):
         assert (small >= one.threshold) == (large >= one.threshold)

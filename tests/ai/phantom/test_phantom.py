@@ -15,7 +15,7 @@ from pydicom import dcmread
 from scipy import ndimage  # type: ignore[import-untyped]
 
 from ai.phantom.dicom import to_dicom
-from ai.phantom.draw import FINDING_KEYS, Phantom, draw
+from ai.phantom.draw import FINDING_KEYS, Phantom, draw_phantom
 
 NOW = datetime(2026, 1, 2, 3, 4, 5)
 
@@ -33,7 +33,7 @@ def small(phantom: Phantom) -> NDArray[np.float64]:
 
 
 def test_same_seed_same_picture() -> None:
-    first, again, other = draw(5, 256, 210), draw(5, 256, 210), draw(6, 256, 210)
+    first, again, other = draw_phantom(5, 256, 210), draw_phantom(5, 256, 210), draw_phantom(6, 256, 210)
     assert np.array_equal(first.pixels, again.pixels)
     assert [(f.key, f.left, f.top) for f in first.findings] == [(f.key, f.left, f.top) for f in again.findings]
     assert not np.array_equal(first.pixels, other.pixels)
@@ -41,8 +41,8 @@ def test_same_seed_same_picture() -> None:
 
 @pytest.mark.parametrize("seed", [3, 11])
 def test_same_person_at_any_size(seed: int) -> None:
-    low, high = (draw(seed, rows, columns, FINDING_KEYS) for rows, columns in ((320, 262), (1250, 1024)))
-    stranger = draw(seed + 100, 320, 262, FINDING_KEYS)
+    low, high = (draw_phantom(seed, rows, columns, FINDING_KEYS) for rows, columns in ((320, 262), (1250, 1024)))
+    stranger = draw_phantom(seed + 100, 320, 262, FINDING_KEYS)
     difference = np.abs(small(low) - small(high)).mean()
     assert difference < 0.02
     assert difference < 0.25 * np.abs(small(low) - small(stranger)).mean()
@@ -54,7 +54,7 @@ def test_same_person_at_any_size(seed: int) -> None:
 
 @pytest.mark.parametrize("size", [(300, 246), (320, 500), (1400, 1147)])
 def test_box_is_the_extent_of_the_mask(size: tuple[int, int]) -> None:
-    phantom = draw(8, *size, findings=FINDING_KEYS)
+    phantom = draw_phantom(8, *size, findings=FINDING_KEYS)
     assert sorted(f.key for f in phantom.findings) == sorted(FINDING_KEYS)
     for finding in phantom.findings:
         assert finding.mask.shape == phantom.pixels.shape == size
@@ -65,7 +65,7 @@ def test_box_is_the_extent_of_the_mask(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_findings_lie_where_they_belong(seed: int) -> None:
-    found = {f.key: f for f in draw(seed, 320, 262, FINDING_KEYS).findings}
+    found = {f.key: f for f in draw_phantom(seed, 320, 262, FINDING_KEYS).findings}
     middle = {key: ((f.left + f.right) / 2 / 262, (f.top + f.bottom) / 2 / 320) for key, f in found.items()}
     assert 0.10 < middle["tuberculosis"][1] < 0.40  # the upper zone
     assert found["pneumothorax"].top / 320 < 0.20  # the air gathers at the apex
@@ -77,7 +77,7 @@ def test_findings_lie_where_they_belong(seed: int) -> None:
 
 def test_a_nodule_measures_8_to_30_mm() -> None:
     for seed in range(12):
-        phantom = draw(seed, 500, 410, ["nodule"])
+        phantom = draw_phantom(seed, 500, 410, ["nodule"])
         nodule = phantom.findings[0]
         for extent in (nodule.right - nodule.left, nodule.bottom - nodule.top):
             assert 6.0 < extent * phantom.pixel_spacing_mm < 36.0
@@ -86,7 +86,7 @@ def test_a_nodule_measures_8_to_30_mm() -> None:
 @pytest.mark.parametrize(("key", "sign"), [("nodule", 1), ("tuberculosis", 1), ("pneumonia", 1), ("pneumothorax", -1)])
 def test_a_finding_changes_the_picture_in_its_place(key: str, sign: int) -> None:
     for seed in (1, 2, 3):
-        with_it, without = draw(seed, 320, 262, [key]), draw(seed, 320, 262, [])
+        with_it, without = draw_phantom(seed, 320, 262, [key]), draw_phantom(seed, 320, 262, [])
         mask = with_it.findings[0].mask
         change = [small_noise_free(with_it) - small_noise_free(without)]
         inside, outside = change[0][mask], change[0][~mask]
@@ -99,7 +99,7 @@ def small_noise_free(phantom: Phantom) -> NDArray[np.float64]:
 
 
 def test_monochrome1_is_the_inverse() -> None:
-    one, two = (draw(4, 320, 262, photometric=photometric) for photometric in ("MONOCHROME1", "MONOCHROME2"))
+    one, two = (draw_phantom(4, 320, 262, photometric=photometric) for photometric in ("MONOCHROME1", "MONOCHROME2"))
     assert (one.photometric, two.photometric) == ("MONOCHROME1", "MONOCHROME2")
     top = 2**one.bits_stored - 1
     assert np.abs(one.pixels.astype(int) - (top - two.pixels.astype(int))).max() <= 1
@@ -108,13 +108,13 @@ def test_monochrome1_is_the_inverse() -> None:
 
 
 def test_larger_is_denser() -> None:
-    grey = small(draw(4, 320, 262, [], photometric="MONOCHROME2"))
+    grey = small(draw_phantom(4, 320, 262, [], photometric="MONOCHROME2"))
     spine, lung, air = grey[40:44, 25:27].mean(), grey[25:29, 12:16].mean(), grey[:3, :3].mean()
     assert spine > lung > air
 
 
 def test_chance_gives_every_kind_and_none() -> None:
-    drawn = [draw(seed, 96, 80) for seed in range(80)]
+    drawn = [draw_phantom(seed, 96, 80) for seed in range(80)]
     kinds = {f.key for p in drawn for f in p.findings}
     assert kinds == set(FINDING_KEYS)
     counts = [len(p.findings) for p in drawn]
@@ -127,7 +127,7 @@ def test_chance_gives_every_kind_and_none() -> None:
 def test_the_heart_is_larger_in_ap() -> None:
     def heart(view: str) -> float:
         # White columns left and right of the spine, just above the diaphragm.
-        greys = [small(draw(seed, 320, 262, [], view=view))[36:40] for seed in range(8)]
+        greys = [small(draw_phantom(seed, 320, 262, [], view=view))[36:40] for seed in range(8)]
         return float(np.mean([(g > np.median(g)).mean() + g[:, 30:38].mean() for g in greys]))
 
     assert heart("AP") > heart("PA")
@@ -135,19 +135,19 @@ def test_the_heart_is_larger_in_ap() -> None:
 
 @pytest.mark.parametrize(("rows", "columns"), [(64, 64), (900, 300), (64, 400), (400, 64)])
 def test_any_matrix_is_drawn(rows: int, columns: int) -> None:
-    drawn = draw(7, rows, columns, findings=["nodule", "pneumothorax"])
+    drawn = draw_phantom(7, rows, columns, findings=["nodule", "pneumothorax"])
     assert drawn.pixels.shape == (rows, columns)
 
 
 @pytest.mark.parametrize("wrong", [{"findings": ["fracture"]}, {"view": "LL"}, {"photometric": "RGB"}, {"rows": 20}])
 def test_wrong_arguments_are_named(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"fracture|LL|RGB|20"):
-        draw(1, **{"rows": 128, "columns": 128, **wrong})  # type: ignore[arg-type]
+        draw_phantom(1, **{"rows": 128, "columns": 128, **wrong})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
 def test_the_data_set_is_complete(photometric: str, tmp_path: Path) -> None:
-    phantom = draw(9, 400, 328, view="PA", photometric=photometric)
+    phantom = draw_phantom(9, 400, 328, view="PA", photometric=photometric)
     path = tmp_path / "phantom.dcm"
     to_dicom(phantom, seed=9, now=NOW).save_as(path, enforce_file_format=True)
     data = dcmread(path)
@@ -166,7 +166,7 @@ def test_the_data_set_is_complete(photometric: str, tmp_path: Path) -> None:
 
 
 def test_the_data_set_follows_from_the_seed() -> None:
-    phantom = draw(9, 128, 105)
+    phantom = draw_phantom(9, 128, 105)
     first, again, other = (to_dicom(phantom, seed=seed, now=NOW) for seed in (9, 9, 10))
     written = []
     for data in (first, again):
