@@ -1,1 +1,1 @@
-"""How the bundles that ship were trained. Nothing here runs in a node."""
+"""Trains the shipped bundles, and imports published weights. No node runs the trainings."""

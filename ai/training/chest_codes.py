@@ -1,7 +1,7 @@
 """Codes for the class names that published classifiers of chest radiographs use.
 
-The names are those of NIH ChestX-ray14 (Wang et al. 2017) and of TorchXRayVision (Cohen et al. 2022). A name for which
-no code is known for sure has a private one, under a coding scheme that begins with 99 as PS3.3 8.2 asks for.
+The names are those of NIH ChestX-ray14 (Wang et al. 2017) and of TorchXRayVision (Cohen et al. 2022). A name without a
+reliable code gets a private code, in a coding scheme that begins with 99 (PS3.3 section 8.2).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _HEART = Code("80891009", "SCT", "Heart")
 _MEDIASTINUM = Code("72410000", "SCT", "Mediastinum")
 _DIAPHRAGM = Code("5798000", "SCT", "Diaphragm")
 
-# key: the finding, or None where only a private code is right, and its site.
+# key: code of the finding, or None if only a private code is right; and code of its site, or None.
 _KNOWN: Final[dict[str, tuple[Code | None, Code | None]]] = {
     "atelectasis": (Code("46621007", "SCT", "Atelectasis"), _LUNG),
     "cardiomegaly": (Code("8186001", "SCT", "Cardiomegaly"), _HEART),
@@ -83,24 +83,24 @@ _KNOWN: Final[dict[str, tuple[Code | None, Code | None]]] = {
 
 
 def key_of(name: str) -> str:
-    """The key of a class by its name: lower case, words joined by an underscore; at most 32 characters."""
+    """The key of a class from its name: lower case, underscores between words, at most 32 characters."""
     key = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
     return (key if key[:1].isalpha() else f"class_{key}")[:32].rstrip("_")
 
 
 def meaning_of(name: str) -> str:
-    """The name of a class as people read it."""
+    """The name of a class for display."""
     return " ".join(name.replace("_", " ").split())
 
 
 def finding_code(name: str) -> tuple[Code, Code | None]:
-    """The code of a class and of its site, by its name; a private code where none is known."""
+    """The code of a class and the code of its site, by its name. The code is private if no other is known."""
     key = key_of(name)
     code, site = _KNOWN.get(key, (None, None))
     return code or private_code(key, meaning_of(name)), site
 
 
 def private_code(key: str, meaning: str) -> Code:
-    """A code of our own, the same for the same key; at most 16 characters, as VR SH has it."""
+    """A private code, which is the same for the same key. It has at most 16 characters, as VR SH."""
     value = key if len(key) <= 16 else f"{key[:9]}_{hashlib.sha256(key.encode()).hexdigest()[:6]}"
     return Code(value, PRIVATE_SCHEME, meaning[:64])

@@ -1,10 +1,10 @@
-"""Weights that somebody published -> a MONAI bundle that the node runs: DenseNet-121 classifiers of chest radiographs.
+"""Imports published weights of DenseNet-121 classifiers of chest radiographs: weights -> a MONAI bundle.
 
-Most published classifiers of chest radiographs are DenseNet-121 (Huang et al. 2017) as torchvision names its layers:
-CheXNet (Rajpurkar et al. 2017) and its reproductions, and TorchXRayVision (Cohen et al. 2022). MONAI's ``DenseNet121``
-is the same network under other names, so that the weights carry over without a change of any number.
+Most published classifiers of chest radiographs are a DenseNet-121 (Huang et al. 2017) with the layer names of
+torchvision: CheXNet (Rajpurkar et al. 2017) and its reproductions, and TorchXRayVision (Cohen et al. 2022). MONAI's
+``DenseNet121`` is the same network with other layer names, so the weights are renamed and not changed.
 
-What is not in the weights must be said by whoever imports them: the names of the classes in the order of the outputs,
+Whoever imports weights must describe what they do not contain: the names of the classes in the order of the outputs,
 how an image becomes the network's input, and the operating points.
 """
 
@@ -35,15 +35,15 @@ _UNTRAINED: Final = "These weights were not trained for this class"
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """What the weights do not tell, and whoever imports them must.
+class WeightsDescription:
+    """What weights do not contain, and whoever imports them must describe.
 
-    ``classes`` names each output in order; "-" or "" stands for one that is not reported. ``normalise`` is how an image
-    (greys 0..1, bone white) becomes the input: "chexnet" squeezes the whole image into ``size`` x ``size`` pixels,
-    three equal channels, ImageNet's mean and deviation; "torchxrayvision" takes the central square, one channel,
-    -1024..1024; "none" the whole image, 0..1. ``channels`` is checked against the weights where it is given. ``codes``,
-    by the name of the class, count before the built-in ones; ``thresholds`` are the operating points, 0.5 where nobody
-    chose any.
+    ``name`` is the name of the model. ``classes`` names each output in order; "-" or "" is an output that is not
+    reported. ``normalise`` is how an image (grey 0..1, bone white) becomes the input of ``size`` x ``size`` pixels:
+    "chexnet" squeezes the whole image, with three equal channels and ImageNet's mean and deviation; "torchxrayvision"
+    takes the central square, with one channel from -1024 to 1024; "none" squeezes the whole image, from 0 to 1.
+    ``channels``, if not None, must be the number of channels of the weights. ``codes`` are codes by the name of the
+    class, which replace the built-in ones. ``thresholds`` are the operating points, None for 0.5.
     """
 
     name: str
@@ -57,10 +57,10 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """The weights of a DenseNet-121 under MONAI's names.
+    """The weights of a DenseNet-121 with MONAI's layer names.
 
-    ``state`` has the tensors; the network takes ``channels`` and gives ``classes`` logits. ``op_threshs`` are the
-    operating points that TorchXRayVision keeps beside its weights (NaN for a class that was not trained), or None.
+    ``state`` are the tensors by name. The network takes ``channels`` and returns ``classes`` logits. ``op_threshs`` are
+    the operating points that TorchXRayVision stores beside its weights (NaN for an untrained class), or None.
     """
 
     state: Mapping[str, Any]
@@ -69,38 +69,38 @@ class Weights:
     op_threshs: tuple[float, ...] | None
 
 
-def import_densenet121(file: Path, out: Path, said: Said) -> Path:
-    """Write a bundle out of a file with the weights of a DenseNet-121.
+def import_densenet121(file: Path, out: Path, described: WeightsDescription) -> Path:
+    """Write a bundle from a file with the weights of a DenseNet-121.
 
     Raises:
-        BundleError: the weights are no DenseNet-121, or do not fit what was said of them; nothing was written.
+        BundleError: the weights are no DenseNet-121, or do not fit their description. Nothing was written.
     """
     weights = read_densenet121(file)
     with file.open("rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
-    return write_bundle(weights, out, said, digest)
+    return write_bundle(weights, out, described, digest)
 
 
-def write_bundle(weights: Weights, out: Path, said: Said, digest: str) -> Path:
+def write_bundle(weights: Weights, out: Path, described: WeightsDescription, digest: str) -> Path:
     """Write a bundle; ``digest`` is the SHA-256 (hex) of the file that the weights came from.
 
     Raises:
-        BundleError: the weights do not fit what was said of them, or ``out`` is there already; nothing was written.
+        BundleError: the weights do not fit their description, or ``out`` exists. Nothing was written.
     """
-    _check(weights, said)
-    reading = _reading(said, weights)
+    _check(weights, described)
+    reading = _reading(described, weights)
     try:
         ReadingSpec.model_validate(reading)
     except ValueError as error:
         raise BundleError(f"the {READING} of these classes would be wrong: {short(error)}") from error
     if out.exists():
-        raise BundleError(f"{out}: is there already; a folder that does not exist yet was expected")
+        raise BundleError(f"{out}: exists already; a new folder was expected")
     for folder in ("configs", "models", "docs"):
         (out / folder).mkdir(parents=True)
     write_json(out / READING, reading)
-    write_json(out / INFERENCE, _inference(weights, said.normalise, said.size))
-    write_json(out / METADATA, _metadata(said, weights, digest))
-    (out / "docs/README.md").write_text(_card(said, weights, digest), encoding="utf-8")
+    write_json(out / INFERENCE, _inference(weights, described.normalise, described.size))
+    write_json(out / METADATA, _metadata(described, weights, digest))
+    (out / "docs/README.md").write_text(_card(described, weights, digest), encoding="utf-8")
     import torch  # noqa: PLC0415  (see read_densenet121)
 
     torch.save(dict(weights.state), out / WEIGHTS)
@@ -108,10 +108,10 @@ def write_bundle(weights: Weights, out: Path, said: Said, digest: str) -> Path:
 
 
 def read_densenet121(file: Path) -> Weights:
-    """Read the weights of a DenseNet-121 out of a file that torch.save wrote; see `weights_of`.
+    """Read the weights of a DenseNet-121 from a file that ``torch.save`` wrote; see `weights_of`.
 
     Raises:
-        BundleError: the file holds a program rather than weights, or the weights of another network.
+        BundleError: the file holds no plain weights, or those of another network.
     """
     import torch  # noqa: PLC0415  (seconds, and the receiving process does without)
 
@@ -132,10 +132,10 @@ def read_densenet121(file: Path) -> Weights:
 
 
 def weights_of(content: Any) -> Weights:
-    """The weights in a checkpoint, as torchvision, DataParallel, early PyTorch or MONAI name them.
+    """The weights in a checkpoint with the names of torchvision, DataParallel, early PyTorch or MONAI.
 
     Raises:
-        BundleError: they are those of another network.
+        BundleError: the checkpoint is of another network.
     """
     import torch  # noqa: PLC0415  (see read_densenet121)
 
@@ -153,7 +153,7 @@ def weights_of(content: Any) -> Weights:
         if inside == "op_threshs":
             op_threshs = tuple(float(value) for value in tensor.flatten())
         elif inside.endswith("num_batches_tracked"):
-            continue  # it counts the training and is not read
+            continue  # a counter of the training, which inference does not use
         elif match := _CLASSIFIER.fullmatch(inside):
             state[f"class_layers.out.{match[1]}"] = tensor.float().clone()
         else:
@@ -166,7 +166,7 @@ def weights_of(content: Any) -> Weights:
 
 
 def _state_dict(content: Any) -> dict[str, Any]:
-    """The tensors of a checkpoint, out of whatever it wraps them in."""
+    """The tensors of a checkpoint, without the mappings around them."""
     import torch  # noqa: PLC0415  (see read_densenet121)
 
     for _ in range(4):
@@ -180,7 +180,11 @@ def _state_dict(content: Any) -> dict[str, Any]:
 
 
 def _fitted(state: dict[str, Any], channels: int, classes: int) -> dict[str, Any]:
-    """The whole state of MONAI's network: every tensor must have its place there, and every place its tensor."""
+    """The complete state of MONAI's network.
+
+    Raises:
+        BundleError: a tensor is missing, unknown, of another shape, or not finite.
+    """
     import torch  # noqa: PLC0415  (see read_densenet121)
     from monai.networks.nets import DenseNet121  # noqa: PLC0415
 
@@ -188,7 +192,7 @@ def _fitted(state: dict[str, Any], channels: int, classes: int) -> dict[str, Any
         network = DenseNet121(spatial_dims=2, in_channels=channels, out_channels=classes)
     expected = network.state_dict()
     counters = {key: torch.zeros((), dtype=torch.long) for key in expected if key.endswith("num_batches_tracked")}
-    faults = [f"{key} is too many" for key in state if key not in expected]
+    faults = [f"{key} is unexpected" for key in state if key not in expected]
     faults += [f"{key} is missing" for key in expected if key not in state and key not in counters]
     faults += [
         f"{key} has the shape {tuple(tensor.shape)}, not {tuple(expected[key].shape)}"
@@ -202,15 +206,15 @@ def _fitted(state: dict[str, Any], channels: int, classes: int) -> dict[str, Any
     return {**state, **counters}
 
 
-def _check(weights: Weights, said: Said) -> None:
+def _check(weights: Weights, described: WeightsDescription) -> None:
     taken = weights.channels
-    if said.channels not in (None, taken):
-        raise BundleError(f"the weights take {taken} channels; {said.channels} were said")
-    if taken not in {"chexnet": (3,), "torchxrayvision": (1,), "none": (1, 3)}[said.normalise]:
-        raise BundleError(f"the weights take {taken} channels, which does not go with {said.normalise!r}")
-    if len(said.classes) != weights.classes:
-        raise BundleError(f"the weights have {weights.classes} outputs, but {len(said.classes)} classes are named")
-    keys = [key_of(each) for each in said.classes if _named(each)]
+    if described.channels not in (None, taken):
+        raise BundleError(f"the weights take {taken} channels; {described.channels} were declared")
+    if taken not in {"chexnet": (3,), "torchxrayvision": (1,), "none": (1, 3)}[described.normalise]:
+        raise BundleError(f"the weights take {taken} channels, which does not go with {described.normalise!r}")
+    if len(described.classes) != weights.classes:
+        raise BundleError(f"the weights have {weights.classes} outputs, but {len(described.classes)} classes are named")
+    keys = [key_of(each) for each in described.classes if _named(each)]
     twice = sorted({key for key in keys if keys.count(key) > 1})
     if twice:
         raise BundleError(f"classes: {', '.join(twice)}: each may be named once")
@@ -218,9 +222,9 @@ def _check(weights: Weights, said: Said) -> None:
         raise BundleError("classes: none is named")
     if weights.op_threshs is not None and len(weights.op_threshs) != weights.classes:
         raise BundleError(f"op_threshs has {len(weights.op_threshs)} values for {weights.classes} outputs")
-    if said.thresholds is not None and len(said.thresholds) != len(said.classes):
-        raise BundleError(f"thresholds: {len(said.thresholds)} for {len(said.classes)} classes")
-    if said.thresholds is not None and not all(0.0 < value < 1.0 for value in said.thresholds):
+    if described.thresholds is not None and len(described.thresholds) != len(described.classes):
+        raise BundleError(f"thresholds: {len(described.thresholds)} for {len(described.classes)} classes")
+    if described.thresholds is not None and not all(0.0 < value < 1.0 for value in described.thresholds):
         raise BundleError("thresholds: numbers between 0 and 1 were expected")
 
 
@@ -228,10 +232,10 @@ def _named(name: str) -> bool:
     return name.strip() not in ("", "-")
 
 
-def _reading(said: Said, weights: Weights) -> dict[str, Any]:
+def _reading(described: WeightsDescription, weights: Weights) -> dict[str, Any]:
     outputs = []
-    given = {key_of(each): code for each, code in said.codes.items()}
-    for channel, each in enumerate(said.classes):
+    given = {key_of(each): code for each, code in described.codes.items()}
+    for channel, each in enumerate(described.classes):
         if not _named(each):
             continue
         code, site = finding_code(each)
@@ -240,7 +244,7 @@ def _reading(said: Said, weights: Weights) -> dict[str, Any]:
             "name": meaning_of(each)[:64],
             "channel": channel,
             "code": _code(given.get(key_of(each), code)),
-            "threshold": 0.5 if said.thresholds is None else said.thresholds[channel],
+            "threshold": 0.5 if described.thresholds is None else described.thresholds[channel],
         }
         if site is not None:
             output["site"] = _code(site)
@@ -249,7 +253,7 @@ def _reading(said: Said, weights: Weights) -> dict[str, Any]:
         outputs.append(output)
     return {
         "format": 1,
-        "name": said.name,
+        "name": described.name,
         "task": "classification",
         "manufacturer": "imported weights",
         "intended_use": (
@@ -299,7 +303,7 @@ def _inference(weights: Weights, normalise: Normalise, size: int) -> dict[str, A
     after: list[dict[str, Any]] = [{"_target_": "Activationsd", "keys": "pred", "sigmoid": True}]
     config: dict[str, Any] = {"imports": ["$import monai", "$import torch"]}
     if weights.op_threshs is not None:
-        # TorchXRayVision moves each class's operating point to 0.5, on two straight lines; 0.5 itself changes nothing.
+        # TorchXRayVision moves each class's operating point to 0.5, linearly on both sides. 0.5 itself changes nothing.
         config["op_threshs"] = [0.5 if math.isnan(value) else value for value in weights.op_threshs]
         point = "torch.tensor(@op_threshs, device=p.device)"
         moved = f"$lambda p: (lambda t: torch.where(p < t, p / (2 * t), 1 - (1 - p) / (2 * (1 - t))))({point})"
@@ -319,14 +323,14 @@ def _inference(weights: Weights, normalise: Normalise, size: int) -> dict[str, A
     }
 
 
-def _metadata(said: Said, weights: Weights, digest: str) -> dict[str, Any]:
+def _metadata(described: WeightsDescription, weights: Weights, digest: str) -> dict[str, Any]:
     tensor = {"dtype": "float32", "is_patch_data": False}
     ranges = {"torchxrayvision": [-1024, 1024], "none": [0, 1]}
     return {
         "version": "1.0.0",
         "changelog": {"1.0.0": "Imported"},
         **made_with(),
-        "name": said.name,
+        "name": described.name,
         "task": "Classifies frontal chest radiographs",
         "description": f"DenseNet-121 with imported weights; the SHA-256 of their file is {digest}.",
         "authors": "those who published the weights",
@@ -339,8 +343,8 @@ def _metadata(said: Said, weights: Weights, digest: str) -> dict[str, Any]:
                     "format": "magnitude",
                     "modality": "DX",
                     "num_channels": weights.channels,
-                    "spatial_shape": [said.size, said.size],
-                    "value_range": ranges.get(said.normalise, []),
+                    "spatial_shape": [described.size, described.size],
+                    "value_range": ranges.get(described.normalise, []),
                     "channel_def": {str(number): "image" for number in range(weights.channels)},
                     **tensor,
                 }
@@ -352,7 +356,7 @@ def _metadata(said: Said, weights: Weights, digest: str) -> dict[str, Any]:
                     "num_channels": weights.classes,
                     "spatial_shape": [1],
                     "value_range": [0, 1],
-                    "channel_def": {str(number): each or "-" for number, each in enumerate(said.classes)},
+                    "channel_def": {str(number): each or "-" for number, each in enumerate(described.classes)},
                     **tensor,
                 }
             },
@@ -360,20 +364,20 @@ def _metadata(said: Said, weights: Weights, digest: str) -> dict[str, Any]:
     }
 
 
-def _card(said: Said, weights: Weights, digest: str) -> str:
+def _card(described: WeightsDescription, weights: Weights, digest: str) -> str:
     seen = {
         "chexnet": "The whole image is squeezed into a square; three equal channels, ImageNet's mean and deviation.",
         "torchxrayvision": "Only the central square of the image is read; what lies beside it is not seen.",
         "none": "The whole image is squeezed into a square; greys from 0 to 1.",
-    }[said.normalise]
-    if said.thresholds is not None:
+    }[described.normalise]
+    if described.thresholds is not None:
         points = "They were given when the weights were imported."
     elif weights.op_threshs is not None:
         points = "Those that came with the weights lie at 0.5 (TorchXRayVision); nobody chose them for this site."
     else:
         points = "All are 0.5, which nobody chose: `dicom-node models evaluate` measures the model and proposes others."
     lines = [
-        f"# {said.name}",
+        f"# {described.name}",
         "",
         f"**{NOTICE}. It must not be used for a decision about a patient until it was validated here.**",
         "",
@@ -390,7 +394,7 @@ def _card(said: Said, weights: Weights, digest: str) -> str:
         "",
         "## Classes",
         "",
-        *(f"* {meaning_of(each)}" for each in said.classes if _named(each)),
+        *(f"* {meaning_of(each)}" for each in described.classes if _named(each)),
         "",
     ]
     return "\n".join(lines)

@@ -67,7 +67,7 @@ def import_weights(
     model = name or key_of(file.stem)
     if not re.fullmatch(NAME, model):
         raise ModelError(f"--name {model!r}: small letters, digits and _ were expected, a letter first, 64 at most")
-    said = published.Said(
+    described = published.WeightsDescription(
         model,
         names,
         cast("published.Normalise", normalise),
@@ -78,11 +78,11 @@ def import_weights(
     )
     try:
         if out is not None:
-            published.import_densenet121(file, out, said)
+            published.import_densenet121(file, out, described)
             print(f"{out}: written; look at configs/reading.json in it, then: dicom-node models add {out}")
             return
         with tempfile.TemporaryDirectory() as folder:
-            made = published.import_densenet121(file, Path(folder) / said.name, said)
+            made = published.import_densenet121(file, Path(folder) / described.name, described)
             install(config, str(made), yes=yes, origin=f"imported from {file.absolute()}")
     except BundleError as error:
         raise ModelError(str(error)) from error

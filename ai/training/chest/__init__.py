@@ -4,5 +4,5 @@
     python -m ai.training.chest crossvalidate --data DIR --seed 1
     python -m ai.training.chest hold-out --data DIR --seed 1 --fold 0 --out HELD
 
-``DIR`` holds ``labels.csv`` and the images that it names; what else it may hold stands in `ai.training.chest.data`.
+``DIR`` holds ``labels.csv`` and the images that it names. `ai.training.chest.data` describes its other files.
 """

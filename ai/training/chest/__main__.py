@@ -1,4 +1,4 @@
-"""The commands; see the package."""
+"""The command line; see the package."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BUNDLE = Path(__file__).parent.parent.parent / "bundles" / "chest_xray"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status."""
+    """Run a command and return its exit status."""
     parser = argparse.ArgumentParser(prog="python -m ai.training.chest", description=(about or "").split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     for name, help_ in (

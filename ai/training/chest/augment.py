@@ -1,7 +1,7 @@
-"""What happens to training images: turned, scaled, exposed, blurred, and made of another resolution.
+"""Augments training images: rotation, scale, exposure, blur, noise and resolution.
 
-Some collections are stored at 64 or 96 pixels. So that blur tells nothing, half of all images lose resolution at
-random.
+Some collections are stored at 64 or 96 pixels. Half of all images lose resolution at random, so that the network cannot
+recognise a collection by its blur.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch.nn import functional
 
 
 def augment(images: torch.Tensor, generator: torch.Generator, strength: float = 1.0) -> torch.Tensor:
-    """Images (n, 1, h, w) in 0..1, changed at random; same shape and range."""
+    """Change images (n, 1, h, w) in 0..1 at random. Shape and range stay the same."""
     count = len(images)
 
     def chance(low: float, high: float) -> torch.Tensor:
@@ -50,7 +50,7 @@ def _moved(images: torch.Tensor, draw: Callable[[float, float], torch.Tensor], s
 
 
 def _coarser(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Two groups of the batch, a quarter each, go down to a random resolution from 64 pixels on, and back up."""
+    """Reduce two quarters of the batch to a random resolution of at least 64 pixels, and enlarge them again."""
     side = images.shape[-1]
     quarter = len(images) // 4
     for group in range(2):
@@ -66,7 +66,7 @@ def _coarser(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def _cut(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """In a third of the images a rectangle of up to a quarter of each side becomes grey."""
+    """Fill a rectangle of up to a quarter of each side with grey, in a third of the images, in place."""
     side = images.shape[-1]
     for image in images:
         if float(torch.rand(1, generator=generator)) < 1.0 / 3.0:

@@ -1,6 +1,7 @@
-"""What a linear model makes of the same images: the yardstick that the network has to beat, and a second opinion.
+"""Trains a linear model on the same images. It is the baseline for the network, and part of the shipped model.
 
-Logistic regression on `LinearReader.features`, with the same folds; hard labels, weighed as for calibration.
+It is a logistic regression on `LinearReader.features`, with the same folds, hard labels, and the weights of the
+calibration.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _RIDGE = 0.03
 def crossvalidate_linear(
     cases: Cases, wanted: Iterable[int] = range(FOLDS)
 ) -> tuple[dict[int, LinearReader], NDArray[np.float32]]:
-    """A model for each fold, fitted without it, and the logits (n, KEYS) of its own fold; NaN in folds not wanted."""
+    """A model for each wanted fold, fitted on the other folds, and its logits (n, KEYS) on the fold, elsewhere NaN."""
     parts = (cases.pixels[start : start + 128] for start in range(0, len(cases.pixels), 128))
     table = torch.cat([LinearReader.features(torch.from_numpy(part)[:, None].float() / 255.0) for part in parts])
     out = np.full((len(table), len(KEYS)), np.nan, dtype=np.float32)
@@ -53,7 +54,7 @@ def _fit(cases: Cases, table: torch.Tensor) -> LinearReader:
 
     optimizer.step(closure)
     model: LinearReader = LinearReader(y.shape[1]).eval()
-    with torch.no_grad():  # one layer on the features as they are
+    with torch.no_grad():  # one layer on the features without normalisation
         model.classifier.weight.copy_(beta / spread)
         model.classifier.bias.copy_(offset - (beta / spread) @ middle)
     return model

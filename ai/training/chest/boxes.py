@@ -1,4 +1,4 @@
-"""Where heat maps point, beside where radiologists drew boxes."""
+"""Compares the regions of heat maps with the boxes that radiologists drew."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ai.chest_network import ChestNetwork
 from ai.training.chest.data import KEYS, Cases
 from ai.training.chest.measure import REGION
 
-BOXES = {  # what a radiologist's box is called, and the class that it shows
+BOXES = {  # label of a radiologist's box -> key of the class
     "Nodule": "nodule_or_mass",
     "Mass": "nodule_or_mass",
     "Pneumonia": "pneumonia",
@@ -29,7 +29,8 @@ BOXES = {  # what a radiologist's box is called, and the class that it shows
 def box_figures(cases: Cases, networks: Mapping[int, ChestNetwork]) -> dict[str, Any]:
     """How often the centre of a heat map's region lies inside a radiologist's box of the same finding, by class.
 
-    ``networks`` are those that have not seen a fold, by the fold. ``chance`` sums the boxes' shares of the area.
+    ``networks`` are the networks by the fold that they were not trained on. ``chance`` is the expected number of hits
+    of a random point: the sum of the boxes' shares of the image.
     """
     found: dict[str, dict[str, Any]] = {}
     folds = cases.folds
@@ -56,7 +57,7 @@ def activations(network: ChestNetwork, pixels: NDArray[np.uint8]) -> NDArray[np.
 
 
 def region_centre(cam: NDArray[np.float32]) -> tuple[float, float]:
-    """Centre (x, y), in parts of width and height, of a reading's first box in a map (`ai.inference.regions.peaks`)."""
+    """Centre (x, y), in fractions of width and height, of a map's first box, as in `ai.inference.regions.peaks`."""
     fine = ndimage.zoom(cam - cam.min(), 8, order=1, grid_mode=True, mode="nearest")
     places, _ = ndimage.label(fine >= REGION * fine.max(), structure=np.ones((3, 3), dtype=int))
     peak = np.unravel_index(int(np.argmax(fine)), fine.shape)

@@ -1,4 +1,4 @@
-"""The model card of ``chest_xray``: text for a hospital, with every figure out of ``metadata.json``."""
+"""Writes the model card of ``chest_xray`` for hospitals. All its figures come from ``metadata.json``."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ than chance, so heat maps and boxes might mislead: results name a finding withou
 
 
 def card(reading: dict[str, Any], metadata: dict[str, Any], size: float) -> str:
-    """The card as Markdown; ``size`` is that of the weights in MB (10^6 bytes)."""
+    """The card as Markdown. ``size`` is the size of the weights in MB (10^6 bytes)."""
     training, measured = metadata["training"], metadata["eval_metrics"]
     classes, recipe = measured["classes"], training["recipe"]
     outputs = {output["key"]: output for output in reading["outputs"]}
@@ -216,7 +216,7 @@ GROUPS = ("women", "men", "PA", "AP", "aged 18 to 39", "aged 40 to 64", "aged 65
 
 
 def summary(reading: dict[str, Any], measured: dict[str, Any]) -> str:
-    """The figures in short, as Markdown, for docs/models.md: two tables out of ``eval_metrics``."""
+    """The figures of ``eval_metrics`` as two Markdown tables, for docs/models.md."""
     classes = measured["classes"]
     silent = {output["key"] for output in reading["outputs"] if output.get("undetermined")}
     head = [

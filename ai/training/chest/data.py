@@ -1,11 +1,11 @@
-"""The radiographs and what is known of them: ``labels.csv``, the teacher's answers, folds, targets and weights.
+"""The radiographs with their labels: ``labels.csv``, the teacher's predictions, folds, targets and weights.
 
-``labels.csv`` has one row an image. An empty cell is unknown, never negative. Patients, not images, are dealt to the
-folds, by a hash of their identifier, so that the same patient is in the same fold on each machine and in each release.
+``labels.csv`` has a row for each image. An empty cell is unknown, never negative. Patients, not images, are assigned to
+folds, by a hash of their identifier, so that a patient is in the same fold on each machine and in each release.
 
-**Sources.** Normals, pneumonia and nodules come from different collections, so a network can guess a finding by the
-looks of a collection. For each class the weights of its positives and of its negatives are therefore made equal within
-every source: under them the source alone says nothing of the class.
+**Sources.** Normals, pneumonia and nodules come from different collections, so a network could guess a finding from the
+look of a collection. Therefore the positives and the negatives of a class get the same total weight within each source.
+With these weights the source alone does not predict the class.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ KEYS = (
     "abnormality",
     "consolidation",
 )
-COLUMNS = (  # of labels.csv, for KEYS; "abnormality" is what is not "no_finding"
+COLUMNS = (  # columns of labels.csv for KEYS; "abnormality" is the opposite of "no_finding"
     "nodule_or_mass",
     "tuberculosis",
     "Pneumothorax",
@@ -43,8 +43,8 @@ COLUMNS = (  # of labels.csv, for KEYS; "abnormality" is what is not "no_finding
     "no_finding",
     "Consolidation",
 )
-NIH = NIH14  # in the order of the labels and of the teacher's answers
-TEACHERS = {  # what the teacher calls a class of ours; the greatest of them counts
+NIH = NIH14  # the order of the labels and of the teacher's predictions
+TEACHERS = {  # the teacher's classes for a class of KEYS; the greatest prediction counts
     "nodule_or_mass": ("Nodule", "Mass"),
     "pneumothorax": ("Pneumothorax",),
     "pneumonia": ("Pneumonia", "Consolidation"),
@@ -53,21 +53,22 @@ TEACHERS = {  # what the teacher calls a class of ours; the greatest of them cou
     "consolidation": ("Consolidation",),
 }
 FOLDS = 5
-_MOST = 4.0  # times the weight of a negative that a positive may have in its source
-_FEWEST = 3  # positives (and negatives) of a class below which a source says nothing of it
-_OTHER = 0.5  # weight of a negative that has another finding: reports often leave out what matters less
+_MOST = 4.0  # the greatest weight of a positive relative to a negative of its source
+_FEWEST = 3  # the least positives, and negatives, of a class for a source to count for it
+_OTHER = 0.5  # weight of a negative with another finding: reports often omit minor findings
 
 Prepare = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True, slots=True)
 class Cases:
-    """Images and what is known of them, row by row (n images).
+    """n images with their labels.
 
-    ``pixels`` (n, h, w) uint8 as the network sees them; ``labels`` (n, classes of KEYS) and ``nih`` (n, 14) hold 0, 1
-    or NaN for unknown; ``teacher`` (n, 14) the teacher's logits or NaN; ``extra`` (n, 3) view (1 AP), sex (1 female)
-    and age in centuries or NaN; ``boxes`` the radiologists' boxes as (NIH label, left, top, right, bottom) in parts of
-    the image's width and height.
+    ``pixels`` (n, h, w) uint8 are the network's inputs. ``labels`` (n, classes of KEYS) and ``nih`` (n, 14) hold 0, 1,
+    or NaN for unknown. ``teacher`` (n, 14) are the teacher's logits, or NaN. ``extra`` (n, 3) are view (1 AP, 0 PA),
+    sex (1 female, 0 male) and age in centuries, or NaN. ``stored`` (n,) is the width of the stored file in pixels.
+    ``boxes`` are the radiologists' boxes as (NIH label, left, top, right, bottom), in fractions of the image's width
+    and height.
     """
 
     files: tuple[str, ...]
@@ -82,7 +83,7 @@ class Cases:
     boxes: tuple[tuple[tuple[str, float, float, float, float], ...], ...]
 
     def part(self, rows: NDArray[Any]) -> Cases:
-        """The images of ``rows`` (a mask or indices) alone."""
+        """A copy with the images of ``rows`` (a mask or indices) alone."""
         numbers = np.arange(len(self.files))[rows]
         values = {one.name: getattr(self, one.name) for one in fields(self)}
         taken: dict[str, Any] = {
@@ -103,18 +104,20 @@ def fold(patient: str) -> int:
 
 
 def read_cases(folder: Path, prepare: Prepare) -> Cases:
-    """Read ``labels.csv``, its images, and ``reference_predictions.csv`` where it is there.
+    """Read ``labels.csv``, its images, and ``reference_predictions.csv`` if it exists.
 
-    ``prepare`` takes an image (rows, columns) of display greys in 0..1, bone white, to the network's grid in 0..1.
+    ``prepare`` converts an image (rows, columns) of display greys, 0..1 with bone white, to the network's grid, 0..1.
 
     Raises:
-        ValueError: a row or a cell is not as expected; the message names the file and the line.
+        ValueError: a row or a cell is wrong. The message names the file and the line.
     """
     path = folder / "labels.csv"
     rows = _read_table(path)
     taught = {}
-    if (said := folder / "reference_predictions.csv").is_file():
-        taught = {row["file"]: [_logit(_number(row, key, said, n)) for key in NIH] for n, row in _numbered(said)}
+    if (predictions := folder / "reference_predictions.csv").is_file():
+        taught = {
+            row["file"]: [_logit(_number(row, key, predictions, n)) for key in NIH] for n, row in _numbered(predictions)
+        }
     pixels = []
     for line, row in enumerate(rows, start=2):
         file = (folder / row["file"]).resolve()
@@ -203,10 +206,10 @@ def _logit(probability: float) -> float:
 
 
 def balanced_weights(labels: NDArray[np.float32], sources: Sequence[str], clean: NDArray[Any]) -> NDArray[np.float32]:
-    """Weights (n, classes) under which the source says nothing of a class.
+    """Weights (n, classes) with which the source of an image does not predict its classes.
 
-    Within each source the positives of a class weigh as much together as its negatives. A class of which a source shows
-    next to nothing, or only the one side, is unknown there: weight 0. ``clean`` tells the images without any finding.
+    Within each source, the positives of a class have the same total weight as its negatives. If a source has almost no
+    positives or negatives of a class, its weights for the class are 0. ``clean`` (n,) marks images without any finding.
     """
     weights = np.zeros(labels.shape, dtype=np.float32)
     names = np.array(sources)
@@ -222,17 +225,17 @@ def balanced_weights(labels: NDArray[np.float32], sources: Sequence[str], clean:
             weights[positive, k] = total / positive.sum()
             weights[:, k] += (share * total / share.sum()).astype(np.float32)
     spent = weights.sum(axis=0) / max(len(labels), 1)
-    # Rare classes count, but not as much as others.
+    # Rare classes count less than others, but still count.
     return np.asarray(weights / np.sqrt(np.maximum(spent, 1e-6)), dtype=np.float32)
 
 
 def source_odds(
     labels: NDArray[np.float32], sources: Sequence[str], clean: NDArray[Any]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Log odds of each class in the image's source, and weights, both (n, classes): another way to keep sources apart.
+    """Log odds of each class in the image's source, and weights, both (n, classes).
 
-    A network whose logits have these odds added in training need not learn what the source alone tells (logit
-    adjustment, Menon et al. 2021), and no image weighs many times as much as another.
+    They are an alternative to `balanced_weights`: a network whose logits get these odds added in training need not
+    learn the source (logit adjustment, Menon et al. 2021), and no image has many times the weight of another.
     """
     odds, weights = np.zeros(labels.shape, dtype=np.float32), np.zeros(labels.shape, dtype=np.float32)
     names = np.array(sources)

@@ -1,8 +1,8 @@
-"""Trains one network: many tasks at once, small images before large ones, the running mean of the weights kept.
+"""Trains one network: several tasks at once, small images first, and a running mean of the weights.
 
-Beside the classes that are shipped the network learns the fourteen labels of NIH, the logits of a teacher
-(distillation, Hinton et al. 2015) where there are some, and view, sex and age, which each image has and which teach
-anatomy. Of these nothing is shipped.
+Beside the shipped classes, the network learns the 14 labels of NIH, the logits of a teacher where they exist
+(distillation, Hinton et al. 2015), and view, sex and age, which teach it anatomy. These further outputs are not
+shipped.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ OUTPUTS = len(KEYS) + 2 * len(NIH) + 3
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A part of the training: side of the images in pixels, epochs, highest learning rate, share of 64-pixel images.
+    """A stage of the training: image side in pixels, epochs, highest learning rate, share of 64-pixel images used.
 
-    ``tuberculosis`` is what its weight is multiplied by: its images, of other hospitals, say little else.
+    ``tuberculosis`` is a factor on the weight of that class, whose images come from other hospitals.
     """
 
     side: int
@@ -41,7 +41,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How a network is made and trained."""
+    """The shape of a network and the settings of its training."""
 
     planes: tuple[int, ...] = (32, 64, 128, 192)
     stages: tuple[Stage, ...] = (
@@ -63,7 +63,7 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class _Goals:
-    """Targets and weights (n, OUTPUTS), and what is added to the logits of the labels in training."""
+    """Targets, weights, and the log odds that are added to the logits in training; each (n, OUTPUTS)."""
 
     targets: torch.Tensor
     weights: torch.Tensor
@@ -72,7 +72,7 @@ class _Goals:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """What stays the same from stage to stage."""
+    """The values that all stages share."""
 
     cases: Cases
     chosen: NDArray[np.int64]
@@ -84,7 +84,7 @@ class _Run:
 
 
 def fit(cases: Cases, chosen: NDArray[np.int64], recipe: Recipe, *, seed: int, device: str, say: Say) -> ChestReader:
-    """Train on the images ``chosen`` alone; returns the running mean of the weights, in evaluation mode."""
+    """Train on the images ``chosen`` alone, and return the running mean of the weights, in evaluation mode."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     network = ChestReader(recipe.planes, OUTPUTS).to(device, memory_format=torch.channels_last)
@@ -139,7 +139,7 @@ def _train(network: ChestReader, mean: ChestReader, run: _Run, stage: Stage, *, 
 
 
 def _at_side(pixels: NDArray[np.uint8], side: int) -> torch.Tensor:
-    """Images (n, h, w) uint8 as (n, 1, side, side) uint8."""
+    """Resize images (n, h, w) uint8 to (n, 1, side, side) uint8."""
     parts = []
     for start in range(0, len(pixels), 128):
         images = torch.from_numpy(pixels[start : start + 128])[:, None].float()
@@ -150,7 +150,7 @@ def _at_side(pixels: NDArray[np.uint8], side: int) -> torch.Tensor:
 
 
 def _mixing(count: int, odds: float, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mixup (Zhang et al. 2018): the share of each image in itself, and the other that the rest comes from."""
+    """Mixup (Zhang et al. 2018): the share of each image that stays, and the index of the image that is mixed in."""
     share = torch.ones(count)
     if float(torch.rand(1, generator=generator)) < odds:
         share = 1.0 - 0.5 * torch.rand(count, generator=generator) ** 2
@@ -158,7 +158,7 @@ def _mixing(count: int, odds: float, generator: torch.Generator) -> tuple[torch.
 
 
 def _loss(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Loss of each image: cross entropy of labels, squared error of the teacher's logits and of the age."""
+    """Loss of each image (n,): cross entropy of labels, view and sex; smooth L1 of the teacher's logits and the age."""
     labels, taught = len(KEYS) + len(NIH), len(KEYS) + 2 * len(NIH)
     entropy = functional.binary_cross_entropy_with_logits(logits, targets.clamp(0, 1), reduction="none")
     square = functional.smooth_l1_loss(logits, targets, reduction="none")
@@ -202,22 +202,22 @@ def _soft(
     odds: NDArray[np.float32],
     recipe: Recipe,
 ) -> NDArray[np.float64]:
-    """Labels, smoothed, and where the teacher has an opinion half way to it; fitted on these images alone."""
+    """Smoothed labels, moved towards the teacher's predictions, which are calibrated on these images."""
     soft = labels.astype(np.float64) * (1.0 - recipe.smooth) + recipe.smooth / 2.0
     for key, names in TEACHERS.items():
         k = KEYS.index(key)
-        said = np.max([teacher[:, NIH.index(name)] for name in names], axis=0)
-        known = np.isfinite(said) & np.isfinite(labels[:, k]) & (weights[:, k] > 0)
+        predicted = np.max([teacher[:, NIH.index(name)] for name in names], axis=0)
+        known = np.isfinite(predicted) & np.isfinite(labels[:, k]) & (weights[:, k] > 0)
         if known.sum() < 50 or not 0 < labels[known, k].sum() < known.sum():
             continue
-        slope, offset = platt(said[known], labels[known, k], weights[known, k])
-        opinion = 1.0 / (1.0 + np.exp(-(slope * said[known] + offset + odds[known, k])))
+        slope, offset = platt(predicted[known], labels[known, k], weights[known, k])
+        opinion = 1.0 / (1.0 + np.exp(-(slope * predicted[known] + offset + odds[known, k])))
         soft[known, k] = (1.0 - recipe.teach) * soft[known, k] + recipe.teach * opinion
     return soft
 
 
 def platt(scores: NDArray[np.float64], truth: NDArray[np.float32], weights: NDArray[np.float32]) -> tuple[float, float]:
-    """Slope and offset of the logistic regression of ``truth`` on ``scores`` (Platt 1999), a little shrunk."""
+    """Slope and offset of the logistic regression of ``truth`` on ``scores`` (Platt 1999), with a small ridge."""
     x = torch.tensor(np.stack([scores, np.ones_like(scores)], axis=1), dtype=torch.float64)
     y, w = torch.tensor(truth, dtype=torch.float64), torch.tensor(weights, dtype=torch.float64)
     beta = torch.zeros(2, dtype=torch.float64)
@@ -239,7 +239,7 @@ def follow(mean: torch.nn.Module, network: torch.nn.Module, keep: float) -> None
 
 
 def predict(network: ChestReader, pixels: NDArray[np.uint8], side: int) -> NDArray[np.float32]:
-    """Logits (n, KEYS) of images (n, h, w) uint8, out of the mean maps of the image and of its mirror image."""
+    """Logits (n, KEYS) of images (n, h, w) uint8, from the mean of the maps of each image and its mirror image."""
     parts = []
     with torch.inference_mode():
         for start in range(0, len(pixels), 64):

@@ -1,4 +1,4 @@
-"""What ``dicom-node models evaluate`` needs to measure models on a fold that they have not learnt from."""
+"""Writes labels and models for ``dicom-node models evaluate``, which measures them on a fold that they did not see."""
 
 from __future__ import annotations
 
@@ -12,16 +12,27 @@ from ai.training.chest.boxes import BOXES, box_figures
 from ai.training.chest.data import FOLDS, KEYS, Cases
 from ai.training.chest.fit import Recipe, Say
 from ai.training.chest.measure import measure, probabilities
-from ai.training.chest.run import THUMBNAIL, Place, alone, calibrate, crossvalidate, describe_training, load_cases
+from ai.training.chest.run import (
+    THUMBNAIL,
+    Place,
+    calibrate,
+    crossvalidate,
+    describe_training,
+    load_cases,
+    single_networks,
+)
 from ai.training.chest.write import Written, calibrated, write_bundle
 
 
 def hold_out(data: Path, out: Path, recipe: Recipe, fold: int, *, place: Place, say: Say) -> None:
-    """Write what ``dicom-node models evaluate`` needs to measure models on a fold that they have not learnt from.
+    """Write labels and models to measure on a fold that the models did not see.
 
-    ``out/network`` and ``out/linear`` are bundles of what was trained without the fold; ``out/labels.csv`` names the
-    fold's images of more than 64 pixels. Calibration and thresholds are chosen on the images of the other folds, by
-    scores of networks that had seen the fold; how parts are weighed and how long is trained was chosen on all folds.
+    ``out/network`` and ``out/linear`` are bundles of the models that were trained without the fold. ``out/labels.csv``
+    lists the fold's images of more than 64 pixels. Calibration and thresholds are chosen on the images of the other
+    folds, with scores of networks that had seen the fold. The settings of the training were chosen on all folds.
+
+    Raises:
+        ValueError: the fold has no image of more than 64 pixels.
     """
     cases = load_cases(data, recipe)
     if not (large := cases.stored > THUMBNAIL)[cases.folds == fold].any():
@@ -30,16 +41,16 @@ def hold_out(data: Path, out: Path, recipe: Recipe, fold: int, *, place: Place, 
     others, held = large & (cases.folds != fold), np.flatnonzero(large & (cases.folds == fold))
     logits, linear, seen = trained.logits[others], trained.linear[others], cases.part(others)
     points = calibrate(seen, logits, linear)
-    networks = alone(trained, points, recipe)
+    networks = single_networks(trained, points, recipe)
     apart = calibrate(seen, linear, linear, {}, {})
     command = f"python -m ai.training.chest hold-out --data DIR --seed {place.seed} --fold {fold} --out DIR"
     learnt = describe_training(cases.part(cases.folds != fold), place, trained)
     training = {**learnt, "command": command, "folds": [fold]}
-    for name, model, chosen, said in (
+    for name, model, chosen, logits_of in (
         ("network", networks[fold], points, (logits, linear)),
         ("linear", calibrated(trained.baselines[fold], apart), apart, (linear, linear)),
     ):
-        scores = probabilities(*said, chosen)
+        scores = probabilities(*logits_of, chosen)
         measured = {
             "method": "other folds than the bundle's, out-of-fold: what calibration and thresholds were chosen on",
             "classes": measure(seen, scores, [point.threshold for point in chosen]),
@@ -51,9 +62,9 @@ def hold_out(data: Path, out: Path, recipe: Recipe, fold: int, *, place: Place, 
 
 
 def write_labels(path: Path, cases: Cases, folder: Path) -> None:
-    """A table for ``dicom-node models evaluate``: one row an image, one column a class, as 0, 1 or nothing.
+    """Write a table for ``dicom-node models evaluate``: a row for each image, a column for each class (0, 1 or empty).
 
-    ``folder`` holds the images, whose sizes make pixels of the boxes' parts.
+    ``folder`` holds the images. Their sizes convert boxes from fractions to pixels.
     """
     with path.open("w", newline="", encoding="utf-8") as opened:
         table = csv.writer(opened)

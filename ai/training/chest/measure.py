@@ -1,7 +1,7 @@
 """Measures scores of radiographs: within one source, by patient, and by sex, age and view.
 
-A class's AUC compares its positives with images without any finding **of the same source**: pairs across sources do not
-count, since the look of a collection tells much of what is in it. Intervals are 95 % percentiles of a bootstrap that
+The AUC of a class compares its positives with images without any finding **of the same source**. Pairs across sources
+do not count, because the look of a collection predicts its content. Intervals are 95 % percentiles of a bootstrap that
 draws patients, not images (Efron and Tibshirani 1993).
 """
 
@@ -20,11 +20,11 @@ from ai.training.chest.data import KEYS, Cases, balanced_weights
 DRAWS = 1000
 _GROUP_DRAWS = 300
 LEAST_SENSITIVITY = 0.7
-# How much the logit of "abnormality", and that of the linear model, add to that of a class; see `run.calibrate`.
+# Factors of the logit of "abnormality", and of the linear model, in the logit of a class; see `run.calibrate`.
 MIXED = dict.fromkeys(("nodule_or_mass", "pneumonia", "effusion", "cardiomegaly", "consolidation"), 0.6)
 JOINED = {"tuberculosis": 1.0, "pneumonia": 0.4, "cardiomegaly": 0.4, "abnormality": 0.4}
-REGION = 0.5  # of a map: where the odds are at least half of what they are at its peak
-_FEWEST = 5  # positives and normals, below which a group gets no figure
+REGION = 0.5  # share of a map's peak (in odds) at which its region ends
+_FEWEST = 5  # the least positives, and normals, of a group with figures
 _BINS = 10
 AGES = (("under 18", 0, 18), ("18 to 39", 18, 40), ("40 to 64", 40, 65), ("65 and over", 65, 200))
 
@@ -46,7 +46,7 @@ class OperatingPoint:
 def probabilities(
     logits: NDArray[np.floating[Any]], linear: NDArray[np.floating[Any]], points: Sequence[OperatingPoint]
 ) -> NDArray[np.float64]:
-    """Calibrated probabilities (n, classes) of the network's logits (n, classes) and those of the linear model."""
+    """Calibrated probabilities (n, classes) from the logits (n, classes) of the network and of the linear model."""
     slope, share, joined, offset = (
         np.array([getattr(point, what) for point in points]) for what in ("slope", "share", "linear", "offset")
     )
@@ -55,12 +55,10 @@ def probabilities(
 
 
 def choose_threshold(scores: NDArray[np.float64], truth: NDArray[Any], weights: NDArray[Any]) -> float:
-    """The score that makes sensitivity + specificity greatest (Youden 1950), under weights; of several the middle.
+    """The threshold with the greatest weighted sensitivity + specificity (Youden 1950), the middle one of several.
 
-    Among those that leave a sensitivity of `LEAST_SENSITIVITY`: few cases make curves on which the greatest sum may
-    stand where half of the sick are missed.
-
-    ``scores``, ``truth`` (0 or 1) and ``weights`` are vectors of the same images.
+    Its sensitivity is at least `LEAST_SENSITIVITY`, because with few cases the greatest sum may miss half of the sick.
+    ``scores``, ``truth`` (0 or 1) and ``weights`` are (n,).
     """
     used = weights > 0
     order = np.argsort(scores[used])
@@ -68,7 +66,7 @@ def choose_threshold(scores: NDArray[np.float64], truth: NDArray[Any], weights: 
     missed = np.concatenate([[0.0], np.cumsum(w * (t == 1))]) / max(w[t == 1].sum(), 1e-12)
     spared = np.concatenate([[0.0], np.cumsum(w * (t == 0))]) / max(w[t == 0].sum(), 1e-12)
     gain = np.where(missed <= 1.0 - LEAST_SENSITIVITY + 1e-9, spared - missed, -1.0)
-    # A curve of few cases is ragged: of all points nearly as good as the best the middle one generalises better.
+    # With few cases the curve is ragged. The middle of the nearly best points generalises better.
     good = np.flatnonzero(gain >= gain.max() - 0.01)
     cut = int(good[len(good) // 2])
     middle = (s[max(cut - 1, 0)] + s[min(cut, len(s) - 1)]) / 2.0
@@ -83,9 +81,9 @@ def auc_figures(
     *,
     draws: int = DRAWS,
 ) -> dict[str, Any] | None:
-    """AUC of positives against normals of the same source, with its interval; None where there are too few.
+    """AUC of positives against normals of the same source, with its interval. None if there are too few.
 
-    ``positive`` and ``normal`` are masks (n,). What has no counterpart in its source does not count.
+    ``positive`` and ``normal`` are masks (n,). Images without a counterpart in their source do not count.
     """
     names = np.array(cases.sources)
     paired = [s for s in set(names[positive]) if (normal & (names == s)).any()]
@@ -106,7 +104,7 @@ def auc_figures(
 
 
 def calibration_error(scores: NDArray[np.float64], truth: NDArray[Any], weights: NDArray[Any]) -> float:
-    """Expected calibration error over ten bins of equal width (Guo et al. 2017), under weights."""
+    """Weighted expected calibration error over ten bins of equal width (Guo et al. 2017)."""
     cell = np.minimum((scores * _BINS).astype(int), _BINS - 1)
     total, error = float(weights.sum()), 0.0
     for number in range(_BINS):
@@ -117,7 +115,7 @@ def calibration_error(scores: NDArray[np.float64], truth: NDArray[Any], weights:
 
 
 def measure(cases: Cases, scores: NDArray[np.float64], thresholds: Sequence[float]) -> dict[str, Any]:
-    """All figures of calibrated scores (n, classes), by class; see the module."""
+    """All figures of calibrated scores (n, classes), by class. See the module for the comparisons."""
     normal = cases.labels[:, KEYS.index("abnormality")] == 0.0
     weights = balanced_weights(cases.labels, cases.sources, normal)
     found = {}
@@ -134,14 +132,14 @@ def measure(cases: Cases, scores: NDArray[np.float64], thresholds: Sequence[floa
         comparable = normal & np.isin(np.array(cases.sources), [s for s in set(cases.sources) if _both(cases, s, k)])
         above = scores[:, k] >= thresholds[k]
         other = (cases.labels[:, k] == 0.0) & ~normal
-        told = auc_figures(scores[:, k], positive, other, cases, draws=_GROUP_DRAWS)
+        against_other = auc_figures(scores[:, k], positive, other, cases, draws=_GROUP_DRAWS)
         found[key] = {
             **here,
             "threshold": round(thresholds[k], 4),
             "sensitivity": _share(above[positive]),
             "specificity": _share(~above[comparable]),
             "specificity_among_other_findings": _share(~above[other]),
-            "against_other_findings": told,
+            "against_other_findings": against_other,
             "calibration_error": round(
                 calibration_error(scores[:, k], np.nan_to_num(cases.labels[:, k]), weights[:, k]), 4
             ),
@@ -183,11 +181,11 @@ def _sizes(cases: Cases) -> dict[str, NDArray[Any]]:
 
 
 def control(cases: Cases, scores: NDArray[np.float64], k: int, normal: NDArray[Any]) -> dict[str, float | None]:
-    """What the source tells: of a class, and to the network.
+    """How well the source predicts a class, and how much the network uses it.
 
-    ``source_alone``: AUC over all images, sources mixed, of the share of positives in an image's source, which knows
-    nothing of the image. ``normals_of_it``: AUC by which the network's score tells normals of the source with most
-    positives from the other sources' normals; 0.5 is what a score has that does not go by the source.
+    ``source_alone``: the AUC, over the images of all sources, of the share of positives in the image's source.
+    ``normals_of_it``: the AUC of the network's score between normals of the source with the most positives and normals
+    of the other sources. It is 0.5 if the score does not depend on the source.
     """
     truth, names = cases.labels[:, k], np.array(cases.sources)
     known = np.isfinite(truth)

@@ -1,4 +1,4 @@
-"""The whole way from a folder of radiographs to a bundle: folds, calibration, figures, files."""
+"""Trains the bundle from a folder of radiographs: folds, calibration, figures, files."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ from ai.training.chest.measure import (
 )
 from ai.training.chest.write import Written, assemble, inference, write_bundle
 
-THUMBNAIL = 64  # pixels: images that are stored no larger
+THUMBNAIL = 64  # pixels: images stored at this width or less are thumbnails
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where and from what seed a training runs: ``jobs`` processes on ``device``, networks kept in ``work``.
+    """The seed and the machine of a training: ``jobs`` processes on ``device``, with networks saved in ``work``.
 
-    ``where`` says in the card what it ran on.
+    ``where`` names the machine in the card.
     """
 
     seed: int
@@ -53,10 +53,10 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """One network and one linear model of each fold that was trained, and what each said of the images of its own fold.
+    """A network and a linear model for each trained fold, with their logits on the images of the fold they did not see.
 
-    ``logits`` and ``linear`` (n, KEYS) are NaN for images of folds that were not trained; ``seconds`` is what training
-    took, the folds one after another.
+    ``logits`` and ``linear`` (n, KEYS) are NaN for images of folds that were not trained. ``seconds`` is the sum of the
+    training times of the folds.
     """
 
     networks: dict[int, ChestReader]
@@ -80,15 +80,18 @@ def preparation(side: int) -> Prepare:
 
 
 def load_cases(data: Path, recipe: Recipe) -> Cases:
-    """The images at the side of the recipe's last stage; see `ai.training.chest.data.read_cases`."""
+    """Read the images at the side of the recipe's last stage; see `ai.training.chest.data.read_cases`."""
     return read_cases(data, preparation(recipe.stages[-1].side))
 
 
 def crossvalidate(data: Path, cases: Cases, recipe: Recipe, folds: Sequence[int], *, place: Place, say: Say) -> Trained:
     """Train one network for each of ``folds`` on the other folds.
 
-    What is trained is kept in a folder of ``place.work`` for this recipe and these images, and read from there when it
-    is there already.
+    Trained networks are saved in a folder of ``place.work`` for this recipe and these images. Networks that are there
+    already are loaded.
+
+    Raises:
+        ValueError: a fold has no images, or all of them.
     """
     for number in folds:
         if not 0 < int((cases.folds == number).sum()) < len(cases.files):
@@ -127,7 +130,7 @@ def _kept(place: Place, number: int) -> Path:
 
 
 def _digest(cases: Cases, recipe: Recipe) -> str:
-    """Names what a training depends on beside its seed."""
+    """A digest of everything that a training depends on, except its seed."""
     shape = (BLOCKS, SHARPNESS, OUTPUTS)
     whole = hashlib.sha256(repr((shape, recipe, cases.files, cases.patients, cases.sources)).encode())
     for table in (cases.pixels, cases.labels, cases.nih, cases.teacher, cases.extra, cases.stored):
@@ -160,11 +163,11 @@ def calibrate(
     mixed: Mapping[str, float] = MIXED,
     joined: Mapping[str, float] = JOINED,
 ) -> list[OperatingPoint]:
-    """Calibration and threshold of each class on out-of-fold logits, by the weights that make the sources alike.
+    """Choose calibration and threshold of each class on out-of-fold logits, weighted by `balanced_weights`.
 
-    A finding is a kind of abnormality, and of that the network has learnt from more images than of any finding: the
-    logit of "abnormality" joins that of each class in ``mixed``. That of the linear model, which sees the image as a
-    whole, joins the classes in ``joined``. All in units of their spread.
+    Every finding is an abnormality, which the network has learnt from the most images. So the logit of "abnormality" is
+    added to the classes in ``mixed``, with the factor given there. The logit of the linear model is added to the
+    classes in ``joined``. All logits are in units of their standard deviation.
     """
     normal = cases.labels[:, KEYS.index("abnormality")] == 0.0
     weights = balanced_weights(cases.labels, cases.sources, normal)
@@ -180,7 +183,7 @@ def calibrate(
             points.append(OperatingPoint(1.0, 0.0, 0.5))
             continue
         slope, offset = platt(scores, truth, w)
-        slope = max(slope, 0.05)  # a class that was not learnt keeps its order
+        slope = max(slope, 0.05)  # for a class that was not learnt: its order of scores stays
         probability = 1.0 / (1.0 + np.exp(-(slope * scores + offset)))
         threshold = round(choose_threshold(probability, truth, w), 4)
         points.append(OperatingPoint(slope * own, offset, threshold, slope * share, slope * third))
@@ -188,11 +191,11 @@ def calibrate(
 
 
 def teacher_figures(cases: Cases) -> dict[str, Any]:
-    """The AUC of the teacher on the images that its opinion is known of, by class."""
-    said = np.full((len(cases.files), len(KEYS)), np.nan)
+    """The AUC of the teacher, by class, on the images with predictions of the teacher."""
+    predicted = np.full((len(cases.files), len(KEYS)), np.nan)
     for key, names in TEACHERS.items():
-        said[:, KEYS.index(key)] = np.max([cases.teacher[:, NIH.index(name)] for name in names], axis=0)
-    return _aucs(cases, said)
+        predicted[:, KEYS.index(key)] = np.max([cases.teacher[:, NIH.index(name)] for name in names], axis=0)
+    return _aucs(cases, predicted)
 
 
 def _aucs(cases: Cases, scores: NDArray[np.float64]) -> dict[str, Any]:
@@ -209,7 +212,7 @@ def _aucs(cases: Cases, scores: NDArray[np.float64]) -> dict[str, Any]:
 def train(
     data: Path, bundle: Path, recipe: Recipe, *, place: Place, say: Say, folds: Sequence[int] = tuple(range(FOLDS))
 ) -> None:
-    """Train a network for each of ``folds``, measure each on its fold, and write the bundle of them all."""
+    """Train a network for each of ``folds``, measure each on its fold, and write a bundle that combines them."""
     cases = load_cases(data, recipe)
     say(f"read {len(cases.files)} images of {len(set(cases.patients))} patients")
     trained = crossvalidate(data, cases, recipe, folds, place=place, say=say)
@@ -222,8 +225,8 @@ def train(
     say(f"wrote {bundle}")
 
 
-def alone(trained: Trained, points: Sequence[OperatingPoint], recipe: Recipe) -> dict[int, ChestNetwork]:
-    """Each fold's network and linear model as a network that could ship."""
+def single_networks(trained: Trained, points: Sequence[OperatingPoint], recipe: Recipe) -> dict[int, ChestNetwork]:
+    """Assemble the network and the linear model of each fold into a `ChestNetwork` of its own."""
     return {
         number: assemble([network], [trained.baselines[number]], points, recipe.planes)
         for number, network in trained.networks.items()
@@ -231,8 +234,8 @@ def alone(trained: Trained, points: Sequence[OperatingPoint], recipe: Recipe) ->
 
 
 def figures(cases: Cases, trained: Trained, recipe: Recipe, say: Say) -> tuple[list[OperatingPoint], dict[str, Any]]:
-    """Operating points, and all that is measured out of fold."""
-    # Thumbnails help to learn, but nobody will send one: they are measured apart and choose no threshold.
+    """Choose the operating points, and measure everything out of fold."""
+    # Thumbnails are used in training, but no hospital sends them: they are measured apart and choose no threshold.
     seen = np.isfinite(trained.logits).all(axis=1)
     thumbnails, known = seen & (cases.stored <= THUMBNAIL), seen & (cases.stored > THUMBNAIL)
     judged = cases.part(known)
@@ -252,13 +255,13 @@ def figures(cases: Cases, trained: Trained, recipe: Recipe, say: Say) -> tuple[l
         "linear": _aucs(judged, linear[known]),
         "network": _aucs(judged, logits[known]),
         "teacher": teacher_figures(judged),
-        "boxes": box_figures(judged, alone(trained, points, recipe)),
+        "boxes": box_figures(judged, single_networks(trained, points, recipe)),
     }
     return points, measured
 
 
 def describe_training(cases: Cases, place: Place, trained: Trained) -> dict[str, Any]:
-    """What the card says of the data and of the run."""
+    """The description of the data and of the run, for the card."""
     names, people = np.array(cases.sources), np.array(cases.patients)
     sources = [
         {

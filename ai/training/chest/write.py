@@ -18,8 +18,8 @@ from ai.training.chest.fit import Recipe
 from ai.training.chest.measure import REGION, OperatingPoint
 
 VERSION = "0.2.0"
-_FEWEST_BOXES = 5  # of a class, below which a few hits say nothing
-UNRELIABLE = 0.60  # an interval of the AUC that reaches down to this leaves a class undetermined
+_FEWEST_BOXES = 5  # the least boxes of a class to measure its heat maps on
+UNRELIABLE = 0.60  # a class is undetermined if the interval of its AUC reaches down to this
 NOTICE = "Research model, not for diagnostic use"
 INTENDED_USE = (
     "Research and technical evaluation on frontal chest radiographs (PA or AP) of adults. Trained on public research "
@@ -41,7 +41,7 @@ _CODES = {  # name, code (SNOMED CT), meaning, site
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What becomes a bundle: its name, the calibrated network, how it came to be, and all that was measured of it."""
+    """The content of a bundle: name, calibrated network, recipe, description of the training, figures, thresholds."""
 
     name: str
     network: ChestNetwork | LinearReader
@@ -52,7 +52,7 @@ class Written:
 
 
 def inference(side: int, network: dict[str, Any]) -> dict[str, Any]:
-    """``inference.json``: the whole image on a square grid, in greys from its darkest to its brightest percentile."""
+    """``inference.json``: the whole image on a square grid, scaled from its darkest to its brightest percentile."""
     return {
         "imports": ["$import torch"],
         "device": "cpu",
@@ -86,7 +86,7 @@ def assemble(
     points: Sequence[OperatingPoint],
     planes: Sequence[int],
 ) -> ChestNetwork:
-    """One network that says what all say on average, calibrated: its sigmoid is the calibrated probability."""
+    """Combine networks into one that averages their logits. The sigmoid of its output is the calibrated probability."""
     whole: ChestNetwork = ChestNetwork(planes, len(KEYS), len(networks)).eval()
     mixed = torch.diag(torch.tensor([point.slope for point in points], dtype=torch.float64))
     mixed[:, KEYS.index("abnormality")] += torch.tensor([point.share for point in points], dtype=torch.float64)
@@ -110,7 +110,7 @@ def assemble(
 
 
 def calibrated(baseline: LinearReader, points: Sequence[OperatingPoint]) -> LinearReader:
-    """The linear model alone, so that its sigmoid is the calibrated probability."""
+    """Calibrate the linear model alone. The sigmoid of its output is the calibrated probability."""
     whole: LinearReader = LinearReader(len(KEYS)).eval()
     slope, offset = (torch.tensor([getattr(point, what) for point in points]) for what in ("slope", "offset"))
     with torch.no_grad():
@@ -125,7 +125,7 @@ def _mean(baselines: Sequence[LinearReader]) -> list[torch.Tensor]:
 
 
 def undetermined(key: str, figures: dict[str, Any]) -> str:
-    """Why a class is never called present or absent; empty where it is."""
+    """The reason why a class is never called present or absent. Empty if it is called."""
     one = figures.get(key)
     if one is None:
         return "too few images of other patients to measure it"
@@ -138,9 +138,9 @@ def undetermined(key: str, figures: dict[str, Any]) -> str:
 
 
 def is_placed(boxes: dict[str, Any] | None) -> bool:
-    """Whether the heat maps of a class point at it more often than a point drawn at random would (95 %, Wilson).
+    """Whether the heat maps of a class hit it more often than a random point would (95 %, Wilson).
 
-    Those that do not, or that nobody measured, are not shown: a place that means nothing misleads whoever looks there.
+    Other heat maps, and those that were not measured, are not shown, because a wrong place misleads the reader.
     """
     if not boxes or boxes["findings"] < _FEWEST_BOXES:
         return False
@@ -195,7 +195,7 @@ def reading(
 def metadata(
     side: int, what: str, recipe: Recipe, training: dict[str, Any], measured: dict[str, Any]
 ) -> dict[str, Any]:
-    """``metadata.json`` as MONAI defines it, with all figures in ``eval_metrics``; ``what`` names the kind of model."""
+    """``metadata.json`` as MONAI defines it, with all figures in ``eval_metrics``. ``what`` is the kind of model."""
     return {
         "schema": "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json",
         "version": VERSION,
@@ -248,7 +248,7 @@ def metadata(
 
 
 def write_bundle(bundle: Path, written: Written) -> None:
-    """Write all files of the bundle; half precision halves the weights and moves a score by less than 0.001."""
+    """Write all files of the bundle. Weights are stored in half precision, which changes a score by less than 0.001."""
     for folder in ("configs", "models", "docs"):
         (bundle / folder).mkdir(parents=True, exist_ok=True)
     recipe, network, measured = written.recipe, written.network, written.measured
@@ -261,13 +261,13 @@ def write_bundle(bundle: Path, written: Written) -> None:
     defined: dict[str, Any] = {"_target_": f"{type(network).__module__}.{type(network).__name__}", "classes": len(KEYS)}
     if isinstance(network, ChestNetwork):
         defined |= {"planes": list(recipe.planes), "members": len(network.features.members)}
-    said = reading(written.name, written.points, measured["classes"], measured.get("boxes"))
+    manifest = reading(written.name, written.points, measured["classes"], measured.get("boxes"))
     what = "A linear model"
     if isinstance(network, ChestNetwork):
         what = "Small residual networks and a linear model"
     described = metadata(side, what, recipe, written.training, measured)
-    for name, value in (("inference", inference(side, defined)), ("reading", said), ("metadata", described)):
+    for name, value in (("inference", inference(side, defined)), ("reading", manifest), ("metadata", described)):
         write_json(bundle / "configs" / f"{name}.json", value)
-    if "images" in measured:  # of all folds: there is enough for a card
+    if "images" in measured:  # figures of all folds, which the card needs
         size = (bundle / "models" / "model.pt").stat().st_size / 1e6
-        (bundle / "docs" / "README.md").write_text(card(said, described, size), encoding="utf-8")
+        (bundle / "docs" / "README.md").write_text(card(manifest, described, size), encoding="utf-8")

@@ -1,1 +1,1 @@
-"""How the demonstration model is trained, on drawn radiographs."""
+"""Trains the demonstration model ``phantom_cxr`` on drawn radiographs."""

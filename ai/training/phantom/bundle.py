@@ -1,4 +1,4 @@
-"""Chooses the operating points of ``phantom_cxr`` and writes its files: weights, reading.json, metadata.json, card."""
+"""Chooses the operating points of ``phantom_cxr`` and writes its weights, reading.json, metadata.json and card."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ _AREAS = (3, 6, 10, 16, 30, 60)
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """How a training went: its arguments, wall and processor seconds, and the validation's ``tally``."""
+    """The figures of a training: arguments, wall and processor seconds, and `evaluation.tally` of the validation."""
 
     seed: int
     images: int
@@ -109,7 +109,7 @@ class Figures:
 
 
 def operating_points(cases: Sequence[Case]) -> tuple[Output, ...]:
-    """For every class the thresholds that find most and say least that is false, on validation images."""
+    """For each class, the thresholds with the most true boxes less false boxes on validation images."""
     return tuple(_operating_point(cases, channel, key) for channel, key in enumerate(FINDING_KEYS))
 
 
@@ -143,7 +143,7 @@ def _operating_point(cases: Sequence[Case], channel: int, key: str) -> Output:
 
 
 def _best_threshold(found: Sequence[tuple[float, bool]], lowest: float) -> tuple[float, float, float]:
-    """The score that leaves most true boxes less false ones: that gain, the middle and the width of its plateau."""
+    """The score with the most true boxes less false boxes: (that gain, middle, width of the range of such scores)."""
     ordered = sorted(found, key=lambda pair: -pair[0])
     scores = [score for score, _ in ordered]
     gains = np.cumsum([0.0] + [1.0 if hit else -1.0 for _, hit in ordered])
@@ -155,7 +155,7 @@ def _best_threshold(found: Sequence[tuple[float, bool]], lowest: float) -> tuple
 
 
 def write_bundle(bundle: Path, weights: dict[str, torch.Tensor], outputs: tuple[Output, ...], figures: Figures) -> None:
-    """Write everything that training decides into a bundle that holds its ``inference.json``."""
+    """Write all results of a training into a bundle that already holds ``inference.json``."""
     for folder in ("configs", "models", "docs"):
         (bundle / folder).mkdir(parents=True, exist_ok=True)
     torch.save(weights, bundle / "models" / "model.pt")
@@ -175,7 +175,7 @@ def write_bundle(bundle: Path, weights: dict[str, torch.Tensor], outputs: tuple[
 
 
 def write_evaluation(bundle: Path, measured: dict[str, Any]) -> None:
-    """Put what a test measured (``_phantom_evaluation.evaluate``) into metadata.json and the card."""
+    """Write the result of a test (`evaluation.evaluate`) into metadata.json and the card."""
     path = bundle / "configs" / "metadata.json"
     metadata = json.loads(path.read_text(encoding="utf-8"))
     metadata["eval_metrics"] = measured

@@ -27,7 +27,7 @@ from ai.bundle.metadata import metadata_faults
 from ai.contract import Code
 from ai.inference.bundle_model import load
 from ai.training.chest_codes import NIH14, PRIVATE_SCHEME, XRV18, finding_code, key_of
-from ai.training.published import Said, import_densenet121, read_densenet121, weights_of, write_bundle
+from ai.training.published import WeightsDescription, import_densenet121, read_densenet121, weights_of, write_bundle
 
 SIZE = 64
 
@@ -115,7 +115,7 @@ def saved(path: Path, content: Any) -> Path:
 
 
 def written(content: Any, folder: Path, **said: Any) -> Path:
-    return write_bundle(weights_of(content), folder / "b", Said(**{"size": SIZE, **said}), "0" * 64)
+    return write_bundle(weights_of(content), folder / "b", WeightsDescription(**{"size": SIZE, **said}), "0" * 64)
 
 
 def run(folder: Path, display: np.ndarray) -> tuple[MetaTensor, np.ndarray]:
@@ -249,7 +249,7 @@ def test_a_pickled_model_is_refused_and_not_run(three: Reference, tmp_path: Path
         (lambda s: {}, "0 tensors are called"),
         (lambda s: {k: v for k, v in s.items() if "classifier" not in k}, "no classifier"),
         (lambda s: {k: v for k, v in s.items() if "norm5.bias" not in k}, r"features\.norm5\.bias is missing"),
-        (lambda s: {**s, "features.attention.weight": torch.zeros(2)}, r"features\.attention\.weight is too many"),
+        (lambda s: {**s, "features.attention.weight": torch.zeros(2)}, r"features\.attention\.weight is unexpected"),
         (lambda s: {**s, "features.norm5.bias": torch.zeros(7)}, r"norm5\.bias has the shape \(7,\), not \(1024,\)"),
         (lambda s: {**s, "features.norm5.bias": torch.full((1024,), math.nan)}, r"norm5\.bias is not finite"),
         (lambda s: {**s, "features.norm5.bias": s["features.norm5.bias"].to_sparse()}, r"norm5\.bias is sparse"),
@@ -266,7 +266,7 @@ def test_what_is_no_densenet_121_is_told(three: Reference, spoil: Any, told: str
         ({"classes": NIH14[:-1]}, "have 14 outputs, but 13 classes are named"),
         ({"classes": (*NIH14[:-1], "Mass")}, "mass: each may be named once"),
         ({"classes": ["-"] * 14}, "none is named"),
-        ({"channels": 1}, "take 3 channels; 1 were said"),
+        ({"channels": 1}, "take 3 channels; 1 were declared"),
         ({"normalise": "torchxrayvision"}, "does not go with 'torchxrayvision'"),
         ({"thresholds": [0.5]}, "1 for 14 classes"),
         ({"thresholds": [1.5] * 14}, "between 0 and 1"),
@@ -285,7 +285,7 @@ def test_the_bundle_says_what_it_is(three: Reference, tmp_path: Path) -> None:
     file = saved(tmp_path / "w.pt", three.state_dict())
     classes = ["-", "Teddy bear swallowed by accident", *NIH14[2:]]
     own = Code("1234", "99HOSP", "Effusion")
-    said = Said("local", classes, "chexnet", channels=3, codes={"effusion": own}, thresholds=[0.3] * 14)
+    said = WeightsDescription("local", classes, "chexnet", channels=3, codes={"effusion": own}, thresholds=[0.3] * 14)
     out = import_densenet121(file, tmp_path / "b", said)
     assert sha256(file.read_bytes()).hexdigest() in (out / "docs/README.md").read_text()
     spec = load_reading_spec(out / "configs/reading.json")
@@ -300,7 +300,7 @@ def test_the_bundle_says_what_it_is(three: Reference, tmp_path: Path) -> None:
     assert spec.notice.startswith("Not validated at this site")
     assert metadata_faults(json.loads((out / "configs/metadata.json").read_bytes())) == []
     assert "Not validated at this site" in (out / "docs/README.md").read_text()
-    with pytest.raises(BundleError, match="is there already"):
+    with pytest.raises(BundleError, match="exists already"):
         import_densenet121(file, out, said)
 
 
