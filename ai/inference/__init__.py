@@ -1,1 +1,4 @@
-"""A loaded bundle, what it is shown, and how its output becomes findings with regions."""
+"""Runs a loaded bundle on images and volumes, and makes findings with regions of its output.
+
+torch and monai are imported inside functions, so that a process that loads no bundle does not load them.
+"""

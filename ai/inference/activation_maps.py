@@ -1,9 +1,9 @@
-"""Class activation maps: where on its input a classifier saw a class.
+"""Class activation maps: the places on the input that a classifier's score comes from.
 
-With a ``classifier`` behind the global mean (Zhou et al., "Learning Deep Features for Discriminative Localization",
-CVPR 2016) a map is that classifier on each cell of the feature map, which the pass that made the scores leaves behind:
-it costs nothing. Without, gradients weight the feature map (Selvaraju et al., "Grad-CAM", ICCV 2017): one more pass
-for each class that is asked for.
+With a ``classifier`` after the global mean (Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR
+2016), a map is that classifier applied to each cell of the feature map of the same pass, which takes no extra time.
+Without it, gradients weight the feature map (Selvaraju et al., "Grad-CAM", ICCV 2017), with a further pass for each
+class.
 
 torch and monai are imported when something runs, not before.
 """
@@ -26,14 +26,14 @@ class Maps(Protocol):
     shape: tuple[int, ...]
 
     def of(self, channel: int) -> NDArray[np.float32]:
-        """The map of a class (rows, columns), in no unit; it lies evenly over the network's input."""
+        """The map of a class (rows, columns), without unit. It covers the network's input evenly."""
 
 
-def activation_maps(info: BundleInfo, network: Any) -> Hooks | None:
-    """Prepare a network for the maps that ``cam`` of ``reading.json`` asks for; None where there are none.
+def hook_activation_maps(info: BundleInfo, network: Any) -> MapHooks | None:
+    """Put hooks on a network for the maps of ``cam`` in ``reading.json``. None if there is no ``cam``.
 
     Raises:
-        BundleError: the network has no such layer, or is TorchScript, whose layers nobody can look into.
+        BundleError: the network lacks the layer, or is TorchScript, whose layers cannot be accessed.
     """
     cam = info.spec.cam
     if cam is None or info.spec.input.kind == "volume":
@@ -47,14 +47,14 @@ def activation_maps(info: BundleInfo, network: Any) -> Hooks | None:
         if layer is not None and layer not in names:
             near = difflib.get_close_matches(layer, names, n=3, cutoff=0.3) or names[-3:]
             raise BundleError(
-                f"{info.path}: cam.{what} in reading.json is {layer}, which the network has not; "
+                f"{info.path}: cam.{what} in reading.json is {layer}, which the network does not have; "
                 f"it has for example {', '.join(near)}"
             )
-    return Hooks(info, network)
+    return MapHooks(info, network)
 
 
-class Hooks:
-    """Keeps the feature map of each pass."""
+class MapHooks:
+    """Keeps the feature map of the last pass."""
 
     def __init__(self, info: BundleInfo, network: Any) -> None:
         from monai.visualize import GradCAM  # noqa: PLC0415  (see the module)
@@ -62,7 +62,7 @@ class Hooks:
 
         cam = info.spec.cam
         if cam is None:
-            raise AssertionError("there is a cam")
+            raise AssertionError("cam is None")
         self._info = info
         self._layer = cam.layer
         self._classifier = network.get_submodule(cam.classifier) if cam.classifier is not None else None
@@ -74,8 +74,8 @@ class Hooks:
         else:
             self._gradients = GradCAM(nn_module=network, target_layers=cam.layer)
 
-    def forget(self) -> None:
-        """Drop the last pass."""
+    def clear(self) -> None:
+        """Forget the last pass."""
         if self._hooks is not None:
             self._hooks.activations.clear()
         self._passes = 0
@@ -83,14 +83,18 @@ class Hooks:
     def _count(self, *_: Any) -> None:
         self._passes += 1
 
-    def taken(self, batch: Any, affine: NDArray[np.float64], shape: tuple[int, ...]) -> Maps:
-        """The maps of the pass that has just been made of ``batch``."""
+    def maps_of_pass(self, batch: Any, affine: NDArray[np.float64], shape: tuple[int, ...]) -> Maps:
+        """The maps of the pass of ``batch`` that has just run.
+
+        Raises:
+            BundleError: the inferer ran the network several times, or the layer gives no feature map.
+        """
         if self._gradients is not None:
-            return _Weighted(self._info, self._gradients, batch, affine, shape)
+            return _GradientMaps(self._info, self._gradients, batch, affine, shape)
         if self._passes != 1:
             raise BundleError(
-                f"{self._info.config}: the inferer passes an image through the network {self._passes} times, so that "
-                "nobody knows of which pass a class activation map is (cam in reading.json); once was expected"
+                f"{self._info.config}: the inferer runs the network {self._passes} times for an image, "
+                "but a class activation map (cam in reading.json) needs a single run"
             )
         features = self._hooks.activations.get(self._layer) if self._hooks is not None else None
         if getattr(features, "ndim", 0) != 4:
@@ -98,10 +102,10 @@ class Hooks:
                 f"{self._info.path}: cam.layer in reading.json, {self._layer}, gives "
                 f"{tuple(getattr(features, 'shape', ()))}; a feature map (1, features, rows, columns) was expected"
             )
-        return _Classified(self._info, self._classifier, features, affine, shape)
+        return _ClassifierMaps(self._info, self._classifier, features, affine, shape)
 
 
-class _Classified:
+class _ClassifierMaps:
     def __init__(self, info: BundleInfo, classifier: Any, features: Any, affine: Any, shape: tuple[int, ...]) -> None:
         import torch  # noqa: PLC0415  (see the module)
 
@@ -109,7 +113,7 @@ class _Classified:
         weight = getattr(classifier, "weight", None)
         try:
             with torch.inference_mode():
-                if getattr(weight, "ndim", 2) > 2:  # a convolution takes the map as it is
+                if getattr(weight, "ndim", 2) > 2:  # a convolution, which takes the whole map
                     maps = classifier(features[:1])[0]
                 else:
                     maps = classifier(features[0].flatten(1).T).T.reshape(-1, *features.shape[2:])
@@ -126,7 +130,7 @@ class _Classified:
         return found
 
 
-class _Weighted:
+class _GradientMaps:
     def __init__(self, info: BundleInfo, cam: Any, batch: Any, affine: Any, shape: tuple[int, ...]) -> None:
         self.affine, self.shape = affine, shape
         self._info, self._cam, self._batch = info, cam, batch
@@ -140,7 +144,7 @@ class _Weighted:
                 found = self._cam.compute_map(x, class_idx=channel).detach()[0, 0]
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # a network may be such that no gradient reaches the layer
+        except Exception as error:  # for example a network in which no gradient reaches the layer
             raise BundleError(
                 f"{self._info.path}: no gradient reaches cam.layer of reading.json: {short(error)}"
             ) from None

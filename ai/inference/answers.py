@@ -1,4 +1,4 @@
-"""What a model says of one picture, in the picture's own pixels: between the network's output and a `Reading`."""
+"""The answer of a model on one image, in the image's own pixels, from which a `Reading` is made."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ai.contract import HeatMap
 
 @dataclass(frozen=True, slots=True)
 class MarkedBox:
-    """A place on a picture where a class was seen: ``key`` names the output, ``score`` is a probability.
+    """A box around a region of a class. ``key`` is the output's key, ``score`` a probability.
 
-    The edges are pixel edges as in `ai.contract`, columns first, and lie within the picture.
+    The edges are pixel edges as in `ai.contract`, columns first, and lie inside the image.
     """
 
     key: str
@@ -27,13 +27,12 @@ class MarkedBox:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageAnswer:
-    """All that a model says of one picture.
+    """The answer of a model on one image.
 
-    ``scores`` are probabilities in the order of the outputs in ``reading.json``, also of outputs that are never called
-    present (``undetermined``). ``boxes`` and ``heat_maps`` are of the classes that reach their threshold alone, best
-    box first, and no box is of anatomy; the heat maps' ``sop_instance_uid`` is empty where the picture has none.
-    ``masks`` (bool, rows x columns of the picture) are the outlines of a segmentation by the output's key; of what is
-    not there, there is none.
+    ``scores`` are probabilities in the order of the outputs in ``reading.json``, also of ``undetermined`` outputs.
+    ``boxes``, best first, and ``heat_maps`` are of classes that reach their threshold. Anatomy has no boxes. The heat
+    maps' ``sop_instance_uid`` is empty; `BundleModel.read` sets it. ``masks`` are (key, bool (rows, columns)) of the
+    classes that a segmentation finds present.
     """
 
     scores: tuple[float, ...]

@@ -1,20 +1,21 @@
 """A MONAI bundle on disk -> a warm model.
 
 A bundle is a directory: ``configs/metadata.json`` and ``configs/inference.json`` (or ``.yaml``) as MONAI defines them,
-``models/model.pt`` (or ``model.ts``, TorchScript), and ``configs/reading.json`` (`ai.bundle.manifest`), which says what
-MONAI does not. Bundles of MONAI's Model Zoo run as they are: see `ai.bundle.build` for what of a configuration counts.
+``models/model.pt`` (or ``model.ts``, TorchScript), and ``configs/reading.json`` (`ai.bundle.manifest`), which adds what
+MONAI does not define. Bundles of MONAI's Model Zoo run unchanged. `ai.bundle.build` says which entries of a
+configuration are used.
 
-Preprocessing that begins with ``LoadImaged`` gets what MONAI's readers would have read: (columns, rows) of an image,
-(columns, rows, slices) of a volume with its affine to patient space. Any other gets the same with a channel axis in
-front, and an image as (1, rows, columns) with the identity over (row, column) indices for its affine. An image's greys
-are float32 in 0..1 with bone white (``values`` in ``reading.json`` can ask for 0..255). What preprocessing does to the
-affine takes the findings back to the full resolution.
+Preprocessing that begins with ``LoadImaged`` gets the form of MONAI's readers: an image as (columns, rows), a volume as
+(columns, rows, slices) with its affine to patient space. Other preprocessing gets a volume with a channel axis in
+front, and an image as (1, rows, columns) with the identity as its affine over (row, column) indices. The greys of an
+image are float32 in 0..1 with bone white (0..255 with ``values`` in ``reading.json``). The affine after preprocessing
+takes findings back to the full resolution.
 
-**A bundle is code.** MONAI's configuration runs any Python that stands in it (``$...`` expressions, ``_target_``), so a
-bundle is installed by an administrator, from a source that is trusted like any other program, and never by a peer. Its
-weights are read as plain tensors (``weights_only``).
+**A bundle is code.** MONAI's configuration runs any Python in it (``$...`` expressions, ``_target_``). So a bundle is
+installed by an administrator, from a source that is trusted like any other program, and never by a peer. Its weights
+are read as plain tensors (``weights_only``).
 
-torch and monai are imported by `load` alone: `describe` and `bundle_digest` do without.
+torch and monai are imported by `load` alone. `describe` and `bundle_digest` do not need them.
 """
 
 from __future__ import annotations
@@ -72,19 +73,19 @@ __all__ = [
 
 
 def load(path: Path, *, device: str = "cpu", threads: int | None = None) -> BundleModel:
-    """Load a bundle and run it once, so that the first study finds it warm and what is wrong with it shows now.
+    """Load a bundle and run it once, so that it is warm for the first study and its faults show now.
 
     Args:
         path: the directory of the bundle.
         device: a torch device, ``"cpu"`` or ``"cuda:0"``.
-        threads: how many CPU threads torch may use in this process; None leaves it to torch.
+        threads: the number of CPU threads for torch in this process. None leaves it to torch.
 
     Raises:
         BundleError: the bundle cannot be read, built, filled with its weights, or run.
-        torch.OutOfMemoryError, MemoryError: the device, or the machine, has no memory for it.
+        torch.OutOfMemoryError, MemoryError: the device or the machine has too little memory.
     """
     info = describe(path)
-    # The libraries warn of their own future; nobody who runs a node can act on it.
+    # The libraries warn of their future changes, which do not concern those who run a node.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import torch  # noqa: PLC0415  (seconds, and the receiving process does without)
@@ -98,17 +99,17 @@ def load(path: Path, *, device: str = "cpu", threads: int | None = None) -> Bund
             model = BundleModel(info, place, build(info, place))
             model.warm_up()
         except BundleError as error:
-            if (machine := _behind(error, MemoryError, torch.OutOfMemoryError)) is not None:
-                raise machine from None  # it is no fault of the bundle's
+            if (machine := _cause_of_kind(error, MemoryError, torch.OutOfMemoryError)) is not None:
+                raise machine from None  # not a fault of the bundle
             raise
     return model
 
 
 def title(path: Path, *, threads: int | None = None) -> Title:
-    """A bundle as a shelf knows it before it is loaded.
+    """The entry of a bundle on a shelf, before it is loaded.
 
     Raises:
-        BundleError: see `describe`.
+        BundleError: as in `describe`.
     """
     info = describe(path)
     return Title(
@@ -120,7 +121,7 @@ def title(path: Path, *, threads: int | None = None) -> Title:
 
 
 class BundleModel:
-    """A loaded bundle; `ai.contract.Model`. Made by `load`."""
+    """A loaded bundle. It implements `ai.contract.Model` and is made by `load`."""
 
     def __init__(self, info: BundleInfo, device: Any, parts: Parts) -> None:
         from ai.inference.forward import Forward  # noqa: PLC0415  (see load)
@@ -130,34 +131,34 @@ class BundleModel:
 
     @property
     def identity(self) -> ModelIdentity:
-        """Name, version and digest of what is loaded."""
+        """Name, version and digest of the bundle."""
         return self.info.identity
 
     @property
     def network(self) -> Any:
-        """The network itself (a torch module), for those who time it."""
+        """The network (a torch module), for measurements of time."""
         return self._forward.network
 
     def to(self, device: str) -> None:
         """Move the weights to a device of torch.
 
         Raises:
-            BundleError: torch cannot use it.
+            BundleError: torch cannot use the device.
         """
         self._forward.to(_device(device))
 
     def select(self, series: Sequence[SeriesRef]) -> Selection:
-        """Choose what to read by headers alone; see `ai.selection.images.select`."""
+        """Choose the instances to read by their headers; see `ai.selection.images.select`."""
         return select(self.info.spec.input, series)
 
     def read(self, selection: Selection) -> Reading:
         """Read the chosen instances.
 
-        Where one of several images cannot be read, what was found on the others counts, and no class is called absent:
-        a study half read must not look like a negative one.
+        If one of several images cannot be read, the findings on the others count, and no class is called absent: a
+        study that was partly read must not look negative.
 
         Raises:
-            ReadingError: nothing was chosen, or no instance can be read; the message names one.
+            ReadingError: nothing was chosen, or no instance can be read. The message names one instance.
         """
         if not selection.chosen:
             raise ReadingError("no image was chosen, so there is nothing to read")
@@ -196,16 +197,16 @@ class BundleModel:
         )
 
     def read_display(self, display: NDArray[np.float32]) -> ImageAnswer:
-        """Read one picture that is no DICOM file.
+        """Read one image that is no DICOM file.
 
         Args:
             display: (rows, columns), float32 from 0 (black) to 1 (white) with bone white, as `ai.images.radiograph`
-            makes it.
+                makes it.
 
         Raises:
-            ReadingError: the model reads volumes, or the picture is not of this form, or the model fails on it.
+            ReadingError: the model reads volumes, the array has another form, or the model fails on it.
         """
-        from ai.inference.image_answer import answer  # noqa: PLC0415  (see load)
+        from ai.inference.image_answer import answer_image  # noqa: PLC0415  (see load)
 
         if self.info.spec.input.kind != "image":
             raise ReadingError("the model reads volumes, a picture was given")
@@ -213,34 +214,34 @@ class BundleModel:
             raise ReadingError(
                 f"the picture is an array of {display.shape}, {display.dtype}; (rows, columns), float32 was expected"
             )
-        with _told(self.info):
-            return answer(self.info, self._forward.image(display), display.shape[0], display.shape[1])
+        with _failing_as_reading_error(self.info):
+            return answer_image(self.info, self._forward.image(display), display.shape[0], display.shape[1])
 
     def warm_up(self) -> None:
-        """Run a made-up input through everything.
+        """Run a synthetic input through all parts.
 
         Raises:
-            BundleError: a step fails, or gives something else than the bundle declares.
+            BundleError: a part fails, or its result differs from what the bundle declares.
         """
         from ai.inference.forward import made_up_picture  # noqa: PLC0415  (see load)
-        from ai.inference.image_answer import answer  # noqa: PLC0415  (see load)
+        from ai.inference.image_answer import answer_image  # noqa: PLC0415  (see load)
         from ai.inference.volume_answer import answer_volume  # noqa: PLC0415  (see load)
 
         try:
             if self.info.spec.input.kind == "volume":
-                volume = self._forward.made_up()
-                passed = self._forward.volume(volume, checked=True)
-                answer_volume(self.info, passed, volume)
+                volume = self._forward.made_up_volume()
+                result = self._forward.volume(volume, checked=True)
+                answer_volume(self.info, result, volume)
             else:
                 picture = made_up_picture()
-                passed = self._forward.image(picture, checked=True)
-                answer(self.info, passed, *picture.shape)
-            self._forward.check_places()
+                result = self._forward.image(picture, checked=True)
+                answer_image(self.info, result, *picture.shape)
+            self._forward.check_affine()
         except BundleError:
             raise
         except Exception as error:
             raise BundleError(f"{self.info.path}: the bundle does not run: {short(error)}") from error
-        declared, given = self.info.output_channels, 0 if passed.values is None else passed.values.shape[0]
+        declared, given = self.info.output_channels, 0 if result.values is None else result.values.shape[0]
         if declared is not None and given != declared:
             raise BundleError(
                 f"{self.info.path / METADATA}: network_data_format says {declared} output channels, "
@@ -253,10 +254,10 @@ class BundleModel:
         started = time.perf_counter()
         volume = load_volume(selection.chosen, self.info.spec.input.gets)
         decoded = time.perf_counter()
-        with _told(self.info):
-            passed = self._forward.volume(volume)
+        with _failing_as_reading_error(self.info):
+            result = self._forward.volume(volume)
             mapped = time.perf_counter()
-            found = answer_volume(self.info, passed, volume)
+            found = answer_volume(self.info, result, volume)
         held = {instance.sop_instance_uid for instance, _ in volume.frames}
         steps = {"decode": decoded - started, "network": mapped - decoded, "findings": time.perf_counter() - mapped}
         return Reading(
@@ -272,14 +273,14 @@ class BundleModel:
 
     def _classes(self, scores: Sequence[float], *, complete: bool) -> tuple[ClassResult, ...]:
         return tuple(
-            _verdict(output, score, complete=complete)
+            _class_result(output, score, complete=complete)
             for output, score in zip(self.info.spec.outputs, scores, strict=True)
         )
 
     def _read_one(
         self, instance: InstanceRef, seconds: dict[str, float]
     ) -> tuple[list[Finding], list[HeatMap], list[Segmentation], tuple[float, ...]]:
-        from ai.inference.image_answer import answer  # noqa: PLC0415  (see load)
+        from ai.inference.image_answer import answer_image  # noqa: PLC0415  (see load)
         from ai.inference.volume_answer import segment  # noqa: PLC0415  (see load)
 
         started = time.perf_counter()
@@ -287,10 +288,10 @@ class BundleModel:
         if image.sop_instance_uid != instance.sop_instance_uid:
             raise ReadingError("the file holds another instance than the one that was stored under its name")
         decoded = time.perf_counter()
-        with _told(self.info):
-            passed = self._forward.image(image.display)
+        with _failing_as_reading_error(self.info):
+            result = self._forward.image(image.display)
             mapped = time.perf_counter()
-            found = answer(self.info, passed, image.rows, image.columns)
+            found = answer_image(self.info, result, image.rows, image.columns)
         findings = [self._finding(image, box) for box in found.boxes]
         heat = [replace(one, sop_instance_uid=instance.sop_instance_uid) for one in found.heat_maps]
         outputs = {output.key: output for output in self.info.spec.outputs}
@@ -315,30 +316,30 @@ class BundleModel:
 
 
 @contextmanager
-def _told(info: BundleInfo) -> Iterator[None]:
-    """Have what a bundle cannot do with an image told as such: it would fail on it the next time too.
+def _failing_as_reading_error(info: BundleInfo) -> Iterator[None]:
+    """Raise an error of the bundle as a ReadingError: the bundle would fail on the image again.
 
-    What is the machine's (no memory, a device in distress) is not: another try may go well.
+    Errors of the machine (no memory, a failing device) are raised unchanged: another attempt may succeed.
     """
     import torch  # noqa: PLC0415  (see load)
 
     try:
         yield
-    except BundleError as error:  # it becomes part of a report, in which this machine's folders have no place
+    except BundleError as error:  # it is shown in a report, which must not name folders of this machine
         raise ReadingError(str(error).replace(str(info.path), info.identity.name)) from None
     except ReadingError:
         raise
-    except Exception as error:  # a bundle is code and can fail in any way; its messages may hold the image's values
-        machine = _behind(error, MemoryError, OSError, torch.OutOfMemoryError, torch.AcceleratorError)
+    except Exception as error:  # a bundle is code and can fail in any way; its message may quote the image
+        machine = _cause_of_kind(error, MemoryError, OSError, torch.OutOfMemoryError, torch.AcceleratorError)
         if machine is not None:
             raise machine from None
         raise ReadingError(f"the model cannot read this image: its bundle fails ({where(error)})") from None
 
 
-def _behind(error: BaseException, *kinds: type[BaseException]) -> BaseException | None:
-    """The error of one of these kinds that an error is or was raised from: MONAI wraps what fails in a transform.
+def _cause_of_kind(error: BaseException, *kinds: type[BaseException]) -> BaseException | None:
+    """The first of an error and its causes that is of one of these kinds. MONAI wraps errors of transforms.
 
-    torch has no kind of its own for the machine's memory; what it says of it becomes a MemoryError.
+    torch raises a RuntimeError if the machine has no memory, which becomes a MemoryError here.
     """
     found: BaseException | None = error
     while found is not None:
@@ -350,7 +351,7 @@ def _behind(error: BaseException, *kinds: type[BaseException]) -> BaseException 
     return None
 
 
-def _verdict(output: Output, score: float, *, complete: bool) -> ClassResult:
+def _class_result(output: Output, score: float, *, complete: bool) -> ClassResult:
     below = Presence.ABSENT if complete else Presence.UNDETERMINED
     presence = Presence.PRESENT if score >= output.threshold else below
     return ClassResult(

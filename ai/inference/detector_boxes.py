@@ -1,4 +1,4 @@
-"""A detector's answer -> boxes with their classes, in the one form of two corners."""
+"""The output of a detector -> boxes with their classes, each given by two corners."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 from ai.bundle.files import BundleError, BundleInfo, short
 from ai.bundle.manifest import Output
-from ai.inference.forward import Passed
+from ai.inference.forward import ForwardResult
 
 
 @dataclass(frozen=True, slots=True)
-class Detected:
-    """A box between two corners, by the axes of the network's input (``in_world`` false) or of the affine's space.
+class DetectedBox:
+    """A box between the corners ``low`` and ``high``, in axes of the network's input, or of the affine if ``in_world``.
 
-    On the input the corners are edges of cells: 0 is before the first cell, as MONAI's box modes count.
+    On the input, corners are edges of cells: 0 is the beginning of the first cell, as in MONAI's box modes.
     """
 
     output: Output
@@ -27,14 +27,14 @@ class Detected:
     in_world: bool
 
 
-def detected(info: BundleInfo, passed: Passed, *, axes: int) -> Iterator[Detected]:
-    """The boxes of all outputs, whatever their score.
+def detected_boxes(info: BundleInfo, result: ForwardResult, *, axes: int) -> Iterator[DetectedBox]:
+    """The boxes of all outputs, with any score.
 
     Raises:
-        BundleError: the dictionary after postprocessing has no boxes, labels and scores, or they do not go together.
+        BundleError: the dictionary after postprocessing lacks boxes, labels or scores, or they do not fit each other.
     """
     spec = info.spec.detection
-    boxes, labels, scores = (_array(info, passed, name) for name in (spec.boxes, spec.labels, spec.scores))
+    boxes, labels, scores = (_array(info, result, name) for name in (spec.boxes, spec.labels, spec.scores))
     boxes = boxes.reshape(-1, 2 * axes) if boxes.size == 0 else boxes
     if boxes.ndim != 2 or boxes.shape[1] != 2 * axes or len({len(boxes), labels.size, scores.size}) != 1:
         raise BundleError(
@@ -51,7 +51,7 @@ def detected(info: BundleInfo, passed: Passed, *, axes: int) -> Iterator[Detecte
         output = outputs.get(int(label))
         if output is not None:
             low, high = np.minimum(corner[:axes], corner[axes:]), np.maximum(corner[:axes], corner[axes:])
-            yield Detected(
+            yield DetectedBox(
                 output,
                 float(np.clip(score, 0.0, 1.0)),
                 tuple(map(float, low)),
@@ -60,10 +60,10 @@ def detected(info: BundleInfo, passed: Passed, *, axes: int) -> Iterator[Detecte
             )
 
 
-def _array(info: BundleInfo, passed: Passed, name: str) -> NDArray[np.float64]:
+def _array(info: BundleInfo, result: ForwardResult, name: str) -> NDArray[np.float64]:
     import torch  # noqa: PLC0415  (see `ai.inference`)
 
-    held = passed.item
+    held = result.item
     if name not in held and isinstance(held.get("pred"), dict):
         held = held["pred"]
     if name not in held:

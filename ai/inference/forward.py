@@ -1,4 +1,4 @@
-"""One pass through a bundle: what is given -> preprocessing -> network -> postprocessing, and where everything lies.
+"""One pass through a bundle: image or volume -> preprocessing -> network -> postprocessing, with all affines.
 
 torch and monai are imported when something runs, not before.
 """
@@ -16,23 +16,23 @@ from ai.bundle.build import Parts
 from ai.bundle.files import METADATA, BundleError, BundleInfo
 from ai.bundle.manifest import Output
 from ai.contract import InstanceRef, ReadingError
-from ai.inference.activation_maps import Maps, activation_maps
-from ai.inference.grid import Affine, cells, numbers
-from ai.inference.probe import check_places
+from ai.inference.activation_maps import Maps, hook_activation_maps
+from ai.inference.grid import Affine, as_matrix, map_to_input
+from ai.inference.probe import check_affine
 from ai.volumes.volume import MAX_VOXELS, Volume
 
-_WHOLE = 1e-3  # as far as labels may be from whole numbers after computing with floats of 16 bits
-_SIDE = 64  # voxels of a made-up volume: what networks halve again and again comes out even
+_WHOLE = 1e-3  # the greatest distance of labels from whole numbers, which floats of 16 bits cause
+_SIDE = 64  # voxels of a made-up volume: a power of 2, because networks halve it several times
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Passed:
-    """What came out of a pass.
+class ForwardResult:
+    """The result of a pass.
 
-    ``item`` is the transforms' dictionary after postprocessing; ``pred`` in it is ``values`` as an array (float32),
-    absent for a detector. ``affine`` maps indices of ``values``, ``input_affine`` those of the network's input, to the
-    space of what was given: (row, column) of an image, mm (right, anterior, superior) of a volume. ``space`` maps there
-    from where the transforms' affines lead. ``maps`` gives the class activation maps of the pass.
+    ``item`` is the transforms' dictionary after postprocessing. ``values`` (channels, ...) are its ``pred`` as float32,
+    None for a detector. ``affine`` (4 x 4) maps indices of ``values``, and ``input_affine`` indices of the network's
+    input, to the source: (row, column) of an image, mm (right, anterior, superior) of a volume. ``space`` maps the
+    target space of the transforms' affines to the source. ``maps`` are the class activation maps of the pass, or None.
     """
 
     item: dict[str, Any]
@@ -44,41 +44,41 @@ class Passed:
     maps: Maps | None
 
     @property
-    def answered(self) -> NDArray[np.float32]:
-        """``values`` of a pass that is no detector's."""
+    def map_values(self) -> NDArray[np.float32]:
+        """``values`` of a pass of anything but a detector."""
         if self.values is None:
             raise AssertionError("only a detector has none")
         return self.values
 
 
 class Forward:
-    """Runs a bundle's parts."""
+    """Runs the parts of a bundle."""
 
     def __init__(self, info: BundleInfo, parts: Parts, device: Any) -> None:
         self._info = info
         self._parts = parts
         self._device = device
-        self._hooks = activation_maps(info, parts.network)
+        self._hooks = hook_activation_maps(info, parts.network)
 
     @property
     def network(self) -> Any:
-        """What stands between preprocessing and postprocessing."""
+        """The network, between preprocessing and postprocessing."""
         return self._parts.network
 
     def to(self, device: Any) -> None:
-        """Move to another device."""
+        """Move the parts to another device."""
         self._parts.to(device)
         self._device = device
 
-    def image(self, display: NDArray[np.float32], *, checked: bool = False) -> Passed:
-        """A pass of one image (rows x columns, greys from 0 to 1)."""
-        return self._run(*self._picture(display), checked=checked)
+    def image(self, display: NDArray[np.float32], *, checked: bool = False) -> ForwardResult:
+        """Pass one image (rows, columns), greys 0 to 1. ``checked`` compares the input's shape with the metadata."""
+        return self._run(*self._image_input(display), checked=checked)
 
-    def volume(self, volume: Volume, *, checked: bool = False) -> Passed:
-        """Pass one volume.
+    def volume(self, volume: Volume, *, checked: bool = False) -> ForwardResult:
+        """Pass one volume. ``checked`` compares the input's shape with the metadata.
 
         Raises:
-            ReadingError: at the spacing that the bundle wants it would have more than `ai.volumes.volume.MAX_VOXELS`.
+            ReadingError: with the spacing of the bundle, the volume has more than `ai.volumes.volume.MAX_VOXELS`.
         """
         if all(self._parts.spacing):
             space = abs(float(np.linalg.det(volume.affine[:3, :3]))) * float(np.prod(volume.values.shape))
@@ -87,29 +87,29 @@ class Forward:
                     f"at the spacing that the model wants the volume would have {voxels:.3g} voxels; "
                     f"at most {MAX_VOXELS} are read"
                 )
-        return self._run(self._stack(to_meta_tensor(volume)), np.eye(4), checked=checked)
+        return self._run(self._volume_input(to_meta_tensor(volume)), np.eye(4), checked=checked)
 
-    def check_places(self) -> None:
-        """Refuse preprocessing after which nobody knows where on the image something is; see `ai.inference.probe`.
+    def check_affine(self) -> None:
+        """Refuse preprocessing whose affine does not lead back to the image; see `ai.inference.probe`.
 
         Raises:
-            BundleError: it does so.
+            BundleError: the affine is wrong.
         """
         if self._info.spec.task == "classification" and self._hooks is None:
-            return  # it points at nothing
+            return  # it shows no places
         if self._info.spec.input.kind == "image":
-            check_places(self._info, self._parts, made_up_picture(), self._picture)
+            check_affine(self._info, self._parts, made_up_picture(), self._image_input)
             return
-        volume = self.made_up()
+        volume = self.made_up_volume()
         to_index = np.asarray(np.linalg.inv(volume.affine), dtype=np.float64)
 
         def give(values: NDArray[np.float32]) -> tuple[Any, Affine]:
-            return self._stack(to_meta_tensor(replace(volume, values=values))), to_index
+            return self._volume_input(to_meta_tensor(replace(volume, values=values))), to_index
 
-        check_places(self._info, self._parts, volume.values, give)
+        check_affine(self._info, self._parts, volume.values, give)
 
-    def _picture(self, display: NDArray[np.float32]) -> tuple[Any, Affine]:
-        """What preprocessing gets of an image, and from where its affine leads to (row, column)."""
+    def _image_input(self, display: NDArray[np.float32]) -> tuple[Any, Affine]:
+        """The input of preprocessing for an image, and the affine from the space of the transforms to (row, column)."""
         import torch  # noqa: PLC0415  (see the module)
         from monai.data import MetaTensor  # noqa: PLC0415  (see the module)
 
@@ -117,7 +117,7 @@ class Forward:
         if not self._parts.loads:
             image = MetaTensor(torch.from_numpy(values)[None], affine=torch.eye(4, dtype=torch.float64))
             return image, np.eye(4)
-        # As MONAI's readers leave a picture: columns first, the colours last.
+        # The form of MONAI's readers: columns first, colours last.
         plain = torch.from_numpy(values).transpose(0, 1)
         colours = self._info.input_channels == 3 and not self._parts.repeats
         if colours:
@@ -129,24 +129,25 @@ class Forward:
             "original_channel_dim": -1 if colours else "no_channel",
             "filename_or_obj": "image",
         }
-        image = MetaTensor(plain.contiguous(), meta=meta)  # with its metadata at once: they tell how many axes it has
+        # The metadata are given at once, because they define the number of axes.
+        image = MetaTensor(plain.contiguous(), meta=meta)
         swapped = np.eye(4)[[1, 0, 2, 3]]
         return image, swapped
 
-    def _stack(self, image: Any) -> Any:
-        """What preprocessing gets of a volume."""
+    def _volume_input(self, image: Any) -> Any:
+        """The input of preprocessing for a volume."""
         return image if self._parts.loads else image.unsqueeze(0)
 
-    def made_up(self) -> Volume:
-        """A small volume of nothing, with the spacing that the bundle wants, to run it with."""
+    def made_up_volume(self) -> Volume:
+        """A small synthetic volume with the spacing of the bundle, for a trial run."""
         ramp = np.linspace(0.0, 1.0, _SIDE**3, dtype=np.float32).reshape(_SIDE, _SIDE, _SIDE)
         low, high = {"modality": (-1000.0, 1000.0), "bytes": (0.0, 255.0)}.get(self._info.spec.input.gets, (0.0, 1.0))
         frames = tuple((InstanceRef("", "", ""), frame + 1) for frame in range(_SIDE))
         affine = np.diag([*(side or 1.0 for side in self._parts.spacing), 1.0])
         return Volume(np.float32(low) + ramp * np.float32(high - low), affine, frames, "")
 
-    def _run(self, image: Any, space: Affine, *, checked: bool) -> Passed:
-        """``space`` maps where the image's affine leads to the space of what was given."""
+    def _run(self, image: Any, space: Affine, *, checked: bool) -> ForwardResult:
+        """Run all parts. ``space`` maps the target space of the image's affine to the source."""
         import torch  # noqa: PLC0415  (see the module)
         from monai.data import MetaTensor  # noqa: PLC0415  (see the module)
 
@@ -161,24 +162,24 @@ class Forward:
                 )
             shape = tuple(int(side) for side in prepared.shape)
             self._check_input(shape, checked=checked)
-            affine = numbers(prepared.affine)
-            # A plain tensor: the network needs no metadata, and every layer would pay for carrying it.
+            affine = as_matrix(prepared.affine)
+            # A plain tensor: the network needs no metadata, and carrying them slows every layer.
             batch = prepared.as_tensor().unsqueeze(0).to(self._device)
             if self._hooks is not None:
-                self._hooks.forget()
+                self._hooks.clear()
             out = self._parts.inferer(batch, self._parts.network)
             if self._info.spec.task == "detection":
-                item |= self._boxes(out)
+                item |= self._detector_output(out)
                 item = dict(self._parts.postprocessing(item))
-                return Passed(item, None, space @ affine, shape, space @ affine, space, None)
-            pred = self._first(out)
+                return ForwardResult(item, None, space @ affine, shape, space @ affine, space, None)
+            pred = self._single_output(out)
             on_input = pred.ndim == len(shape)
-            on_space = affine @ cells(shape, tuple(pred.shape)) if on_input else affine
+            on_space = affine @ map_to_input(shape, tuple(pred.shape)) if on_input else affine
             item["pred"] = MetaTensor(pred, affine=torch.from_numpy(on_space)) if on_input else pred
             item = dict(self._parts.postprocessing(item))
             values, pred_affine = self._values(item, tuple(pred.shape), on_space)
-        maps = self._hooks.taken(batch, space @ affine, shape) if self._hooks is not None else None
-        return Passed(item, values, space @ pred_affine, shape, space @ affine, space, maps)
+        maps = self._hooks.maps_of_pass(batch, space @ affine, shape) if self._hooks is not None else None
+        return ForwardResult(item, values, space @ pred_affine, shape, space @ affine, space, maps)
 
     def _check_input(self, shape: tuple[int, ...], *, checked: bool) -> None:
         axes = len(self._info.input_shape)
@@ -201,8 +202,8 @@ class Forward:
                 f"but preprocessing gives an array of {shape}"
             )
 
-    def _boxes(self, out: Any) -> dict[str, Any]:
-        """A detector's answer on the one image: a dict, alone or in a list."""
+    def _detector_output(self, out: Any) -> dict[str, Any]:
+        """The output of a detector for the one image: a dict, alone or in a list."""
         first = out[0] if isinstance(out, list | tuple) and out else out
         if not isinstance(first, dict):
             raise BundleError(
@@ -211,8 +212,8 @@ class Forward:
             )
         return {str(key): value.as_tensor() if hasattr(value, "as_tensor") else value for key, value in first.items()}
 
-    def _first(self, out: Any) -> Any:
-        """The output for the one image: of several outputs the first, which is the finest."""
+    def _single_output(self, out: Any) -> Any:
+        """The output for the one image. Of several outputs, the first is taken: it has the highest resolution."""
         import torch  # noqa: PLC0415  (see the module)
 
         if isinstance(out, dict):
@@ -236,7 +237,7 @@ class Forward:
         tensor = torch.as_tensor(pred).detach()
         shape = tuple(int(side) for side in tensor.shape)
         if isinstance(pred, MetaTensor):
-            affine = numbers(pred.affine)
+            affine = as_matrix(pred.affine)
         elif len(shape) > 2 and shape[1:] != before[1:]:
             raise BundleError(
                 f"{self._info.config}: postprocessing gives pred of {shape} out of {before} without an affine, so that "
@@ -246,7 +247,7 @@ class Forward:
         if self._info.spec.activation == "sigmoid":
             tensor = torch.sigmoid(tensor.float())
         elif self._info.spec.activation == "softmax":
-            if shape[:1] == (1,):  # it would be 1 wherever and whatever it is
+            if shape[:1] == (1,):  # it would be 1 everywhere
                 raise BundleError(
                     f"{self._info.config}: pred has one channel, but activation in reading.json is softmax, "
                     "which weighs several against each other; sigmoid is for one"
@@ -275,15 +276,15 @@ def to_meta_tensor(volume: Volume) -> Any:
 
 
 def made_up_picture() -> NDArray[np.float32]:
-    """Greys that grow from the top (0) to the bottom (1)."""
+    """A synthetic image (rows, columns) for a trial run, from 0 at the top to 1 at the bottom."""
     return np.linspace(0.0, 1.0, 480 * 400, dtype=np.float32).reshape(480, 400)
 
 
 def probabilities(info: BundleInfo, values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Check that an output holds what it must: so many channels, finite, from 0 to 1.
+    """Check that an output holds probabilities of all classes, and return it: (channels, ...), 0 to 1.
 
     Raises:
-        BundleError: it does not.
+        BundleError: channels are missing, or values are not finite or not from 0 to 1.
     """
     channels = max(output.channel for output in info.spec.outputs) + 1
     axes = 0 if info.spec.task == "classification" else len(info.input_shape)
@@ -304,8 +305,8 @@ def probabilities(info: BundleInfo, values: NDArray[np.float32]) -> NDArray[np.f
     return np.clip(values, 0.0, 1.0)
 
 
-def of_class(info: BundleInfo, values: NDArray[np.float32]) -> Callable[[Output], NDArray[np.float32]]:
-    """A segmentation's probabilities of one output; labels are probabilities of 1 and 0.
+def class_probabilities(info: BundleInfo, values: NDArray[np.float32]) -> Callable[[Output], NDArray[np.float32]]:
+    """A function that returns a segmentation's probabilities of one output. Labels become probabilities of 1 and 0.
 
     Raises:
         BundleError: the output is not what ``prediction`` in ``reading.json`` says.
@@ -313,15 +314,15 @@ def of_class(info: BundleInfo, values: NDArray[np.float32]) -> Callable[[Output]
     if info.spec.prediction == "channels":
         checked = probabilities(info, values)
         return lambda output: checked[output.channel]
-    labels = labels_of(info, values)
+    labels = label_map(info, values)
     return lambda output: (labels == output.channel).astype(np.float32)
 
 
-def labels_of(info: BundleInfo, values: NDArray[np.float32]) -> NDArray[np.int32]:
+def label_map(info: BundleInfo, values: NDArray[np.float32]) -> NDArray[np.int32]:
     """A segmentation's map of labels, without a channel axis.
 
     Raises:
-        BundleError: the output is none.
+        BundleError: the output is no map of labels.
     """
     axes = len(info.input_shape)
     if values.ndim == axes + 1 and values.shape[0] == 1:
@@ -335,7 +336,7 @@ def labels_of(info: BundleInfo, values: NDArray[np.float32]) -> NDArray[np.int32
         raise BundleError(f"{info.path}: the output is not finite; the weights may be damaged")
     labels = np.rint(values)
     if np.abs(values - labels).max(initial=0.0) > _WHOLE:
-        # What lies between two labels would be a third, which nobody saw.
+        # A value between two labels would become a third label.
         raise BundleError(
             f"{info.config}: pred has values between whole numbers, so it is no map of labels, as prediction in "
             "reading.json says (is it interpolated? Invertd takes labels back with nearest_interp)"

@@ -1,6 +1,6 @@
-"""Grids over one image: where a map's cells lie on it, and how a map becomes the image's own pixels.
+"""Maps over one image: the places of their cells, and their values at the image's pixels.
 
-An affine is 4 x 4 and maps the index of a cell's centre (row, column, 0, 1) to that of a pixel's, as in
+An affine is 4 x 4. It maps the index of a cell's centre (row, column, 0, 1) to the index of a pixel's centre, as in
 `ai.inference.regions`.
 """
 
@@ -16,10 +16,10 @@ Affine = NDArray[np.float64]
 Grid = NDArray[np.float32]
 
 
-def cells(inputs: tuple[int, ...], maps: tuple[int, ...]) -> Affine:
-    """From the index of a map's cell to the index of the network's input; a map may be coarser than the input.
+def map_to_input(inputs: tuple[int, ...], maps: tuple[int, ...]) -> Affine:
+    """The affine from indices of a map to indices of the network's input. The map may be coarser and covers the input.
 
-    Both are shapes with a channel axis in front; the map lies evenly over the input.
+    ``inputs`` and ``maps`` are the shapes of both, with a channel axis in front.
     """
     affine = np.eye(4)
     for axis in range(len(inputs) - 1):
@@ -29,17 +29,17 @@ def cells(inputs: tuple[int, ...], maps: tuple[int, ...]) -> Affine:
     return affine
 
 
-def inside(maps: Grid, affine: Affine, rows: int, columns: int) -> NDArray[np.bool_]:
-    """Which cells (rows x columns of the map) lie on the image; what is seen in the padding is nothing to show."""
+def cells_on_image(maps: Grid, affine: Affine, rows: int, columns: int) -> NDArray[np.bool_]:
+    """Whether each cell of a map lies on the image of ``rows`` x ``columns`` pixels, and not on padding."""
     i, j = np.ogrid[: maps.shape[-2], : maps.shape[-1]]
     row, column = (affine[k, 0] * i + affine[k, 1] * j + affine[k, 3] for k in (0, 1))
     return np.asarray((row > -0.5) & (row < rows - 0.5) & (column > -0.5) & (column < columns - 0.5))
 
 
 def upright(grid: Grid, affine: Affine) -> tuple[Grid, Affine] | None:
-    """The same map with its rows along the image's rows and its columns along the columns, both forwards.
+    """Turn and flip a map so that its axes run along the image's rows and columns, and return it with its affine.
 
-    None where the map lies askew.
+    None if the map is rotated by another angle than 90, 180 or 270 degrees.
     """
     matrix = affine.copy()
     straight, across = abs(matrix[0, 0]) + abs(matrix[1, 1]), abs(matrix[0, 1]) + abs(matrix[1, 0])
@@ -56,8 +56,8 @@ def upright(grid: Grid, affine: Affine) -> tuple[Grid, Affine] | None:
     return np.ascontiguousarray(grid), matrix
 
 
-def on_image(grid: Grid, affine: Affine, rows: int, columns: int) -> Grid:
-    """A map's values at the image's pixels (rows x columns), linear between the centres of its cells, 0 beyond it."""
+def map_on_image(grid: Grid, affine: Affine, rows: int, columns: int) -> Grid:
+    """Interpolate a map linearly at the image's pixels (rows, columns). Values outside the map are 0."""
     straight = upright(grid, affine)
     if straight is None:
         inverse = np.linalg.inv(affine)
@@ -82,12 +82,12 @@ def on_image(grid: Grid, affine: Affine, rows: int, columns: int) -> Grid:
     return grid
 
 
-def numbers(affine: Any) -> Affine:
-    """An affine of MONAI as 4 x 4."""
+def as_matrix(affine: Any) -> Affine:
+    """An affine of MONAI as a 4 x 4 array."""
     import torch  # noqa: PLC0415  (see `ai.inference`)
 
     matrix = np.asarray(torch.as_tensor(affine).cpu().numpy(), dtype=np.float64)
-    if matrix.shape == (3, 3):  # some transforms keep an image's affine in its own two dimensions
+    if matrix.shape == (3, 3):  # some transforms keep the affine of an image as 3 x 3
         whole = np.eye(4)
         whole[:2, :2], whole[:2, 3] = matrix[:2, :2], matrix[:2, 2]
         return whole

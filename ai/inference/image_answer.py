@@ -1,4 +1,4 @@
-"""A pass over one picture -> what the model says of it, in the picture's pixels: one function for each task."""
+"""The result of a pass on one image -> the model's answer in the image's pixels, by a function for each task."""
 
 from __future__ import annotations
 
@@ -12,57 +12,57 @@ from ai.bundle.files import BundleInfo
 from ai.bundle.manifest import Output, ReadingSpec
 from ai.contract import HeatMap
 from ai.inference.answers import ImageAnswer, MarkedBox
-from ai.inference.detector_boxes import detected
-from ai.inference.forward import Passed, of_class, probabilities
-from ai.inference.grid import Affine, Grid, cells, inside, on_image, upright
-from ai.inference.regions import Box, peaks, regions, to_image, without_small
+from ai.inference.detector_boxes import detected_boxes
+from ai.inference.forward import ForwardResult, class_probabilities, probabilities
+from ai.inference.grid import Affine, Grid, cells_on_image, map_on_image, map_to_input, upright
+from ai.inference.regions import Box, box_to_image, drop_small_regions, peaks, regions
 
-_MOST = 8  # boxes of one class of a segmentation: more say nothing that its outline does not
+_MOST = 8  # the most boxes of one class of a segmentation; its outline shows the rest
 
 
-def answer(info: BundleInfo, passed: Passed, rows: int, columns: int) -> ImageAnswer:
-    """What a pass says of a picture of so many rows and columns.
+def answer_image(info: BundleInfo, result: ForwardResult, rows: int, columns: int) -> ImageAnswer:
+    """The answer on an image of ``rows`` x ``columns`` pixels, from the result of its pass.
 
     Raises:
         BundleError: the output is not what ``task`` in ``reading.json`` says.
     """
-    found = _TASKS[info.spec.task](info, passed, rows, columns)
-    # Anatomy is nothing to point at, and of what is not assessed there is nothing to say.
-    told = {output.key for output in info.spec.outputs if output.finding and not output.undetermined}
-    return replace(found, boxes=tuple(box for box in found.boxes if box.key in told))
+    found = _TASKS[info.spec.task](info, result, rows, columns)
+    # Anatomy and undetermined classes get no boxes.
+    reported = {output.key for output in info.spec.outputs if output.finding and not output.undetermined}
+    return replace(found, boxes=tuple(box for box in found.boxes if box.key in reported))
 
 
-def called(output: Output, score: float) -> bool:
+def is_present(output: Output, score: float) -> bool:
     """Whether a class is called present at a score."""
     return not output.undetermined and score >= output.threshold
 
 
-def _regions(info: BundleInfo, passed: Passed, rows: int, columns: int) -> ImageAnswer:
-    maps = probabilities(info, passed.answered)
-    seen = inside(maps, passed.affine, rows, columns)
+def _regions(info: BundleInfo, result: ForwardResult, rows: int, columns: int) -> ImageAnswer:
+    maps = probabilities(info, result.map_values)
+    seen = cells_on_image(maps, result.affine, rows, columns)
     if not seen.all():
         maps = np.where(seen, maps, np.float32(0.0))
     boxes, scores = regions(maps, info.spec.outputs)
-    shown = [output for output, score in zip(info.spec.outputs, scores, strict=True) if called(output, score)]
-    heat = [_heat_map(output.key, maps[output.channel], passed.affine) for output in shown]
+    shown = [output for output, score in zip(info.spec.outputs, scores, strict=True) if is_present(output, score)]
+    heat = [_heat_map(output.key, maps[output.channel], result.affine) for output in shown]
     return ImageAnswer(
         scores=scores,
-        boxes=_marked(info.spec, boxes, passed.affine, rows, columns),
+        boxes=_marked(info.spec, boxes, result.affine, rows, columns),
         heat_maps=tuple(one for one in heat if one is not None),
     )
 
 
-def _classification(info: BundleInfo, passed: Passed, rows: int, columns: int) -> ImageAnswer:
-    found = probabilities(info, passed.answered)
+def _classification(info: BundleInfo, result: ForwardResult, rows: int, columns: int) -> ImageAnswer:
+    found = probabilities(info, result.map_values)
     scores = tuple(float(found[output.channel]) for output in info.spec.outputs)
     boxes: list[MarkedBox] = []
     heat: list[HeatMap | None] = []
     for output, score in zip(info.spec.outputs, scores, strict=True):
-        if passed.maps is None or not output.located or not called(output, score):
+        if result.maps is None or not output.located or not is_present(output, score):
             continue
-        raw = passed.maps.of(output.channel)
-        affine = passed.maps.affine @ cells(passed.maps.shape, (1, *raw.shape))
-        shown = _normal(raw, inside(raw, affine, rows, columns))
+        raw = result.maps.of(output.channel)
+        affine = result.maps.affine @ map_to_input(result.maps.shape, (1, *raw.shape))
+        shown = _normal(raw, cells_on_image(raw, affine, rows, columns))
         if shown is None:
             continue
         heat.append(_heat_map(output.key, shown, affine))
@@ -73,9 +73,9 @@ def _classification(info: BundleInfo, passed: Passed, rows: int, columns: int) -
 
 
 def _normal(raw: Grid, seen: NDArray[np.bool_]) -> Grid | None:
-    """A map from 0 to 1 over the cells that lie on the image, 0 beside it; None where it points nowhere.
+    """Scale a map to 0..1 over the cells that lie on the image. Other cells become 0. None if the map is constant.
 
-    The map of gradients is 0 everywhere where no feature speaks for the class.
+    A map from gradients is 0 everywhere if no feature supports the class.
     """
     values = raw[seen]
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
@@ -84,12 +84,12 @@ def _normal(raw: Grid, seen: NDArray[np.bool_]) -> Grid | None:
     return np.where(seen, np.clip((raw - low) / (high - low), 0.0, 1.0), 0.0).astype(np.float32)
 
 
-def _detection(info: BundleInfo, passed: Passed, rows: int, columns: int) -> ImageAnswer:
+def _detection(info: BundleInfo, result: ForwardResult, rows: int, columns: int) -> ImageAnswer:
     scores = dict.fromkeys((output.channel for output in info.spec.outputs), 0.0)
     boxes: list[MarkedBox] = []
-    for one in detected(info, passed, axes=2):
-        # On the input a corner is an edge of a cell; a point of the world is the index of a centre.
-        shift, affine = (0.5, passed.space) if one.in_world else (0.0, passed.input_affine)
+    for one in detected_boxes(info, result, axes=2):
+        # On the input, corners are edges of cells. In the world, they are indices of centres.
+        shift, affine = (0.5, result.space) if one.in_world else (0.0, result.input_affine)
         top, left, bottom, right = (edge + shift for edge in (*one.low, *one.high))
         box = Box(one.output.channel, one.score, left, top, right, bottom)
         placed = _marked(info.spec, [box], affine, rows, columns)
@@ -101,36 +101,36 @@ def _detection(info: BundleInfo, passed: Passed, rows: int, columns: int) -> Ima
     return ImageAnswer(tuple(scores[output.channel] for output in info.spec.outputs), tuple(boxes))
 
 
-def _segmentation(info: BundleInfo, passed: Passed, rows: int, columns: int) -> ImageAnswer:
-    maps = of_class(info, passed.answered)
+def _segmentation(info: BundleInfo, result: ForwardResult, rows: int, columns: int) -> ImageAnswer:
+    maps = class_probabilities(info, result.map_values)
     boxes: list[MarkedBox] = []
     scores: list[float] = []
     masks: list[tuple[str, NDArray[np.bool_]]] = []
     for output in info.spec.outputs:
         one = maps(output)
-        seen = inside(one, passed.affine, rows, columns)
-        kept = without_small(one if seen.all() else np.where(seen, one, np.float32(0.0)), output)
+        seen = cells_on_image(one, result.affine, rows, columns)
+        kept = drop_small_regions(one if seen.all() else np.where(seen, one, np.float32(0.0)), output)
         alone = output.model_copy(update={"channel": 0})
         places, (score,) = regions(kept[None], [alone])
         scores.append(score)
-        if not called(output, score):
+        if not is_present(output, score):
             continue
-        outline = on_image(kept, passed.affine, rows, columns) >= output.map_threshold
+        outline = map_on_image(kept, result.affine, rows, columns) >= output.map_threshold
         if outline.any():
             masks.append((output.key, outline))
         own = [replace(box, channel=output.channel) for box in places[:_MOST]]
-        boxes += _marked(info.spec, own, passed.affine, rows, columns)
+        boxes += _marked(info.spec, own, result.affine, rows, columns)
     boxes.sort(key=lambda box: -box.score)
     return ImageAnswer(tuple(scores), tuple(boxes), masks=tuple(masks))
 
 
 def _marked(spec: ReadingSpec, boxes: Sequence[Box], affine: Affine, rows: int, columns: int) -> tuple[MarkedBox, ...]:
-    """Boxes on the picture, clipped to it; those beside it are left out."""
+    """Boxes in pixels of the image, clipped to it. Boxes outside the image are left out."""
     outputs = {output.channel: output for output in spec.outputs}
     marked = []
     for box in boxes:
         output = outputs[box.channel]
-        place = to_image(affine, box)
+        place = box_to_image(affine, box)
         left, right = (min(max(x, 0.0), float(columns)) for x in (place.left, place.right))
         top, bottom = (min(max(y, 0.0), float(rows)) for y in (place.top, place.bottom))
         if right > left and bottom > top:
@@ -139,16 +139,16 @@ def _marked(spec: ReadingSpec, boxes: Sequence[Box], affine: Affine, rows: int, 
 
 
 def _heat_map(key: str, values: Grid, affine: Affine) -> HeatMap | None:
-    """A map on the picture; None where preprocessing turned the picture by other than right angles."""
+    """A map with its place on the image. None if preprocessing rotated the image by another angle than 90 degrees."""
     straight = upright(values, affine)
     if straight is None:
         return None
     grid, matrix = straight
-    area = to_image(matrix, Box(0, 0.0, 0.0, 0.0, float(grid.shape[1]), float(grid.shape[0])))
+    area = box_to_image(matrix, Box(0, 0.0, 0.0, 0.0, float(grid.shape[1]), float(grid.shape[0])))
     return HeatMap("", key, grid.copy(), area.left, area.top, area.right, area.bottom)
 
 
-_TASKS: Mapping[str, Callable[[BundleInfo, Passed, int, int], ImageAnswer]] = {
+_TASKS: Mapping[str, Callable[[BundleInfo, ForwardResult, int, int], ImageAnswer]] = {
     "regions": _regions,
     "classification": _classification,
     "detection": _detection,

@@ -1,7 +1,7 @@
-"""Does preprocessing tell the affine what it does to an image? A mark is put on a made-up image and looked for.
+"""Checks that the affine of preprocessing is right: a mark on a synthetic image must be where the affine says.
 
-MONAI's spatial transforms tell it. A bundle's own code (``Lambdad``, a class of its own) may flip or cut an image
-behind the affine's back, and all that is found would be shown at another place.
+MONAI's spatial transforms update the affine. A bundle's own code (``Lambdad``, its own classes) may flip or crop an
+image without updating it, and findings would be shown at the wrong place.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from numpy.typing import NDArray
 
 from ai.bundle.build import Parts, each_of
 from ai.bundle.files import BundleError, BundleInfo
-from ai.inference.grid import Affine, numbers
+from ai.inference.grid import Affine, as_matrix
 
-# Where the mark lies, by the axes of an image of 480 x 400 or a volume of 64 x 64 x 64: no flip and no exchange of axes
-# brings it near its own place, and what cuts out the middle leaves it there.
+# The place of the mark, by axis, in an image of 480 x 400 or a volume of 64 x 64 x 64. A flip or an exchange of axes
+# moves it far from its place, and a crop of the middle keeps it.
 _MARKS = {2: ((310, 330), (125, 145)), 3: ((40, 48), (20, 28), (10, 18))}
 
 
-def check_places(
+def check_affine(
     info: BundleInfo,
     parts: Parts,
     plain: NDArray[np.float32],
     give: Callable[[NDArray[np.float32]], tuple[Any, Affine]],
 ) -> None:
-    """Refuse preprocessing that moves an image and does not tell the affine.
+    """Refuse preprocessing that moves an image without updating its affine.
 
     Args:
-        info: the bundle.
-        parts: what runs.
-        plain: a made-up image that grows along its first axis; its first value is its least.
-        give: an array -> what preprocessing gets, and the affine from where the transforms' affines lead to the indices
-            of the array.
+        info: the description of the bundle.
+        parts: the parts of the bundle.
+        plain: a synthetic image that rises along its first axis. Its first value is the smallest.
+        give: an array -> the input of preprocessing, and the affine from the target space of the transforms' affines to
+            the indices of the array.
 
     Raises:
         BundleError: the mark is not where the affine says.
@@ -44,7 +44,7 @@ def check_places(
     marked[tuple(slice(*ends) for ends in mark)] = plain.flat[0]
     (before, affine), (after, same) = (_prepared(info, parts, *give(one)) for one in (plain, marked))
     if before.shape != after.shape or not np.allclose(affine, same):
-        return  # what goes by the content may cut the two differently
+        return  # a crop by content may differ between the two images
     change = np.abs(after - before).max(axis=0)
     if not change.max(initial=0.0) > 0.0:
         return  # the mark was cut off
@@ -54,16 +54,16 @@ def check_places(
     cell = np.abs(affine[: plain.ndim, : plain.ndim]).sum(axis=1)
     half = np.array([(high - low) / 2.0 for low, high in mark])
     if (np.abs(found - middle) > half + cell).any():
-        expected, told = (", ".join(f"{index:.0f}" for index in place) for place in (middle, found))
+        expected, seen = (", ".join(f"{index:.0f}" for index in place) for place in (middle, found))
         raise BundleError(
             f"{info.config}: preprocessing moves the image and does not tell the affine (a mark at {expected} seems to "
-            f"lie at {told}); what is found would be shown at another place. Rotate90d, Flipd, Orientationd, Resized "
+            f"lie at {seen}); what is found would be shown at another place. Rotate90d, Flipd, Orientationd, Resized "
             "and MONAI's crops tell it"
         )
 
 
 def _prepared(info: BundleInfo, parts: Parts, image: Any, space: Affine) -> tuple[NDArray[np.float32], Affine]:
-    """The network's input, or what becomes of it on the way back of an outline; and its affine to ``space``."""
+    """The network's input, inverted if outlines are inverted too, and its affine combined with ``space``."""
     import torch  # noqa: PLC0415  (see `ai.inference`)
     from monai.data import MetaTensor  # noqa: PLC0415
 
@@ -75,10 +75,10 @@ def _prepared(info: BundleInfo, parts: Parts, image: Any, space: Affine) -> tupl
             result = item["pred"]
         if not isinstance(result, MetaTensor):
             raise BundleError(f"{info.config}: the image is a {type(result).__name__}; a MetaTensor was expected")
-        return np.asarray(result.as_tensor().cpu().float().numpy()), space @ numbers(result.affine)
+        return np.asarray(result.as_tensor().cpu().float().numpy()), space @ as_matrix(result.affine)
 
 
 def _way_back(info: BundleInfo, parts: Parts) -> Iterator[Any]:
-    """What brings a map back onto the image's own grid, if postprocessing does."""
+    """The transforms of postprocessing that bring a map back to the image's own grid, if there are any."""
     if info.spec.task in ("segmentation", "regions"):
         yield from (one for one in each_of(parts.postprocessing) if type(one).__name__.startswith("Invert"))

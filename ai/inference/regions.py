@@ -1,7 +1,7 @@
-"""Network output -> findings: probability maps become boxes, and boxes become verdicts on the image.
+"""Probability maps -> regions as boxes, and the image's score of each class.
 
-A box lies in *grid edges*: ``(0, 0)`` is the top left corner of the map's first cell and ``(w, h)`` the bottom right
-corner of its last one, columns first, as pixels in ``ai.contract``. A map's cell is a pixel of the network's input.
+Boxes are in *grid edges*, columns first, as pixels in `ai.contract`: ``(0, 0)`` is the top left corner of the map's
+first cell, ``(w, h)`` the bottom right corner of its last cell. A cell of the map is a pixel of the network's input.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from scipy import ndimage  # type: ignore[import-untyped]
 
 from ai.bundle.manifest import Output
 
-SHARE = 0.9
-"""The quantile of a region's cells that is its score: the peak, but not a single cell's accident."""
+SCORE_QUANTILE = 0.9
+"""The score of a region is this quantile of its cells: close to the peak, but not that of a single outlier."""
 
-_MANY = 32  # cells, about a small nodule: they rank images on which no box stands
-_GAP = 2  # cells: regions of one class that stand no further apart are one
-_FINE = 64  # cells: an activation map is made at least so fine before its regions are cut out
-_PLACES = 3  # regions of an activation map that are shown: it points, and does not count
+_MANY = 32  # cells, about a small nodule: their mean ranks images without a box
+_GAP = 2  # cells: regions of a class with at most this gap are joined
+_FINE = 64  # cells: activation maps are enlarged to at least this side before regions are cut out
+_PLACES = 3  # the most regions of an activation map that are shown
 
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A region of one output channel: its score (probability) and its place in grid edges, see the module."""
+    """A region of one output channel: its score (probability) and its edges, in grid edges (see the module)."""
 
     channel: int
     score: float
@@ -40,20 +40,19 @@ def regions(maps: NDArray[np.float32], outputs: Sequence[Output]) -> tuple[tuple
     """Find the regions in probability maps.
 
     The cells of a map at or above ``map_threshold`` are joined into regions, across gaps of up to two cells. Regions
-    with fewer than ``min_area`` such cells are dropped. A region's score is the 0.9 quantile of its cells: the peak,
-    but not a single cell's accident. The image's score for a class is that of its best box. Where there is no box it is
-    the mean of the map's 32 strongest cells times (just less than) the threshold: so a class reaches its threshold if,
-    and only if, a box of it is reported.
+    with fewer than ``min_area`` such cells are dropped. A region's score is the 0.9 quantile of its cells.
+    The image's score of a class is that of its best box. Without a box, it is the mean of the map's 32 strongest cells
+    times slightly less than the threshold. So a class reaches its threshold if, and only if, it has a reported box.
 
     Args:
         maps: probabilities (channels, rows, columns).
-        outputs: what the channels mean, and their operating points.
+        outputs: the meaning and the operating point of each channel.
 
     Returns:
-        The boxes at or above their class's threshold, best first; and the image's score for each output, in order.
+        The boxes that reach the threshold of their class, best first, and the image's score of each output, in order.
 
     Raises:
-        ValueError: the maps have not three dimensions or not all channels, or hold what is no probability.
+        ValueError: the maps lack an axis or a channel, or hold values that are no probabilities.
     """
     if maps.ndim != 3:
         raise ValueError(f"maps: expected (channels, rows, columns), got shape {maps.shape}")
@@ -64,17 +63,17 @@ def regions(maps: NDArray[np.float32], outputs: Sequence[Output]) -> tuple[tuple
     for output in outputs:
         if output.channel >= maps.shape[0]:
             raise ValueError(f"maps: output {output.key} is channel {output.channel}, there are {maps.shape[0]}")
-        found = _of_class(maps[output.channel], output)
+        found = _boxes_of_class(maps[output.channel], output)
         boxes += [box for box in found if box.score >= output.threshold]
         scores.append(_image_score(maps[output.channel], found, output))
     return tuple(sorted(boxes, key=lambda box: -box.score)), tuple(scores)
 
 
-def _of_class(probability: NDArray[np.float32], output: Output) -> list[Box]:
+def _boxes_of_class(probability: NDArray[np.float32], output: Output) -> list[Box]:
     inside = probability >= output.map_threshold
     if not inside.any():
         return []
-    # Bridge narrow gaps, so that a rib that crosses a finding does not cut it in two.
+    # Bridge narrow gaps, so that a rib does not divide a finding in two.
     joined = ndimage.binary_dilation(inside, structure=np.ones((3, 3), dtype=bool), iterations=_GAP // 2)
     labels, _ = ndimage.label(joined, structure=np.ones((3, 3), dtype=int))
     labels = np.where(inside, labels, 0)
@@ -86,7 +85,7 @@ def _of_class(probability: NDArray[np.float32], output: Output) -> list[Box]:
         if cells.size < output.min_area:
             continue
         rows, columns = place
-        score = float(np.quantile(cells, SHARE))
+        score = float(np.quantile(cells, SCORE_QUANTILE))
         boxes.append(
             Box(output.channel, score, float(columns.start), float(rows.start), float(columns.stop), float(rows.stop))
         )
@@ -97,21 +96,21 @@ def _image_score(probability: NDArray[np.float32], found: Sequence[Box], output:
     best = max((box.score for box in found), default=0.0)
     if best >= output.threshold:
         return best
-    # Nothing to show: what the map holds still ranks images, but stays below the threshold.
+    # Without a box, the score ranks images and stays below the threshold.
     strongest = np.partition(probability.ravel(), -_MANY)[-_MANY:] if probability.size > _MANY else probability
     return float(strongest.mean()) * output.threshold * 0.999
 
 
 def peaks(activation: NDArray[np.float32], output: Output, score: float) -> tuple[Box, ...]:
-    """The places at which an activation map points, for a class that the whole image has with ``score``.
+    """The regions with the highest values of an activation map.
 
-    A map is coarse, so it is made finer (linear) first; what then reaches ``map_threshold`` is cut out. The region with
-    the map's greatest value always counts, up to two others if they have ``min_area`` cells.
+    A map is coarse, so it is enlarged (linearly) first. Then the cells that reach ``map_threshold`` times the greatest
+    value make regions. The region of the greatest value always counts, and up to two others of ``min_area`` cells.
 
     Args:
         activation: (rows, columns), 0 to 1; its greatest value is 1.
         output: the class.
-        score: given to each box: a map says where, and the image's score says how sure.
+        score: the image's score of the class, which each box gets, because a map holds no probabilities.
 
     Returns:
         At least one box in grid edges of ``activation``, the one with the greatest value first.
@@ -132,8 +131,8 @@ def peaks(activation: NDArray[np.float32], output: Output, score: float) -> tupl
     return (found[0][2], *others[: _PLACES - 1])
 
 
-def without_small(probability: NDArray[np.float32], output: Output) -> NDArray[np.float32]:
-    """A class's probabilities with 0 in place of its regions of fewer than ``min_area`` cells; of any dimensions."""
+def drop_small_regions(probability: NDArray[np.float32], output: Output) -> NDArray[np.float32]:
+    """Set regions of fewer than ``min_area`` cells to 0, in a class's probabilities of any number of axes."""
     if output.min_area <= 1:
         return probability
     labels, count = ndimage.label(probability >= output.map_threshold, structure=np.ones((3,) * probability.ndim))
@@ -144,17 +143,17 @@ def without_small(probability: NDArray[np.float32], output: Output) -> NDArray[n
     return np.where(small[labels], np.float32(0.0), probability)
 
 
-def to_image(affine: ArrayLike, box: Box) -> Box:
-    """Carry a box from grid edges to pixel edges of the image.
+def box_to_image(affine: ArrayLike, box: Box) -> Box:
+    """Convert a box from grid edges to pixel edges of the image.
 
     Args:
-        affine: 4 x 4, maps a cell's *centre* index (row, column, 0, 1) of the grid to that of the image, as the affine
-            of a MONAI ``MetaTensor`` does whose image began with the identity. An edge lies half a cell before its
-            centre, on both sides of the map.
+        affine: (4 x 4) maps the index of a cell's *centre* (row, column, 0, 1) to that of a pixel's, as the affine of a
+            MONAI ``MetaTensor`` does whose image began with the identity. On both grids, the first edge of a cell lies
+            half a cell before its centre.
         box: in grid edges.
 
     Returns:
-        The upright box around the four carried corners, in pixel edges (column, row), not clipped.
+        The upright box around the four converted corners, in pixel edges (column, row), not clipped.
     """
     matrix = np.asarray(affine, dtype=np.float64)
     corners = np.array(

@@ -1,9 +1,9 @@
-"""How long a warm model takes for an image, beside its bare network, in turns in one run.
+"""Measures how long a warm model takes for an image, and how long its network alone takes, alternately in one run.
 
     python -m ai.inference.timing FILE.dcm [--bundle DIR] [--rounds 20] [--threads 2]
 
-The bare network is one forward pass over the very tensor that the reading gives it: what nobody could do without. The
-rest is what reading costs: opening and decoding the file, preprocessing, activation maps, boxes.
+The network alone is one forward pass of the tensor that the reading gives it. The rest of a reading is opening and
+decoding the file, preprocessing, activation maps and boxes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def measure(model: BundleModel, file: Path, rounds: int) -> dict[str, Any]:
     """Medians and quartiles in seconds, and the ratio of the two medians.
 
     Raises:
-        ValueError: the model takes no such image.
+        ValueError: the model does not take the image.
         ReadingError: the image cannot be read.
     """
     header = read_header(file)

@@ -1,4 +1,4 @@
-"""A pass over a volume -> what the model says of it, on the frames of its source: one function for each task."""
+"""The result of a pass on a volume -> the model's answer on the frames of its source, by a function for each task."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from scipy import ndimage  # type: ignore[import-untyped]
 from ai.bundle.files import BundleInfo
 from ai.bundle.manifest import Output
 from ai.contract import Code, Finding, Region, Segment, Segmentation
-from ai.inference.detector_boxes import detected
-from ai.inference.forward import Passed, labels_of, probabilities
-from ai.inference.image_answer import called
-from ai.inference.regions import SHARE, without_small
+from ai.inference.detector_boxes import detected_boxes
+from ai.inference.forward import ForwardResult, label_map, probabilities
+from ai.inference.image_answer import is_present
+from ai.inference.regions import SCORE_QUANTILE, drop_small_regions
 from ai.mask import CutMask
 from ai.volumes.resample import to_frames
 from ai.volumes.volume import Volume
@@ -25,50 +25,50 @@ from ai.volumes.volume import Volume
 ANATOMY = Code("123037004", "SCT", "Anatomical Structure")
 ABNORMALITY = Code("49755003", "SCT", "Morphologically Abnormal Structure")
 
-_MOST = 5  # parts of one segment that are findings of their own, the largest ones
+_MOST = 5  # the most parts of a segment that become findings, the largest first
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VolumeAnswer:
-    """All that a model says of one volume; ``scores`` are in the order of the outputs in ``reading.json``."""
+    """The answer of a model on one volume. ``scores`` are in the order of the outputs in ``reading.json``."""
 
     scores: tuple[float, ...]
     findings: tuple[Finding, ...] = ()
     segmentations: tuple[Segmentation, ...] = ()
 
 
-def answer_volume(info: BundleInfo, passed: Passed, volume: Volume) -> VolumeAnswer:
-    """What a pass says of a volume.
+def answer_volume(info: BundleInfo, result: ForwardResult, volume: Volume) -> VolumeAnswer:
+    """The answer on a volume, from the result of its pass.
 
     Raises:
         BundleError: the output is not what ``task`` in ``reading.json`` says.
-        ReadingError: it cannot be brought onto the volume's frames.
+        ReadingError: the output cannot be resampled to the volume's frames.
     """
-    return _TASKS[info.spec.task](info, passed, volume)
+    return _TASKS[info.spec.task](info, result, volume)
 
 
 def segment(output: Output, mask: NDArray[np.bool_] | CutMask) -> Segment:
-    """An outline (frames x rows x columns) with the meaning of its output."""
+    """An outline (frames, rows, columns) with the coded meaning of its output."""
     category = output.category.code() if output.category else ABNORMALITY if output.finding else ANATOMY
     site = output.site.code() if output.site else None
     return Segment(output.key, output.name, output.code.code(), category, mask, site)
 
 
-def _classification(info: BundleInfo, passed: Passed, _volume: Volume) -> VolumeAnswer:
-    found = probabilities(info, passed.answered)
+def _classification(info: BundleInfo, result: ForwardResult, _volume: Volume) -> VolumeAnswer:
+    found = probabilities(info, result.map_values)
     return VolumeAnswer(tuple(float(found[output.channel]) for output in info.spec.outputs))
 
 
 # --- detection ------------------------------------------------------------------------------------------------------
 
 
-def _detection(info: BundleInfo, passed: Passed, volume: Volume) -> VolumeAnswer:
+def _detection(info: BundleInfo, result: ForwardResult, volume: Volume) -> VolumeAnswer:
     scores = dict.fromkeys((output.channel for output in info.spec.outputs), 0.0)
     findings = []
     to_index = np.linalg.inv(volume.affine)
-    for one in detected(info, passed, axes=3):
-        # On the input a corner is an edge of a voxel, half of one before its centre.
-        affine, shift = (np.eye(4), 0.0) if one.in_world else (passed.input_affine, -0.5)
+    for one in detected_boxes(info, result, axes=3):
+        # On the input, a corner is the edge of a voxel, half a voxel before its centre.
+        affine, shift = (np.eye(4), 0.0) if one.in_world else (result.input_affine, -0.5)
         corners = np.array([(*corner, 1.0) for corner in product(*zip(one.low, one.high, strict=True))])
         corners[:, :3] += shift
         index = corners @ (to_index @ affine).T
@@ -76,14 +76,14 @@ def _detection(info: BundleInfo, passed: Passed, volume: Volume) -> VolumeAnswer
         if region is None:
             continue
         scores[one.output.channel] = max(scores[one.output.channel], one.score)
-        if called(one.output, one.score) and one.output.finding:
+        if is_present(one.output, one.score) and one.output.finding:
             findings.append(_finding(one.output, one.score, region))
     findings.sort(key=lambda finding: -finding.score)
     return VolumeAnswer(tuple(scores[output.channel] for output in info.spec.outputs), tuple(findings))
 
 
 def _in_the_middle(volume: Volume, low: NDArray[np.float64], high: NDArray[np.float64]) -> Region | None:
-    """A box (voxel edges of the volume) on the slice in its middle; None where it lies beside the volume."""
+    """A box (voxel edges of the volume) as a region on its middle slice. None if it lies outside the volume."""
     sides = volume.values.shape
     middle = int(np.floor((low[2] + high[2]) / 2.0))
     (left, top), (right, bottom) = np.maximum(low[:2], 0.0), np.minimum(high[:2], sides[:2])
@@ -101,16 +101,16 @@ def _finding(output: Output, score: float, region: Region) -> Finding:
 # --- segmentation ---------------------------------------------------------------------------------------------------
 
 
-def _segmentation(info: BundleInfo, passed: Passed, volume: Volume) -> VolumeAnswer:
+def _segmentation(info: BundleInfo, result: ForwardResult, volume: Volume) -> VolumeAnswer:
     voxel_ml = abs(float(np.linalg.det(volume.affine[:3, :3]))) / 1000.0
     scores: list[float] = []
     findings: list[Finding] = []
     segments: list[Segment] = []
-    for output, certain, mask in _outlined(info, passed, volume):
+    for output, certain, mask in _outlined(info, result, volume):
         here = certain[mask] if certain is not None else np.ones(min(int(mask.sum()), 1), dtype=np.float32)
-        score = float(np.quantile(here, SHARE)) if here.size else 0.0
+        score = float(np.quantile(here, SCORE_QUANTILE)) if here.size else 0.0
         if mask.sum() * voxel_ml < output.min_volume_ml or not mask.any() or score < output.threshold:
-            # What is too small or too faint is not there, and its score says so.
+            # A segment that is too small or too faint counts as absent, so its score stays below the threshold.
             scores.append(min(score, output.threshold * 0.999))
             continue
         scores.append(score)
@@ -125,23 +125,23 @@ def _segmentation(info: BundleInfo, passed: Passed, volume: Volume) -> VolumeAns
 
 
 def _outlined(
-    info: BundleInfo, passed: Passed, volume: Volume
+    info: BundleInfo, result: ForwardResult, volume: Volume
 ) -> Iterator[tuple[Output, NDArray[np.float32] | None, NDArray[np.bool_]]]:
-    """Of each output the probabilities (none of labels) and the outline on the volume's frames."""
-    values = passed.answered
+    """For each output: probabilities (None for labels) and outline, both on the volume's frames."""
+    values = result.map_values
     if info.spec.prediction == "labels":
-        labels = labels_of(info, values)
-        whole = to_frames(volume, labels, passed.affine)
+        labels = label_map(info, values)
+        whole = to_frames(volume, labels, result.affine)
         for output in info.spec.outputs:
             if output.min_area > 1:
-                kept = without_small((labels == output.channel).astype(np.float32), output) > 0.0
-                yield output, None, to_frames(volume, kept, passed.affine)
+                kept = drop_small_regions((labels == output.channel).astype(np.float32), output) > 0.0
+                yield output, None, to_frames(volume, kept, result.affine)
             else:
                 yield output, None, whole == output.channel
         return
     channels = probabilities(info, values)
     for output in info.spec.outputs:
-        certain = to_frames(volume, without_small(channels[output.channel], output), passed.affine)
+        certain = to_frames(volume, drop_small_regions(channels[output.channel], output), result.affine)
         yield output, certain, certain >= output.map_threshold
 
 
@@ -152,7 +152,7 @@ def _parts(
     volume: Volume,
     voxel_ml: float,
 ) -> list[Finding]:
-    """The largest connected parts of an outline, each as a box on the slice where it is largest."""
+    """Findings for the largest connected parts of an outline, each with a box on the slice where it is largest."""
     labels, _ = ndimage.label(mask, structure=np.ones((3, 3, 3), dtype=int))
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
@@ -165,7 +165,7 @@ def _parts(
         own = labels[place] == number
         frame = int(own.sum(axis=(1, 2)).argmax())
         rows, columns = own[frame].any(axis=1).nonzero()[0], own[frame].any(axis=0).nonzero()[0]
-        score = 1.0 if certain is None else float(np.quantile(certain[place][own], SHARE))
+        score = 1.0 if certain is None else float(np.quantile(certain[place][own], SCORE_QUANTILE))
         instance, of_instance = volume.frames[place[0].start + frame]
         top, left = place[1].start, place[2].start
         region = Region(
@@ -180,7 +180,7 @@ def _parts(
     return findings
 
 
-_TASKS: Mapping[str, Callable[[BundleInfo, Passed, Volume], VolumeAnswer]] = {
+_TASKS: Mapping[str, Callable[[BundleInfo, ForwardResult, Volume], VolumeAnswer]] = {
     "classification": _classification,
     "detection": _detection,
     "segmentation": _segmentation,

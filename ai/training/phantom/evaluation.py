@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata  # type: ignore[import-untyped]
 
 from ai.bundle.manifest import Output, ReadingSpec, load_reading_spec
-from ai.inference.regions import Box, regions, to_image
+from ai.inference.regions import Box, box_to_image, regions
 from ai.phantom.draw import Phantom, draw_phantom
 
 ENOUGH_IOU = 0.3
@@ -112,7 +112,7 @@ def hits(boxes: Sequence[Box], one: Case) -> list[tuple[float, bool]]:
     left = list(one.truth)
     found = []
     for box in sorted(boxes, key=lambda b: -b.score):
-        placed = to_image(one.affine, box)
+        placed = box_to_image(one.affine, box)
         place = (placed.left, placed.top, placed.right, placed.bottom)
         near = [(iou(place, truth.box), truth) for truth in left if truth.channel == box.channel]
         best = max(near, key=lambda pair: pair[0], default=None)

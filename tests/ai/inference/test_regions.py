@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from ai.bundle.manifest import CodeSpec, Output, load_reading_spec
-from ai.inference.regions import Box, regions, to_image
+from ai.inference.regions import Box, box_to_image, regions
 from tests.support.programs import ROOT
 
 BUNDLE = ROOT / "ai" / "bundles" / "phantom_cxr"
@@ -105,12 +105,12 @@ def test_what_is_no_probability_map_is_refused(wrong: NDArray[np.float64]) -> No
 
 def test_the_identity_leaves_a_box() -> None:
     box = Box(0, 0.7, 3.0, 4.0, 9.0, 11.0)
-    assert to_image(np.eye(4), box) == box
+    assert box_to_image(np.eye(4), box) == box
 
 
 def test_a_turned_affine_gives_the_upright_box() -> None:
     turned = np.array([[0.0, 2.0, 0, 0.5], [-2.0, 0.0, 0, 99.0], [0, 0, 1, 0], [0, 0, 0, 1]])
-    box = to_image(turned, Box(0, 0.7, 1.0, 2.0, 4.0, 8.0))
+    box = box_to_image(turned, Box(0, 0.7, 1.0, 2.0, 4.0, 8.0))
     # Rows come from columns: 1..4 -> 2..8; columns run backwards from rows: 2..8 -> 96.5..84.5.
     assert (box.top, box.bottom) == (pytest.approx(2.0), pytest.approx(8.0))
     assert (box.left, box.right) == (pytest.approx(84.5), pytest.approx(96.5))
@@ -142,7 +142,7 @@ def test_the_bundles_own_way_leads_back_to_the_image(size: tuple[int, int]) -> N
         middle[0] + extent[0] / 2,
         middle[1] + extent[1] / 2,
     )
-    back = to_image(np.asarray(prepared.affine), box)
+    back = box_to_image(np.asarray(prepared.affine), box)
     assert ((back.left + back.right) / 2, (back.top + back.bottom) / 2) == (
         pytest.approx((left + right) / 2, abs=0.2),
         pytest.approx((top + bottom) / 2, abs=0.2),
