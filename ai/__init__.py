@@ -1,1 +1,1 @@
-"""Reading images: knows DICOM pixels and MONAI models, and neither a network nor a database."""
+"""Reads images with MONAI models. Knows DICOM pixels and models, but no network and no database."""

@@ -1,10 +1,10 @@
-"""How an unexpected error is told without telling patient data."""
+"""Describes unexpected errors without patient data."""
 
 from __future__ import annotations
 
 
 def where(error: BaseException) -> str:
-    """The type of an unexpected error and the place that raised it; never its message, which may quote patient data."""
+    """The type of an error, and the function and line that raised it. Its message may quote patient data: left out."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

@@ -1,4 +1,4 @@
-"""Outlines of organs: most of a mask over a volume is empty, and a model may outline a hundred things."""
+"""Cropped masks of segmentations, which save memory: most of a mask is empty, and a model may make a hundred."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CutMask:
-    """A mask (frames x rows x columns) of which only the box around what is outlined is held in memory.
+    """A mask of ``shape`` (frames, rows, columns), of which only the bounding box of its outline is held in memory.
 
-    ``part`` (bool) begins at ``start``; beyond it nothing is outlined. A frame is made whole when it is asked for.
+    ``part`` (bool) begins at the indices ``start``. The mask is false outside. A whole frame is made on request.
     """
 
     shape: tuple[int, int, int]
@@ -23,27 +23,27 @@ class CutMask:
 
     @classmethod
     def of(cls, mask: NDArray[np.bool_]) -> CutMask:
-        """Cut a mask; a copy, so that the whole of it can be forgotten."""
+        """Crop a mask. The part is a copy, so that the memory of the whole mask can be released."""
         sides = []
         whole = mask
         for axis in range(3):
             others = tuple(other for other in range(3) if other != axis)
             filled = np.flatnonzero(whole.any(axis=others))
             sides.append(slice(int(filled[0]), int(filled[-1]) + 1) if filled.size else slice(0, 0))
-            whole = mask[tuple(sides)]  # the next axis has less to look at
+            whole = mask[tuple(sides)]  # the next axis has less to search
         frames, rows, columns = mask.shape
         return cls((frames, rows, columns), (sides[0].start, sides[1].start, sides[2].start), whole.copy())
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """That of the part."""
+        """The type of the part."""
         return self.part.dtype
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, frame: int) -> NDArray[np.bool_]:
-        """A frame (rows x columns); negative numbers count from the end.
+        """A frame (rows, columns), from 0. Negative numbers count from the end.
 
         Raises:
             IndexError: there is no such frame.

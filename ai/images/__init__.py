@@ -1,1 +1,1 @@
-"""One DICOM image as a radiologist sees it: pixels, the grayscale pipeline, colour, frames."""
+"""Displays one DICOM image as a viewer does: stored pixels, greyscale pipeline, colours, frames."""

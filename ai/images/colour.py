@@ -1,4 +1,4 @@
-"""Colours as they are stored -> RGB of 8 bits: YBR and RGB of three samples, and palettes (PS3.3 C.7.6.3.1, C.7.9)."""
+"""Stored colours -> RGB of 8 bits: RGB and YBR with three samples, palettes (PS3.3 sections C.7.6.3.1 and C.7.9)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pydicom import uid
 from pydicom.dataset import Dataset
 
 from ai.contract import ReadingError
-from ai.images import pixels as _pixels
+from ai.images import pixels
 from ai.images.voi import Integers, Words
 
 SAMPLES = {"RGB": 3, "YBR_FULL": 3, "YBR_FULL_422": 3, "YBR_RCT": 3, "YBR_ICT": 3, "PALETTE COLOR": 1}
-"""The photometric interpretations with colours, and the samples that a pixel of each has."""
+"""The photometric interpretations with colours -> samples per pixel."""
 
 _CHANNELS = ("Red", "Green", "Blue")
 PALETTE = [
@@ -25,15 +25,15 @@ PALETTE = [
 """The attributes of the Palette Color Lookup Table Module."""
 
 _CHUNK_ROWS = 256
-# Red, green and blue out of Y, CB and CR (PS3.3 C.7.6.3.1.2, ITU-R BT.601).
+# Red, green and blue from Y, CB and CR (PS3.3 section C.7.6.3.1.2, ITU-R BT.601).
 _TO_RGB = np.array([[1.0, 1.0, 1.0], [0.0, -0.344136, 1.772], [1.402, -0.714136, 0.0]], dtype=np.float32)
 
 
-def rgb(data: bytes, vr: str, form: _pixels.Form, syntax: uid.UID) -> NDArray[np.uint8]:
-    """The value of Pixel Data with one frame of three samples as rows x columns x 3.
+def rgb(data: bytes, vr: str, form: pixels.Form, syntax: uid.UID) -> NDArray[np.uint8]:
+    """Decode the value of Pixel Data with one frame of three samples to RGB (rows, columns, 3).
 
     Raises:
-        ReadingError: the data are of another size than declared, damaged, or of no form that the standard knows.
+        ReadingError: the data are of another size than declared, damaged, or not of a standard form.
     """
     if form.bits_allocated not in (8, 16, 32) or form.signed:
         raise ReadingError(
@@ -41,29 +41,29 @@ def rgb(data: bytes, vr: str, form: _pixels.Form, syntax: uid.UID) -> NDArray[np
             f"8 or 16 bits without a sign were expected"
         )
     if syntax.is_encapsulated:
-        words, photometric = _pixels.compressed(data, form, syntax)
+        words, photometric = pixels.compressed(data, form, syntax)
     else:
         if form.photometric in ("YBR_RCT", "YBR_ICT"):
             raise ReadingError(f"PhotometricInterpretation is {form.photometric}, which only JPEG 2000 images can have")
         words, photometric = _interleaved(data, vr, form, little=bool(syntax.is_little_endian)), form.photometric
     ours = np.empty((form.rows, form.columns, 3), dtype=np.uint8)
-    for start in range(0, form.rows, _CHUNK_ROWS):  # in chunks, for what lies between takes four times the memory
+    for start in range(0, form.rows, _CHUNK_ROWS):  # in chunks, because intermediate values take four times the memory
         rows = slice(start, start + _CHUNK_ROWS)
         colours = _eight_bits(words[rows], form.bits_stored)
         ours[rows] = _from_ybr(colours) if photometric.startswith("YBR_FULL") else colours
     return ours
 
 
-def _interleaved(data: bytes, vr: str, form: _pixels.Form, *, little: bool) -> Words:
-    pixels = form.rows * form.columns
-    if form.photometric == "YBR_FULL_422":  # two of Y, then the CB and CR that both share
+def _interleaved(data: bytes, vr: str, form: pixels.Form, *, little: bool) -> Words:
+    count = form.rows * form.columns
+    if form.photometric == "YBR_FULL_422":  # two Y, then the CB and CR of both
         if form.columns % 2 or form.planar:
             raise ReadingError(
                 "YBR_FULL_422 was stored by planes or with an odd number of columns; pairs of pixels were expected"
             )
-        pairs = _pixels.native(data, vr, form, 2 * pixels, little=little).reshape(-1, 4)
+        pairs = pixels.native(data, vr, form, 2 * count, little=little).reshape(-1, 4)
         return pairs[:, [0, 2, 3, 1, 2, 3]].reshape(form.rows, form.columns, 3)
-    flat = _pixels.native(data, vr, form, 3 * pixels, little=little)
+    flat = pixels.native(data, vr, form, 3 * count, little=little)
     if form.planar:
         return flat.reshape(3, form.rows, form.columns).transpose(1, 2, 0)
     return flat.reshape(form.rows, form.columns, 3)
@@ -83,10 +83,10 @@ def _from_ybr(ybr: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def paletted(stored: Integers, dataset: Dataset, *, little: bool) -> NDArray[np.uint8]:
-    """Stored values (rows x columns) looked up in the image's palette: rows x columns x 3.
+    """Look up stored values (rows, columns) in the image's palette: RGB (rows, columns, 3).
 
     Raises:
-        ReadingError: there is no palette, or its tables contradict themselves.
+        ReadingError: the palette is missing, or its tables contradict each other.
     """
     ours = np.empty((*stored.shape, 3), dtype=np.uint8)
     for number, channel in enumerate(_CHANNELS):
@@ -96,7 +96,7 @@ def paletted(stored: Integers, dataset: Dataset, *, little: bool) -> NDArray[np.
 
 
 def _table(dataset: Dataset, channel: str, *, signed: bool, little: bool) -> tuple[int, NDArray[np.uint8]]:
-    """A channel's first stored value and its entries (PS3.3 C.7.6.3.1.5)."""
+    """The first stored value of a channel's table, and its entries (PS3.3 section C.7.6.3.1.5)."""
     where = f"{channel}PaletteColorLookupTable"
     values = dataset.get(f"{where}Descriptor")
     descriptor = [int(value) for value in values] if isinstance(values, list) or hasattr(values, "__iter__") else []
@@ -105,7 +105,7 @@ def _table(dataset: Dataset, channel: str, *, signed: bool, little: bool) -> tup
     count, first, bits = (descriptor[0] & 0xFFFF) or 1 << 16, descriptor[1], descriptor[2]
     if bits not in (8, 16):
         raise ReadingError(f"{where}Descriptor says {bits} bits an entry; 8 or 16 were expected")
-    # The VR of the descriptor, US or SS, is guessed by many writers.
+    # Many writers choose the wrong VR of the descriptor, US or SS.
     first = first - (1 << 16) if signed and first > 0x7FFF else first + (1 << 16) if not signed and first < 0 else first
     plain, segmented = dataset.get(f"{where}Data"), dataset.get(f"Segmented{where}Data")
     if plain is not None:
@@ -119,7 +119,7 @@ def _table(dataset: Dataset, channel: str, *, signed: bool, little: bool) -> tup
     if len(entries) < count:
         raise ReadingError(f"{where}Data has {len(entries)} entries; {count} were expected")
     entries = entries[:count]
-    # Some devices say 16 bits and fill 8.
+    # Some devices declare 16 bits and use 8.
     return first, (entries >> 8 if bits == 16 and entries.max() > 0xFF else entries).astype(np.uint8)
 
 
@@ -133,9 +133,9 @@ def _entries(data: Any, count: int | None, bits: int, *, little: bool) -> Intege
 
 
 def _expanded(words: Integers, count: int, bits: int, where: str) -> list[int]:
-    """Segments as entries (PS3.3 C.7.9.2): discrete, linear, and indirect, which repeats earlier ones.
+    """Expand segments to entries (PS3.3 section C.7.9.2): discrete, linear, and indirect, which repeat earlier ones.
 
-    Where an indirect segment points is in bytes, two to an entry of 16 bits, and takes 32 bits itself.
+    The offset in an indirect segment takes 32 bits and counts bytes.
     """
     out: list[int] = []
 

@@ -1,7 +1,7 @@
-"""Reading the elements of a file from a stranger: nothing hurts, and nothing of a patient slips out.
+"""Reads elements of files that are not trusted, without harm, and without patient data in messages.
 
-pydicom and the codecs warn, log and raise with messages that quote element values. While a file is read they are kept
-silent, and of their exceptions only the type is told.
+pydicom and the codecs quote element values in warnings, log lines and exceptions. While a file is read, warnings and
+log lines are suppressed, and an error message names only the type of their exception.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ _CODE_STRING = re.compile(r"[A-Z0-9_]{1,16}")
 
 
 def shown(text: str) -> str:
-    """A code string (VR CS) as a message may repeat it: one plain word, so that no patient text slips out."""
+    """A code string (VR CS) for a message. It is shown only if it is one plain word, and so no text of a patient."""
     return text if _CODE_STRING.fullmatch(text) else "an unusual value" if text else "empty"
 
 
 class _Silence:
-    """Keeps pydicom's warnings and log lines in while a file is read: they quote element values.
+    """Suppresses pydicom's warnings and log lines, which quote element values, while files are read.
 
-    Warning filters and logger levels belong to the whole process, so the first reader sets and the last one restores.
+    Warning filters and logger levels belong to the whole process. The first reader sets them, the last restores them.
     """
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ _silence = _Silence()
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Whatever goes wrong inside is a `ReadingError`; of foreign exceptions only the type is told."""
+    """Raise every error inside as a `ReadingError`, which names only the type of an exception of a library."""
     with _silence:
         try:
             yield
@@ -103,9 +103,9 @@ def open_dataset(path: Path, keywords: list[str], *, pixels: bool) -> tuple[Data
 
 @dataclass(frozen=True, slots=True)
 class PixelValue:
-    """Where the value of Pixel Data (7FE0,0010) lies; ``length`` is None where its end is marked by a delimiter.
+    """The place in a file of the value of Pixel Data (7FE0,0010), in bytes from the start of the file.
 
-    ``size`` is that of the whole file.
+    ``length`` is None if a delimiter marks the end (encapsulated pixels). ``size`` is the size of the whole file.
     """
 
     file: BinaryIO
@@ -136,7 +136,7 @@ def open_pixels(path: Path, keywords: list[str]) -> Iterator[tuple[Dataset, uid.
 
 
 def _pixel_value(file: BinaryIO, dataset: Dataset, size: int) -> PixelValue:
-    """What stands in the header of the element that pydicom has stopped at."""
+    """Read the header of the element in front of which pydicom stopped."""
     start = file.tell()
     order: Literal["little", "big"] = "little" if dataset.original_encoding[1] else "big"
     head = file.read(12)
@@ -177,10 +177,10 @@ def _syntax(path: Path) -> uid.UID:
 
 
 def refuse_bomb(path: Path) -> None:
-    """Refuse a file that inflates beyond what an image can need, before pydicom, which inflates all of it, reads it.
+    """Refuse a deflated file that inflates to more than an image can need, before pydicom inflates all of it.
 
     Raises:
-        ReadingError: it does.
+        ReadingError: the file inflates to more.
     """
     with guarded():
         meta = pydicom.filereader.read_file_meta_info(path)
@@ -190,13 +190,13 @@ def refuse_bomb(path: Path) -> None:
 
 def _read(file: BinaryIO, keywords: list[str], *, pixels: bool) -> Dataset:
     dataset = pydicom.dcmread(file, stop_before_pixels=not pixels, specific_tags=list(keywords))
-    if len(dataset) == 0:  # what pydicom leaves of a file that ends inside of its pixels, or of nothing
+    if len(dataset) == 0:  # the file is empty, or ends before its pixels
         raise ReadingError("the data set is empty or cut off")
     return dataset
 
 
 def _check_inflated(path: Path, meta: Dataset) -> None:
-    """Refuse a deflated data set (PS3.5 A.5) that inflates beyond what an image can need."""
+    """Refuse a deflated data set (PS3.5 section A.5) that inflates to more than an image can need."""
     start = 132 + 12 + int(meta.FileMetaInformationGroupLength)
     limit = 4 * MAX_PIXELS
     inflate = zlib.decompressobj(-zlib.MAX_WBITS)
@@ -210,7 +210,7 @@ def _check_inflated(path: Path, meta: Dataset) -> None:
 
 
 def frame_count(dataset: Dataset) -> int:
-    """Number of Frames (0028,0008), 1 where it is absent or 0."""
+    """Number of Frames (0028,0008). 1 if it is missing or 0."""
     frames = whole_of(dataset, "NumberOfFrames")
     return 1 if frames in (None, 0) else int(frames or 1)
 
@@ -223,7 +223,7 @@ def _first(dataset: Dataset, keyword: str) -> Any:
 
 
 def number_of(dataset: Dataset, keyword: str) -> float | None:
-    """The first value of a number, or None where there is none."""
+    """The first value of a numeric element. None if there is none."""
     try:
         value = _first(dataset, keyword)
         number = None if value is None or value == "" else float(value)
@@ -235,7 +235,7 @@ def number_of(dataset: Dataset, keyword: str) -> float | None:
 
 
 def whole_of(dataset: Dataset, keyword: str, *, lenient: bool = False) -> int | None:
-    """The first value of a whole number, or None where there is none (or, if lenient, none that is a number)."""
+    """The first value of an integer element. None if there is none, or if ``lenient`` and it is no integer."""
     try:
         number = number_of(dataset, keyword)
     except ReadingError:
@@ -250,12 +250,12 @@ def whole_of(dataset: Dataset, keyword: str, *, lenient: bool = False) -> int | 
 
 
 def or_missing(value: int | None) -> str:
-    """A number as a message shows it."""
+    """A number for a message."""
     return "missing" if value is None else str(value)
 
 
 def texts_of(dataset: Dataset, keyword: str) -> tuple[str, ...]:
-    """All values of a text, stripped; none where it is absent or cannot be read."""
+    """All values of a text element, stripped. Empty if it is missing or cannot be read."""
     try:
         value = dataset.get(keyword)
     except (TypeError, ValueError):
@@ -267,6 +267,6 @@ def texts_of(dataset: Dataset, keyword: str) -> tuple[str, ...]:
 
 
 def text_of(dataset: Dataset, keyword: str) -> str:
-    """The first value of a text, stripped; empty where there is none."""
+    """The first value of a text element, stripped. Empty if there is none."""
     texts = texts_of(dataset, keyword)
     return texts[0] if texts else ""

@@ -1,6 +1,6 @@
-"""Where the bytes of one frame lie in a file of many: only the frame that is asked for is read.
+"""Reads the bytes of one frame from a file with many frames, without reading the others.
 
-Native frames lie one after another (PS3.5 A.4), and compressed ones are found by the offset table or by their
+Native frames follow one another (PS3.5 section A.4). Compressed frames are found by the offset tables or by their
 fragments.
 """
 
@@ -21,7 +21,7 @@ _ITEM, _DELIMITER = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 
 
 class FrameData:
-    """The bytes of each frame of an open file (`ai.images.elements.open_pixels`); fragments are looked for once."""
+    """The bytes of each frame of an open file (`ai.images.elements.open_pixels`). Fragments are searched once."""
 
     def __init__(self, value: PixelValue, dataset: Dataset, form: pixels.Form, frames: int, syntax: uid.UID) -> None:
         self._value, self._form, self._frames, self._syntax = value, form, frames, syntax
@@ -29,10 +29,10 @@ class FrameData:
         self._found: tuple[list[tuple[int, int]], list[int]] | None = None
 
     def __getitem__(self, frame: int) -> bytes:
-        """Frame ``frame`` (from 1), as the value of Pixel Data of an image that has only this one.
+        """Frame ``frame`` (from 1), as the value of Pixel Data of an image with this frame alone.
 
         Raises:
-            ReadingError: the pixels are cut off, or it cannot be told where the frame begins.
+            ReadingError: the pixels are cut off, or the start of the frame cannot be found.
         """
         if not self._syntax.is_encapsulated:
             return _native(self._value, self._form, frame, self._frames, little=bool(self._syntax.is_little_endian))
@@ -47,7 +47,7 @@ class FrameData:
 
 
 def _native(value: PixelValue, form: pixels.Form, frame: int, frames: int, *, little: bool) -> bytes:
-    """The bytes of one uncompressed frame; of a single one all that there are, so that their number can be checked."""
+    """The bytes of one uncompressed frame. Of a single frame, all bytes are returned, to check their number."""
     if value.length is None:
         raise ReadingError("PixelData has no length, though its transfer syntax is not a compressed one")
     values = form.rows * form.columns * (2 if form.photometric == "YBR_FULL_422" else form.samples)
@@ -62,14 +62,14 @@ def _native(value: PixelValue, form: pixels.Form, frame: int, frames: int, *, li
     first, skip = divmod((frame - 1) * bits, 8)
     last = first + -(-(skip + bits) // 8)
     swapped = form.bits_allocated == 8 and not little and value.vr == "OW"
-    if swapped:  # 8-bit pixels lie in 16-bit words, in whose middle a frame may begin and end
+    if swapped:  # 8-bit pixels are packed in 16-bit words, and a frame may begin and end inside a word
         first, last, skip = first - first % 2, last + last % 2, first % 2
     value.file.seek(value.start + first)
     data = value.file.read(last - first)
     if swapped:
         plain = _byteswapped(data)[skip : skip + values]
         return _byteswapped(plain)
-    if skip:  # frames of single bits follow each other without a gap (PS3.5 8.1.1)
+    if skip:  # frames of single bits follow each other without padding (PS3.5 section 8.1.1)
         alone = np.unpackbits(np.frombuffer(data, dtype=np.uint8), bitorder="little")[skip : skip + bits]
         return np.packbits(alone, bitorder="little").tobytes()
     return data
@@ -80,7 +80,7 @@ def _byteswapped(data: bytes) -> bytes:
 
 
 def _encapsulated(value: PixelValue, extended: Any, frames: int) -> tuple[list[tuple[int, int]], list[int]]:
-    """All fragments, and the first of each frame."""
+    """All fragments (place, length), and the number of the first fragment of each frame, and of the end."""
     if value.length is not None:
         raise ReadingError("PixelData has a length, though its transfer syntax is a compressed one")
     table, fragments = _fragments(value)
@@ -91,7 +91,7 @@ def _encapsulated(value: PixelValue, extended: Any, frames: int) -> tuple[list[t
 
 
 def _fragments(value: PixelValue) -> tuple[bytes, list[tuple[int, int]]]:
-    """The Basic Offset Table and the place and length of each fragment (PS3.5 A.4); only their headers are read."""
+    """The Basic Offset Table, and place and length of each fragment (PS3.5 section A.4), from their headers."""
     items: list[tuple[int, int]] = []
     at = value.start
     while at + 8 <= value.size:
@@ -114,9 +114,9 @@ def _fragments(value: PixelValue) -> tuple[bytes, list[tuple[int, int]]]:
 
 
 def _starts(fragments: list[tuple[int, int]], tables: list[tuple[Any, int]], frames: int) -> list[int] | None:
-    """The first fragment of each frame and the end of the last, by what can be trusted of the offset tables.
+    """The first fragment of each frame, and the end of the last, from a valid offset table. None if there is none.
 
-    ``tables`` are the Extended (PS3.3 C.7.6.3) and the Basic Offset Table with the bytes that an offset has in each.
+    ``tables`` are the Extended (PS3.3 section C.7.6.3) and the Basic Offset Table, each with its bytes per offset.
     """
     if frames == 1:
         return [0, len(fragments)]
@@ -131,7 +131,7 @@ def _starts(fragments: list[tuple[int, int]], tables: list[tuple[Any, int]], fra
 
 
 def _starts_by_markers(value: PixelValue, fragments: list[tuple[int, int]], frames: int) -> list[int]:
-    """The same by the marker (EOI or EOC, FFD9) that ends every JPEG code stream, perhaps with a byte of padding."""
+    """The same from the marker (EOI or EOC, FFD9) that ends every JPEG code stream, before a possible padding byte."""
     starts = [0]
     for number, (at, length) in enumerate(fragments):
         value.file.seek(max(at, at + length - 3))

@@ -1,7 +1,4 @@
-"""Any frame of any stored image as a viewer shows it: grey or in colours, of one frame or of thousands.
-
-Only the frame that is asked for is read and decoded.
-"""
+"""Displays any frame of any stored image as a viewer does, grey or in colours. Other frames are not read."""
 
 from __future__ import annotations
 
@@ -30,7 +27,7 @@ IMAGE = [
     "PerFrameFunctionalGroupsSequence",
     "ExtendedOffsetTable",
 ]
-# The functional groups of PS3.3 C.7.6.16 that make a grey, and what they hold.
+# The functional groups of PS3.3 section C.7.6.16 in the greyscale pipeline -> their attributes.
 _GROUPS = {
     "PixelValueTransformationSequence": ("RescaleIntercept", "RescaleSlope"),
     "FrameVOILUTSequence": ("WindowCenter", "WindowWidth", "VOILUTFunction"),
@@ -38,13 +35,13 @@ _GROUPS = {
 
 
 def load_display(path: str | Path, frame: int = 1) -> NDArray[np.uint8]:
-    """A frame (from 1) as a radiologist's viewer shows it: rows x columns of grey, or x 3 (RGB) where it has colours.
+    """Display a frame (from 1) as a viewer does: grey (rows, columns), or RGB (rows, columns, 3) if it has colours.
 
-    255 is white. Grey goes through the stages of PS3.3 C.11 with the frame's own rescale and window (its functional
-    groups, C.7.6.16) or the image's; where there is no window, or none that can be read, one comes from the frame's
-    percentiles. What :func:`load_radiograph` shows is the same here; a blank image, which it refuses, is drawn blank.
+    255 is white. Greys pass the stages of PS3.3 section C.11, with rescale and window of the frame's functional groups
+    (C.7.6.16) or of the image. Without a readable window, the window comes from the frame's percentiles. The greys
+    equal those of `ai.images.radiograph.load_radiograph`, which refuses blank images; here they are drawn blank.
     Colours have no window: YBR becomes RGB (C.7.6.3.1.2), palettes are looked up (C.7.9), and more than 8 bits are
-    scaled down.
+    scaled to 8.
 
     Raises:
         ReadingError: the file cannot be parsed or decoded, has no such frame, or contradicts itself.
@@ -80,12 +77,12 @@ def _grey(words: Words, dataset: Dataset, form: pixels.Form, syntax: uid.UID) ->
     try:
         return render_bytes(words, pipeline)
     except BlankError as blank:
-        # There is nothing to read in it, but results are drawn on it, the one that says so among them.
+        # A blank image cannot be read, but results are drawn on it, also the result that says so.
         return as_bytes(np.full(words.shape, blank.grey, dtype=np.float32))
 
 
 def of_frame(dataset: Dataset, frame: int) -> Dataset:
-    """The image with a frame's own values at the top, as in an image of a single frame."""
+    """The data set with the values of one frame at the top level, as in a single-frame image."""
     own = Dataset()
     for keyword in PIPELINE:
         if keyword in dataset:
@@ -100,6 +97,6 @@ def of_frame(dataset: Dataset, frame: int) -> Dataset:
             for keyword in keywords:
                 if keyword in items[0]:
                     own[keyword] = items[0][keyword]
-                elif keyword in own:  # of another group, whose other values have just been replaced
+                elif keyword in own:  # it belongs to a group whose other values were replaced
                     del own[keyword]
     return own

@@ -1,4 +1,4 @@
-"""What a file says of its pixels: their form, and the stages from a stored value to a grey (PS3.3 C.7.6.3, C.11)."""
+"""Reads the form of pixels and the stages of the greyscale pipeline from elements (PS3.3 sections C.7.6.3, C.11)."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ _VOI = ("VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction")
 
 
 def grey_form(dataset: Dataset) -> pixels.Form:
-    """The Image Pixel attributes of a frame that must be single and grey.
+    """The Image Pixel attributes of an image that must be single-frame and grey.
 
     Raises:
-        ReadingError: it is not, or they contradict each other.
+        ReadingError: the image is of another kind, or the attributes contradict each other.
     """
     photometric = text_of(dataset, "PhotometricInterpretation")
     if photometric not in GREYS:
@@ -60,15 +60,15 @@ def grey_form(dataset: Dataset) -> pixels.Form:
 
 
 def named_photometric(photometric: str) -> str:
-    """A Photometric Interpretation as a message may repeat it."""
+    """A Photometric Interpretation for a message."""
     return photometric if photometric == "PALETTE COLOR" else shown(photometric)
 
 
 def form_of(dataset: Dataset, *, samples: int = 1) -> pixels.Form:
-    """The Image Pixel attributes, checked; how many samples a pixel has is the caller's to know.
+    """The checked Image Pixel attributes. The caller knows the number of samples per pixel.
 
     Raises:
-        ReadingError: they contradict each other.
+        ReadingError: the attributes contradict each other.
     """
     rows, columns = (whole_of(dataset, keyword) or 0 for keyword in ("Rows", "Columns"))
     limit = pixels.MAX_PIXELS // samples
@@ -80,7 +80,7 @@ def form_of(dataset: Dataset, *, samples: int = 1) -> pixels.Form:
     stored = whole_of(dataset, "BitsStored")
     if stored is None or not 1 <= stored <= allocated:
         raise ReadingError(f"BitsStored is {or_missing(stored)}; 1 to {allocated} was expected")
-    # Some files have none; the standard then leaves one possibility (PS3.5 8.1.1).
+    # Some files lack HighBit. The standard then allows one value (PS3.5 section 8.1.1).
     high = whole_of(dataset, "HighBit")
     high = stored - 1 if high is None else high
     if not stored - 1 <= high < allocated:
@@ -93,11 +93,11 @@ def form_of(dataset: Dataset, *, samples: int = 1) -> pixels.Form:
 
 
 def depth_of(form: pixels.Form, syntax: uid.UID) -> Depth:
-    """How a pixel lies in its word."""
+    """The place of a pixel's bits in its word."""
     return Depth(
         allocated=form.bits_allocated,
         stored=form.bits_stored,
-        # A codec puts the pixel to the right of its word, whatever the header of the uncompressed image said.
+        # A codec puts the pixel at the low end of its word, whatever the header says.
         high=form.bits_stored - 1 if syntax.is_encapsulated and syntax != uid.RLELossless else form.high_bit,
         signed=form.signed,
         exact=not pixels.is_lossy(syntax),
@@ -105,10 +105,10 @@ def depth_of(form: pixels.Form, syntax: uid.UID) -> Depth:
 
 
 def grey_of(dataset: Dataset, form: pixels.Form, syntax: uid.UID) -> Grey:
-    """The greyscale pipeline of an image, or of a frame whose own values stand at the top of ``dataset``.
+    """The greyscale pipeline of an image, or of a frame whose values are at the top level of ``dataset``.
 
     Raises:
-        ReadingError: a stage is none of the standard.
+        ReadingError: a stage does not follow the standard.
     """
     depth = depth_of(form, syntax)
     modality = _modality(dataset, depth, little=bool(syntax.is_little_endian))
@@ -119,10 +119,10 @@ def grey_of(dataset: Dataset, form: pixels.Form, syntax: uid.UID) -> Grey:
 
 
 def grey_or_open(dataset: Dataset, form: pixels.Form, syntax: uid.UID) -> Grey:
-    """The same, without the VOI stage where that is none of the standard: no reason to show nothing.
+    """The same, but without the VOI stage if it does not follow the standard: the image can still be displayed.
 
     Raises:
-        ReadingError: another stage is none of the standard.
+        ReadingError: another stage does not follow the standard.
     """
     try:
         return grey_of(dataset, form, syntax)
@@ -131,7 +131,7 @@ def grey_or_open(dataset: Dataset, form: pixels.Form, syntax: uid.UID) -> Grey:
 
 
 def without_voi(dataset: Dataset) -> Dataset:
-    """The data set, from which the VOI stage has been taken."""
+    """Remove the VOI stage from a data set, in place, and return the data set."""
     for keyword in _VOI:
         if keyword in dataset:
             del dataset[keyword]
@@ -141,9 +141,8 @@ def without_voi(dataset: Dataset) -> Dataset:
 def _inverse(dataset: Dataset, form: pixels.Form) -> bool:
     """Whether the lowest value is white.
 
-    Presentation LUT Shape says how the output becomes P-values, and MONOCHROME1 says the same thing once more: a shape
-    of INVERSE goes with it (PS3.3 C.8.11.3, C.11.6.1), so the two are one inversion, never two. Where they disagree
-    the shape holds, as in DCMTK and dcm4che.
+    Presentation LUT Shape INVERSE and MONOCHROME1 mean the same inversion and go together (PS3.3 sections C.8.11.3 and
+    C.11.6.1), so they are never applied twice. If they disagree, the shape decides, as in DCMTK and dcm4che.
     """
     shape = text_of(dataset, "PresentationLUTShape").upper()
     if shape in ("IDENTITY", "INVERSE"):
@@ -162,7 +161,7 @@ def _modality(dataset: Dataset, depth: Depth, *, little: bool) -> Lut | tuple[fl
 
 
 def _voi(dataset: Dataset, *, signed: bool, little: bool) -> Lut | Window | None:
-    """The first table, else the first window: the first is the one that the device means by default."""
+    """The first table, otherwise the first window. The first is the device's default."""
     if (item := _first_item(dataset, "VOILUTSequence")) is not None:
         return _lut(item, "VOILUTSequence", signed=signed, little=little)
     center, width = (number_of(dataset, keyword) for keyword in ("WindowCenter", "WindowWidth"))
@@ -179,18 +178,18 @@ def _voi(dataset: Dataset, *, signed: bool, little: bool) -> Lut | Window | None
 
 
 def _lut(item: Dataset, where: str, *, signed: bool, little: bool) -> Lut:
-    """A table of PS3.3 C.11.1.1.1 or C.11.2.1.1; ``signed`` says whether its input can be negative."""
+    """A table of PS3.3 section C.11.1.1.1 or C.11.2.1.1. ``signed`` says whether its input can be negative."""
     descriptor = [int(value) for value in item.LUTDescriptor]
     if len(descriptor) != 3:
         raise ReadingError(f"{where}: LUTDescriptor has {len(descriptor)} values, 3 were expected")
     count, first, bits = (descriptor[0] & 0xFFFF) or 1 << 16, descriptor[1], descriptor[2]
     if not 8 <= bits <= 16:
         raise ReadingError(f"{where}: LUTDescriptor says {bits} bits an entry, 8 to 16 were expected")
-    # The VR of the descriptor, US or SS, is guessed by many writers.
+    # Many writers choose the wrong VR of the descriptor, US or SS.
     first = first - (1 << 16) if signed and first > 0x7FFF else first + (1 << 16) if not signed and first < 0 else first
     data = item.LUTData
     if isinstance(data, bytes):
-        # 8-bit entries may lie one to a byte (PS3.3 C.11.1.1.1).
+        # 8-bit entries may be stored one to a byte (PS3.3 section C.11.1.1.1).
         width = 2 if len(data) >= 2 * count else 1
         entries = np.frombuffer(data, dtype=f"{'<' if little else '>'}u{width}").astype(np.float64)
     else:
@@ -211,7 +210,7 @@ def _padding(dataset: Dataset, depth: Depth) -> tuple[int, int] | None:
 
 
 def _as_stored(value: int, depth: Depth) -> int:
-    """A value of VR US or SS, which writers confuse, with the sign that the pixels have."""
+    """A value of VR US or SS, which writers confuse, with the sign of the pixels."""
     size = 1 << depth.allocated
     if depth.signed and value >= size // 2:
         return value - size

@@ -1,7 +1,7 @@
-"""The stored words of one frame, checked against what was declared before anything is decoded.
+"""Decodes the stored words of one frame. Sizes are checked against the header before anything is decoded.
 
-PS3.5 section 8 and Annex A: native data in either byte order, RLE, JPEG, JPEG-LS, JPEG 2000. A few bytes of a
-compressed image may declare gigapixels, so the size in the code stream must be that of the header.
+Native data in either byte order, RLE, JPEG, JPEG-LS and JPEG 2000 are read (PS3.5 section 8 and Annex A). A few bytes
+of a compressed image can declare gigapixels, so the size in the code stream must equal the size in the header.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ai.contract import ReadingError
 from ai.images.voi import Words
 
 MAX_PIXELS = 100_000_000
-"""Rows x columns beyond this are refused: twenty times the largest radiograph."""
+"""Images of more pixels (rows x columns) are refused. It is twenty times the largest radiograph."""
 
 _LOSSY = {
     uid.JPEGBaseline8Bit,
@@ -44,7 +44,7 @@ _JPEG_2000 = {uid.JPEG2000Lossless, uid.JPEG2000, uid.HTJ2KLossless, uid.HTJ2KLo
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """The Image Pixel attributes (PS3.3 C.7.6.3) of one frame, checked."""
+    """The checked Image Pixel attributes (PS3.3 section C.7.6.3) of one frame."""
 
     rows: int
     columns: int
@@ -58,15 +58,15 @@ class Form:
 
 
 def is_lossy(syntax: uid.UID) -> bool:
-    """Whether words of this transfer syntax come out of a lossy codec."""
+    """Whether a transfer syntax is compressed with loss."""
     return syntax in _LOSSY
 
 
 def words(data: bytes, vr: str, form: Form, syntax: uid.UID) -> Words:
-    """The stored words (rows x columns, unsigned and as wide as allocated) of the value of Pixel Data (7FE0,0010).
+    """Decode the value of Pixel Data (7FE0,0010) to stored words: (rows, columns), unsigned, as wide as allocated.
 
     Raises:
-        ReadingError: the data are too short or too long, of another size than declared, or of no known syntax.
+        ReadingError: the data are too short or too long, of another size than declared, or of an unknown syntax.
     """
     if not syntax.is_transfer_syntax:
         raise ReadingError("the transfer syntax is not one of the standard")
@@ -79,13 +79,13 @@ def words(data: bytes, vr: str, form: Form, syntax: uid.UID) -> Words:
 
 
 def compressed(data: bytes, form: Form, syntax: uid.UID) -> tuple[Words, str]:
-    """Decoded words, rows x columns or rows x columns x samples, and the Photometric Interpretation that they have.
+    """Decode words, (rows, columns) or (rows, columns, samples), and return them with their Photometric Interpretation.
 
-    ``data`` is the value of Pixel Data (7FE0,0010) with a single frame. A decoder may have changed the colour space
-    (JPEG 2000), and a code stream may say another one than the header.
+    ``data`` is the value of Pixel Data (7FE0,0010) with a single frame. A decoder may change the colour space
+    (JPEG 2000), and a code stream may declare another one than the header.
 
     Raises:
-        ReadingError: the data are of another size than declared, damaged, or of no known syntax.
+        ReadingError: the data are of another size than declared, damaged, or of an unknown syntax.
     """
     if syntax not in _JPEG | _JPEG_2000 | {uid.RLELossless}:
         raise ReadingError(f"the transfer syntax {syntax} holds no image that can be decoded")
@@ -93,7 +93,7 @@ def compressed(data: bytes, form: Form, syntax: uid.UID) -> tuple[Words, str]:
 
 
 def native(data: bytes, vr: str, form: Form, values: int, *, little: bool) -> Words:
-    """So many uncompressed values of one frame, one after another.
+    """Read ``values`` uncompressed values of one frame, as a flat array.
 
     Raises:
         ReadingError: the data are too short or too long.
@@ -101,13 +101,13 @@ def native(data: bytes, vr: str, form: Form, values: int, *, little: bool) -> Wo
     expected = -(-values * form.bits_allocated // 8)
     if len(data) < expected:
         raise ReadingError(f"PixelData is truncated: it holds {len(data)} bytes, {expected} were expected")
-    if len(data) >= 2 * expected + 2:  # less is padding, which some devices add
+    if len(data) >= 2 * expected + 2:  # fewer extra bytes are padding of some devices
         raise ReadingError(f"PixelData holds {len(data)} bytes, {expected} were expected for one frame")
     if form.bits_allocated == 1:
         packed = np.frombuffer(data, dtype=np.uint8, count=expected)
         return np.unpackbits(packed, count=values, bitorder="little")
     if form.bits_allocated == 8 and not little and vr == "OW":
-        # 8-bit pixels lie in 16-bit words of the transfer's byte order (PS3.5 Annex A.3 and 8.1.1).
+        # 8-bit pixels are packed in 16-bit words of the transfer syntax's byte order (PS3.5 sections A.3 and 8.1.1).
         even = data[: expected + expected % 2].ljust(expected + expected % 2, b"\0")
         return np.frombuffer(even, dtype=np.uint16).byteswap().view(np.uint8)[:values]
     dtype = np.dtype(f"{'<' if little else '>'}u{form.bits_allocated // 8}")
@@ -115,9 +115,9 @@ def native(data: bytes, vr: str, form: Form, values: int, *, little: bool) -> Wo
 
 
 def item(frame: bytes) -> bytes:
-    """The code stream of one frame as the value of Pixel Data (7FE0,0010), as it is (PS3.5 A.4).
+    """Wrap the code stream of one frame as a value of Pixel Data (7FE0,0010), unchanged (PS3.5 section A.4).
 
-    pydicom would pad an odd one, and a decoder take the padding for a byte that was lost.
+    pydicom would pad an odd length, and a decoder could misread the padding.
     """
     return b"\xfe\xff\x00\xe0\0\0\0\0\xfe\xff\x00\xe0" + len(frame).to_bytes(4, "little") + frame
 
@@ -127,25 +127,25 @@ def _compressed(data: bytes, form: Form, syntax: uid.UID) -> tuple[Words, str]:
         return _decompressed(get_frame(data, 0, number_of_frames=1), form, syntax)
     except ReadingError:
         raise
-    except Exception as error:  # each codec has its own; their messages are not ours to repeat
+    except Exception as error:  # codecs raise errors of many types; their messages may quote the file
         raise ReadingError(
             f"PixelData is damaged or not of its transfer syntax {syntax}; it cannot be decoded "
             f"({type(error).__name__})"
         ) from None
 
 
-@lru_cache(maxsize=1)  # what a model has read is drawn next, and JPEG 2000 takes half a second
+@lru_cache(maxsize=1)  # an image that was read is drawn next, and JPEG 2000 takes half a second
 def _decompressed(frame: bytes, form: Form, syntax: uid.UID) -> tuple[Words, str]:
     if form.bits_allocated == 1:
         raise ReadingError("BitsAllocated is 1 in a compressed image; 8, 16 or 32 was expected")
     bits = form.bits_stored
     if syntax == uid.RLELossless:
-        # A run of RLE expands 64-fold at most, and good data are at worst 1/128 longer than plain data (PS3.5 G.3).
+        # RLE expands at most 64-fold, and valid data are at most 1/128 longer than plain data (PS3.5 section G.3).
         plain = form.rows * form.columns * form.samples * form.bits_allocated // 8
         if len(frame) > plain + plain // 64 + 4 * form.rows * form.samples + 1024:
             raise ReadingError(f"an RLE frame of {len(frame)} bytes is longer than its {plain} bytes of pixels")
     else:
-        if syntax in _JPEG and form.bits_allocated > 16:  # GDCM would end the process
+        if syntax in _JPEG and form.bits_allocated > 16:  # GDCM would abort the process
             raise ReadingError(f"BitsAllocated is {form.bits_allocated} in a JPEG image; 8 or 16 was expected")
         stream = jpeg_stream(frame) if syntax in _JPEG else jpeg_2000_stream(frame)
         _check_stream(stream, form)
@@ -164,12 +164,12 @@ def _decompressed(frame: bytes, form: Form, syntax: uid.UID) -> tuple[Words, str
 
 
 def _read_only(words: Words) -> Words:
-    words.flags.writeable = False  # they may be given out again
+    words.flags.writeable = False  # the cache may return them again
     return words
 
 
 def _decode(data: bytes, form: Form, syntax: uid.UID, bits: int) -> tuple[NDArray[Any], str]:
-    """Have pydicom's plug-ins decode; ``bits`` is the precision of the code stream: given another, GDCM aborts."""
+    """Decode with pydicom's plug-ins. ``bits`` is the precision of the code stream; with another, GDCM aborts."""
     options: dict[str, Any] = {
         "correct_unused_bits": False,  # the look-up of `ai.images.voi` does it
         "rows": form.rows,
@@ -187,7 +187,7 @@ def _decode(data: bytes, form: Form, syntax: uid.UID, bits: int) -> tuple[NDArra
     decoder = get_decoder(syntax)
     if not decoder.is_available:
         raise ReadingError(f"no decoder is installed for the transfer syntax {syntax}")
-    # GDCM ends the process on damaged headers of colour JPEGs, and Pillow reads all of them but the lossless ones.
+    # GDCM aborts the process on damaged headers of colour JPEGs. Pillow reads all of them except the lossless.
     by_pillow = form.samples > 1 and syntax in _JPEG_DCT
     decoded, properties = decoder.as_array(
         data, index=0, raw=True, decoding_plugin="pillow" if by_pillow else "", **options
@@ -196,7 +196,7 @@ def _decode(data: bytes, form: Form, syntax: uid.UID, bits: int) -> tuple[NDArra
 
 
 def _extended_12_bit(frame: bytes, form: Form) -> NDArray[np.uint16]:
-    """JPEG Process 4 with 12 bits, which GDCM decodes but pydicom's plug-in for it refuses."""
+    """Decode JPEG Process 4 with 12 bits by GDCM, because pydicom's plug-in refuses it."""
     import gdcm  # noqa: PLC0415  (a large C++ library for a rare syntax)
 
     for quiet in (gdcm.Trace.WarningOff, gdcm.Trace.ErrorOff, gdcm.Trace.DebugOff):
@@ -214,7 +214,7 @@ def _extended_12_bit(frame: bytes, form: Form) -> NDArray[np.uint16]:
     image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(gdcm.PhotometricInterpretation.MONOCHROME2))
     image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGExtendedProcess2_4))
     image.SetPixelFormat(gdcm.PixelFormat(1, 16, 12, 11, 0))
-    # GDCM hands out bytes as text.
+    # GDCM returns bytes as text.
     plain = image.GetBuffer().encode("utf-8", "surrogateescape")
     if len(plain) != form.rows * form.columns * 2:
         raise ReadingError(f"the decoder gave {len(plain)} bytes, {form.rows * form.columns * 2} were expected")
@@ -223,7 +223,7 @@ def _extended_12_bit(frame: bytes, form: Form) -> NDArray[np.uint16]:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """What the header of a code stream declares; ``bits`` is its precision."""
+    """The declarations in the header of a code stream. ``bits`` is the precision."""
 
     rows: int
     columns: int
@@ -267,10 +267,10 @@ def jpeg_stream(frame: bytes) -> Stream:
 
 
 def _check_headers(frame: bytes, form: Form) -> None:
-    """Refuse a colour JPEG of whose headers anything is not as ISO 10918-1 B.2 has it, down to its scan.
+    """Refuse a colour JPEG whose headers, up to the scan, do not follow ISO 10918-1 B.2.
 
     Raises:
-        ReadingError: something is not.
+        ReadingError: a header is wrong.
     """
     at, frames = 2, 0
     while at + 4 <= len(frame) and frame[at] == 0xFF:
@@ -299,7 +299,7 @@ def jpeg_2000_stream(frame: bytes) -> Stream:
     Raises:
         ReadingError: there is no SIZ marker.
     """
-    # Some devices store a whole JP2 file: its boxes stand before the code stream.
+    # Some devices store a whole JP2 file, with boxes before the code stream.
     start = frame.find(b"\xff\x4f\xff\x51", 0, 4096)
     if start < 0 or len(frame) < start + 43:
         raise ReadingError("PixelData holds no JPEG 2000 image where its transfer syntax says so")

@@ -1,12 +1,11 @@
-"""A DICOM file -> what a radiologist sees: radiographs for a model to read, and any frame to draw results on.
+"""A DICOM file -> a radiograph as a viewer displays it, for a model to read; and the header, for the selection.
 
-Stored pixels go through the modality stage (PS3.3 C.11.1), the VOI stage (C.11.2) and the presentation stage (C.11.6)
-to a grey between 0 and 1 where 1 is white. What the file leaves open is filled as viewers do it: no VOI stage gives a
-window from the image's own percentiles, and padding is black.
+Stored pixels pass the modality stage (PS3.3 section C.11.1), the VOI stage (C.11.2) and the presentation stage (C.11.6)
+and become greys from 0 to 1, where 1 is white. Missing stages are replaced as viewers do: without a VOI stage, the
+window comes from the image's own percentiles. Padding is black.
 
-A file comes from a stranger. Whatever pydicom or a codec makes of it is a `ReadingError` that says what is wrong and
-what was expected; element values that can hold patient text are never repeated, and neither are messages of the
-libraries, because those repeat them.
+Files are not trusted. Every fault raises a `ReadingError` that says what is wrong and what was expected. It never
+quotes element values that can hold patient text, nor messages of the libraries, because those quote such values.
 """
 
 from __future__ import annotations
@@ -81,10 +80,10 @@ _IMAGE = [
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a model is chosen by; texts are stripped, and empty where the file has none or what cannot be read.
+    """The header elements that the selection uses.
 
-    ``frames`` is 1 where the file does not say; numbers are 0 and ``series_number`` and ``instance_number`` absent
-    where the file has none.
+    Texts are stripped, and empty if they are missing or unreadable. Missing numbers are 0, except ``frames``, which is
+    1, and ``series_number`` and ``instance_number``, which are None.
     """
 
     sop_instance_uid: str
@@ -108,13 +107,13 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Radiograph:
-    """One image, ready to look at.
+    """One image, ready for display.
 
-    ``display`` is float32, rows x columns, in 0..1, and larger is whiter on the screen of a radiologist: bone is white
-    however the file stores it. Spacings are in mm between centres; ``spacing_source`` names the attribute, and
-    ``spacing_calibrated`` is true where the spacing holds in the patient and not merely at the detector (PS3.3
-    10.7.1). ``patient_left_is_right_of_image`` is absent where the rows do not run across the patient. ``voi`` says
-    what made the contrast: ``"VOI LUT"``, ``"window LINEAR"`` (``LINEAR_EXACT``, ``SIGMOID``) or ``"automatic"``.
+    ``display`` is float32 (rows, columns) from 0 to 1, where 1 is white and bone is white, however the file stores it.
+    Spacings are mm between pixel centres. ``spacing_source`` names their attribute, and ``spacing_calibrated`` is true
+    if they are valid in the patient and not only at the detector (PS3.3 section 10.7.1).
+    ``patient_left_is_right_of_image`` is None if the rows do not run across the patient. ``voi`` names the VOI stage:
+    ``"VOI LUT"``, ``"window LINEAR"`` (``LINEAR_EXACT``, ``SIGMOID``) or ``"automatic"``.
     """
 
     sop_instance_uid: str
@@ -139,10 +138,10 @@ class Radiograph:
 
 
 def read_header(path: str | Path) -> Header:
-    """Read what a selection needs, without the pixels.
+    """Read the header of a file for the selection, without the pixels.
 
     Raises:
-        ReadingError: the file is no DICOM file that can be parsed.
+        ReadingError: the file cannot be parsed as DICOM.
     """
     with guarded():
         dataset, has_pixels, _ = open_dataset(Path(path), HEADER, pixels=False)
@@ -150,7 +149,7 @@ def read_header(path: str | Path) -> Header:
 
 
 def header_of(dataset: Dataset, *, has_pixels: bool) -> Header:
-    """What a data set says of itself; of its elements those of ``HEADER`` are looked at."""
+    """The header of a data set, from the elements in ``HEADER``."""
     return Header(
         sop_instance_uid=text_of(dataset, "SOPInstanceUID"),
         sop_class_uid=text_of(dataset, "SOPClassUID"),
@@ -173,7 +172,7 @@ def header_of(dataset: Dataset, *, has_pixels: bool) -> Header:
 
 
 def load_radiograph(path: str | Path) -> Radiograph:
-    """Read one single-frame grey image as a radiologist sees it.
+    """Read a single-frame grey image as a viewer displays it.
 
     Raises:
         ReadingError: the file cannot be parsed or decoded, is no single-frame grey image, or contradicts itself.
@@ -209,16 +208,16 @@ def load_radiograph(path: str | Path) -> Radiograph:
 
 
 def display_uint8(radiograph: Radiograph) -> NDArray[np.uint8]:
-    """The display greys as bytes (rows x columns), 255 is white."""
+    """The display greys as bytes (rows, columns), where 255 is white."""
     return as_bytes(radiograph.display)
 
 
 def laterality(radiograph: Radiograph, column: float) -> Code | None:
-    """The patient's side of a column (in pixel edges), or None where the image does not tell it.
+    """The patient's side at a column (in pixel edges). None if it is not certain.
 
-    It is told by the half of the image, given that the rows run across the patient (Patient Orientation, PS3.3
-    C.7.6.1.1.1). Nothing is told close to the middle, nor where the image is declared to show one side only
-    (Image Laterality, Laterality) and the half says the other: a wrong side does more harm than none.
+    The side follows from the half of the image, if the rows run across the patient (Patient Orientation, PS3.3 section
+    C.7.6.1.1.1). It is None close to the middle, and if Image Laterality or Laterality declares the other side: a wrong
+    side does more harm than none.
     """
     if radiograph.patient_left_is_right_of_image is None:
         return None
@@ -233,7 +232,7 @@ def laterality(radiograph: Radiograph, column: float) -> Code | None:
 def _spacing(dataset: Dataset) -> tuple[tuple[float, float] | None, str | None, bool]:
     at_detector = _pair(dataset, "ImagerPixelSpacing")
     if (spacing := _pair(dataset, "PixelSpacing")) is not None:
-        # Equal to the detector's, and with no word of a calibration, it is the detector's (PS3.3 10.7.1.3).
+        # Equal to the detector's spacing and without a calibration type, it is the detector's (PS3.3 section 10.7.1.3).
         calibrated = "PixelSpacingCalibrationType" in dataset or (at_detector is not None and at_detector != spacing)
         return spacing, "PixelSpacing", calibrated
     return at_detector, "ImagerPixelSpacing" if at_detector else None, False
@@ -245,12 +244,12 @@ def _pair(dataset: Dataset, keyword: str) -> tuple[float, float] | None:
     except (TypeError, ValueError):
         return None
     if len(values) != 2 or not all(isfinite(value) and value > 0.0 for value in values):
-        return None  # zeros stand for "unknown" in real files
+        return None  # some files write 0 for "unknown"
     return values[0], values[1]
 
 
 def _left_is_right(dataset: Dataset) -> bool | None:
-    """The patient's side at the right edge, by the direction of the rows (PS3.3 C.7.6.1.1.1)."""
+    """Whether the right edge is the patient's left, from the direction of the rows (PS3.3 section C.7.6.1.1.1)."""
     directions = texts_of(dataset, "PatientOrientation")
     return {"L": True, "R": False}.get(directions[0][:1].upper()) if directions else None
 

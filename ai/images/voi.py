@@ -1,8 +1,8 @@
-"""The greyscale pipeline of PS3.3 C.11 and PS3.4 N.2 in numbers: stored words -> what stands on the screen.
+"""Computes the greyscale pipeline of PS3.3 section C.11 and PS3.4 section N.2: stored words -> displayed greys.
 
-Nothing here knows DICOM elements: `ai.images.radiograph` reads and checks them and describes the pipeline as a `Grey`.
-Up to 16 bits a word the whole pipeline is worked out once for each possible word, in float64, and the image is one
-look-up.
+This module knows no DICOM elements. `ai.images.grayscale` reads and checks them, and describes the pipeline as a
+`Grey`. For words of up to 16 bits, the pipeline is computed once for each possible word, in float64, and the image is
+looked up in that table.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ Reals = NDArray[np.float64]
 _Shown = TypeVar("_Shown", np.float32, np.uint8)
 Integers = NDArray[np.int64]
 
-# The automatic window leaves out this share of the pixels at either end: markers, dead pixels, the unexposed border.
+# The automatic window ignores this share of pixels at either end: markers, dead pixels, the unexposed border.
 _TAIL = 0.005
-# So many pixels settle a percentile; more only take time.
+# The number of pixels that is enough for a percentile.
 _SAMPLE = 1_000_000
 _CHUNK_ROWS = 16
 
 
 class BlankError(ReadingError):
-    """An image that shows one ``grey`` (0 is black) throughout: nothing to read, but something to look at."""
+    """An image of a single ``grey`` (0 is black, 1 is white). It can be displayed, but not read."""
 
     def __init__(self, message: str, grey: float = 0.0) -> None:
         super().__init__(message)
@@ -39,7 +39,7 @@ class BlankError(ReadingError):
 
 
 class VoiFunction(StrEnum):
-    """VOI LUT Function (0028,1056), PS3.3 C.11.2.1.2 and C.11.2.1.3."""
+    """VOI LUT Function (0028,1056), PS3.3 sections C.11.2.1.2 and C.11.2.1.3."""
 
     LINEAR = "LINEAR"
     LINEAR_EXACT = "LINEAR_EXACT"
@@ -48,7 +48,7 @@ class VoiFunction(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Window Center and Width (PS3.3 C.11.2.1.2), in values after the modality stage."""
+    """Window Center and Width (PS3.3 section C.11.2.1.2), in values after the modality stage."""
 
     center: float
     width: float
@@ -57,7 +57,7 @@ class Window:
     def __call__(self, values: Reals) -> Reals:
         """Map values to 0..1."""
         if self.function is VoiFunction.SIGMOID:
-            # The exponent is bounded where the result has long been 0 or 1 in float64.
+            # The exponent is clipped where the result is 0 or 1 in float64.
             return np.asarray(1.0 / (1.0 + np.exp(np.clip(-4.0 * (values - self.center) / self.width, -700.0, 700.0))))
         if self.function is VoiFunction.LINEAR_EXACT:
             return np.asarray(np.clip((values - self.center) / self.width + 0.5, 0.0, 1.0))
@@ -69,9 +69,9 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Lut:
-    """A look-up table (PS3.3 C.11.1.1 and C.11.2.1.1): ``entries[0]`` belongs to ``first`` and to all that is below it.
+    """A look-up table (PS3.3 sections C.11.1.1 and C.11.2.1.1). ``entries[0]`` is for the value ``first`` and below.
 
-    ``top`` is the largest value that the declared bits of an entry can hold.
+    ``top`` is the largest value of the declared bits of an entry.
     """
 
     first: int
@@ -79,17 +79,17 @@ class Lut:
     top: float
 
     def __call__(self, values: Reals) -> Reals:
-        """Map values to entries; fractions, which only a rescale can make, go to the nearest entry."""
+        """Map values to entries. Fractions, which a rescale can make, are rounded."""
         index = np.clip(np.rint(values) - self.first, 0, len(self.entries) - 1).astype(np.intp)
         return np.asarray(np.take(self.entries, index), dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """How a pixel lies in its word (PS3.5 8.1.1).
+    """The place of a pixel's bits in its word (PS3.5 section 8.1.1).
 
-    ``exact`` words are as the device stored them, so the bits outside of ``stored`` bits below and with ``high`` may
-    hold anything and are cut off. Words out of a lossy codec have overshot instead and are clipped.
+    ``exact`` words are those that the device stored: the bits outside the ``stored`` bits that end with bit ``high``
+    may hold anything and are removed. Words from a lossy codec may overshoot and are clipped instead.
     """
 
     allocated: int
@@ -100,11 +100,11 @@ class Depth:
 
     @property
     def range(self) -> tuple[int, int]:
-        """The smallest and the largest stored value that these bits can hold."""
+        """The smallest and the largest stored value of these bits."""
         return (-(1 << (self.stored - 1)), (1 << (self.stored - 1)) - 1) if self.signed else (0, (1 << self.stored) - 1)
 
     def whole(self, words: Words) -> Integers:
-        """The words as integers of all their bits."""
+        """The words as integers, with all their bits."""
         values = words.astype(np.int64)
         if self.signed:
             values -= (values >> (self.allocated - 1)) << self.allocated
@@ -122,10 +122,11 @@ class Depth:
 
 @dataclass(frozen=True, slots=True)
 class Grey:
-    """The pipeline of one image.
+    """The greyscale pipeline of one image.
 
-    ``modality`` maps stored values (PS3.3 C.11.1); ``voi`` maps its output, and is absent where the image has none.
-    ``padding`` is the closed range of stored values that are no image (PS3.3 C.7.5.1.1.2).
+    ``modality`` maps stored values (PS3.3 section C.11.1): a table, or (slope, intercept). ``voi`` maps the result, and
+    is None if the image has no VOI stage. ``inverse`` is true if the lowest value is white. ``padding`` is the closed
+    range of stored values that are padding (PS3.3 section C.7.5.1.1.2), or None.
     """
 
     depth: Depth
@@ -138,7 +139,7 @@ class Grey:
         """The output of the modality stage.
 
         Raises:
-            ReadingError: a value is beyond what a float can hold.
+            ReadingError: a value is too large for a float.
         """
         if isinstance(self.modality, Lut):
             return self.modality(stored.astype(np.float64))
@@ -150,7 +151,7 @@ class Grey:
         return values
 
     def is_padding(self, words: Words, stored: Integers) -> NDArray[np.bool_]:
-        """Which pixels are padding; some devices write a padding value that BitsStored cannot hold."""
+        """Whether each pixel is padding. Some devices write a padding value that needs more bits than BitsStored."""
         if self.padding is None:
             return np.zeros(stored.shape, dtype=np.bool_)
         low, high = self.padding
@@ -159,13 +160,13 @@ class Grey:
 
 
 def render(words: Words, grey: Grey) -> NDArray[np.float32]:
-    """What stands on the screen for ``words`` (rows x columns): float32 of the same shape in 0..1, 1 is white.
+    """The displayed greys of ``words`` (rows, columns): float32 of the same shape, 0 to 1, where 1 is white.
 
-    Padding is black: the standard keeps it out of the dynamic range and viewers draw it as background. An image
-    without a VOI stage gets a window from its own percentiles.
+    Padding is black, because the standard excludes it from the dynamic range and viewers draw it as background. An
+    image without a VOI stage gets a window from its own percentiles.
 
     Raises:
-        BlankError: the image shows nothing: it is all padding, or one grey.
+        BlankError: the image is all padding, or of one grey.
     """
     if grey.depth.allocated > 16:
         return _finish(_to_screen(words, grey, lambda keep, values: (values[keep], None), words_are_image=True))
@@ -173,20 +174,20 @@ def render(words: Words, grey: Grey) -> NDArray[np.float32]:
 
 
 def render_bytes(words: Words, grey: Grey) -> NDArray[np.uint8]:
-    """`render` and `as_bytes` in one: the same bytes, without a picture of floats in between where a table will do.
+    """The bytes of `as_bytes` of `render`, without an array of floats in between if a table is enough.
 
     Raises:
-        BlankError: as `render`.
+        BlankError: as in `render`.
     """
     if grey.depth.allocated <= 16:
         display = _looked_up(words, as_bytes(_table(words, grey)))
         if display.min() != display.max():
             return display
-    return as_bytes(render(words, grey))  # which tells a blank image from one of hardly different greys
+    return as_bytes(render(words, grey))  # which distinguishes a blank image from one with almost equal greys
 
 
 def _table(words: Words, grey: Grey) -> NDArray[np.float32]:
-    """What stands on the screen for every possible word of at most 16 bits."""
+    """The displayed grey of every possible word of at most 16 bits."""
     size = 1 << max(grey.depth.allocated, 8)
     counts = np.bincount(_sample(words).ravel(), minlength=size)
 
@@ -199,9 +200,9 @@ def _table(words: Words, grey: Grey) -> NDArray[np.float32]:
 
 def _looked_up(words: Words, table: NDArray[_Shown]) -> NDArray[_Shown]:
     display = np.empty(words.shape, dtype=table.dtype)
-    for start in range(0, words.shape[0], _CHUNK_ROWS):  # by chunks that stay in the cache: twice as fast
+    for start in range(0, words.shape[0], _CHUNK_ROWS):  # chunks that fit the cache are twice as fast
         rows = slice(start, start + _CHUNK_ROWS)
-        # No word is outside of the table, and "clip" spares the check.
+        # All words are inside the table, and "clip" saves the check.
         np.take(table, words[rows], out=display[rows], mode="clip")
     return display
 
@@ -233,10 +234,10 @@ def _sample(words: Words) -> Words:
 
 
 def automatic_window(values: Reals, counts: Integers | None) -> Window:
-    """A window from the percentiles of the values, each of which stands ``counts`` times.
+    """A window from the percentiles of values, each of which occurs ``counts`` times (None for once).
 
     Raises:
-        BlankError: there is nothing between the darkest and the brightest value.
+        BlankError: there is no value, or only one.
     """
     if values.size == 0:
         raise BlankError("every pixel is padding, an image was expected")
@@ -244,7 +245,7 @@ def automatic_window(values: Reals, counts: Integers | None) -> Window:
     ranked = values.ravel()[order]
     below = np.cumsum(counts[order]) if counts is not None else np.arange(1, ranked.size + 1)
     low, high = ranked[np.searchsorted(below, np.array([_TAIL, 1.0 - _TAIL]) * below[-1]).clip(max=ranked.size - 1)]
-    if low == high:  # a few bright pixels on an even ground
+    if low == high:  # a few bright pixels on a uniform background
         low, high = ranked[0], ranked[-1]
     if low == high:
         raise BlankError("every pixel has the same value, an image was expected")

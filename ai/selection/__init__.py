@@ -1,1 +1,1 @@
-"""Which images of a study a model reads, chosen by their headers."""
+"""Selects the images of a study that a model reads, by their headers."""

@@ -1,4 +1,4 @@
-"""Which instances of a study a model reads, by headers alone, and why it passes over the others."""
+"""Selects the instances of a study that a model reads, by their headers, with reasons for passing over the others."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _Order = tuple[float, str, float, str]
 
 
 def select(spec: InputSpec, series: Sequence[SeriesRef]) -> Selection:
-    """Choose what ``spec`` takes: images in reading order, or the one stack of slices that suits best."""
+    """Choose the instances that ``spec`` takes: images in reading order, or the stack of slices that suits best."""
     return select_volume(spec, series) if spec.kind == "volume" else _select_images(spec, series)
 
 
 def _select_images(spec: InputSpec, series: Sequence[SeriesRef]) -> Selection:
-    """Images by series number, then instance number.
+    """Choose images, sorted by series number and instance number.
 
-    A series of the wrong modality or body part is one entry of ``passed_over`` and no file of it is opened; else each
-    instance is judged by its own header. A file whose header cannot be read is chosen: it may be the very image that
-    was asked for, and reading it then fails visibly, while passing it over would leave a study half read.
+    A series of the wrong modality or body part is one entry of ``passed_over``, and none of its files is opened.
+    Otherwise each instance is judged by its own header. A file whose header cannot be read is chosen, because it may be
+    the requested image: reading it fails visibly, while passing it over would hide that the study was partly read.
     """
     passed: list[PassedOver] = []
     eligible: list[tuple[_Order, InstanceRef]] = []
@@ -50,7 +50,7 @@ def _select_images(spec: InputSpec, series: Sequence[SeriesRef]) -> Selection:
 
 
 def _judge(spec: InputSpec, series: SeriesRef, instance: InstanceRef) -> tuple[_Order, str]:
-    """Where the instance stands in the reading order, and why it is passed over (empty: it is not)."""
+    """The place of an instance in the reading order, and why it is passed over, empty if it is chosen."""
     last = (inf, series.series_instance_uid, inf, instance.sop_instance_uid)
     if instance.sop_class_uid.startswith(NO_IMAGES):
         return last, NO_IMAGE

@@ -1,6 +1,7 @@
-"""The rules of ``reading.json`` on a series and on an image's header: why something is passed over, in plain words.
+"""Applies the rules of ``reading.json`` to a series and to an image's header: the reason why it is passed over.
 
-An empty reason means that nothing speaks against it. Series descriptions are free text and never repeated.
+An empty reason means that it fits. Series descriptions are free text and are never quoted. The reasons stand in
+results: `dicom_node.results.words.reasons` translates them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from ai.images.radiograph import Header
 TWICE = "the same instance is in the study twice"
 NO_IMAGE = "it is no image"
 
-# SOP classes that may lie in a series of images and hold no image even though they cannot be opened.
+# SOP classes without images that may be in a series of images. Their files need not be opened.
 NO_IMAGES = (
     "1.2.840.10008.5.1.4.1.1.11.",  # presentation states
     "1.2.840.10008.5.1.4.1.1.88.",  # structured reports, key objects
@@ -28,7 +29,7 @@ _PROJECTIONS = {"PROJECTION IMAGE", "PROJECTION", "MIP", "MINIP", "MIN_IP", "MAX
 
 
 def of_series(spec: InputSpec, one: SeriesRef) -> str:
-    """Why a whole series is passed over; what the index does not know is left to the headers."""
+    """Why a whole series is passed over. Values that the index does not know are left to the headers."""
     reasons = (
         not_among("modality", one.modality, spec.modality) if one.modality else "",
         not_among("body part", one.body_part, spec.body_part) if one.body_part else "",
@@ -38,7 +39,7 @@ def of_series(spec: InputSpec, one: SeriesRef) -> str:
 
 
 def of_header(spec: InputSpec, series: SeriesRef, header: Header) -> str:
-    """Why an image is passed over, by what both kinds of input go by."""
+    """Why an image is passed over, by the rules for single images and for slices."""
     kinds = {part.upper() for part in header.image_type}
     derived = bool(header.image_type) and header.image_type[0].upper() == "DERIVED"
     one_by_one = spec.kind == "image"
@@ -50,7 +51,7 @@ def of_header(spec: InputSpec, series: SeriesRef, header: Header) -> str:
         f"it has {header.frames} frames, the model reads single images" if one_by_one and header.frames != 1 else "",
         "" if header.photometric in ("MONOCHROME1", "MONOCHROME2") else "it is no grey image",
         "it is a localizer" if "LOCALIZER" in kinds else "",
-        # Results as pictures, ours and others'. DERIVED alone does not tell: lossy copies of originals are derived too.
+        # Results as pictures, ours and others'. DERIVED alone is not enough: lossy copies of originals are derived too.
         "it is a derived secondary capture"
         if derived and header.sop_class_uid == uid.SecondaryCaptureImageStorage
         else "",
@@ -63,7 +64,7 @@ def of_header(spec: InputSpec, series: SeriesRef, header: Header) -> str:
 
 
 def not_among(what: str, value: str, admitted: tuple[str, ...]) -> str:
-    """Why a value that must be one of a list is none of it; a list that names nothing admits everything."""
+    """Why a value is not in a list of admitted values, empty if it is. A list without names admits everything."""
     names = ", ".join(text for text in admitted if text.strip())
     if not names or value.strip().casefold() in (text.strip().casefold() for text in admitted):
         return ""
@@ -73,13 +74,13 @@ def not_among(what: str, value: str, admitted: tuple[str, ...]) -> str:
 
 
 def matches(value: str, pattern: str) -> bool:
-    """Whether a text fits a pattern: ``*`` stands for anything, ``?`` for one character; case-blind."""
+    """Whether a text fits a pattern: ``*`` is any text, ``?`` any character. Upper and lower case are equal."""
     parts = (".*" if each == "*" else "." if each == "?" else re.escape(each) for each in _folded(pattern))
     return re.fullmatch("".join(parts), _folded(value), re.DOTALL) is not None
 
 
 def first_match(values: Iterable[str], patterns: tuple[str, ...]) -> int | None:
-    """The place of the first pattern that one of the values fits; an empty text stands for no value."""
+    """The place of the first pattern that one of the values fits. No value counts as an empty text."""
     texts = tuple(values) or ("",)
     return next((at for at, each in enumerate(patterns) if any(matches(text, each) for text in texts)), None)
 

@@ -1,4 +1,4 @@
-"""Which stack of slices of a study a model reads, by headers alone, and why it passes over the others."""
+"""Selects the stack of slices of a study that a model reads, by headers, with reasons for passing over the others."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ BETTER: dict[_Rule, str] = {
 }
 _UNREADABLE = "its header cannot be read"
 _DIGITS = 3
-"""Distances are compared to the micrometre: what is written as 1.25 may be measured as 1.2500001."""
+"""Digits (of mm) to which distances are compared: a distance of 1.25 may be computed as 1.2500001."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Candidate:
-    """A stack that the model takes. ``flaw`` says why reading it will fail nonetheless, empty: it need not."""
+    """A stack that the model takes. ``flaw`` says why reading it will fail, empty if nothing is known."""
 
     series: SeriesRef
     number: float
@@ -45,14 +45,14 @@ class _Candidate:
 
     @property
     def instances(self) -> tuple[InstanceRef, ...]:
-        """The images in the order of their slices, and behind them those that may be slices of it too."""
+        """The images in the order of their slices, then unreadable images that may also belong to it."""
         own = {each.instance.sop_instance_uid: each.instance for each in self.stack.slices}
         return (*own.values(), *self.unreadable)
 
 
 @dataclass(frozen=True, slots=True)
 class _Looked:
-    """What a series has: what may be read, what may not, and images that do not even say what they are."""
+    """The stacks of a series that may be read, what is passed over, and images whose header cannot be read."""
 
     candidates: list[_Candidate]
     passed: list[PassedOver]
@@ -60,10 +60,10 @@ class _Looked:
 
 
 def select_volume(spec: InputSpec, series: Sequence[SeriesRef]) -> Selection:
-    """Choose the stack that ``spec`` takes and prefers; ``chosen`` are its images in the order of their slices.
+    """Choose the stack that ``spec`` takes and prefers. ``chosen`` are its images in the order of their slices.
 
-    A stack that lacks slices, or lies in a series of which an image cannot be read, is chosen only where the study has
-    no other that suits: reading it fails visibly then, while passing it over would look like a study without a volume.
+    A stack that lacks slices, or whose series has an unreadable image, is chosen only if no other stack of the study
+    suits. Reading it then fails visibly, while passing it over would look like a study without a volume.
     """
     passed: list[PassedOver] = []
     candidates: list[_Candidate] = []
@@ -172,7 +172,7 @@ def _candidate(
 
 
 def _recoverable(stack: Stack, sheets: Sequence[Sheet]) -> bool:
-    """Whether the stack's images alone lead back to it: one of many frames may hold several stacks."""
+    """Whether the stack can be rebuilt from its images alone: an image with many frames may hold several stacks."""
     frames = sum(len(sheet.slices) for sheet in sheets)
     if frames == len(stack.slices) + len(stack.copies):
         return True
@@ -212,7 +212,7 @@ def _kernel(values: tuple[str, ...], patterns: tuple[str, ...]) -> str:
 
 
 def _ranked(spec: InputSpec, candidates: Sequence[_Candidate]) -> list[_Candidate]:
-    """The best first: what can be read, then as the model prefers, then originals, then by series number."""
+    """Sort stacks, the best first: readable ones, then the model's preferences, then originals, then series number."""
     ranked = sorted(candidates, key=lambda each: (not each.original, each.number, each.series.series_instance_uid))
     for rule in reversed(spec.prefer):
         worth, most_first = _WORTH[rule]

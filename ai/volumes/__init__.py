@@ -1,1 +1,1 @@
-"""A series of slices as one volume in patient coordinates."""
+"""Builds volumes in patient coordinates from series of slices."""

@@ -1,4 +1,4 @@
-"""A mask or map of a volume's grid back onto the frames that the volume was made of."""
+"""Resamples a mask or map on any grid to the frames that a volume was made of."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _ON_GRID = 0.01
 
 
 def to_frames(volume: Volume, mask: NDArray[Any], affine: NDArray[Any]) -> NDArray[Any]:
-    """A mask, label map or probability map on the pixels of the source: (frames, rows, columns), in ``volume.frames``.
+    """Resample a mask, label map or probability map to the source's pixels (frames, rows, columns).
 
     Args:
-        volume: what the frames are of.
-        mask: (i, j, k) on any grid.
-        affine: (4 x 4) from its indices to patient mm in RAS+.
+        volume: the volume of the frames.
+        mask: an array (i, j, k) on any grid.
+        affine: (4 x 4) from indices of ``mask`` to patient mm in RAS+.
 
-    Where the grids coincide but for flips, exchanged axes and a crop or margin, values are copied; else bool and whole
-    numbers are those of the nearest voxel and floats (float32) are interpolated linearly. Beyond the mask is 0.
+    Values are copied if the grids differ only by flips, exchanged axes, a crop or a margin. Otherwise bool and integers
+    are taken from the nearest voxel, and floats (float32) are interpolated linearly. Outside the mask, values are 0.
 
     Raises:
-        ReadingError: the mask has not three axes, or the affine cannot be inverted.
+        ReadingError: the mask does not have three axes, or the affine cannot be inverted.
     """
     mask, affine = np.asarray(mask), np.asarray(affine, dtype=np.float64)
     if mask.ndim != 3 or 0 in mask.shape:
@@ -48,7 +48,7 @@ def to_frames(volume: Volume, mask: NDArray[Any], affine: NDArray[Any]) -> NDArr
 
 
 def _copied(mask: NDArray[Any], whole: NDArray[np.int64], shape: tuple[int, int, int]) -> NDArray[Any]:
-    """Values from a grid that differs by a signed permutation and an offset."""
+    """Copy values from a grid that differs by a signed permutation and an offset."""
     out = np.zeros(shape[::-1], dtype=mask.dtype)
     order = [int(np.flatnonzero(whole[:3, axis])[0]) for axis in range(3)]  # the mask's axis for each of the volume's
     view = mask.transpose(order)
@@ -67,7 +67,7 @@ def _copied(mask: NDArray[Any], whole: NDArray[np.int64], shape: tuple[int, int,
 
 
 def _resampled(mask: NDArray[Any], to_mask: NDArray[np.float64], shape: tuple[int, int, int]) -> NDArray[Any]:
-    """The nearest value, or for floats the one between, frame by frame."""
+    """Take the nearest value, or interpolate floats, frame by frame."""
     turn = to_mask[:3, :3]
     order = np.abs(turn).argmax(axis=0)
     rest = turn.copy()
@@ -82,7 +82,7 @@ def _resampled(mask: NDArray[Any], to_mask: NDArray[np.float64], shape: tuple[in
 def _by_axes(
     mask: NDArray[Any], scale: Sequence[float], offset: Sequence[float], shape: tuple[int, int, int]
 ) -> NDArray[Any]:
-    """Resampling where the axes of both grids are parallel and in the same order: one axis after the other."""
+    """Resample between grids with parallel axes in the same order, one axis after the other."""
     out = np.zeros(shape[::-1], dtype=mask.dtype)
     at = [offset[axis] + scale[axis] * np.arange(shape[axis]) for axis in range(3)]
     inside = [np.flatnonzero((each >= -0.5) & (each < size - 0.5)) for each, size in zip(at, mask.shape, strict=True)]
@@ -107,7 +107,7 @@ def _by_axes(
 
 
 def _by_points(mask: NDArray[Any], to_mask: NDArray[np.float64], shape: tuple[int, int, int]) -> NDArray[Any]:
-    """Resampling between grids that are turned against each other."""
+    """Resample between grids that are rotated against each other."""
     from scipy import ndimage  # type: ignore[import-untyped]  # noqa: PLC0415  (half a second, and only here)
 
     columns, rows, frames = shape

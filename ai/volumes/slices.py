@@ -1,7 +1,7 @@
-"""What a header says of the frames of an image and of where each lies in the patient.
+"""Reads the place in the patient of each frame of an image from its header. Pixels are not read.
 
-An image of a single frame says it itself (Image Plane, PS3.3 C.7.6.2), an enhanced one in its functional groups
-(C.7.6.16), a frame's own before those that all frames share. Nothing of the pixels is read.
+A single-frame image has it in the Image Plane Module (PS3.3 section C.7.6.2), an enhanced image in its functional
+groups (C.7.6.16), where the frame's own group precedes the shared group.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _FAR = 1e6
 _UNIT = 0.01
 _ENHANCED = ["SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"]
 
-# What can tell images at the same place apart, the usual first: by an attribute of the image, by those of a frame.
+# What can distinguish images at the same place, the usual first: attributes of the image, and those of a frame.
 _APART: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str], ...]]] = {
     "acquisition": (("AcquisitionNumber",), (("FrameContentSequence", "FrameAcquisitionNumber"),)),
     "time point": (("TemporalPositionIdentifier",), (("FrameContentSequence", "TemporalPositionIndex"),)),
@@ -72,11 +72,11 @@ _KEYWORDS = list(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Slice:
-    """A frame (from 1) of an instance, and where it lies in the patient (mm, LPS).
+    """A frame (from 1) of an instance, and its place in the patient (mm, LPS).
 
-    ``position`` is the centre of its first pixel, ``orientation`` the cosines of a row and of a column, ``spacing`` the
-    distance between rows and between columns. ``thickness`` is absent where the image does not say it. ``apart`` holds
-    a value for each of `APART`, empty where there is none.
+    ``position`` (3,) is the centre of its first pixel, ``orientation`` (6,) the cosines of a row and of a column,
+    ``spacing`` (2,) the distance between rows and between columns. ``thickness`` is None if it is not given. ``apart``
+    holds a value for each name in `APART`, empty if there is none.
     """
 
     instance: InstanceRef
@@ -94,9 +94,10 @@ class Slice:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sheet:
-    """An image and its frames; there are none, and ``placeless`` says why, where one of them has no place.
+    """An image with its frames. If a frame has no place, ``slices`` is empty and ``placeless`` says why.
 
-    ``contrast`` says whether a contrast agent is named; ``acquired`` is when, as YYYYMMDDHHMMSS.FFFFFF or less.
+    ``contrast`` says whether a contrast agent is named. ``acquired`` is the time of acquisition, as
+    YYYYMMDDHHMMSS.FFFFFF or a beginning of that.
     """
 
     instance: InstanceRef
@@ -111,7 +112,7 @@ def read_sheet(instance: InstanceRef) -> Sheet:
     """Read the header of an image.
 
     Raises:
-        ReadingError: the file is no DICOM file that can be parsed, or holds another instance.
+        ReadingError: the file cannot be parsed as DICOM, or holds another instance.
     """
     with guarded():
         dataset, has_pixels, _ = open_dataset(Path(instance.path), _KEYWORDS, pixels=False)
@@ -141,7 +142,7 @@ def _slices(dataset: Dataset, instance: InstanceRef) -> tuple[Slice, ...]:
 
 def _slice(dataset: Dataset, groups: list[Dataset], instance: InstanceRef, frame: int) -> Slice:
     def holder(sequence: str, keyword: str) -> Dataset:
-        """What holds an attribute: the image, or the first functional group that has it."""
+        """The data set with an attribute: the image, or the first functional group that has it."""
         if not groups:
             return dataset
         items = (group.get(sequence) or [] for group in groups)
@@ -215,7 +216,7 @@ def _dot(one: Numbers, other: Numbers) -> float:
 
 
 def _acquired(dataset: Dataset) -> str:
-    """When, without a time zone; of several ways to say it the nearest to the acquisition."""
+    """The time of acquisition without time zone, from the most specific attribute."""
     whole = text_of(dataset, "AcquisitionDateTime").split("+")[0].split("-")[0]
     if whole:
         return whole

@@ -1,6 +1,6 @@
-"""Slices -> stacks: parallel slices of one matrix, one at each place, in their order along the normal.
+"""Groups slices into stacks: parallel slices of one matrix size, one at each place, sorted along the normal.
 
-Instance numbers have no say: the order is that of the positions in the patient (PS3.3 C.7.6.2.1.1).
+The order follows the positions in the patient (PS3.3 section C.7.6.2.1.1). Instance numbers are not used.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from ai.volumes.slices import APART, Slice
 
 Reals = NDArray[np.float64]
 
-# Two planes are parallel, and their pixels of one size, as far as a segmentation over both may tell them apart.
+# The greatest difference of cosines of parallel planes, and the greatest relative difference of equal pixel sizes.
 _PARALLEL = 1e-4
 _SAME_SIZE = 1e-6
 _SAME_PLACE = 0.01
-"""Closer than this (mm) along the normal is the same place."""
+"""Slices closer than this (mm) along the normal are at the same place."""
 _EVEN, _LEAST_EVEN = 0.05, 0.11
-"""A slice may lie beside its place in an even row by this share of the distance between slices, or by so many mm."""
+"""The greatest deviation from an even row: a share of the distance between slices, or mm, whichever is more."""
 _MANY = 64
-"""More planes than these that are not parallel are no stacks that came together, and are not compared."""
+"""Slices with more different orientations than this are not compared: they form no stacks."""
 
 
 class Flaw(Enum):
-    """Why a stack is no volume."""
+    """The reason why a stack is no volume."""
 
     NONE = 0
     MISSING = 1  # slices of an otherwise even stack
@@ -40,9 +40,9 @@ class Flaw(Enum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stack:
-    """Slices in their order along the normal (row cosines x column cosines), and what keeps them from being a volume.
+    """Slices sorted along the normal (row cosines x column cosines), with their flaw and its reason.
 
-    ``copies`` are slices that show the same as another at their place, and are left out.
+    ``copies`` are slices with the same pixels as another at their place. They are not in ``slices``.
     """
 
     slices: tuple[Slice, ...]
@@ -57,7 +57,7 @@ class Stack:
 
     @property
     def step(self) -> Reals:
-        """The way from one slice to the next (mm, LPS): not along the normal where the gantry was tilted."""
+        """The vector from one slice to the next (mm, LPS). It is not along the normal if the gantry was tilted."""
         if len(self.slices) == 1:
             return np.asarray(self.normal * (self.slices[0].thickness or 1.0))
         first, last = (np.array(self.slices[at].position) for at in (0, -1))
@@ -65,7 +65,7 @@ class Stack:
 
     @property
     def spacing(self) -> float:
-        """The distance between slices in mm, along the normal, where none is missing; 0 for a single one."""
+        """The distance between neighbouring slices in mm along the normal. 0 for a single slice."""
         if len(self.slices) == 1:
             return 0.0
         return _usual(_along(self)) if self.flaw is Flaw.MISSING else float(self.step @ self.normal)
@@ -77,7 +77,7 @@ class Stack:
         return names[int(np.argmax(np.abs(self.normal)))]
 
     def affine(self) -> Reals:
-        """From (column, row, slice) to patient mm in RAS+: LPS (PS3.3 C.7.6.2.1.1) with x and y negated."""
+        """The affine (4 x 4) from (column, row, slice) to patient mm in RAS+: LPS with x and y negated."""
         first = self.slices[0]
         affine = np.eye(4)
         affine[:3, 0] = np.array(first.orientation[:3]) * first.spacing[1]
@@ -89,10 +89,10 @@ class Stack:
 
 
 def stacks_of(slices: Iterable[Slice], same: Callable[[Slice, Slice], bool]) -> list[Stack]:
-    """All stacks that slices make, the largest first; ``same`` compares the pixels of two, and is asked where it must.
+    """Group slices into stacks, the largest first. ``same`` compares the pixels of two slices, if that is needed.
 
-    Slices that lie at the same place are told apart by what their headers say of the acquisition; where nothing does
-    they are copies of one another or contradict.
+    Slices at the same place are separated by the attributes of `APART`. If these are equal, the slices are copies, or
+    they conflict.
     """
     once = {(each.instance.sop_instance_uid, each.frame): each for each in slices}
     stacks = [stack for group in _parallel(list(once.values())) for stack in _split(group, same)]
@@ -105,14 +105,14 @@ def _normal(one: Slice) -> Reals:
 
 
 def _parallel(slices: Sequence[Slice]) -> list[list[Slice]]:
-    """Slices that can lie over one another: of one matrix, frame of reference, orientation and pixel size."""
+    """Group slices of one matrix size, frame of reference, orientation and pixel size."""
     alike: dict[tuple[object, ...], list[Slice]] = {}
     for each in slices:
         key = (each.rows, each.columns, each.frame_of_reference, each.orientation, each.spacing)
         alike.setdefault(key, []).append(each)
     groups: list[list[Slice]] = []
     for some in alike.values():
-        # A device rounds the cosines of each slice anew.
+        # A device rounds the cosines of each slice separately.
         near = next((group for group in groups if _fits(group[0], some[0])), None) if len(alike) <= _MANY else None
         if near is None:
             groups.append(some)
@@ -132,26 +132,29 @@ def _fits(one: Slice, other: Slice) -> bool:
 def _split(group: list[Slice], same: Callable[[Slice, Slice], bool]) -> list[Stack]:
     whole = _ordered(group)
     if any(len(place) > 1 for place in _places(whole)):
-        parts = _told_apart(group, range(len(APART)), lambda part: _distinct(_ordered(part)))
+        parts = _separated(group, range(len(APART)), lambda part: _distinct(_ordered(part)))
         return [_judged(_ordered(part)) for part in parts] if parts else [_without_copies(whole, same)]
     stack = _judged(whole)
     if stack.flaw is not Flaw.NONE:
         # Stations of a long scan, or parts of a head in slices of two thicknesses.
         keys = [APART.index(name) for name in ("acquisition", "stack", "thickness", "kind")]
-        parts = _told_apart(group, keys, lambda part: _judged(_ordered(part)).flaw is Flaw.NONE)
+        parts = _separated(group, keys, lambda part: _judged(_ordered(part)).flaw is Flaw.NONE)
         if parts:
             return [_judged(_ordered(part)) for part in parts]
     return [stack]
 
 
-def _told_apart(
+def _separated(
     group: Sequence[Slice], keys: Iterable[int], sound: Callable[[list[Slice]], bool]
 ) -> list[list[Slice]] | None:
-    """The fewest parts of at least two slices that up to three values of `APART` make, each of them sound."""
-    telling = [key for key in keys if len({each.apart[key] for each in group}) > 1]
+    """Separate slices by up to three attributes of `APART` into the fewest parts. None if no way fits.
+
+    Each part must have at least two slices and be ``sound``.
+    """
+    differing = [key for key in keys if len({each.apart[key] for each in group}) > 1]
     found: list[list[list[Slice]]] = []
     for count in (1, 2, 3):
-        for some in combinations(telling, count):
+        for some in combinations(differing, count):
             parts: dict[tuple[str, ...], list[Slice]] = {}
             for each in group:
                 parts.setdefault(tuple(each.apart[key] for key in some), []).append(each)
@@ -165,17 +168,17 @@ def _told_apart(
 def _ordered(group: Iterable[Slice]) -> Stack:
     some = list(group)
     along = np.array([each.position for each in some]) @ _normal(some[0])
-    # Of slices at one place the first stays first.
+    # Slices at one place keep their order.
     return Stack(tuple(some[int(at)] for at in np.argsort(along, kind="stable")))
 
 
 def _along(stack: Stack) -> Reals:
-    """The places of the slices along the normal, in mm."""
+    """The positions of the slices along the normal, in mm."""
     return np.asarray(np.array([each.position for each in stack.slices]) @ stack.normal)
 
 
 def _places(stack: Stack) -> list[list[Slice]]:
-    """The slices by place."""
+    """The slices at each place."""
     along = _along(stack)
     places = [[stack.slices[0]]]
     for before, after, each in zip(along, along[1:], stack.slices[1:], strict=False):
@@ -191,7 +194,7 @@ def _distinct(stack: Stack) -> bool:
 
 
 def _without_copies(stack: Stack, same: Callable[[Slice, Slice], bool]) -> Stack:
-    """One slice of each place; the others must show the same."""
+    """Keep one slice at each place. The others must have the same pixels, otherwise the stack has a conflict."""
     places = _places(stack)
     copies = [(place[0], other) for place in places for other in place[1:]]
     kept = _judged(Stack(tuple(place[0] for place in places)))
@@ -204,14 +207,14 @@ def _without_copies(stack: Stack, same: Callable[[Slice, Slice], bool]) -> Stack
 
 
 def _judged(stack: Stack) -> Stack:
-    """The stack with what is wrong with the distances between its slices."""
+    """The stack with the flaw that the distances between its slices show."""
     if len(stack.slices) < 3:
         return stack
     along = _along(stack)
     apart = np.diff(along)
     usual = _usual(along)
     even = np.linspace(along[0], along[-1], len(along))
-    # A gap in a long row of thin slices moves none of them far from its place.
+    # In a long row of thin slices, a gap moves no slice far from its even place.
     gap = (apart - usual).max() > max(usual / 2.0, _LEAST_EVEN)
     if gap or np.abs(along - even).max() > max(_EVEN * usual, _LEAST_EVEN):
         steps = apart / usual
@@ -236,20 +239,20 @@ def _judged(stack: Stack) -> Stack:
 
 
 def _usual(along: Reals) -> float:
-    """The lower median of the distances: of two, one of which is a gap, the other."""
+    """The lower median of the distances: of two distances, the one that is no gap."""
     apart = np.sort(np.diff(along))
     return float(apart[(len(apart) - 1) // 2])
 
 
 def _begin(stack: Stack) -> str:
-    """Where in the body the first slice lies, seen from the last."""
+    """The side of the body on which the first slice lies."""
     axis = int(np.argmax(np.abs(stack.normal)))
     ends = (("right", "left"), ("front", "back"), ("feet", "head"))[axis]
     return ends[0] if stack.normal[axis] > 0 else ends[1]
 
 
 def placed_once(stacks: Sequence[Stack]) -> Stack | None:
-    """The stack that has a slice of every image and more slices than any other, if there is one."""
+    """The stack that has a slice of every image and more slices than any other. None if there is none."""
     images = {each.instance.sop_instance_uid for stack in stacks for each in (*stack.slices, *stack.copies)}
     largest = stacks[0]
     held = {each.instance.sop_instance_uid for each in (*largest.slices, *largest.copies)}

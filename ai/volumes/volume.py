@@ -1,7 +1,7 @@
-"""CT and MR series -> a volume in the patient's space, and masks on any grid back onto the frames that they came from.
+"""CT and MR series -> a volume in patient space.
 
-Slices are put in order by their positions in the patient. What a volume cannot express is refused with a reason:
-missing slices, uneven distances, different images at one place. A tilted gantry is no such thing: it shears the affine.
+Slices are sorted by their positions in the patient. Missing slices, uneven distances and different images at one place
+are refused with a reason. A tilted gantry is accepted: it shears the affine.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ["MAX_VOXELS", "Volume", "load_volume"]
 Values = Literal["display", "bytes", "modality"]
 
 MAX_VOXELS = 750_000_000
-"""More are refused: 3 GB, or 2800 slices of 512 x 512."""
+"""Volumes of more voxels are refused: 3 GB, or 2800 slices of 512 x 512."""
 
 _THREADS = 4
 _CHUNK = 32
@@ -46,9 +46,9 @@ class Volume:
 
     ``values`` is float32 of shape (columns, rows, slices): index (i, j, k) is (column, row, slice), the order of axes
     that MONAI's LoadImage gives. It is a view of an array (slices, rows, columns), not contiguous. ``affine`` (4 x 4,
-    float64) takes (i, j, k, 1) to patient mm in RAS+, the space of NIfTI and MONAI: DICOM's LPS with x and y negated.
-    Its third column is not at a right angle to the others where the gantry was tilted. ``frames`` tells the source
-    frame (from 1) of slice k; k grows along row cosines x column cosines.
+    float64) maps (i, j, k, 1) to patient mm in RAS+, the space of NIfTI and MONAI: DICOM's LPS with x and y negated.
+    Its third column is not perpendicular to the others if the gantry was tilted. ``frames`` holds the instance and the
+    frame (from 1) of each slice k. k rises along row cosines x column cosines.
     """
 
     values: NDArray[np.float32]
@@ -60,18 +60,18 @@ class Volume:
 def load_volume(chosen: Sequence[InstanceRef], values: Values = "modality") -> Volume:
     """Read the slices of one stack, in any order.
 
-    A slice may lie beside its place in an even row by 5 % of the distance between slices, or by 0.11 mm, for devices
-    round positions; the affine then goes from the first slice to the last.
+    Devices round positions, so a slice may deviate from an even row by 5 % of the distance between slices, or by
+    0.11 mm. The affine then runs from the first slice to the last.
 
     Args:
-        chosen: images of one series, of a frame each or of many. Exact copies of a slice are left out.
-        values: "modality" is what the modality transformation of each slice gives (Hounsfield units for CT), padding
-            included and never inverted; "display" is 0 to 1 as on screen, each slice by its own window or, where it has
-            none, by one of the whole volume; "bytes" is that from 0 to 255, rounded.
+        chosen: images of one series, with one frame or many frames each. Exact copies of a slice are left out.
+        values: "modality" is the result of each slice's modality transformation (Hounsfield units for CT), padding
+            included and never inverted. "display" is 0 to 1 as on screen, with each slice's own window, or with a
+            window of the whole volume if a slice has none. "bytes" is the same from 0 to 255, rounded.
 
     Raises:
-        ReadingError: an image cannot be read or does not say where it lies, slices are missing or unevenly spaced,
-            different images lie at one place, images are of several stacks, or all voxels are the same.
+        ReadingError: an image cannot be read or has no position, slices are missing or unevenly spaced, different
+            images lie at one place, the images form several stacks, or all voxels are equal.
     """
     if not chosen:
         raise ReadingError("no image was chosen, so there is nothing to read")
@@ -91,12 +91,9 @@ def load_volume(chosen: Sequence[InstanceRef], values: Values = "modality") -> V
     )
 
 
-# --- from the files ---------------------------------------------------------------------------------------------------
-
-
 @contextmanager
 def _naming(instance: InstanceRef) -> Iterator[None]:
-    """Errors inside name the instance."""
+    """Name the instance in errors that are raised inside."""
     try:
         yield
     except ReadingError as error:
@@ -112,7 +109,7 @@ def _placed(instance: InstanceRef) -> Sheet:
 
 
 def _decode(stack: Stack, values: Values) -> NDArray[np.float32]:
-    """The values of all slices (slices, rows, columns), by several threads: the codecs let go of Python's lock."""
+    """Decode all slices (slices, rows, columns) in several threads. The codecs release Python's global lock."""
     first = stack.slices[0]
     shape = (len(stack.slices), first.rows, first.columns)
     if (voxels := shape[0] * shape[1] * shape[2]) > MAX_VOXELS:
@@ -125,7 +122,7 @@ def _decode(stack: Stack, values: Values) -> NDArray[np.float32]:
         of_image.setdefault(each.instance.sop_instance_uid, []).append(at)
     jobs = [some[i : i + _CHUNK] for some in of_image.values() for i in range(0, len(some), _CHUNK)]
     modality = _Modality()
-    inverse: dict[int, bool] = {}  # of the slices that have no window of their own
+    inverse: dict[int, bool] = {}  # of the slices without a window of their own
 
     def work(job: list[int]) -> None:
         frames = _frames([stack.slices[at] for at in job], windowed=values != "modality")
@@ -155,7 +152,7 @@ def _decode(stack: Stack, values: Values) -> NDArray[np.float32]:
 
 
 def _frames(slices: Sequence[Slice], *, windowed: bool) -> Iterator[tuple[Words, Grey]]:
-    """The stored words of frames of one instance and their pipelines; a window that is none counts as absent."""
+    """The stored words of frames of one instance, with their pipelines. A wrong window counts as missing."""
     instance = slices[0].instance
     with _naming(instance), guarded(), open_pixels(Path(instance.path), IMAGE) as (dataset, syntax, value):
         photometric = text_of(dataset, "PhotometricInterpretation")
@@ -174,7 +171,7 @@ def _frames(slices: Sequence[Slice], *, windowed: bool) -> Iterator[tuple[Words,
 
 
 class _Modality:
-    """Words -> values after the modality stage, by a table that is kept for as long as slices share it."""
+    """Words -> values after the modality stage, by a table that is kept while slices share it."""
 
     def __init__(self) -> None:
         self._last: tuple[object, NDArray[np.float32]] | None = None
@@ -183,7 +180,7 @@ class _Modality:
         if grey.depth.allocated > 16:
             return _float32(grey.modality_values(grey.depth.values(words)))
         last = self._last
-        # A table of the file's own is never the same object as another slice's, and equal to none.
+        # A look-up table of the file is not compared: a new object equals no other key.
         key = (grey.depth, grey.modality if isinstance(grey.modality, tuple) else object())
         if last is None or last[0] != key:
             domain = np.arange(1 << max(grey.depth.allocated, 8), dtype=np.uint32)
@@ -192,19 +189,19 @@ class _Modality:
 
 
 def _float32(values: NDArray[np.float64]) -> NDArray[np.float32]:
-    with np.errstate(over="ignore"):  # what overflows is told once the volume is there
+    with np.errstate(over="ignore"):  # the caller checks for overflow
         return values.astype(np.float32)
 
 
 def _shown(words: Words, grey: Grey) -> NDArray[np.float32]:
     try:
         return render(words, grey)
-    except BlankError as blank:  # a slice beside the patient is no reason to refuse the volume
+    except BlankError as blank:  # a volume may have slices outside the patient
         return np.full(words.shape, blank.grey, dtype=np.float32)
 
 
 def _by_one_window(out: NDArray[np.float32], inverse: dict[int, bool]) -> None:
-    """Greys in place of values where slices have no window: one of the whole volume, for slices must be comparable."""
+    """Replace values by greys in slices without a window. One window for all makes the slices comparable."""
     each = sorted(inverse)
     step = max(1, isqrt(len(each) * out[0].size // _SAMPLE))
     sample = out[each, ::step, ::step].astype(np.float64)
@@ -217,7 +214,7 @@ def _by_one_window(out: NDArray[np.float32], inverse: dict[int, bool]) -> None:
 
 
 def same_pixels(one: Slice, other: Slice) -> bool:
-    """Whether two slices have the same values after the modality stage; false where one cannot be read."""
+    """Whether two slices have equal values after the modality stage. False if one cannot be read."""
     modality = _Modality()
     try:
         (first,), (second,) = ([modality(*pair) for pair in _frames([each], windowed=False)] for each in (one, other))
