@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 __all__ = ["Columns", "Record", "TableError", "plain", "read_csv", "shown"]
@@ -35,21 +35,14 @@ class Columns:
     Args:
         table: the file, for the messages.
         names: the names of the columns, in order.
-        once: columns that must not stand in the file twice.
-
-    Raises:
-        TableError: a column of ``once`` stands in the file twice.
     """
 
-    def __init__(self, table: Path, names: Sequence[str], once: Collection[str] = ()) -> None:
+    def __init__(self, table: Path, names: Sequence[str]) -> None:
         self._table = table
         self.names = list(names)
         self._places: dict[str, list[int]] = {}
         for place, name in enumerate(names):
             self._places.setdefault(plain(name), []).append(place)
-        for name in once:
-            if self.has(name):
-                self.index(name)
 
     def has(self, name: str) -> bool:
         """Whether there is a column of this name."""

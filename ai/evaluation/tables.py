@@ -72,7 +72,7 @@ class Row:
     groups: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Labels:
     """The content of a table.
 
@@ -82,17 +82,26 @@ class Labels:
     unreadable cells by column, ``unknown_boxes`` the boxes by labels that are no output of the model.
     """
 
-    rows: list[Row]
-    columns: dict[str, str]
-    unlabelled: list[str]
-    unused: list[str]
-    rows_in_file: int = 0
-    left_out: int = 0
+    rows: Sequence[Row]
+    columns: Mapping[str, str]
+    unlabelled: Sequence[str]
+    unused: Sequence[str]
+    rows_in_file: int
+    left_out: int
+    passed_over: Sequence[tuple[str, str]]
+    not_understood: Mapping[str, int]
+    unknown_boxes: Mapping[str, int]
+    has_patients: bool
+    has_boxes: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Faults:
+    """What cannot be used, gathered while rows are read; fields as in `Labels`."""
+
     passed_over: list[tuple[str, str]] = field(default_factory=list)
     not_understood: Counter[str] = field(default_factory=Counter)
     unknown_boxes: Counter[str] = field(default_factory=Counter)
-    has_patients: bool = False
-    has_boxes: bool = False
 
 
 def read_labels(
@@ -126,9 +135,12 @@ def read_labels(
             output of the model.
     """
     names, records = read_csv(table)
-    columns = Columns(table, names, once=_KEPT)
+    columns = Columns(table, names)
     if not columns.has("file"):
         raise TableError(f"{table}: has no column 'file'; it has: {columns.listed()}")
+    for name in _KEPT:
+        if columns.has(name):
+            columns.index(name)
     found = _matched(columns, outputs, mapping or {})
     asked = [column for column, _ in where] + [column for column in (within, negatives) if column is not None]
     for column in asked:
@@ -136,82 +148,91 @@ def read_labels(
     if within is not None and plain(within) in {"patient_id", "file", "boxes"}:
         raise TableError(f"--within {within}: its values would identify persons; a column of few values was expected")
     used = {plain(column) for column in [*found.values(), *asked]} | _KEPT
-    labels = Labels(
-        rows=[],
+    wanted = [record for record in records if _wanted(columns, record, where)]
+    left_out = len(records) - len(wanted)
+    faults = _Faults()
+    rows = _rows(
+        columns,
+        wanted,
+        outputs,
+        matched=found,
+        finder=ImageFinder(table, images),
+        within=within,
+        negatives=negatives,
+        faults=faults,
+    )
+    if limit is not None and limit < len(rows):
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(rows))[:limit])
+        left_out += len(rows) - limit
+        rows = [rows[i] for i in chosen]
+    return Labels(
+        rows=rows,
         columns=found,
         unlabelled=[output.key for output in outputs if output.key not in found],
         unused=[name for name in names if plain(name) not in used],
         rows_in_file=len(records),
+        left_out=left_out,
+        passed_over=faults.passed_over,
+        not_understood=faults.not_understood,
+        unknown_boxes=faults.unknown_boxes,
         has_patients=columns.has("patient_id"),
         has_boxes=columns.has("boxes"),
     )
-    records = [record for record in records if _wanted(columns, record, where)]
-    labels.left_out = labels.rows_in_file - len(records)
-    _fill(
-        labels,
-        columns=columns,
-        records=records,
-        outputs=outputs,
-        finder=ImageFinder(table, images),
-        within=within,
-        negatives=negatives,
-    )
-    if limit is not None and limit < len(labels.rows):
-        chosen = np.sort(np.random.default_rng(seed).permutation(len(labels.rows))[:limit])
-        labels.left_out += len(labels.rows) - limit
-        labels.rows = [labels.rows[i] for i in chosen]
-    return labels
 
 
-def _fill(
-    labels: Labels,
-    *,
+def _rows(
     columns: Columns,
     records: Sequence[Record],
     outputs: Sequence[NamedOutput],
+    *,
+    matched: Mapping[str, str],
     finder: ImageFinder,
     within: str | None,
     negatives: str | None,
-) -> None:
+    faults: _Faults,
+) -> list[Row]:
+    """The rows whose images can be used. What cannot be used is added to ``faults``."""
     box_keys = {plain(text): output.key for output in outputs for text in (output.name, output.key)}
-    box_keys |= {plain(column): key for key, column in labels.columns.items()}
+    box_keys |= {plain(column): key for key, column in matched.items()}
     groupings = _groupings(columns, records)
+    rows: list[Row] = []
     seen: set[Path] = set()
     for line, record in records:
         file = columns.cell(record, "file")
         path = finder.find(file)
         if isinstance(path, str):
-            labels.passed_over.append((file or f"(line {line})", path))
+            faults.passed_over.append((file or f"(line {line})", path))
             continue
         if path in seen:
-            labels.passed_over.append((file, "stands in the table again; the first row counts"))
+            faults.passed_over.append((file, "stands in the table again; the first row counts"))
             continue
         seen.add(path)
         truth = []
         for output in outputs:
-            column = labels.columns.get(output.key)
+            column = matched.get(output.key)
             value = _label(columns.cell(record, column)) if column is not None else -1
             if value is None:
-                labels.not_understood[str(column)] += 1
+                faults.not_understood[str(column)] += 1
             truth.append(-1 if value is None else value)
         may = _label(columns.cell(record, negatives)) if negatives is not None else 1
         if may is None:
-            labels.not_understood[str(negatives)] += 1
+            faults.not_understood[str(negatives)] += 1
         patient = columns.cell(record, "patient_id")
-        labels.rows.append(
+        rows.append(
             Row(
                 file=file,
                 path=path,
                 patient=patient,
                 truth=tuple(truth),
-                boxes=tuple(_boxes(columns.cell(record, "boxes"), box_keys, labels)),
+                boxes=tuple(_boxes(columns.cell(record, "boxes"), box_keys, faults)),
                 negative=may == 1,
                 stratum=columns.cell(record, within) if within is not None else "",
                 groups=tuple((name, _group(name, columns.cell(record, name))) for name in groupings),
             )
         )
-    if within is not None and len(values := {row.stratum for row in labels.rows}) > 50:
+    if within is not None and len(values := {row.stratum for row in rows}) > 50:
         raise TableError(f"--within {within}: holds {len(values)} different values; at most 50 were expected")
+    return rows
 
 
 def _matched(columns: Columns, outputs: Sequence[NamedOutput], mapping: Mapping[str, str]) -> dict[str, str]:
@@ -251,7 +272,7 @@ def _label(cell: str) -> int | None:
     return None
 
 
-def _boxes(cell: str, keys: Mapping[str, str], labels: Labels) -> Iterator[LabelledBox]:
+def _boxes(cell: str, keys: Mapping[str, str], faults: _Faults) -> Iterator[LabelledBox]:
     for text in re.split(r"[|;]", cell):
         if not text.strip():
             continue
@@ -262,11 +283,11 @@ def _boxes(cell: str, keys: Mapping[str, str], labels: Labels) -> Iterator[Label
             numbers = []
         good = len(numbers) == 4 and all(map(math.isfinite, numbers)) and min(numbers) >= 0 and min(numbers[2:]) > 0
         if match is None or not good:
-            labels.not_understood["boxes"] += 1
+            faults.not_understood["boxes"] += 1
             continue
         label = plain(match["label"])
         if label not in keys:
-            labels.unknown_boxes[shown(match["label"].strip(), 40)] += 1
+            faults.unknown_boxes[shown(match["label"].strip(), 40)] += 1
             continue
         x, y, wide, tall = numbers
         yield LabelledBox(keys[label], x, y, x + wide, y + tall)
