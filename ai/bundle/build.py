@@ -34,7 +34,7 @@ _GONE = ("meta_keys", "meta_key_postfix", "img_size")
 _INNER = ("state_dict", "model", "model_state_dict", "network")  # where trainers put the weights in a checkpoint
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Parts:
     """The parts of a bundle that run.
 

@@ -40,7 +40,7 @@ def hook_activation_maps(info: BundleInfo, network: Any) -> MapHooks | None:
         return None
     if info.scripted:
         raise BundleError(
-            f"{info.path}: cam in reading.json looks into a network; that of {info.weights.name} is TorchScript"
+            f"{info.path}: cam in reading.json needs the layers of a network, and {info.weights.name} is TorchScript"
         )
     names = [name for name, _ in network.named_modules()]
     for what, layer in (("layer", cam.layer), ("classifier", cam.classifier)):

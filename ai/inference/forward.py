@@ -240,8 +240,8 @@ class Forward:
             affine = as_matrix(pred.affine)
         elif len(shape) > 2 and shape[1:] != before[1:]:
             raise BundleError(
-                f"{self._info.config}: postprocessing gives pred of {shape} out of {before} without an affine, so that "
-                "nobody knows where it lies; a MetaTensor was expected"
+                f"{self._info.config}: postprocessing gives pred of {shape} out of {before} without an affine, so its "
+                "place is unknown; a MetaTensor was expected"
             )
         tensor = tensor.as_tensor() if isinstance(tensor, MetaTensor) else tensor
         if self._info.spec.activation == "sigmoid":
@@ -250,7 +250,7 @@ class Forward:
             if shape[:1] == (1,):  # it would be 1 everywhere
                 raise BundleError(
                     f"{self._info.config}: pred has one channel, but activation in reading.json is softmax, "
-                    "which weighs several against each other; sigmoid is for one"
+                    "which needs several channels; sigmoid is for one"
                 )
             tensor = torch.softmax(tensor.float(), dim=0)
         return np.asarray(tensor.to("cpu", torch.float32).numpy()), affine

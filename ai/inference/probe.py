@@ -56,9 +56,9 @@ def check_affine(
     if (np.abs(found - middle) > half + cell).any():
         expected, seen = (", ".join(f"{index:.0f}" for index in place) for place in (middle, found))
         raise BundleError(
-            f"{info.config}: preprocessing moves the image and does not tell the affine (a mark at {expected} seems to "
-            f"lie at {seen}); what is found would be shown at another place. Rotate90d, Flipd, Orientationd, Resized "
-            "and MONAI's crops tell it"
+            f"{info.config}: preprocessing moves the image without updating its affine (a mark at {expected} appears "
+            f"at {seen}), so findings would be shown at another place. Rotate90d, Flipd, Orientationd, Resized "
+            "and MONAI's crops update it"
         )
 
 
