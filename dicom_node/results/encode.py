@@ -1,41 +1,44 @@
-"""What all result objects share: patient and study copied, times, identities, the bytes of the file."""
+"""What every result object shares: patient and study, identity, equipment, character set, and the file's bytes.
+
+Start here for: which patient and study attributes are copied into a result (:func:`finish`), how its UIDs and numbers
+are set (:func:`identity`), when it is written in UTF-8 (:func:`in_the_wanted_characters`), and how it becomes a DICOM
+Part 10 file (:func:`to_pieces`, PS3.10 7.1).
+
+Two rules hold here. *Nothing is random and no clock is read*: every UID derives from the run's key and every time from
+:attr:`Run.created`, so the same run always encodes to the same bytes. *A source is copied, never interpreted*: patient
+and study attributes are copied as the bytes that the modality wrote, with the character set that it declared. pydicom
+neither decodes nor validates them, so a value that breaks the standard arrives as it was sent and is never logged.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta, timezone
+from collections.abc import Sequence
 from typing import Any
 
-from highdicom import ContributingEquipment
 from highdicom.sr import CodedConcept
-from pydicom import config
-from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_file_meta_info
-from pydicom.sr.codedict import codes
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from ai.contract import Code, Reading
 from dicom_node import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION, __version__
+from dicom_node.results import highdicom_mends
 from dicom_node.results.run import ROLES, Run
 from dicom_node.results.source import Source
-from dicom_node.results.source_bytes import copy_attributes, copy_optional, element_pieces, tag_of, text_of
+from dicom_node.results.source_bytes import copy_attributes, copy_optional, element_pieces
 from dicom_node.results.source_text import fit, holds_any_text, in_utf8, own_charset, within
-from dicom_node.results.uids import derived_uid, device_uid, series_uid
+from dicom_node.results.times import local_time, zone_offset
+from dicom_node.results.uids import derived_uid, series_uid
 
-_OFFSET = re.compile(r"([+-])(\d{2})([0-5]\d)")
-
-
-# Copied into every object; what the source lacks stays as highdicom leaves it: empty where type 2, absent otherwise.
+# Copied into every object. What the source lacks stays as highdicom writes it: empty if type 2, otherwise absent.
 _PATIENT_AND_STUDY = (
     "SpecificCharacterSet",
     "StudyDate",
     "StudyTime",
     "AccessionNumber",
-    # highdicom's sc/sop.py misspells this one's keyword and raises where the source has it, so it is never told of it.
+    # highdicom is never given this one: its sc/sop.py misspells the keyword, and raises if the source has it.
     "IssuerOfAccessionNumberSequence",
     "ReferringPhysicianName",
     "StudyDescription",
@@ -50,10 +53,10 @@ _PATIENT_AND_STUDY = (
 
 
 def in_the_wanted_characters(run: Run, headers: Sequence[Dataset]) -> tuple[Run, list[Dataset]]:
-    """The run and the headers of its sources as builders take them: in UTF-8 where the profile or its language wants.
+    """The run and its sources' headers, in UTF-8 if the profile or its language needs it.
 
-    A language other than English needs a character set that holds it. A source that has another one is converted; where
-    that cannot be done without doubt, its attributes stay as they are and the run speaks English.
+    A language other than English needs a character set that holds it. A source with another character set is converted.
+    If the conversion is not certain, the source keeps its own and the run is written in English.
     """
     always, foreign = run.profile.character_set == "utf-8", run.language != "en"
     if not (always or foreign):
@@ -66,7 +69,7 @@ def in_the_wanted_characters(run: Run, headers: Sequence[Dataset]) -> tuple[Run,
 
 
 def fitted(run: Run, header: Dataset) -> Run:
-    """The run with every text of its reading passed through :func:`fit`."""
+    """The run with every text of its reading in characters that the source's character set holds (:func:`fit`)."""
 
     def walk(value: Any) -> Any:
         if type(value) is str:  # not a StrEnum
@@ -88,32 +91,11 @@ def concept(code: Code) -> CodedConcept:
     return CodedConcept(code.value, within(code.scheme, 16), within(code.meaning, 64))
 
 
-def shown_time(at: datetime) -> str:
-    """A time as every object says it."""
-    return f"{at:%Y-%m-%d %H:%M} UTC{at:%z}"
-
-
-def local_time(run: Run, header: Dataset) -> datetime:
-    """When the run was created, in the source's TimezoneOffsetFromUTC, which then holds for the whole object."""
-    return in_zone_of(header, run.created)
-
-
-def in_zone_of(header: Dataset, time: datetime) -> datetime:
-    """A time in the source's zone; one that says nothing of its zone leaves the time's own, which is the best guess."""
-    offset = _offset(header)
-    return time if offset is None else time.astimezone(timezone(offset))
-
-
-def _offset(header: Dataset) -> timedelta | None:
-    found = _OFFSET.fullmatch(text_of(header, "TimezoneOffsetFromUTC"))
-    if found is None:
-        return None
-    offset = timedelta(hours=int(found[2]), minutes=int(found[3]))
-    return None if offset > timedelta(hours=14) else -offset if found[1] == "-" else offset
-
-
 def identity(run: Run, source: Source, role: str, index: int) -> dict[str, Any]:
-    """The arguments that every highdicom constructor takes in the same way; ``run`` is fitted to the source."""
+    """The arguments that every highdicom constructor shares: UIDs, numbers, device, dates and times.
+
+    ``run`` is already :func:`fitted` to the source; ``index`` counts the objects of the role from 0.
+    """
     model, at, kind = run.reading.model, local_time(run, source.header), ROLES[role]
     research = " - not for diagnostic use" if run.research else ""
     return {
@@ -134,78 +116,28 @@ def identity(run: Run, source: Source, role: str, index: int) -> dict[str, Any]:
     }
 
 
-def of_nobody(source: Source) -> dict[str, Any]:
-    """The patient and study that highdicom's base class wants, all empty: `finish` puts the source's own there."""
-    patient = ["patient_id", "patient_name", "patient_birth_date", "patient_sex"]
-    study = ["study_id", "accession_number", "study_date", "study_time"]
-    return {"study_instance_uid": source.stand_in.StudyInstanceUID, **dict.fromkeys([*patient, *study], "")}
-
-
 def finish(dataset: Dataset, run: Run, sources: Sequence[Source]) -> None:
-    """Make a highdicom object ours, in place: time, equipment, references, patient and study (of the first source)."""
-    header, model = sources[0].header, run.reading.model
+    """Complete a highdicom object, in place: time, equipment, references, and the first source's patient and study."""
+    header = sources[0].header
     at = local_time(run, header)
-    # highdicom stamps the clock's time, which no second encoding would repeat.
-    dataset.InstanceCreationDate, dataset.InstanceCreationTime = at.strftime("%Y%m%d"), at.strftime("%H%M%S.%f")
-    # highdicom names itself as the equipment, with the clock's time and without the Device UID that AIR wants.
-    equipment = ContributingEquipment(
-        manufacturer=within(model.manufacturer, 64),
-        purpose_of_reference=codes.DCM.ProcessingEquipment,
-        manufacturer_model_name=within(f"{model.name} {model.version}", 64),
-        software_versions=__version__,
-        device_serial_number=within(model.digest, 64),
-        # Without a zone it is local, as all other times here; dcmpschk 3.6.7 calls +0000 a fault, and nothing else.
-        contribution_datetime=at.strftime("%Y%m%d%H%M%S.%f%z").removesuffix("+0000"),
-        contribution_description="AI reading of the source images",
-    )
-    equipment.DeviceUID = device_uid(run.site, model)
-    dataset.ContributingEquipmentSequence = [equipment]
-    _restore_references(dataset, sources)
+    highdicom_mends.set_creation_time(dataset, at)
+    highdicom_mends.set_equipment(dataset, run, at)
+    highdicom_mends.restore_references(dataset, sources)
     copy_attributes(header, dataset, _PATIENT_AND_STUDY)
     copy_optional(header, dataset, ["PatientAge"])
-    if _offset(header) is not None:  # a malformed one would make our own times unreadable
+    if zone_offset(header) is not None:  # a malformed zone would make our own times unreadable
         copy_attributes(header, dataset, ["TimezoneOffsetFromUTC"])
 
 
-def _restore_references(dataset: Dataset, sources: Sequence[Source]) -> None:
-    """Put the sources' own UIDs, well-formed or not, where highdicom wrote the stand-ins'."""
-    uids = {}
-    classes = {}
-    for source in sources:
-        uids[source.stand_in.SOPInstanceUID] = source.sop_instance_uid
-        uids[source.stand_in.SeriesInstanceUID] = source.series_instance_uid
-        uids[source.stand_in.StudyInstanceUID] = source.study_instance_uid
-        classes[source.stand_in.SOPInstanceUID] = source.sop_class_uid
-    for item in _items(dataset):
-        if "ReferencedSOPInstanceUID" in item and item.ReferencedSOPInstanceUID in classes:
-            _set_uid(item, "ReferencedSOPClassUID", classes[item.ReferencedSOPInstanceUID])
-        for keyword in ("ReferencedSOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"):
-            # A source without a study or series of its own keeps the stand-in's: the object needs one to be stored.
-            if keyword in item and uids.get(item[keyword].value):
-                _set_uid(item, keyword, uids[item[keyword].value])
-
-
-def _items(dataset: Dataset) -> Iterator[Dataset]:
-    yield dataset
-    for element in dataset:
-        if element.VR == "SQ":
-            for item in element.value:
-                yield from _items(item)
-
-
-def _set_uid(item: Dataset, keyword: str, uid: str) -> None:
-    item[keyword] = DataElement(tag_of(keyword), "UI", uid, validation_mode=config.IGNORE)
-
-
 def to_bytes(dataset: Dataset) -> bytes:
-    """A finished object as a DICOM Part 10 file in explicit VR little endian (PS3.10 7.1)."""
+    """A finished object as a DICOM Part 10 file in Explicit VR Little Endian (PS3.10 7.1)."""
     return b"".join(to_pieces(dataset))
 
 
 def to_pieces(dataset: Dataset) -> tuple[bytes | memoryview, ...]:
-    """`to_bytes` before it is joined: a few pieces, of which a picture's pixels are one.
+    """The file of :func:`to_bytes` in a few pieces, of which the pixels of a picture are one.
 
-    The elements are written one by one: pydicom's ``write_dataset`` would decode the copied ones and encode them anew.
+    Elements are written one by one: pydicom's ``write_dataset`` would decode the copied ones and encode them again.
     """
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = dataset.SOPClassUID

@@ -1,12 +1,7 @@
-"""What every result object shares: identity, time, the copied patient and study, equipment, and how it becomes bytes.
+"""What is encoded: one reading for one profile (`Run`), the roles of its result objects, and the report it replaces.
 
-Two rules hold here. *Nothing is random and no clock is read*: every UID derives from the run's key and every time from
-:attr:`Run.created`, so that the same run always encodes to the same bytes. *A source is copied, never interpreted*: the
-patient and study attributes travel as the bytes that the modality wrote, under the character set that it declared, and
-pydicom never decodes or validates them: a value that breaks the standard arrives as it was sent and is never logged.
-
-Where highdicom 0.28 has to be mended stands in this module and says why (search for "highdicom"); the largest mend is
-the stand-in of :class:`source.Source`, which keeps it from ever seeing a patient.
+Start here for: the kinds of result object with their series numbers and descriptions (`ROLES`), when a result says that
+it is not for diagnosis (`Run.research`, `Run.warnings`), and the language of its texts (`Run.words`).
 """
 
 from __future__ import annotations
@@ -23,7 +18,11 @@ from dicom_node.results.words.texts import WORDS, Words
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """One kind of result object: a series of its own in the source study, numbered from the profile's base."""
+    """One kind of result object: a series of its own in the source study.
+
+    Its Series Number is the profile's ``series_number_base`` plus ``offset``; ``description`` begins the Series
+    Description.
+    """
 
     offset: int
     description: str
@@ -37,12 +36,12 @@ ROLES: dict[str, Role] = {
     "pdf": Role(4, "AI page"),
     "kos": Role(5, "AI key images"),
 }
-"""The roles in the order in which their objects are sent."""
+"""The roles, in the order in which their objects are sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Predecessor:
-    """The report that a run's report replaces; ``created`` (timezone-aware) is when its reading was made."""
+    """The earlier report that this run's report replaces; ``created`` (timezone-aware) is when its reading was made."""
 
     sop_class_uid: str
     sop_instance_uid: str
@@ -52,11 +51,14 @@ class Predecessor:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One reading on its way into DICOM, for the destinations of one profile.
+    """One reading to be encoded as DICOM objects for the destinations of one profile.
 
-    ``key`` is :func:`run_key` (hex); ``created`` is timezone-aware, taken once when the run is created, and the only
-    time in its result objects; ``site`` names the installation. ``in_english`` overrides the profile's language: a
-    source whose character set can neither hold the other language nor be converted.
+    ``key`` is :func:`uids.run_key` (hex). ``created`` is timezone-aware, taken once when the run is created, and the
+    only time in its result objects. ``site`` names the installation. ``in_english`` overrides the profile's language;
+    it is set when a source's character set cannot hold that language and cannot be converted.
+
+    Raises:
+        ValueError: ``created`` has no time zone.
     """
 
     key: str
@@ -69,16 +71,16 @@ class Run:
 
     def __post_init__(self) -> None:
         if self.created.tzinfo is None:
-            raise ValueError("Run.created has no time zone: its local time would depend on the machine")
+            raise ValueError("Run.created has no time zone, so its local time would depend on the machine")
 
     @property
     def objects_key(self) -> str:
-        """What UIDs derive from: other settings make other objects of the same reading."""
+        """The key from which UIDs derive: the same reading under another profile gives other objects."""
         return digest_of("objects", self.key, self.profile.digest)
 
     @property
     def language(self) -> Language:
-        """The language of every text that a person reads."""
+        """The language of every text in the objects that a person reads."""
         return "en" if self.in_english else self.profile.language
 
     @property
@@ -88,21 +90,12 @@ class Run:
 
     @property
     def research(self) -> bool:
-        """Whether the objects must say that they are not for diagnosis."""
+        """Whether the objects must say that they are not for diagnosis (Content Qualification RESEARCH)."""
         return self.profile.content_qualification == "RESEARCH"
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """The sentences that every object must show: not for diagnosis while RESEARCH, and the model's own notice."""
+        """The sentences that every object must show: "not for diagnosis" if RESEARCH, then the model's own notice."""
         research = (self.words.not_for_diagnosis,) if self.research else ()
         notice = self.words.notice(self.reading.model.notice)
         return (*research, notice) if notice else research
-
-
-# --- identity -------------------------------------------------------------------------------------------------------
-
-
-# --- the object -----------------------------------------------------------------------------------------------------
-
-
-# --- what highdicom gets wrong --------------------------------------------------------------------------------------

@@ -1,8 +1,12 @@
-"""The images that were read, as a result object needs them: copied byte for byte, never decoded and never validated.
+"""A source of a reading: what a result object copies from it, the checks against it, and the stand-in for highdicom.
 
-A hospital's images break the standard in every way: missing type 2 attributes, dates that are none, names in another
-character set than the one declared. None of it may stop a result, be mended in silence, or reach a log. So attributes
-travel as the bytes that the modality wrote, and what we must know of a source ourselves is read as plain characters.
+Start here for: why a reading is refused (:func:`check_patient`, :func:`check_findings`), where a box is cut at the
+image's border (:func:`on_image`), and what highdicom is given in place of a hospital's image (:class:`Source`).
+
+Hospital images break the standard in every way: missing type 2 attributes, dates that are not dates, names in another
+character set than the one declared. None of this may stop a result, be corrected silently, or reach a log. So
+attributes are copied as the bytes that the modality wrote (:mod:`source_bytes`), never decoded and never validated, and
+what the node itself needs to know of a source is read as plain characters.
 """
 
 from __future__ import annotations
@@ -23,11 +27,11 @@ _NAMESPACE = uuid.UUID("a3f2c7d8-4a51-5c0e-8e7b-0d5f9b7c2e14")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An image that was read: its ``header`` as it came, what we need of it as plain text, and its ``stand_in``.
+    """An image that was read: its ``header`` as it came, its UIDs as plain text, and its ``stand_in`` for highdicom.
 
-    highdicom validates, decodes and copies whatever data set it is handed, so a source that breaks the standard would
-    make it raise or log patient data. It is given the stand-in: an empty patient and well-formed UIDs of our own, which
-    :func:`common.finish` replaces by the source's, byte for byte.
+    highdicom validates, decodes and copies whatever data set it is given. A source that breaks the standard would make
+    it raise, or log patient data. So it is given the stand-in, which has an empty patient and well-formed UIDs of our
+    own. :func:`encode.finish` replaces them by the source's, byte for byte.
     """
 
     header: Dataset
@@ -39,7 +43,7 @@ class Source:
 
 
 def read_sources(refs: Sequence[InstanceRef], headers: Sequence[Dataset]) -> tuple[Source, ...]:
-    """The sources of a reading: ``headers`` stand in the order of ``refs``.
+    """The sources of a reading; ``headers`` are in the order of ``refs``.
 
     Raises:
         ReadingError: the headers are not all of one patient.
@@ -52,10 +56,10 @@ def read_sources(refs: Sequence[InstanceRef], headers: Sequence[Dataset]) -> tup
 
 
 def check_patient(headers: Sequence[Dataset]) -> None:
-    """Refuse images of more than one patient: every object carries the identity of the first.
+    """Refuse images of more than one patient: every result object carries the identity of the first image.
 
     Raises:
-        ReadingError: the headers differ in PatientID or IssuerOfPatientID, byte for byte but for padding.
+        ReadingError: the headers differ in PatientID or IssuerOfPatientID, byte for byte except for padding.
     """
     patients = {tuple(text_of(header, keyword) for keyword in ("PatientID", "IssuerOfPatientID")) for header in headers}
     if len(patients) > 1:
@@ -66,11 +70,11 @@ def check_patient(headers: Sequence[Dataset]) -> None:
 
 
 def check_findings(findings: Iterable[Finding], sources: Sequence[Source]) -> None:
-    """Refuse findings that cannot be pointed at.
+    """Refuse findings that no object can point at.
 
     Raises:
-        ValueError: a finding lies on no source of the reading, on a frame that the source does not have, or nowhere on
-            the image.
+        ValueError: a finding lies on an image that is no source of the reading, on a frame that the source does not
+            have, or wholly outside the image.
     """
     frames = {source.sop_instance_uid: frames_of(source.header) for source in sources}
     for finding in findings:
@@ -80,13 +84,16 @@ def check_findings(findings: Iterable[Finding], sources: Sequence[Source]) -> No
         if not 1 <= frame <= frames[uid]:
             raise ValueError(f"a finding lies on frame {frame} of {uid}, which has {frames[uid]}")
         box = finding.region
-        # Written so that no comparison with a number that is none (NaN) passes.
+        # Written so that a comparison with NaN fails.
         if not (box.left < box.right and box.top < box.bottom and box.right > 0 and box.bottom > 0):
-            raise ValueError(f"a finding lies nowhere on {uid}: its box has no part of the image")
+            raise ValueError(f"a finding lies outside {uid}: its box covers no part of the image")
 
 
 def on_image(region: Region, header: Dataset) -> tuple[float, float, float, float]:
-    """A region's left, top, right and bottom edge as every object has them: they end at the image's border."""
+    """A region's left, top, right and bottom edge, cut at the image's border; all objects use these values.
+
+    Edges are in pixels, from 0 at the outer edge of the first pixel.
+    """
     columns, rows = (unsigned_of(header, side) or math.inf for side in ("Columns", "Rows"))
     left, right = (min(max(edge, 0.0), columns) for edge in (region.left, region.right))
     top, bottom = (min(max(edge, 0.0), rows) for edge in (region.top, region.bottom))
@@ -94,17 +101,17 @@ def on_image(region: Region, header: Dataset) -> tuple[float, float, float, floa
 
 
 def read_source(header: Dataset, ref: InstanceRef) -> Source:
-    """One source; ``ref`` answers where the header lacks its own identity.
+    """One source; ``ref`` supplies the identity that the header lacks.
 
     Raises:
-        ValueError: ``header`` is another instance than ``ref``.
+        ValueError: ``header`` is that of another instance than ``ref``.
     """
     instance = text_of(header, "SOPInstanceUID") or ref.sop_instance_uid
     if instance != ref.sop_instance_uid:
         raise ValueError(f"the header of {instance} was given for the source {ref.sop_instance_uid}")
     series, study = text_of(header, "SeriesInstanceUID"), text_of(header, "StudyInstanceUID")
     stand_in = Dataset()
-    # highdicom looks the module tables of the source's class up and knows no private or retired ones.
+    # highdicom looks up the module tables of the source's SOP class, and knows no private or retired classes.
     stand_in.SOPClassUID = SecondaryCaptureImageStorage
     stand_in.SOPInstanceUID = _stand_in(instance)
     stand_in.SeriesInstanceUID = _stand_in(series or f"series of {instance}")
@@ -112,9 +119,6 @@ def read_source(header: Dataset, ref: InstanceRef) -> Source:
     stand_in.PatientName = stand_in.PatientID = stand_in.PatientBirthDate = stand_in.PatientSex = ""
     stand_in.AccessionNumber = stand_in.StudyID = stand_in.StudyDate = stand_in.StudyTime = ""
     return Source(header, text_of(header, "SOPClassUID") or ref.sop_class_uid, instance, series, study, stand_in)
-
-
-# --- text -----------------------------------------------------------------------------------------------------------
 
 
 def _stand_in(uid: str) -> str:

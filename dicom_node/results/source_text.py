@@ -1,4 +1,9 @@
-"""Texts of a source in their character set, and ours put into it."""
+"""Character sets: a source's texts read or converted to UTF-8, and our texts fitted into the source's set.
+
+Start here for: why a text appears without accents or with ``?`` (:func:`fit`), why a result is in English or in UTF-8
+(:func:`holds_any_text`, :func:`in_utf8`), and when the PDF page leaves out a patient's name (:func:`certain_text`).
+Specific Character Set is PS3.3 C.12.1.1.2, its escape sequences PS3.5 6.1.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +34,10 @@ _TYPOGRAPHY = str.maketrans(
 
 
 def own_charset(dataset: Dataset) -> str:
-    """The character set for *our* text: the source's where it is a single known one, otherwise ASCII.
+    """The character set for *our* text: the source's if it is a single known one, otherwise ASCII.
 
-    ASCII is a part of every character set of PS3.3 C.12.1.1.2, also before any escape sequence, so it never contradicts
-    the one declared; ISO_IR 13 is left out because Python's codec for it writes more than that set holds.
+    ASCII is part of every character set of PS3.3 C.12.1.1.2, also before any escape sequence, so it never contradicts
+    the declared one. ISO_IR 13 is left out because Python's codec for it writes more characters than that set holds.
     """
     terms = declared_charset(dataset)
     known = len(terms) == 1 and terms[0] in python_encoding and terms[0] != "ISO_IR 13"
@@ -40,7 +45,7 @@ def own_charset(dataset: Dataset) -> str:
 
 
 def fit(text: str, header: Dataset) -> str:
-    """Our text as the source's character set can hold it: otherwise without accents, and ``?`` for what is left."""
+    """Our text in characters that the source's character set holds: else without accents, and ``?`` for the rest."""
     text = "".join(" " if unicodedata.category(c) == "Cc" else c for c in text.replace("\\", "/"))
     charset = own_charset(header)
     try:
@@ -51,10 +56,10 @@ def fit(text: str, header: Dataset) -> str:
 
 
 def within(text: str, limit: int) -> str:
-    """The beginning of a text that takes up at most ``limit`` bytes in any character set.
+    """The beginning of a text that takes at most ``limit`` bytes in any character set.
 
-    The standard counts characters (PS3.5 6.2), but programs that read DICOM count bytes: three for a Korean syllable
-    in UTF-8, and four in GB18030.
+    The standard counts characters (PS3.5 6.2), but programs that read DICOM count bytes: a Korean syllable has three in
+    UTF-8 and four in GB18030.
     """
     taken = 0
     for place, character in enumerate(text):
@@ -64,21 +69,16 @@ def within(text: str, limit: int) -> str:
     return text
 
 
-def _ascii(character: str) -> str:
-    plain = "".join(c for c in unicodedata.normalize("NFKD", character) if not unicodedata.combining(c))
-    return plain if plain.isascii() else "?"
-
-
 def holds_any_text(header: Dataset) -> bool:
-    """Whether the source's character set holds the texts of every language that results speak."""
+    """Whether the source's character set holds the texts of every language of the results."""
     return own_charset(header) in ("ISO_IR 192", "GB18030")
 
 
 def in_utf8(header: Dataset, keywords: Iterable[str]) -> Dataset | None:
-    """The header with ``keywords`` (text or sequences of text) in UTF-8, which it then declares.
+    """The header with ``keywords`` (text or sequences of text) converted to UTF-8, which it then declares.
 
-    None where a value is not what the declared character set says, so that nobody can tell its characters: a name that
-    was declared wrongly is still read rightly by those who know the sender, and must not be made worse.
+    None if a value does not fit the declared character set, so that its characters are not certain. People who know the
+    sender still read a wrongly declared name correctly; a conversion would make it unreadable for them too.
     """
     converted = Dataset()
     for tag in sorted(header.keys()):
@@ -96,13 +96,18 @@ def in_utf8(header: Dataset, keywords: Iterable[str]) -> Dataset | None:
 
 
 def certain_text(header: Dataset, keyword: str, value: bytes | None = None) -> str:
-    """The characters of a text attribute, or of ``value`` in its place; empty where they are not certain."""
+    """The characters of a text attribute, or of ``value`` in its place; empty if they are not certain."""
     tag = tag_of(keyword)
     try:
         text = _utf8(header, tag, value_bytes(header, tag) if value is None else value).decode("utf-8")
     except (UnicodeError, LookupError):
         return ""
     return text.strip(" \0")
+
+
+def _ascii(character: str) -> str:
+    plain = "".join(c for c in unicodedata.normalize("NFKD", character) if not unicodedata.combining(c))
+    return plain if plain.isascii() else "?"
 
 
 def _items_in_utf8(header: Dataset, sequence: BaseTag) -> list[Dataset]:
@@ -121,12 +126,12 @@ def _utf8(header: Dataset, tag: BaseTag, value: bytes) -> bytes:
     """A value's characters in UTF-8.
 
     Raises:
-        UnicodeError, LookupError: the value is not what the character set declared for it says.
+        UnicodeError, LookupError: the value does not fit its declared character set.
     """
     if value.isascii() and b"\x1b" not in value:
         return value
     terms = declared_charset(header)
-    # Nothing, too, is a declaration: of ASCII. pydicom takes it for Latin-1, which cannot fail and may be wrong.
+    # No declaration means ASCII. pydicom takes it for Latin-1, which never fails and may be wrong.
     first = "ascii" if terms[0] in ("", "ISO_IR 6", "ISO 2022 IR 6") else python_encoding[terms[0]]
     others = {python_encoding[term] for term in terms}
     resets = b"^=\\" if dictionary_VR(tag) == "PN" else b"\t\n\f\r\\"
@@ -135,13 +140,13 @@ def _utf8(header: Dataset, tag: BaseTag, value: bytes) -> bytes:
 
 
 def _decoded(fragment: bytes, first: str, others: set[str], resets: bytes) -> str:
-    """A fragment that an escape sequence begins, or none (PS3.5 6.1.2.5.3); strict, unlike pydicom's decoder."""
+    """The characters of a fragment, which an escape sequence may begin (PS3.5 6.1.2.5.3); stricter than pydicom."""
     if not fragment.startswith(b"\x1b"):
         return fragment.decode(first)
     length = 4 if fragment.startswith((b"\x1b$(", b"\x1b$)")) else 3
     encoding = CODES_TO_ENCODINGS[fragment[:length]]
     if encoding != default_encoding and encoding not in others:
-        raise UnicodeError("an escape sequence to a character set that is not declared")
+        raise UnicodeError("an escape sequence switches to a character set that is not declared")
     if encoding in handled_encodings:
         return fragment.decode(encoding)
     rest = fragment[length:]

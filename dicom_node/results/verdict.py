@@ -1,4 +1,9 @@
-"""What a reading says in all objects alike: each class's verdict, the summary, the cautions."""
+"""What a reading says, in words and figures that are the same in all objects: summary, cautions, scores, names.
+
+Start here for: when a reading counts as incomplete (:func:`is_incomplete`), how a score is rounded (:func:`percent`,
+:func:`shown_score`), what a contradictory reading is (:func:`check`). The sentences themselves, in each language, are
+in :mod:`words.texts`.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +15,22 @@ from dicom_node.results.run import Run
 
 
 def percent(score: float) -> float:
-    """A probability in percent with one decimal: the one rounding, so that all objects say the same."""
+    """A probability in percent with one decimal; all objects round here, so that they show the same figure."""
     return round(100.0 * score, 1)
 
 
 def tracking_id(run: Run, finding: int) -> str:
-    """The Tracking ID of a run's ``finding``-th finding, the same in every object that shows it."""
+    """The Tracking ID (PS3.16 TID 4108) of the ``finding``-th finding (from 0), the same in every object."""
     return f"AI {finding + 1}: {finding_name(run, run.reading.findings[finding])}"
 
 
 def finding_name(run: Run, finding: Finding | ClassResult | Segment) -> str:
-    """What a class is called in the run's language."""
+    """The name of a class in the run's language."""
     return run.words.name(finding.code, finding.name)
 
 
 def summary(run: Run) -> str:
-    """The verdict on the whole study in words, without a full stop."""
+    """The verdict on the whole study in one sentence, without a full stop."""
     reading, say = run.reading, run.words
     if reading.failure:
         return say.failed(say.reason(reading.failure))
@@ -34,7 +39,7 @@ def summary(run: Run) -> str:
         without = say.findings_without_region
         verdicts.append(without[:1].lower() + without[1:] if verdicts else without)
     if not verdicts and reading.classes and not any(each.finding for each in reading.classes):
-        # It looks for no findings, so it has none to miss.
+        # The model only outlines anatomy: "no findings" would be an answer to a question that it was not asked.
         verdicts.append(say.outlined(sum(each.presence is Presence.PRESENT for each in reading.classes)))
     if not verdicts:
         return say.incomplete_without_findings if is_incomplete(reading) else say.no_findings
@@ -42,13 +47,13 @@ def summary(run: Run) -> str:
 
 
 def is_incomplete(reading: Reading) -> bool:
-    """Whether a reading leaves open what it should have answered."""
+    """Whether the reading lacks an answer that it should have: for an image, or for a class that it assesses."""
     left_open = (each for each in reading.classes if each.presence is Presence.UNDETERMINED and not each.not_assessed)
     return bool(reading.failed) or any(left_open)
 
 
 def unplaced(reading: Reading) -> list[ClassResult]:
-    """The classes that are present without a finding that says where; anatomy is no finding."""
+    """The classes that are present but have no finding that shows where. Anatomy is not a finding."""
     placed = {finding.key for finding in reading.findings}
     return [
         each
@@ -58,9 +63,9 @@ def unplaced(reading: Reading) -> list[ClassResult]:
 
 
 def cautions(run: Run) -> list[str]:
-    """What keeps a reading from being taken for more negative than it is.
+    """The sentences that keep a reading from being taken for more negative than it is.
 
-    It failed, failed in part, or there are classes that the model does not assess.
+    They say that it failed, in whole or in part, or that the model does not assess some classes.
     """
     reading, say = run.reading, run.words
     lines = []
@@ -75,19 +80,19 @@ def cautions(run: Run) -> list[str]:
 
 
 def not_read(run: Run) -> list[tuple[str, int]]:
-    """Why parts of the study were passed over, and how many each time: the most frequent reason first."""
+    """Why parts of the study were passed over, and how many for each reason; the most frequent reason first."""
     return Counter(run.words.reason(each.reason) for each in run.reading.passed_over).most_common()
 
 
 def not_read_sentence(run: Run) -> str:
-    """What was passed over, with every reason and without a full stop; empty where nothing was."""
+    """What was passed over, with every reason and without a full stop; empty if nothing was."""
     counted = not_read(run)
     reasons = "; ".join(f"{reason} ({count})" for reason, count in counted)
     return run.words.not_read(sum(count for _, count in counted), reasons) if counted else ""
 
 
 def shown_score(result: ClassResult) -> float:
-    """A class's score in percent; cut instead of rounded where rounding would lift an absent class to its threshold."""
+    """A class's score in percent; cut, not rounded, if rounding would lift an absent class to its threshold."""
     rounded = percent(result.score)
     if result.presence is not Presence.PRESENT and rounded >= percent(result.threshold):
         return math.floor(1000.0 * result.score + 1e-6) / 10.0
@@ -95,12 +100,12 @@ def shown_score(result: ClassResult) -> float:
 
 
 def is_faint(result: ClassResult) -> bool:
-    """Whether a class is set back in pictures and tables: there is nothing to look for."""
+    """Whether pictures and tables show a class faintly, because there is nothing to look for."""
     return result.presence is Presence.ABSENT or bool(result.not_assessed)
 
 
-def verdict(run: Run, result: ClassResult) -> tuple[str, str, str]:
-    """Score, threshold and presence of a class in words; what is not assessed has neither of the first two."""
+def in_words(run: Run, result: ClassResult) -> tuple[str, str, str]:
+    """A class's score, threshold and presence as texts; a class that is not assessed has a dash for the first two."""
     if result.not_assessed:
         return "-", "-", run.words.not_assessed_class
     return (
@@ -111,11 +116,11 @@ def verdict(run: Run, result: ClassResult) -> tuple[str, str, str]:
 
 
 def check(reading: Reading) -> None:
-    """Refuse a reading that says two things at once.
+    """Refuse a reading that contradicts itself.
 
     Raises:
-        ValueError: it failed and has an answer all the same, failed in part and calls a class absent, or has a verdict
-            on a class or a finding of it that it does not assess.
+        ValueError: it failed as a whole and has answers; failed in part and calls a class absent; or has a verdict on,
+            or a finding of, a class that it does not assess.
     """
     silent = {each.key for each in reading.classes if each.not_assessed}
     if any(each.not_assessed and each.presence is not Presence.UNDETERMINED for each in reading.classes):

@@ -1,9 +1,13 @@
-"""How a source is shown, copied: its modality and VOI stages, its polarity and its shutter (PS3.3 C.11, C.7.6.11).
+"""The grayscale pipeline of a source, copied into a presentation state: modality, VOI, polarity, shutter (PS3.3 C.11).
+
+Start here for: which window or table a presentation state repeats (:func:`read_pipeline`), and when a stage is left
+out. The display shutter is PS3.3 C.7.6.11.
 
 A presentation state replaces the whole grayscale pipeline of the images that it refers to (PS3.4 N.2): a stage that it
-leaves out is an identity. So a state that is to change nothing repeats what stands in the source, as the bytes that
-stand there. Of what may stand there in many copies a state may hold one; as in :mod:`ai.images.radiograph` it is the
-first table, else the first window. A stage that breaks the standard is left out whole: nobody can say what it shows.
+leaves out is an identity. So a state that is to change nothing must repeat the source's stages, as the bytes that the
+source has. A state holds one window or table where a source may have several: it is the first table, else the first
+window, as in :mod:`ai.images.radiograph`. A stage that breaks the standard is left out whole, because nobody can say
+what it shows.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from dicom_node.results.source_bytes import element_bytes, sequence_items, tag_o
 from dicom_node.results.source_text import certain_text
 
 Element = tuple[BaseTag, str, bytes]
-"""Tag, value representation and the value's bytes in little endian, of even length."""
+"""Tag, value representation, and the value's bytes in little endian and of even length."""
 
 _DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _FUNCTIONS = ("", "LINEAR", "LINEAR_EXACT", "SIGMOID")
@@ -45,7 +49,8 @@ _LONGEST_EXPLANATION = 64
 class Pipeline:
     """What a state repeats of one frame; a stage without elements is left out.
 
-    ``modality``, ``shape`` and ``shutter`` stand once in a state and hold for all its images, ``voi`` for each image.
+    ``modality``, ``shape`` and ``shutter`` occur once in a state and apply to all its images; ``voi`` applies to one
+    image.
     """
 
     modality: tuple[Element, ...]
@@ -55,7 +60,7 @@ class Pipeline:
 
 
 def is_grey(header: Dataset) -> bool:
-    """Whether an image is one that a grayscale presentation state may refer to."""
+    """Whether a grayscale presentation state may refer to this image."""
     return unsigned_of(header, "SamplesPerPixel") in (1, None) and text_of(header, "PhotometricInterpretation") in (
         "MONOCHROME1",
         "MONOCHROME2",
@@ -65,7 +70,7 @@ def is_grey(header: Dataset) -> bool:
 def read_pipeline(header: Dataset, frame: int) -> Pipeline:
     """How frame ``frame`` (from 1) of a grey image is shown."""
     modality, signed = _modality(header, frame)
-    # A window or table counts in the units of the modality stage: without that stage its numbers mean nothing.
+    # A window or table is in the units of the modality stage: without that stage its numbers have no meaning.
     voi = () if modality is None else _voi(header, frame, signed=signed)
     shape = text_of(header, "PresentationLUTShape").upper()
     if shape not in ("IDENTITY", "INVERSE"):
@@ -74,22 +79,22 @@ def read_pipeline(header: Dataset, frame: int) -> Pipeline:
 
 
 def put(target: Dataset, elements: tuple[Element, ...]) -> None:
-    """Set elements as raw bytes that nobody decodes; the target is finished but for them."""
+    """Set elements as raw bytes, in place; nothing else may be set on the target afterwards."""
     for element in elements:
         target[element[0]] = _raw(*element)
 
 
 def as_item(start: Dataset, elements: tuple[Element, ...]) -> bytes:
-    """An item of a sequence: what is in ``start`` and then, of higher tags, the elements."""
+    """The bytes of a sequence item: the elements of ``start``, then ``elements``, whose tags are higher."""
     body = b"".join(element_bytes(start[tag], [""]) for tag in sorted(start.keys()))
     body += b"".join(element_bytes(_raw(*element), [""]) for element in elements)
     return b"\xfe\xff\x00\xe0" + len(body).to_bytes(4, "little") + body
 
 
 def decimals(dataset: Dataset, keyword: str) -> tuple[str, ...]:
-    """The values of a DS attribute as they are written; none where any of them is no finite number.
+    """The values of a DS attribute as they are written; empty if any of them is not a finite number.
 
-    A value longer than the 16 characters of its representation, frequent in real images, is rounded to them.
+    A value longer than the 16 characters of a DS, frequent in real images, is rounded to 16 characters.
     """
     text = text_of(dataset, keyword)
     values = tuple(value.strip() for value in text.split("\\")) if text else ()
@@ -99,7 +104,10 @@ def decimals(dataset: Dataset, keyword: str) -> tuple[str, ...]:
 
 
 def macros(header: Dataset, frame: int, keyword: str) -> Iterator[Dataset]:
-    """Where a frame's attributes stand: its functional groups' macro ``keyword``, then the header (PS3.3 C.7.6.16)."""
+    """The data sets in which a frame's attributes may be: its functional group macro ``keyword``, then the header.
+
+    See PS3.3 C.7.6.16.
+    """
     for groups, index in (("PerFrameFunctionalGroupsSequence", frame - 1), ("SharedFunctionalGroupsSequence", 0)):
         group = _item(header, groups, index)
         macro = None if group is None else _item(group, keyword)
@@ -109,7 +117,7 @@ def macros(header: Dataset, frame: int, keyword: str) -> Iterator[Dataset]:
 
 
 def _item(dataset: Dataset, keyword: str, index: int = 0) -> Dataset | None:
-    """An item of a sequence, none where there is none."""
+    """An item of a sequence. None if the sequence does not have it."""
     items = sequence_items(dataset, tag_of(keyword))
     return items[index] if 0 <= index < len(items) else None
 
@@ -128,7 +136,7 @@ def _text(keyword: str, value: str | bytes) -> Element:
 
 
 def _modality(header: Dataset, frame: int) -> tuple[tuple[Element, ...] | None, bool]:
-    """The modality stage, none where it is broken, and whether its output can be negative."""
+    """The modality stage (None if it is broken), and whether its output can be negative."""
     signed = unsigned_of(header, "PixelRepresentation") == 1
     if (item := _item(header, "ModalityLUTSequence")) is not None:
         table = _table(item, header, "ModalityLUTSequence", signed=signed, kind=True)
@@ -165,7 +173,7 @@ def _voi(header: Dataset, frame: int, *, signed: bool) -> tuple[Element, ...]:
 
 
 def _window(place: Dataset, header: Dataset) -> tuple[Element, ...]:
-    """The first window (PS3.3 C.11.8: a state has one for each image)."""
+    """The first window (PS3.3 C.11.8: a state has one for each image); empty if it is broken."""
     centers, widths = decimals(place, "WindowCenter"), decimals(place, "WindowWidth")
     function = text_of(place, "VOILUTFunction").upper()
     if not centers or len(centers) != len(widths) or function not in _FUNCTIONS:
@@ -181,10 +189,10 @@ def _window(place: Dataset, header: Dataset) -> tuple[Element, ...]:
 
 
 def _explanation(place: Dataset, header: Dataset, keyword: str, *, alone: bool) -> tuple[Element, ...]:
-    """What a window or a table is for, the first of several; none where its characters are not certain."""
+    """What a window or a table is for, the first if there are several; empty if its characters are not certain."""
     value = text_of(place, keyword).encode("latin-1")
     if not alone:
-        # A backslash may be the second byte of a character, but not where all bytes are ASCII and none an escape.
+        # A backslash may be the second byte of a character, except if all bytes are ASCII and none is an escape.
         single = value.isascii() and b"\x1b" not in value
         value = value.split(b"\\")[0].strip() if single else b""
     known = 0 < len(certain_text(header, keyword, value)) <= _LONGEST_EXPLANATION
@@ -192,7 +200,7 @@ def _explanation(place: Dataset, header: Dataset, keyword: str, *, alone: bool) 
 
 
 def _table(item: Dataset, header: Dataset, keyword: str, *, signed: bool, kind: bool) -> Element | None:
-    """A sequence of one table (PS3.3 C.11.1.1.1), none where it is broken; ``kind``: it has a type of output."""
+    """A sequence of one table (PS3.3 C.11.1.1.1). None if it is broken; ``kind``: the table has a type of output."""
     descriptor, data = _words(item, "LUTDescriptor"), _words(item, "LUTData")
     if len(descriptor) != 6:
         return None
@@ -216,7 +224,7 @@ def _ascii(text: str) -> bool:
 
 
 def _words(item: Dataset, keyword: str) -> bytes:
-    """16-bit words in little endian; none where the value has another form."""
+    """16-bit words in little endian; empty if the value has another form."""
     element = item.get_item(tag_of(keyword), keep_deferred=True)
     value = None if element is None else element.value
     if isinstance(value, bytes):
@@ -232,7 +240,7 @@ def _words(item: Dataset, keyword: str) -> bytes:
 
 
 def _shutter(header: Dataset) -> tuple[Element, ...]:
-    """The source's display shutter: a state without one uncovers what the device has covered (PS3.4 N.2.3)."""
+    """The source's display shutter: without it, a state would uncover what the device covered (PS3.4 N.2.3)."""
     shapes = [shape.strip() for shape in text_of(header, "ShutterShape").split("\\") if shape.strip()]
     if not shapes or not set(shapes) <= _SHUTTERS.keys():
         return ()

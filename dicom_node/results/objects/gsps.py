@@ -1,9 +1,12 @@
-"""The marks: a Grayscale Softcopy Presentation State, a layer that a viewer lays over the sources (PS3.3 A.33.1).
+"""The marks: a Grayscale Softcopy Presentation State (PS3.3 A.33.1), a layer that a viewer draws over the sources.
 
-It draws the report's boxes, under the same tracking UIDs, and says in words what they are. Everything else in it is
-there to change nothing: a viewer applies a state as a whole, so the source's own way of being shown (:mod:`pipeline`)
-and its whole area are repeated. What a state can hold once only, the modality stage, the polarity and the shutter,
-divides the images among states; windows and matrices may differ within one.
+Start here for: which images need a state of their own (:func:`build`), the displayed area (:func:`_areas`), and where a
+label is placed (:func:`_beside`).
+
+It draws the report's boxes, under the same tracking UIDs, and labels them. Everything else in it only keeps the image
+as it is: a viewer applies a state as a whole, so the source's own grayscale pipeline (:mod:`objects.grayscale`) and its
+whole area are repeated. A state holds one modality stage, one polarity and one shutter, so images that differ in these
+get states of their own. Windows and matrices may differ within a state.
 """
 
 from __future__ import annotations
@@ -23,7 +26,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, GrayscaleSoftcopyPresentationStateStorage
 
 from ai.contract import Finding
-from dicom_node.results import encode, uids, verdict
+from dicom_node.results import highdicom_mends, uids, verdict
+from dicom_node.results.encode import finish, fitted, identity
 from dicom_node.results.objects.grayscale import Pipeline, as_item, decimals, is_grey, macros, put, read_pipeline
 from dicom_node.results.run import Run
 from dicom_node.results.source import Source, check_findings, on_image, read_sources
@@ -37,20 +41,21 @@ from dicom_node.results.source_bytes import (
     unsigned_of,
 )
 from dicom_node.results.source_text import within
+from dicom_node.results.times import local_time
 from dicom_node.results.verdict import percent
 
 LAYER = "AI_RESULT"
-"""The graphic layer, which a viewer switches on and off by this name."""
+"""The name of the graphic layer, by which a viewer switches it on and off."""
 
 _COLOUR = CIELabColor(88.0, -4.0, 78.0)  # a yellow that stands out from every grey
 _LINES = 36
-"""How many lines of text would fill the shorter side of an image."""
+"""The type size is the shorter side of the image divided by this number."""
 
 _TEXT_HEIGHT = 1.4
 """The height of a line of text in multiples of the type size."""
 
 _AT_ONCE = 256
-"""So many places for a text are looked at together."""
+"""The number of places for a text that are compared in one step."""
 
 _Value = TypeVar("_Value", bound=Hashable)
 
@@ -60,7 +65,7 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
-    """A frame with findings; ``number`` is none where the image has but one."""
+    """A frame with findings; ``number`` is None if the image has a single frame."""
 
     source: Source
     number: int | None
@@ -71,13 +76,13 @@ class _Frame:
 
 
 def build(run: Run, headers: Sequence[Dataset]) -> list[Dataset]:
-    """The presentation states of a run: none where no finding has a region on a grey image, mostly one.
+    """The presentation states of a run: usually one; none if no finding lies on a grey image.
 
     ``headers`` are those of ``run.reading.sources``, in order. The results keep copied attributes as raw bytes: write
-    them with :func:`common.to_bytes`.
+    them with :func:`encode.to_bytes`.
 
     Graphic data in units PIXEL have their origin 0\\0 at the top left corner of the top left pixel (PS3.3 C.10.5.1),
-    like SCOORD and :class:`ai.contract.Region`; only the displayed area counts whole pixels from 1\\1 (C.10.4).
+    like SCOORD and :class:`ai.contract.Region`. Only the displayed area counts whole pixels from 1\\1 (C.10.4).
 
     Raises:
         ReadingError: the headers are not all of one patient.
@@ -95,7 +100,7 @@ def build(run: Run, headers: Sequence[Dataset]) -> list[Dataset]:
 
 
 def _frames(run: Run, images: Sequence[Source]) -> list[_Frame]:
-    """The frames with findings that a state can refer to, in the order of the reading's sources."""
+    """The grey frames with findings, in the order of the reading's sources."""
     frames = []
     for image in images:
         here: dict[int, list[tuple[int, Finding]]] = {}
@@ -115,15 +120,15 @@ def _frames(run: Run, images: Sequence[Source]) -> list[_Frame]:
 def _state(run: Run, index: int, frames: Sequence[_Frame]) -> Dataset:
     sources = list({frame.source.sop_instance_uid: frame.source for frame in frames}.values())
     first = sources[0]
-    run = encode.fitted(run, first.header)
-    shared = encode.identity(run, first, "gsps", index)
-    at = encode.local_time(run, first.header)
+    run = fitted(run, first.header)
+    shared = identity(run, first, "gsps", index)
+    at = local_time(run, first.header)
     state: Dataset = SOPClass(
         sop_class_uid=GrayscaleSoftcopyPresentationStateStorage,
         modality="PR",
         transfer_syntax_uid=ExplicitVRLittleEndian,
-        **encode.of_nobody(first),
-        # A state has a creation date in the place of a content date.
+        **highdicom_mends.empty_patient_and_study(first),
+        # A presentation state has a creation date in place of a content date.
         **{name: value for name, value in shared.items() if name not in ("content_date", "content_time")},
     )
     state.ContentLabel = LAYER
@@ -137,14 +142,14 @@ def _state(run: Run, index: int, frames: Sequence[_Frame]) -> Dataset:
     state.PresentationLUTShape = frames[0].pipeline.shape
     windows = [each for each in _shared(frames, lambda frame: frame.pipeline.voi) if each[0]]
     if windows:
-        state.SoftcopyVOILUTSequence = [item for _, item in windows]  # to be finished with what they refer to
-    encode.finish(state, run, sources)
+        state.SoftcopyVOILUTSequence = [item for _, item in windows]  # before finish(): it replaces their stand-ins
+    finish(state, run, sources)
     copy_optional(first.header, state, ["BodyPartExamined"])
     copy_laterality(first.header, state)
     put(state, frames[0].pipeline.modality)
     put(state, frames[0].pipeline.shutter)
     if windows:
-        # Only now, and as bytes: pydicom decodes what stands in an item, and these are the source's own characters.
+        # Only now, and as bytes: pydicom would decode the items, and these are the source's own characters.
         body = b"".join(as_item(item, voi) for voi, item in windows)
         put(state, ((tag_of("SoftcopyVOILUTSequence"), "SQ", body),))
     return state
@@ -154,7 +159,7 @@ def _state(run: Run, index: int, frames: Sequence[_Frame]) -> Dataset:
 
 
 def _references(frames: Iterable[_Frame]) -> list[Dataset]:
-    """Table 10-3, one item an image with the frames meant of it."""
+    """Image SOP Instance Reference Macro (PS3.3 Table 10-3): one item for each image, with its frames."""
     items: dict[str, Dataset] = {}
     numbers: dict[str, list[int]] = {}
     for frame in frames:
@@ -171,7 +176,7 @@ def _references(frames: Iterable[_Frame]) -> list[Dataset]:
 def _relationship(frames: Sequence[_Frame]) -> list[Dataset]:
     series: dict[str, list[_Frame]] = {}
     for frame in frames:
-        # Sources without a series of their own have a stand-in each.
+        # Sources without a Series Instance UID have a stand-in each.
         key = frame.source.series_instance_uid or frame.source.stand_in.SeriesInstanceUID
         series.setdefault(key, []).append(frame)
     items = []
@@ -184,7 +189,7 @@ def _relationship(frames: Sequence[_Frame]) -> list[Dataset]:
 
 
 def _shared(frames: Sequence[_Frame], value_of: Callable[[_Frame], _Value]) -> list[tuple[_Value, Dataset]]:
-    """An item for each value, with references to the frames that have it unless all of the state have."""
+    """An item for each value, with references to the frames that have it; without them if all frames have the same."""
     groups: dict[_Value, list[_Frame]] = {}
     for frame in frames:
         groups.setdefault(value_of(frame), []).append(frame)
@@ -198,7 +203,7 @@ def _shared(frames: Sequence[_Frame], value_of: Callable[[_Frame], _Value]) -> l
 
 
 def _areas(frames: Sequence[_Frame]) -> list[Dataset]:
-    """The whole of each image (PS3.3 C.10.4)."""
+    """The displayed area: the whole of each image (PS3.3 C.10.4)."""
     items = []
     for (rows, columns, spacing, aspect), item in _shared(frames, _matrix):
         item.DisplayedAreaTopLeftHandCorner = [1, 1]
@@ -213,9 +218,9 @@ def _areas(frames: Sequence[_Frame]) -> list[Dataset]:
 
 
 def _matrix(frame: _Frame) -> tuple[int, int, tuple[str, ...], tuple[int, int]]:
-    """Rows, columns, the pixel spacing if it is known in the patient, and the height to width of a pixel.
+    """Rows, columns, the pixel spacing if it is valid in the patient, and the height to width of a pixel.
 
-    The spacing at the detector gives only the ratio: a viewer would measure with it as if it were the patient's.
+    Of a spacing at the detector only the ratio is used: a viewer would measure with it as if it were the patient's.
     """
     header = frame.source.header
     for place in macros(header, frame.number or 1, "PixelMeasuresSequence"):
@@ -235,7 +240,7 @@ def _matrix(frame: _Frame) -> tuple[int, int, tuple[str, ...], tuple[int, int]]:
 
 
 def _annotation(run: Run, frame: _Frame) -> Dataset:
-    """A frame's boxes, with their names and scores beside them, and the warnings."""
+    """A frame's boxes, with names and scores beside them, and the warnings."""
     findings = [(number, run.reading.findings[number]) for number, _ in frame.findings]  # those of the fitted run
     boxes = [on_image(finding.region, frame.source.header) for _, finding in findings]
     size = max(1.0, min(frame.rows, frame.columns) / _LINES)
@@ -262,7 +267,7 @@ def _annotation(run: Run, frame: _Frame) -> Dataset:
         taken.append(place)
         texts.append(TextObject(warning, "PIXEL", bounding_box=place))
     item = Dataset()
-    # Said also where the state has one image only: a mark on the wrong image is worse than a word too many.
+    # Also if the state has one image only: a redundant reference is better than a mark on the wrong image.
     item.ReferencedImageSequence = _references([frame])
     item.GraphicLayer = LAYER
     item.GraphicObjectSequence = graphics
@@ -271,13 +276,13 @@ def _annotation(run: Run, frame: _Frame) -> Dataset:
 
 
 def _extent(text: str, size: float, frame_size: tuple[float, float]) -> tuple[float, float]:
-    """How wide and high a line of text is about: what draws it has a font of its own."""
+    """The approximate width and height of a line of text: the viewer draws it in a font of its own."""
     ems = sum(1.0 if unicodedata.east_asian_width(each) in "WF" else 0.6 for each in text)
     return min(ems * size, frame_size[0]), min(_TEXT_HEIGHT * size, frame_size[1])
 
 
 def _beside(text: str, size: float, box: Box, taken: Sequence[Box], frame: _Frame) -> Box:
-    """Where a label covers least, as near to its box as can be."""
+    """The place of a label: where it covers least, as near to its box as possible."""
     columns, rows = float(frame.columns), float(frame.rows)
     width, height = _extent(text, size, (columns, rows))
     left, top, right, bottom = box
@@ -291,7 +296,7 @@ def _beside(text: str, size: float, box: Box, taken: Sequence[Box], frame: _Fram
 
 
 def _inside(text: str, size: float, whole: Box, taken: Sequence[Box]) -> Box:
-    """Where a sentence covers least, preferably far from the middle of the image, and above rather than below."""
+    """The place of a sentence: where it covers least, far from the middle of the image, above rather than below."""
     columns, rows = whole[2:]
     width, height = _extent(text, size, (columns, rows))
     lines = sorted(
@@ -304,7 +309,7 @@ def _inside(text: str, size: float, whole: Box, taken: Sequence[Box]) -> Box:
 def _least(
     places: Iterable[tuple[float, float]], extent: tuple[float, float], image: tuple[float, float], taken: Sequence[Box]
 ) -> Box:
-    """The first of the places, moved into the image, with the least overlap."""
+    """The first of the places, moved into the image, that has the least overlap."""
     best: tuple[float, Box] | None = None
     others, size = np.array(taken, dtype=np.float64).reshape(-1, 4), np.array(extent)
     found = iter(places)
@@ -321,5 +326,5 @@ def _least(
         if not best[0]:
             break
     if best is None:
-        raise ValueError("a text needs at least one place to be put")
+        raise ValueError("a text needs at least one possible place")
     return best[1]

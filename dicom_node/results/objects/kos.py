@@ -1,6 +1,7 @@
-"""The key images: a Key Object Selection that names the images with findings, the surest first (PS3.3 A.35.4).
+"""The key images: a Key Object Selection Document (PS3.3 A.35.4) by TID 2010, titled "Of Interest".
 
-PS3.16 TID 2010 under the title "Of Interest": a PACS that knows nothing of boxes still takes a reader to the images.
+It names the images with findings, the most certain finding first: a PACS that cannot show boxes still leads a reader to
+the images. Start here for which images are selected (:func:`selection`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
 from ai.contract import Reading
-from dicom_node.results import encode, verdict
+from dicom_node.results import highdicom_mends, verdict
+from dicom_node.results.encode import finish, fitted, identity
 from dicom_node.results.objects import sr
 from dicom_node.results.run import Run
 from dicom_node.results.source import check_findings, read_sources
@@ -20,10 +22,10 @@ from dicom_node.results.source_bytes import frames_of
 
 
 def build(run: Run, headers: Sequence[Dataset]) -> list[Dataset]:
-    """The selection of a run, alone in its list; none where nothing was found or the reading failed.
+    """The selection of a run, alone in its list; an empty list if nothing was found or the reading failed.
 
     ``headers`` are those of ``run.reading.sources``, in order. The result keeps copied attributes as raw bytes: write
-    it with :func:`common.to_bytes`.
+    it with :func:`encode.to_bytes`.
 
     Raises:
         ReadingError: the headers are not all of one patient.
@@ -36,45 +38,37 @@ def build(run: Run, headers: Sequence[Dataset]) -> list[Dataset]:
     check_findings(run.reading.findings, sources)
     by_uid = {image.sop_instance_uid: image for image in sources}
     images = [by_uid[uid] for uid in selected]
-    run = encode.fitted(run, images[0].header)
-    objects = []
-    for image in images:
-        reference = Dataset()
-        reference.SOPClassUID, reference.SOPInstanceUID = image.stand_in.SOPClassUID, image.stand_in.SOPInstanceUID
-        reference.Rows = reference.Columns = 1  # highdicom takes for an image what has both
-        objects.append(reference)
+    run = fitted(run, images[0].header)
     incomplete = [run.words.incomplete] if verdict.is_incomplete(run.reading) else []
     content = KeyObjectSelection(
         document_title=codes.DCM.OfInterest,
-        referenced_objects=objects,
+        referenced_objects=[highdicom_mends.key_image_reference(image) for image in images],
         observer_device_context=sr.observer(run),
         description=". ".join([run.words.key_images, *incomplete, *run.warnings]),
     )
-    shared = encode.identity(run, images[0], "kos", 0)
     document: Dataset = KeyObjectSelectionDocument(
         evidence=[image.stand_in for image in images],
         content=content,
-        **shared,
+        **identity(run, images[0], "kos", 0),
     )
-    entries = [item for item in document.ContentSequence if item.ValueType == "IMAGE"]
-    for entry, image in zip(entries, images, strict=True):
-        del entry.ConceptNameCodeSequence  # highdicom names them, and TID 2010 does not allow it
+    for entry, image in zip(highdicom_mends.unnamed_key_images(document), images, strict=True):
         frames = selected[image.sop_instance_uid]
         if frames and frames_of(image.header) > 1:
             entry.ReferencedSOPSequence[0].ReferencedFrameNumber = frames
-    encode.finish(document, run, images)
+    finish(document, run, images)
     return [document]
 
 
 def selection(reading: Reading) -> dict[str, list[int]]:
-    """The instances that a reader should see, by their UID: those with findings, the surest first, with their frames.
+    """The selected instances by their UID, with the selected frames; the most certain finding first.
 
-    A class that is present without a region may lie anywhere: then all sources follow, without frames.
+    A class that is present without a finding selects the frames of its outlines and heat maps; if it has none, it may
+    lie anywhere, and all sources follow without frames.
     """
     selected: dict[str, list[int]] = {}
     if reading.failure:
         return selected
-    for finding in sorted(reading.findings, key=lambda finding: -finding.score):  # sorted keeps the order of equals
+    for finding in sorted(reading.findings, key=lambda finding: -finding.score):  # equal scores keep their order
         frames = selected.setdefault(finding.region.sop_instance_uid, [])
         if finding.region.frame not in frames:
             frames.append(finding.region.frame)
@@ -91,7 +85,7 @@ def selection(reading: Reading) -> dict[str, list[int]]:
 
 
 def _places(reading: Reading, key: str) -> list[tuple[str, int]]:
-    """Where outlines and heat maps show a class that no finding places."""
+    """The instances and frames on which outlines and heat maps show a class that has no finding."""
     return [
         *(
             (ref.sop_instance_uid, frame)

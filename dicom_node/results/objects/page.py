@@ -1,7 +1,8 @@
-"""One printed page of a reading, as a PDF: a layout of words, a picture and two tables that never needs a second page.
+"""The layout of the PDF page: sentences, a picture and two tables on one A4 page, never on a second one.
 
-Knows texts and no DICOM. Everything is deterministic: the same page gives the same bytes. What is too long is cut and
-says so; the picture takes the room that the words leave.
+It knows texts and no DICOM (the object is :mod:`objects.pdf`). It is deterministic: the same page gives the same bytes.
+A text that is too long is cut and ends with a reference to the report. The picture takes the space that the words
+leave.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ _MARGIN = 40.0  # points; printers leave some 12 to 18 blank
 _GAP = 16.0
 _SMALL, _BODY, _LARGE = 7.5, 8.5, 12.0
 _ROWS = 16
-"""The most rows of a table; the rest is counted in the last."""
+"""The most rows of a table; the last one counts the rest."""
 
 _LONGEST = 2000
-"""More characters than any text has room for: a source may hold one of any length."""
+"""The most characters of a text: more than fit, as a source may hold a text of any length."""
 
 _DOTS_PER_INCH = 200
 _INK, _FAINT, _RULE, _ALARM = (0.0, 0.0, 0.0), (0.4, 0.4, 0.4), (0.75, 0.75, 0.75), (0.6, 0.0, 0.0)
@@ -46,10 +47,10 @@ Colour = tuple[float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of cells under a heading; ``faint`` rows stand back.
+    """Rows of cells under a heading; ``faint`` rows are printed in grey.
 
-    Columns are as wide as what is in them, but for the one of number ``flexible`` (from 0), which gets the rest and is
-    cut where that is too little: a number that is cut reads as another.
+    Columns are as wide as their contents, except column ``flexible`` (from 0). It gets the remaining width and its
+    texts are cut if that is too little: a number that is cut would read as another number.
     """
 
     heading: Cells
@@ -60,10 +61,10 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What stands on the page, from the top: warnings, title, whose it is, verdict, picture, tables, notes.
+    """The contents of the page, from the top: warnings, title, patient and study, verdict, picture, tables, notes.
 
-    ``picture`` is rows x columns x 3. ``more`` says where the rest is of what had to be cut. ``alarming`` is a verdict
-    that must not be taken for one.
+    ``picture`` is rows x columns x 3. ``more`` is the text that refers to the report where something was cut.
+    ``alarming`` prints the verdict in red: the reading failed or is incomplete.
     """
 
     language: str
@@ -81,7 +82,7 @@ class Page:
 
 
 def render(page: Page) -> bytes:
-    """The page as a PDF of one A4 page with its font embedded and text that can be selected and searched."""
+    """The page as a PDF of one A4 page, with an embedded font and text that can be selected and searched."""
     _register()
     buffer = io.BytesIO()
     pdf = Canvas(
@@ -93,8 +94,7 @@ def render(page: Page) -> bytes:
         initialFontName=_FONT,
         pdfVersion=(1, 4),
     )
-    # It would otherwise write the first moment of the year 2000 or what an environment variable says, and derive the
-    # file's identifier from it.
+    # reportlab would write 2000-01-01, or what an environment variable says, and derive the file's identifier from it.
     pdf._doc._timeStamp = _Stamp(page.created)
     pdf._doc.signature = hashlib.sha256(page.created.isoformat().encode())
     pdf.setTitle(drawable(page.title))
@@ -116,12 +116,12 @@ def printable(text: str) -> bool:
 
 @lru_cache(maxsize=1)
 def _register() -> None:
-    rl_config.useA85 = 0  # bytes as they are: as text they would take a quarter more room and seconds to make
+    rl_config.useA85 = 0  # binary streams: ASCII85 takes a quarter more space, and seconds to encode
     pdfmetrics.registerFont(TTFont(_FONT, str(font_path())))
 
 
 class _Stamp:
-    """The moment of the page, as reportlab asks for it."""
+    """The time of the page in the form that reportlab reads."""
 
     def __init__(self, at: datetime) -> None:
         offset = at.utcoffset()
@@ -131,7 +131,7 @@ class _Stamp:
 
 
 class _Sheet:
-    """A pen that goes down the page; ``y`` is the upper edge of what is still free, in points from the bottom."""
+    """A pen that moves down the page; ``y`` is the upper edge of the free space, in points from the bottom."""
 
     def __init__(self, pdf: Canvas, page: Page) -> None:
         self.pdf, self.page = pdf, page
@@ -172,7 +172,7 @@ class _Sheet:
         self.y -= 5 + 6
 
     def _picture(self, floor: float) -> None:
-        """The picture as large as the room above ``floor`` allows."""
+        """Draw the picture as large as the space above ``floor`` allows."""
         picture = self.page.picture
         room = self.y - floor - _GAP
         if picture is None or room <= 0:
@@ -220,11 +220,11 @@ class _Sheet:
                 self._rule(left, width)
 
     def _edges(self, table: Table, left: float, width: float) -> list[float]:
-        """The left edge of each column, and the right one of the last."""
+        """The left edge of each column, and the right edge of the last one."""
         columns = zip(*(table.heading, *table.rows), strict=True)
         widths = [max(_width(drawable(text[:_LONGEST]), _BODY) for text in column) + 8 for column in columns]
         widths[table.flexible] = 0.0
-        # No other column is ever so wide but for texts that nobody meant for it.
+        # Other columns are wider than this only with unexpectedly long texts.
         scale = min(1.0, 0.75 * width / max(sum(widths), 1.0))
         widths = [each * scale for each in widths]
         widths[table.flexible] = width - sum(widths)
@@ -250,7 +250,7 @@ class _Sheet:
         self.y -= 5
 
     def _cut(self, text: str, size: float, width: float) -> str:
-        """A text that ends in an ellipsis where it is wider than ``width``."""
+        """A text, with an ellipsis at its end if it is wider than ``width``."""
         text = drawable(text[:_LONGEST])
         if _width(text, size) <= width:
             return text
@@ -259,7 +259,7 @@ class _Sheet:
         return f"{text.rstrip()}\N{HORIZONTAL ELLIPSIS}"
 
     def _wrap(self, text: str, size: float, width: float, lines: int) -> list[str]:
-        """A text in at most so many lines; where it has more, the last ends with where the rest is."""
+        """A text in at most ``lines`` lines; if it is longer, the last line ends with a reference to the report."""
         wrapped = list(_lines(drawable(text[:_LONGEST]), size, width))
         if len(wrapped) <= lines:
             return wrapped
@@ -277,7 +277,7 @@ def _width(text: str, size: float) -> float:
 
 
 def _lines(text: str, size: float, width: float) -> Sequence[str]:
-    """A text broken at spaces, and between characters of scripts without them or where a word is wider than a line."""
+    """A text broken at spaces; between characters if the script has no spaces or a word is wider than a line."""
     found, line = [], ""
     for character in text:
         if _width(line + character, size) <= width or not line:

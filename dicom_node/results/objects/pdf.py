@@ -1,8 +1,10 @@
-"""The page: an Encapsulated PDF of one printable page, for those who have no viewer (PS3.3 A.45.1).
+"""The page: an Encapsulated PDF object (PS3.3 A.45.1, C.24.2) of one printable page, for readers without a viewer.
 
-It says what the report says in words, with the picture. Unlike the other objects, whose identity stands in their
-headers, a page is printed and travels without one: so it names the patient wherever the source's characters can be read
-without doubt, and says nothing rather than something doubtful where they cannot.
+Start here for: what the page says (:func:`_page`, :func:`_notes`) and when it names the patient (:func:`_identity`).
+The layout is in :mod:`objects.page`.
+
+It says what the report says, with the picture. A printed page is separated from the DICOM header that identifies the
+other objects, so it names the patient if the source's characters are certain. If they are not, it names nobody.
 """
 
 from __future__ import annotations
@@ -18,54 +20,56 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import EncapsulatedPDFStorage, ExplicitVRLittleEndian
 
-from dicom_node.results import encode
+from dicom_node.results import highdicom_mends
+from dicom_node.results.encode import finish, fitted, identity
 from dicom_node.results.objects.page import Page, Table, printable, render
 from dicom_node.results.objects.sizes import Size, caveat, size_of
 from dicom_node.results.run import Run
 from dicom_node.results.source import Source, check_findings, read_sources
 from dicom_node.results.source_bytes import text_of
 from dicom_node.results.source_text import certain_text, within
+from dicom_node.results.times import in_zone_of, local_time, shown_time
 from dicom_node.results.verdict import (
     cautions,
     finding_name,
+    in_words,
     is_faint,
     is_incomplete,
     not_read_sentence,
     percent,
     summary,
 )
-from dicom_node.results.verdict import verdict as verdict_of_verdict
 
 
 def build(run: Run, headers: Sequence[Dataset], picture: NDArray[np.uint8] | None) -> list[Dataset]:
     """The page of a run, alone in its list.
 
-    ``headers`` are those of ``run.reading.sources``, in order; ``picture`` is rows x columns x 3, none where there is
-    nothing to show. The result keeps copied attributes as raw bytes: write it with :func:`common.to_bytes`.
+    ``headers`` are those of ``run.reading.sources``, in order; ``picture`` is rows x columns x 3, or None if there is
+    nothing to show. The result keeps copied attributes as raw bytes: write it with :func:`encode.to_bytes`.
 
     Raises:
         ReadingError: the headers are not all of one patient.
         ValueError: the headers are not those of the reading's sources, a finding lies on another image, or the picture
-            is not of the form wanted.
+            does not have the expected shape and type.
     """
     if picture is not None and (picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8):
         raise ValueError(f"expected rows x columns x 3 of uint8, got {picture.shape} of {picture.dtype}")
     images = read_sources(run.reading.sources, headers)
     check_findings(run.reading.findings, images)
     content = render(_page(run, images, picture))
-    return [_document(encode.fitted(run, images[0].header), images, content)]
+    return [_document(fitted(run, images[0].header), images, content)]
 
 
 def _document(run: Run, images: Sequence[Source], content: bytes) -> Dataset:
-    """The module of PS3.3 C.24.2 around the page; highdicom has no class for it."""
+    """The object around the page (PS3.3 C.24.2); highdicom has no class for it."""
     first = images[0]
-    at = encode.local_time(run, first.header)
+    at = local_time(run, first.header)
     document: Dataset = SOPClass(
         sop_class_uid=EncapsulatedPDFStorage,
         modality="DOC",
         transfer_syntax_uid=ExplicitVRLittleEndian,
-        **encode.of_nobody(first),
-        **encode.identity(run, first, "pdf", 0),
+        **highdicom_mends.empty_patient_and_study(first),
+        **identity(run, first, "pdf", 0),
     )
     document.ConversionType = "WSD"
     document.AcquisitionDateTime = at.strftime("%Y%m%d%H%M%S.%f%z")
@@ -77,7 +81,7 @@ def _document(run: Run, images: Sequence[Source], content: bytes) -> Dataset:
     document.MIMETypeOfEncapsulatedDocument = "application/pdf"
     document.EncapsulatedDocumentLength = len(content)
     document.EncapsulatedDocument = content + b"\0" * (len(content) % 2)
-    encode.finish(document, run, images)
+    finish(document, run, images)
     return document
 
 
@@ -103,7 +107,7 @@ def _page(run: Run, images: Sequence[Source], picture: NDArray[np.uint8] | None)
         verdict.append(say.no_picture)
     return Page(
         language=say.locale[0],
-        created=encode.local_time(run, images[0].header),
+        created=local_time(run, images[0].header),
         author=reading.model.manufacturer,
         warnings=run.warnings,
         title=f"{say.report}: {reading.model.name} {reading.model.version}",
@@ -137,7 +141,7 @@ def _classes(run: Run) -> Table:
     say = run.words
     rows = []
     for each in run.reading.classes:
-        score, threshold, presence = verdict_of_verdict(run, each)
+        score, threshold, presence = in_words(run, each)
         rows.append((finding_name(run, each), presence, score, threshold))
     faint = frozenset(n for n, each in enumerate(run.reading.classes) if is_faint(each))
     heading = tuple(_capital(each) for each in ("", say.verdict, say.score, say.threshold))
@@ -146,20 +150,20 @@ def _classes(run: Run) -> Table:
 
 def _notes(run: Run, header: Dataset, sizes: Mapping[int, Size]) -> tuple[str, ...]:
     model, say = run.reading.model, run.words
-    at, passed_over = encode.local_time(run, header), not_read_sentence(run)
-    replaced = run.predecessor and encode.in_zone_of(header, run.predecessor.created)
+    at, passed_over = local_time(run, header), not_read_sentence(run)
+    replaced = run.predecessor and in_zone_of(header, run.predecessor.created)
     return (
         *([passed_over] if passed_over else []),
         *([f"{say.size}: {caveat(sizes.values(), say)}"] if sizes else []),
         f"{say.read_by(model.name, model.version, model.manufacturer)} (SHA-256 {model.digest[:16]})",
-        say.read_at(encode.shown_time(at)),
+        say.read_at(shown_time(at)),
         f"{say.intended_use}: {model.intended_use}",
-        *([say.replaces(encode.shown_time(replaced))] if replaced else []),
+        *([say.replaces(shown_time(replaced))] if replaced else []),
     )
 
 
 def _identity(run: Run, header: Dataset) -> tuple[str, ...]:
-    """Whose page it is, as far as the source says it in characters that can be read without doubt and be printed."""
+    """Patient and study as lines of text: each part only if its characters are certain and the font can print them."""
     name = " = ".join(
         " ".join(group.replace("^", " ").split())
         for group in certain_text(header, "PatientName").split("=")

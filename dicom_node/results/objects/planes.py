@@ -1,7 +1,10 @@
-"""Where the frames of the images that were read lie in the patient: the source's own numbers, checked, never changed.
+"""The planes of the source's frames in the patient (PS3.3 C.7.6.2): the source's own numbers, checked, never changed.
 
-A header is hostile: a position may be missing, no number, or no position at all. What is accepted here is a plane that
-any reader understands in the same way; everything else is refused with a reason that a person can act on.
+Start here for: why a segmentation has no object (:class:`NoPlaneError`), the tolerances for orientation and spacing,
+and the order of frames along their normal (:func:`ordered`).
+
+A header is hostile: a position may be missing, not a number, or not a possible position. A plane is accepted if every
+reader understands it in the same way. Everything else is refused with a reason that a person can act on.
 """
 
 from __future__ import annotations
@@ -26,19 +29,19 @@ _UNIT = 0.01
 """How far direction cosines may be from unit length and from a right angle: sources write them with few digits."""
 
 _PARALLEL = 1e-4
-"""How far the direction cosines of two planes may differ: sources round each slice's anew."""
+"""How far the direction cosines of two planes may differ: sources round them for each slice anew."""
 
 _SAME = 1e-6
 """How far (relative) the pixel spacings of two planes may differ: less than a micrometre at the edge of an image."""
 
 
 class NoPlaneError(Exception):
-    """A frame has no place in the patient; the message says why in plain words, without patient data."""
+    """A frame has no place in the patient; the message says why, in plain words and without patient data."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decimals:
-    """A DS attribute (PS3.5 6.2): its numbers, and its characters as the source wrote them but for padding."""
+    """A DS attribute (PS3.5 6.2): its numbers, and its characters as the source wrote them, without padding."""
 
     keyword: str
     numbers: tuple[float, ...]
@@ -47,7 +50,7 @@ class Decimals:
     def element(self) -> RawDataElement:
         """The attribute with the source's own characters.
 
-        A number longer than the 16 characters that a DS may have is written anew, with all digits that fit.
+        A number longer than the 16 characters of a DS is written anew, with all digits that fit.
         """
         parts = self.text.split("\\")
         if any(len(part) > 16 for part in parts):
@@ -61,7 +64,7 @@ class Decimals:
 class Plane:
     """One frame of a source in the patient's coordinates (mm, LPS).
 
-    ``frame`` counts from 1 and is none where the source has a single frame; position, orientation (row cosines, column
+    ``frame`` counts from 1 and is None if the source has a single frame. Position, orientation (row cosines, column
     cosines) and spacing (between rows, between columns) are the Image Plane attributes of PS3.3 C.7.6.2.
     """
 
@@ -77,12 +80,12 @@ class Plane:
 
     @property
     def number(self) -> int:
-        """The frame number, 1 where there is a single frame."""
+        """The frame number; 1 if the source has a single frame."""
         return self.frame or 1
 
 
 class Planes:
-    """The planes of the sources of a reading; each header is looked through once, however many frames are asked for."""
+    """The planes of a reading's sources; each header is parsed once, for all its frames."""
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self._sources = {source.sop_instance_uid: source for source in sources}
@@ -117,7 +120,7 @@ class Planes:
             raise NoPlaneError("its Frame of Reference UID is malformed")
 
         def find(sequence: str, keyword: str) -> Dataset:
-            """The data set that holds an attribute: the image itself, or the frame's functional group."""
+            """The data set that has an attribute: the image itself, or the frame's functional group."""
             if not many:
                 return header
             items = (item for group in groups for item in sequence_items(group, tag_of(sequence))[:1])
@@ -149,10 +152,10 @@ class Planes:
 
 
 def one_grid(planes: Sequence[Plane]) -> None:
-    """Make sure that planes can be the frames of one object.
+    """Refuse planes that cannot be the frames of one object.
 
     Raises:
-        NoPlaneError: they differ in series, matrix, frame of reference, orientation or pixel spacing.
+        NoPlaneError: they differ in series, study, matrix, frame of reference, orientation or pixel spacing.
     """
     first = planes[0]
     orientation, spacing = np.array(first.orientation.numbers), np.array(first.spacing.numbers)
@@ -172,7 +175,7 @@ def one_grid(planes: Sequence[Plane]) -> None:
 
 
 def normal(plane: Plane) -> NDArray[np.float64]:
-    """The unit vector across a plane, row cosines times column cosines."""
+    """The unit normal of a plane: row cosines x column cosines."""
     cosines = np.array(plane.orientation.numbers)
     across = np.cross(cosines[:3], cosines[3:])
     return np.asarray(across / np.linalg.norm(across))
@@ -192,7 +195,7 @@ def _decimals(dataset: Dataset, keyword: str, count: int) -> Decimals:
 
 
 def _optional(dataset: Dataset, keyword: str) -> Decimals | None:
-    """One positive number; none where there is none to rely on."""
+    """One positive number. None if it is absent or invalid."""
     try:
         found = _decimals(dataset, keyword, 1)
     except NoPlaneError:
@@ -212,7 +215,7 @@ def _check(plane: Plane) -> None:
 def ordered(planes: Sequence[Plane]) -> Iterator[tuple[int, int]]:
     """The planes along their normal: index into ``planes``, and the ordinal (from 1) of the plane's position.
 
-    Planes at the same position follow in the given order and share their ordinal.
+    Planes at the same position keep the given order and share their ordinal.
     """
     across = normal(planes[0])
     keys = [(round(float(across @ plane.position.numbers), 6), plane.position.numbers) for plane in planes]

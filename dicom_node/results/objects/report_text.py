@@ -1,4 +1,4 @@
-"""A structured report as indented text, for a person without a viewer."""
+"""A Structured Report as indented plain text, for a person without a viewer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pydicom.dataset import Dataset
 
 
 def report_text(report: Dataset) -> str:
-    """The content tree of an SR, one line an item: concept name, then the value in words (PS3.3 C.17.3)."""
+    """The content tree of an SR, one line for each item: concept name, then the value in words (PS3.3 C.17.3)."""
     title = _name(report) or "Report"
     state = f"{report.get('CompletionFlag', '')}, {report.get('VerificationFlag', '')}".strip(", ")
     lines = [title, "=" * len(title), f"({state})" if state else ""]

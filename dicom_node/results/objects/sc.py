@@ -1,10 +1,12 @@
-"""The pictures as Secondary Captures of one series, with the findings burned in (PS3.3 A.8.1).
+"""The pictures: Secondary Capture Image objects (PS3.3 A.8.1), one series, with the findings burned in.
 
-They are the one result that every viewer shows, so they say everything in words: what was found and how surely, what
-was not, what was not read, by which model, and that it is not for diagnosis. Only boxes and their labels lie on the
-image, lines outside the box that they mark and labels where they hide no finding. The words stand in a black band below
-it, so that the object has more rows than its source, but the same origin: pixel coordinates are the source's. Which
-pictures there are is for :class:`scene.Scene` to say.
+Start here for: the attributes of a picture (:func:`_capture`) and the picture of the PDF page (:func:`page_picture`).
+Which pictures there are, and what is drawn on them, is decided in :class:`pictures.scene.Scene`.
+
+Every viewer shows these objects, so they say everything in words: what was found and how certain it is, what was not
+found, what was not read, by which model, and that it is not for diagnosis. Only boxes, outlines and labels lie on the
+image; they hide no finding. The words are in a black band below the image, so the object has more rows than its source,
+but the same origin: its pixel coordinates are the source's.
 """
 
 from __future__ import annotations
@@ -20,13 +22,15 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
-from dicom_node.results import encode, highdicom_mends
+from dicom_node.results import highdicom_mends
+from dicom_node.results.encode import finish, fitted, identity
 from dicom_node.results.pictures.scene import Scene, Shot, pixel_aspect
 from dicom_node.results.pictures.slices import Frame
 from dicom_node.results.run import Run
 from dicom_node.results.source import Source, read_sources
 from dicom_node.results.source_bytes import copy_attributes, copy_laterality, copy_optional, frames_of, text_of
 from dicom_node.results.source_text import within
+from dicom_node.results.times import local_time
 
 if TYPE_CHECKING:
     from dicom_node.results.images import Images
@@ -35,14 +39,14 @@ _NO_PIXELS = np.zeros((1, 1, 3), np.uint8)
 
 
 def build(run: Run, headers: Sequence[Dataset], images: Images) -> Iterator[Dataset]:
-    """The Secondary Captures of a run, one after another; each is numbered by its place.
+    """The Secondary Captures of a run, one after another; the Instance Number is the place of each.
 
-    ``headers`` stand in the order of ``run.reading.sources``. Pixels are asked for when they are drawn, and never of a
-    reading that failed. The results keep copied attributes as raw bytes: write them with :func:`common.to_bytes`.
+    ``headers`` are in the order of ``run.reading.sources``. Pixels are read when they are drawn, and never for a
+    reading that failed. The results keep copied attributes as raw bytes: write them with :func:`encode.to_bytes`.
 
     Raises:
         ReadingError: the sources are not all of one patient.
-        ValueError: a header is not that of its source, or pixels are not of the form wanted.
+        ValueError: a header is not that of its source, or pixels do not have the expected shape and type.
     """
     sources = read_sources(run.reading.sources, headers)
     run = _ready(run, headers)
@@ -51,25 +55,26 @@ def build(run: Run, headers: Sequence[Dataset], images: Images) -> Iterator[Data
 
 
 def page_picture(run: Run, headers: Sequence[Dataset], images: Images) -> NDArray[np.uint8] | None:
-    """The one picture (rows x columns x 3) that says most of a run, with boxes and labels and without a legend.
+    """The one picture (rows x columns x 3) for the PDF page, with boxes and labels and without a legend.
 
-    It is the image, or the slice of a stack, with the surest finding; of a stack without any, the montage. Numbers in
-    the place of labels are those of the findings in ``run.reading.findings``, from 1. A failed reading has no picture.
+    It is the image, or the slice of a stack, with the most certain finding; for a stack without findings, the montage.
+    Numbers in place of labels are those of the findings in ``run.reading.findings``, from 1. None if the reading failed
+    or the image cannot be displayed.
 
     Raises:
-        ValueError: pixels are not of the form wanted.
+        ValueError: pixels do not have the expected shape and type.
     """
     return Scene(_ready(run, headers), headers, images).page()
 
 
 def _ready(run: Run, headers: Sequence[Dataset]) -> Run:
-    """The run with texts that the sources' character set can hold, at its time in the sources' zone."""
-    run = encode.fitted(run, headers[0])
-    return dataclasses.replace(run, created=encode.local_time(run, headers[0]))
+    """The run with texts that the source's character set can hold, and with its time in the source's zone."""
+    run = fitted(run, headers[0])
+    return dataclasses.replace(run, created=local_time(run, headers[0]))
 
 
 def _capture(run: Run, sources: Sequence[Source], shot: Shot, index: int) -> Dataset:
-    # A card stands for all that was to be read.
+    # A card without an image refers to all sources.
     shown = list(dict.fromkeys(frame.source for frame in shot.frames)) or list(range(len(sources)))
     used = [sources[number] for number in shown]
     first = used[0]
@@ -80,7 +85,7 @@ def _capture(run: Run, sources: Sequence[Source], shot: Shot, index: int) -> Dat
         coordinate_system="PATIENT",
         patient_orientation=("L", "F"),
         study_instance_uid=first.stand_in.StudyInstanceUID,
-        **encode.identity(run, first, "sc", index),
+        **identity(run, first, "sc", index),
     )
     highdicom_mends.mend_secondary_capture(picture, run, first)
     picture.SourceImageSequence = [
@@ -89,7 +94,7 @@ def _capture(run: Run, sources: Sequence[Source], shot: Shot, index: int) -> Dat
     model = run.reading.model
     words = f"{shot.how}. Model: {model.name} {model.version}. {'. '.join(run.warnings)}"
     picture.DerivationDescription = within(words.strip(), 1024)
-    encode.finish(picture, run, used)
+    finish(picture, run, used)
     copy_optional(first.header, picture, ["BodyPartExamined"])
     copy_laterality(first.header, picture)
     if shot.pixels_of_source:
@@ -110,7 +115,7 @@ def _capture(run: Run, sources: Sequence[Source], shot: Shot, index: int) -> Dat
 
 
 def _reference(source: Source, frames: Sequence[Frame]) -> Dataset:
-    """A source that a picture was made of (PS3.3 C.7.6.1.1.3), and which of its frames where it has several."""
+    """A source of a picture (PS3.3 C.7.6.1.1.3), with the frames that were used if it has several."""
     item = Dataset()
     item.ReferencedSOPClassUID = source.stand_in.SOPClassUID
     item.ReferencedSOPInstanceUID = source.stand_in.SOPInstanceUID

@@ -1,15 +1,19 @@
-"""The outlines: one Segmentation object for each segmentation of a reading (PS3.3 A.51).
+"""The outlines: a Segmentation object (PS3.3 A.51, C.8.20) for each segmentation of a reading.
 
-A mask lies where its source frame lies: every frame of the object repeats the position, orientation and pixel spacing
-that its source frame says of itself, character for character, names that frame, and holds the mask's own rows and
-columns. So nothing can be flipped or shifted against the source, in whatever order the images came.
+Start here for: when there is no object (:func:`refusals`), where a frame lies in the patient (:func:`_place`), the
+pixel measures (:func:`_measures`), the names and colours of segments (:func:`_descriptions`).
 
-highdicom makes the object out of stand-ins for the frames: planes of one pixel, stacked in the order of their true
-positions. The sources' geometry and the masks take their places afterwards. So it never sees a number of a hospital's,
-takes two frames at one position, which it would refuse, and copies no masks of a thousand frames and twenty segments.
+A mask lies where its source frame lies. Every frame of the object repeats the position, orientation and pixel spacing
+of its source frame, character for character, refers to that frame, and has the mask's own rows and columns. So nothing
+can be flipped or shifted against the source, in whatever order the images came.
 
-Probabilities (fractional) are for machines: OHIF 3.12 opens binary segmentations only, so a model that people look at
-gives those, or both.
+highdicom builds the object from stand-ins for the frames: planes of one pixel, stacked in the order of the true
+positions. The sources' geometry and the masks replace them afterwards. So highdicom never sees a hospital's numbers,
+accepts two frames at one position, which it would refuse, and does not copy masks of a thousand frames and twenty
+segments.
+
+Probabilities (fractional segmentations) are for machines: OHIF 3.12 opens binary segmentations only. A model for people
+gives binary ones, or both.
 """
 
 from __future__ import annotations
@@ -31,8 +35,8 @@ from pydicom.valuerep import format_number_as_ds
 
 from ai import contract
 from ai.mask import CutMask
-from dicom_node.results import encode, uids, verdict
-from dicom_node.results.encode import concept
+from dicom_node.results import highdicom_mends, uids, verdict
+from dicom_node.results.encode import concept, finish, fitted, identity
 from dicom_node.results.objects.planes import Decimals, NoPlaneError, Plane, Planes, one_grid, ordered
 from dicom_node.results.pictures.palette import Palette
 from dicom_node.results.run import Run
@@ -44,7 +48,7 @@ _MAXIMUM = 255
 """Maximum Fractional Value: what a probability of 1 is stored as."""
 
 _LARGEST = 0xFFFFFFFE
-"""The most bytes of pixels that a data element can hold."""
+"""The most bytes of pixels that a data element can hold (PS3.5 7.1.1)."""
 
 _ARTIFICIAL_INTELLIGENCE = CodedConcept("123110", "DCM", "Artificial Intelligence")
 
@@ -52,26 +56,26 @@ _ARTIFICIAL_INTELLIGENCE = CodedConcept("123110", "DCM", "Artificial Intelligenc
 def build(run: Run, headers: Sequence[Dataset]) -> list[Dataset]:
     """The Segmentation objects of a run, in the order of the reading's segmentations.
 
-    ``headers`` are those of ``run.reading.sources``, in order; pixels are not needed. A segmentation that cannot be an
-    object of its own has none: :func:`refusals` says why. Segments without a single pixel are left out and the others
-    numbered from 1: a segment of no frame stops viewers, and the report says that the class is absent. The results
-    keep copied attributes as raw bytes: write them with :func:`common.to_bytes`.
+    ``headers`` are those of ``run.reading.sources``, in order; pixels are not needed. :func:`refusals` says why a
+    segmentation has no object. A segment without pixels is left out and the others are numbered from 1: viewers fail on
+    a segment without a frame, and the report says that the class is absent. The results keep copied attributes as raw
+    bytes: write them with :func:`encode.to_bytes`.
 
     Raises:
         ReadingError: the sources are not all of one patient.
-        ValueError: the headers are not the reading's sources, a segmentation lies on another image, or its masks are
-            not of the form that :class:`ai.contract.Segment` demands.
+        ValueError: the headers are not the reading's sources, a segmentation lies on another image, or its masks do not
+            have the form that :class:`ai.contract.Segment` demands.
     """
     drawn = [each for each in _drawn(run, headers) if isinstance(each, _Drawn)]
     return [_object(run, each, index) for index, each in enumerate(drawn)]
 
 
 def refusals(run: Run, headers: Sequence[Dataset]) -> tuple[str, ...]:
-    """Why segmentations have no object, in plain words without patient data, one for each that has none.
+    """Why segmentations have no object: one reason for each, in plain words and without patient data.
 
-    No object is made where nothing was segmented at all (an image has at least one frame, and the report says what is
-    absent), where a header does not say where its frames lie, and where they do not lie on one grid: without a Frame of
-    Reference UID viewers do not open the object, and a made-up position would be a wrong one.
+    There is no object if nothing was segmented (an image has at least one frame, and the report says what is absent),
+    if a header does not say where its frames lie, and if the frames do not lie on one grid. Viewers do not open an
+    object without a Frame of Reference UID, and an invented position would be a wrong one.
 
     Raises:
         ReadingError, ValueError: as :func:`build`.
@@ -81,9 +85,10 @@ def refusals(run: Run, headers: Sequence[Dataset]) -> tuple[str, ...]:
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class _Drawn:
-    """A segmentation that can be an object: the reading's ``number``-th, its planes, and its segments that have pixels.
+    """A segmentation that can be an object: its ``number`` in the reading, its planes, its segments that have pixels.
 
-    ``segments`` are indices into the segmentation's; ``filled`` (planes x ``segments``) says which planes have pixels.
+    ``segments`` are indices into the segmentation's segments; ``filled`` (planes x ``segments``) says which planes have
+    pixels.
     """
 
     number: int
@@ -93,12 +98,12 @@ class _Drawn:
     filled: NDArray[np.bool_]
 
     def stored(self, segment: int, plane: int) -> NDArray[np.uint8]:
-        """A plane (rows x columns) of the ``segment``-th of :attr:`segments` as it is stored."""
+        """A plane (rows x columns) of the ``segment``-th of :attr:`segments`, as it is stored."""
         return _stored(self.segmentation.segments[self.segments[segment]].mask[plane])
 
 
 def _drawn(run: Run, headers: Sequence[Dataset]) -> list[_Drawn | str]:
-    """What there is to make an object of, or why there is none, for each segmentation."""
+    """For each segmentation, what an object is made of, or the reason why there is none."""
     planes = Planes(read_sources(run.reading.sources, headers))
     return [_draw(planes, each, number) for number, each in enumerate(run.reading.segmentations)]
 
@@ -141,7 +146,7 @@ def _check(mask: NDArray[Any] | CutMask, kind: str, shape: tuple[int, int, int])
 
 
 def _stored(plane: NDArray[Any]) -> NDArray[np.uint8]:
-    """A plane of a mask as it is stored: 0 and 1, or probabilities from 0 to 255."""
+    """A plane of a mask as it is stored: 0 and 1, or probabilities as 0 to 255."""
     return plane.view(np.uint8) if plane.dtype == np.bool_ else np.rint(plane * _MAXIMUM).astype(np.uint8)
 
 
@@ -151,7 +156,7 @@ def _stored(plane: NDArray[Any]) -> NDArray[np.uint8]:
 def _object(run: Run, drawn: _Drawn, index: int) -> Dataset:
     planes = drawn.planes
     header = planes[0].source.header
-    run = encode.fitted(run, header)
+    run = fitted(run, header)
     model = run.reading.model
     stand_ins = _stand_ins(planes)
     result: Dataset = Segmentation(
@@ -165,31 +170,30 @@ def _object(run: Run, drawn: _Drawn, index: int) -> Dataset:
         content_description=within(
             run.words.not_for_diagnosis if run.research else f"{model.name} {model.version}", 64
         ),
-        **encode.identity(run, planes[0].source, "seg", index),
+        **identity(run, planes[0].source, "seg", index),
     )
-    result.ContentCreatorName = None  # type 2: the device has no name of a person
-    organization = uids.derived_uid(run.objects_key, "seg dimensions", index)  # highdicom takes a random one
-    result.DimensionOrganizationSequence[0].DimensionOrganizationUID = organization
-    for dimension in result.DimensionIndexSequence:
-        dimension.DimensionOrganizationUID = organization
+    result.ContentCreatorName = None  # type 2: a device is no person
+    organization = uids.derived_uid(run.objects_key, "seg dimensions", index)
+    highdicom_mends.set_dimension_organization(result, organization)
     order = _place(result, drawn, {each.stand_in.SOPInstanceUID: i for i, each in enumerate(stand_ins)})
     _fill(result, drawn, order)
-    _name_each_instance_once(result, stand_ins)
-    encode.finish(result, run, stand_ins)
+    highdicom_mends.name_each_instance_once(result, stand_ins)
+    finish(result, run, stand_ins)
     copy_attributes(header, result, ["FrameOfReferenceUID", "PositionReferenceIndicator"])
-    copy_optional(header, result, ["BodyPartExamined"])  # its Laterality is no frame's: each segment says its side
+    copy_optional(header, result, ["BodyPartExamined"])  # not Laterality: each segment has its own side
     _inherit_loss(result, planes)
     return result
 
 
 def _stand_ins(planes: Sequence[Plane]) -> list[Source]:
-    """The sources with a stand-in for each plane: a single pixel at its place in the stack."""
+    """The sources with a stand-in for each plane: one pixel, at the plane's place in the stack."""
     first, stand_ins = planes[0].source.stand_in, {}
     for place, (index, _) in enumerate(ordered(planes)):
         source = planes[index].source
         blank = Dataset()
-        blank.update(source.stand_in)  # its elements, which an assignment would change there, too: so new ones
-        # Two frames of one image are two stand-ins, and one of a series (which a header may not name) has all of them.
+        # It shares its elements with the source's stand-in, so new ones are added: an assignment would change both.
+        blank.update(source.stand_in)
+        # Each frame of an image is a stand-in of its own. All are of one series, also if the headers name none.
         blank.add_new("SOPInstanceUID", "UI", f"{source.stand_in.SOPInstanceUID}.{planes[index].number}")
         blank.add_new("SeriesInstanceUID", "UI", first.SeriesInstanceUID)
         blank.add_new("StudyInstanceUID", "UI", first.StudyInstanceUID)
@@ -202,10 +206,10 @@ def _stand_ins(planes: Sequence[Plane]) -> list[Source]:
 
 
 def _place(result: Dataset, drawn: _Drawn, index_of: dict[str, int]) -> list[tuple[int, int]]:
-    """Put every frame where its source frame lies, in place; return which (segment, plane) each frame is.
+    """Set the position of every frame, in place, and sort the frames; return (segment, plane) of each.
 
-    Frames are in the order of segment and position. All per-frame attributes are those of PS3.3 C.7.6.16.2; the
-    segment stands in each frame also where there is only one: not every viewer looks for it in the shared ones.
+    Frames are in the order of segment and position. All per-frame attributes are those of PS3.3 C.7.6.16.2. The segment
+    is repeated in each frame even if there is only one: not every viewer looks for it in the shared groups.
     """
     planes = drawn.planes
     used = np.flatnonzero(drawn.filled.any(axis=1)).tolist()
@@ -216,7 +220,7 @@ def _place(result: Dataset, drawn: _Drawn, index_of: dict[str, int]) -> list[tup
     groups = [{"PlanePositionSequence": [_group(plane.position)]} for plane in planes]
     if len({plane.orientation.text for plane in planes}) == 1:
         shared.PlaneOrientationSequence = [_group(planes[0].orientation)]
-    else:  # with other digits: each frame repeats its own source's
+    else:  # rounded differently: each frame repeats its own source's
         del shared.PlaneOrientationSequence
         for group, plane in zip(groups, planes, strict=True):
             group["PlaneOrientationSequence"] = [_group(plane.orientation)]
@@ -251,10 +255,10 @@ def _group(*attributes: Decimals) -> Dataset:
 
 
 def _measures(planes: Sequence[Plane]) -> Dataset:
-    """The pixel measures that all planes share; OHIF 3.12 cannot open an object whose frames say them one by one.
+    """The pixel measures that all planes share; OHIF 3.12 cannot open an object that has them in each frame.
 
-    Where the sources do not agree on a thickness (or have none) it is that of the outlines, which fill the way to the
-    next plane, or else the thinnest.
+    If the sources differ in slice thickness, or have none, it is the distance of the planes; if they are no regular
+    stack, the smallest thickness.
     """
     spacing, thicknesses = _spacing(planes), [plane.thickness for plane in planes if plane.thickness is not None]
     item = _group(planes[0].spacing)
@@ -270,7 +274,7 @@ def _measures(planes: Sequence[Plane]) -> Dataset:
 
 
 def _spacing(planes: Sequence[Plane]) -> float | None:
-    """The distance of neighbouring planes in mm; none where they are no regular stack along their normal."""
+    """The distance of neighbouring planes in mm. None if they are no regular stack along their normal."""
     if len(planes) < 2:
         return None
     spacing, _ = get_volume_positions([plane.position.numbers for plane in planes], planes[0].orientation.numbers)
@@ -278,7 +282,7 @@ def _spacing(planes: Sequence[Plane]) -> float | None:
 
 
 def _fill(result: Dataset, drawn: _Drawn, order: Sequence[tuple[int, int]]) -> None:
-    """Put the masks into the object, in place: frame after frame, 8 bits or 1 bit a pixel (PS3.5 8.1.1, 8.2)."""
+    """Set the pixels of all masks, in place: frame after frame, 8 bits or 1 bit a pixel (PS3.5 8.1.1, 8.2)."""
     result.Rows, result.Columns = drawn.planes[0].rows, drawn.planes[0].columns
     frames = [drawn.stored(segment, plane) for segment, plane in order]
     if drawn.segmentation.kind == "binary":
@@ -293,7 +297,7 @@ def _fill(result: Dataset, drawn: _Drawn, order: Sequence[tuple[int, int]]) -> N
 
 
 def _overlap(drawn: _Drawn) -> str:
-    """Segments Overlap (0062,0013): what it means for probabilities above 0 to meet is nowhere defined."""
+    """The value of Segments Overlap (0062,0013); the standard does not define when probabilities overlap."""
     for plane in range(len(drawn.planes)):
         taken = np.zeros((drawn.planes[0].rows, drawn.planes[0].columns), bool)
         for segment in np.flatnonzero(drawn.filled[plane]).tolist():
@@ -304,19 +308,8 @@ def _overlap(drawn: _Drawn) -> str:
     return "NO"
 
 
-def _name_each_instance_once(result: Dataset, stand_ins: Sequence[Source]) -> None:
-    """Where the object as a whole refers to its sources, name an image of several frames once, in place."""
-    first: dict[str, str] = {}
-    for each in stand_ins:
-        first.setdefault(each.sop_instance_uid, each.stand_in.SOPInstanceUID)
-    kept = set(first.values())
-    (series,) = result.ReferencedSeriesSequence
-    for item, keyword in ((result, "SourceImageSequence"), (series, "ReferencedInstanceSequence")):
-        setattr(item, keyword, [ref for ref in item[keyword].value if ref.ReferencedSOPInstanceUID in kept])
-
-
 def _inherit_loss(result: Dataset, planes: Sequence[Plane]) -> None:
-    """What was drawn on a lossy compressed image tells it (PS3.3 C.8.20.2)."""
+    """Copy the lossy compression of the sources, in place (PS3.3 C.8.20.2)."""
     lossy = [p.source.header for p in planes if text_of(p.source.header, "LossyImageCompression") == "01"]
     result.LossyImageCompression = "01" if lossy else "00"
     if lossy:
@@ -329,7 +322,7 @@ def _inherit_loss(result: Dataset, planes: Sequence[Plane]) -> None:
 
 
 def _descriptions(run: Run, drawn: _Drawn) -> list[SegmentDescription]:
-    """What each segment is, by whom it was drawn, and how it is to be followed and shown (PS3.3 C.8.20.4)."""
+    """For each segment: what it is, which algorithm drew it, how to track and to display it (PS3.3 C.8.20.4)."""
     model = run.reading.model
     algorithm = AlgorithmIdentificationSequence(
         name=within(model.name, 64),
@@ -368,7 +361,7 @@ def _descriptions(run: Run, drawn: _Drawn) -> list[SegmentDescription]:
 
 
 def _labels(run: Run, segments: Sequence[contract.Segment]) -> list[str]:
-    """What the segments are called, with their side, and with a number where several are called the same."""
+    """The names of the segments, with their side; numbered if several have the same name."""
     names = []
     for segment in segments:
         name, side = verdict.finding_name(run, segment), segment.laterality
@@ -386,7 +379,7 @@ def _labels(run: Run, segments: Sequence[contract.Segment]) -> list[str]:
 
 
 def _colour(palette: Palette, segment: contract.Segment) -> CIELabColor:
-    """The colour that the segment has in the pictures; darker where another segment has it, too."""
+    """The segment's colour in the pictures; darker if another segment has the same colour."""
     colour, before = palette.segment(segment)
     shade = (1.0, 0.7, 0.45)[before % 3]
     return CIELabColor.from_rgb(*(shade * part for part in colour))

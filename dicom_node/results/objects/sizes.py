@@ -1,4 +1,4 @@
-"""How large a finding is, where the source says how large its pixels are."""
+"""The size of a finding in mm: the sides of its box, if the source gives its pixel size (PS3.3 10.7)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PROJECTIONS = frozenset(["CR", "DX", "MG", "RF", "XA", "IO", "PX", "RG", "DR"])
 class Size:
     """The sides of a finding's box in mm, the longer one first.
 
-    ``at_detector``: they are what the detector saw, where a beam that widens makes things larger than they are.
+    ``at_detector``: the size is the one on the detector of a projection radiograph, where the diverging beam magnifies.
     """
 
     long: float
@@ -28,10 +28,10 @@ class Size:
 
 
 def size_of(region: Region, header: Dataset) -> Size | None:
-    """The size of a region, none where the source's spacing is absent, malformed or of unknown meaning.
+    """The size of a region. None if the source's pixel spacing is absent, malformed or of unknown meaning.
 
-    PS3.3 10.7: Pixel Spacing of a slice holds in the patient. That of a projection does if it was calibrated, which it
-    says itself or by differing from Imager Pixel Spacing; else both are the detector's.
+    PS3.3 10.7: the Pixel Spacing of a slice is valid in the patient. That of a projection is valid there only if it was
+    calibrated: the source says so, or it differs from Imager Pixel Spacing. Otherwise both are those of the detector.
     """
     spacing, at_detector = _spacing(header)
     if spacing is None:
@@ -50,7 +50,7 @@ def caveat(sizes: Iterable[Size], words: Words) -> str:
 
 
 def _spacing(header: Dataset) -> tuple[tuple[float, float] | None, bool]:
-    """The spacing between rows and between columns in mm, and whether it is the detector's."""
+    """The spacing between rows and between columns in mm (or None), and whether it is that of the detector."""
     spacing, imager = _pair(header, "PixelSpacing"), _pair(header, "ImagerPixelSpacing")
     # A spacing that is the detector's is that of a projection, whatever modality the image claims to be.
     if text_of(header, "Modality") not in _PROJECTIONS and (imager is None or imager != spacing):
@@ -62,7 +62,7 @@ def _spacing(header: Dataset) -> tuple[tuple[float, float] | None, bool]:
 
 
 def _shared_spacing(header: Dataset) -> tuple[float, float] | None:
-    """That of an enhanced multi-frame object, where it is one for all frames (PS3.3 C.7.6.16.2.1)."""
+    """The spacing of an enhanced multi-frame object, if it is the same for all frames (PS3.3 C.7.6.16.2.1)."""
     try:
         measures = header.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
     except Exception:  # absent, or no sequence: pydicom raises nearly anything on bytes that are none

@@ -1,9 +1,13 @@
-"""The report: one Comprehensive (or Comprehensive 3D) SR document a run, PS3.16 TID 1500 Measurement Report.
+"""The report: a Comprehensive SR or Comprehensive 3D SR document (PS3.3 A.35.3, A.35.13) by TID 1500 (PS3.16).
 
-One measurement group (TID 1410) stands for each finding, with its region, site, algorithm, certainty and, where the
-source knows how large its pixels are, its size. What a model says of the whole study, class by class, stands in the
-root's qualitative evaluations: viewers (OHIF) reject groups without a region and then hide the others. Every sentence
-that a person must see is a plain TEXT item. A reading that failed has no class at all: no answer is not "absent".
+Start here for: the measurement group of a finding (TID 1410, :func:`_group`), where its site and laterality are written
+(the side itself is decided in :func:`ai.images.radiograph.laterality`), the outcome code of the whole reading (CID
+6047, :func:`_outcome`), and the sentences of the report (:func:`_sentences`).
+
+Each finding has one measurement group with its region, site, algorithm, certainty and, if the source gives its pixel
+size, its size. The verdicts on the whole study, class by class, are qualitative evaluations of the root: viewers (OHIF)
+reject groups without a region and then hide the others. Every sentence that a person must see is a plain TEXT item. A
+reading that failed has no class at all: no answer must not read as "absent".
 """
 
 from __future__ import annotations
@@ -36,12 +40,13 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as PydicomCode
 
 from ai.contract import ClassResult, Finding, Presence
-from dicom_node.results import encode, highdicom_mends, uids, verdict
-from dicom_node.results.encode import concept
+from dicom_node.results import highdicom_mends, uids, verdict
+from dicom_node.results.encode import concept, finish, fitted, identity
 from dicom_node.results.objects.sizes import Size, caveat, size_of
 from dicom_node.results.run import Predecessor, Run
 from dicom_node.results.source import Source, check_findings, on_image, read_sources
 from dicom_node.results.source_bytes import frames_of, text_of, unsigned_of
+from dicom_node.results.times import in_zone_of, shown_time
 from dicom_node.results.verdict import percent
 
 _CERTAINTY = CodedConcept("111012", "DCM", "Certainty of Finding")
@@ -72,14 +77,15 @@ def build(run: Run, sources: Sequence[Dataset]) -> Dataset:
     """The report of a run.
 
     ``sources`` are the headers of ``run.reading.sources``, in order; pixels are not needed. Patient and study are those
-    of the first. The result keeps copied attributes as raw bytes: write it with :func:`common.to_bytes`.
+    of the first. The result keeps copied attributes as raw bytes: write it with :func:`encode.to_bytes`.
 
     Raises:
+        ReadingError: the headers are not all of one patient.
         ValueError: the headers are not the reading's sources, a finding lies on another image or on a frame that the
-            image does not have, or a reading that failed has findings all the same.
+            image does not have, or the reading contradicts itself.
     """
     images = read_sources(run.reading.sources, sources)
-    run = encode.fitted(run, images[0].header)
+    run = fitted(run, images[0].header)
     by_uid = {image.sop_instance_uid: image for image in images}
     verdict.check(run.reading)
     check_findings(run.reading.findings, images)
@@ -96,29 +102,27 @@ def build(run: Run, sources: Sequence[Dataset]) -> Dataset:
         is_complete=True,
         is_final=False,
         is_verified=False,
-        **encode.identity(run, images[0], "sr", 0),
+        **identity(run, images[0], "sr", 0),
     )
-    # highdicom copies the content twice and walks through it five times, half of all that a report takes: it is shown
-    # the library alone, in which every image stands that the content refers to.
-    document.ContentSequence = root.ContentSequence
+    highdicom_mends.set_content(document, root)
     for group in _groups_of(document):
         parts = {item.ConceptNameCodeSequence[0].CodeValue: item for item in group.ContentSequence}
         highdicom_mends.add_inferred_from(parts[_CERTAINTY.value], parts["111030"])
     if run.predecessor is not None:
         document.PredecessorDocumentsSequence = [_predecessor(run.predecessor, images[0])]
-    encode.finish(document, run, images)
+    finish(document, run, images)
     return document
 
 
 def _predecessor(old: Predecessor, image: Source) -> Dataset:
-    """PS3.3 C.17.2: the report that this one replaces, in the same study."""
+    """The item of Predecessor Documents Sequence (PS3.3 C.17.2): the replaced report, which is in the same study."""
     reference = Dataset()
     reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = old.sop_class_uid, old.sop_instance_uid
     series = Dataset()
     series.SeriesInstanceUID = old.series_instance_uid
     series.ReferencedSOPSequence = [reference]
     study = Dataset()
-    study.StudyInstanceUID = image.stand_in.StudyInstanceUID  # common.finish puts the source's own there
+    study.StudyInstanceUID = image.stand_in.StudyInstanceUID  # encode.finish puts the source's own there
     study.ReferencedSeriesSequence = [series]
     return study
 
@@ -144,7 +148,7 @@ def _container(
     template: str | None = None,
     relationship: str | None = "CONTAINS",
 ) -> ContainerContentItem:
-    """A container whose items stand apart: viewers show continuous content as running text without the items' names."""
+    """A container with separate items: viewers show continuous content as running text, without the items' names."""
     container = ContainerContentItem(
         name, is_content_continuous=False, template_id=template, relationship_type=relationship
     )
@@ -160,7 +164,7 @@ def _procedure(header: Dataset) -> CodedConcept:
 
 
 def observer(run: Run) -> ObserverContext:
-    """The model as the device that observed (PS3.16 TID 1002)."""
+    """The model as the observing device (PS3.16 TID 1002)."""
     model = run.reading.model
     return ObserverContext(
         observer_type=codes.DCM.Device,
@@ -175,7 +179,7 @@ def observer(run: Run) -> ObserverContext:
 
 
 def _sentences(run: Run, images: Sequence[Source]) -> list[str]:
-    """What the document says to a person, in the order of its weight."""
+    """The sentences of the document, the most important first."""
     reading, say = run.reading, run.words
     model = reading.model
     verdicts = ", ".join(
@@ -199,12 +203,12 @@ def _sentences(run: Run, images: Sequence[Source]) -> list[str]:
 def _replaced(run: Run, header: Dataset) -> list[str]:
     if run.predecessor is None:
         return []
-    made = encode.shown_time(encode.in_zone_of(header, run.predecessor.created))
+    made = shown_time(in_zone_of(header, run.predecessor.created))
     return [f"{run.words.replaces(made)}."]
 
 
 def _caveat(run: Run, images: Sequence[Source]) -> list[str]:
-    """How far the sizes can be trusted, where any is given."""
+    """How far the sizes can be trusted; empty if the report gives none."""
     by_uid = {image.sop_instance_uid: image.header for image in images}
     found = (size_of(each.region, by_uid[each.region.sop_instance_uid]) for each in run.reading.findings)
     sizes = [size for size in found if size is not None]
@@ -212,13 +216,16 @@ def _caveat(run: Run, images: Sequence[Source]) -> list[str]:
 
 
 def _not_read(run: Run) -> list[str]:
-    """What the model passed over, or a reader would take its verdict for one on the whole study."""
+    """What the model passed over; without it a reader would take the verdict for one on the whole study."""
     sentence = verdict.not_read_sentence(run)
     return [f"{sentence}."] if sentence else []
 
 
 def _library(images: Sequence[Source]) -> ContainerContentItem:
-    """TID 1600. By hand: highdicom's needs attributes that real images lack (CR without ImagerPixelSpacing)."""
+    """The image library (TID 1600), built by hand: highdicom's needs attributes that real images lack.
+
+    CR images, for example, have no Imager Pixel Spacing.
+    """
     group = _container(codes.DCM.ImageLibraryGroup, [_library_entry(image) for image in images])
     return _container(codes.DCM.ImageLibrary, [group])
 
@@ -232,7 +239,7 @@ def _library_entry(image: Source) -> ImageContentItem:
     )
     modality = _MODALITIES.get(text_of(image.header, "Modality"))
     described: list[ContentItem] = []
-    if modality is not None:  # CID 29 names acquisitions only, and TID 1602 does not insist: OT is no modality
+    if modality is not None:  # CID 29 lists acquisition modalities only, so OT is left out; TID 1602 allows that
         described.append(CodeContentItem(codes.DCM.Modality, modality, relationship_type="HAS ACQ CONTEXT"))
     for name, keyword in ((codes.DCM.PixelDataRows, "Rows"), (codes.DCM.PixelDataColumns, "Columns")):
         count = unsigned_of(image.header, keyword)
@@ -250,9 +257,9 @@ def _evaluations(run: Run) -> ContainerContentItem:
 
 
 def _outcome(run: Run) -> CodedConcept:
-    """CID 6047. A class left undetermined is an algorithm that did not succeed, never a negative answer.
+    """The outcome of the whole reading (CID 6047): an undetermined class is a failed algorithm, not a negative answer.
 
-    A class that the model does not assess is none of its algorithms.
+    A class that the model does not assess does not count as one of its algorithms.
     """
     if run.reading.failure:
         return _NONE_SUCCEEDED
@@ -269,7 +276,10 @@ def _verdict(result: ClassResult) -> CodeContentItem:
 
 
 def _group(run: Run, number: int, finding: Finding, image: Source) -> ContainerContentItem:
-    """TID 1410 for one finding; highdicom's class for it admits no region under a measurement, so by its parts."""
+    """The measurement group (TID 1410) of one finding.
+
+    It is built from its parts: highdicom's class for it admits no region below a measurement.
+    """
     model = run.reading.model
     algorithm = AlgorithmIdentification(
         name=model.name,
@@ -284,14 +294,14 @@ def _group(run: Run, number: int, finding: Finding, image: Source) -> ContainerC
         *TrackingIdentifier(uid=uids.tracking_uid(run.key, number), identifier=verdict.tracking_id(run, number)),
         CodeContentItem(codes.DCM.Finding, concept(finding.code), relationship_type="CONTAINS"),
         *([] if finding.site is None else [FindingSite(concept(finding.site), laterality=laterality)]),
-        # Without a site there is nothing for the side to modify, but it must not be lost.
+        # Without a site the side has nothing to modify, so it is an item of its own.
         *(
             [CodeContentItem(_LATERALITY, laterality, relationship_type="CONTAINS")]
             if finding.site is None and laterality is not None
             else []
         ),
         *algorithm,
-        # OHIF takes the box from the first measurement of a group: add_inferred_from hangs it there.
+        # OHIF takes the box from the first measurement of a group; add_inferred_from adds it there.
         NumContentItem(_CERTAINTY, percent(finding.score), codes.UCUM.Percent, relationship_type="CONTAINS"),
         *([] if size is None else _axes(size)),
         CodeContentItem(codes.DCM.GeometricPurposeOfRegion, _BOUNDED_BY, relationship_type="CONTAINS"),
@@ -309,7 +319,7 @@ def _group(run: Run, number: int, finding: Finding, image: Source) -> ContainerC
 
 
 def _axes(size: Size) -> list[NumContentItem]:
-    """The finding's extent in mm, to the tenth: no box of a model is better."""
+    """The finding's long and short axis in mm, with one decimal: no model's box is more exact."""
     return [
         NumContentItem(name, round(length, 1), codes.UCUM.Millimeter, relationship_type="CONTAINS")
         for name, length in ((_LONG_AXIS, size.long), (_SHORT_AXIS, size.short))
@@ -319,7 +329,7 @@ def _axes(size: Size) -> list[NumContentItem]:
 def _outline(finding: Finding, header: Dataset) -> np.ndarray:
     """The box as a closed polyline, clockwise from its top left corner: 5 x (column, row) (PS3.3 C.18.6.1.2).
 
-    A box that reaches beyond the image ends at its border: graphic data must lie on the image.
+    A box that reaches beyond the image is cut at its border: graphic data must lie on the image.
     """
     left, top, right, bottom = on_image(finding.region, header)
     return np.array([(left, top), (right, top), (right, bottom), (left, bottom), (left, top)])

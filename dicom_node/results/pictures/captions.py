@@ -1,4 +1,8 @@
-"""What is said below each picture: by which model and when, the verdict, what it is not, and every class's score."""
+"""The words below each picture: model and time, the verdict, the warnings, and the score of every class.
+
+Start here for what a legend says of an image (:meth:`Captions.of_frame`), of a montage (:meth:`Captions.of_montage`)
+and of a reading that failed (:meth:`Captions.of_failure`). The sentences are in :mod:`words.texts`.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +11,21 @@ from collections.abc import Sequence
 from pydicom.dataset import Dataset
 
 from ai.contract import Presence
-from dicom_node.results import encode
 from dicom_node.results.pictures import heat_maps
 from dicom_node.results.pictures.legend import Legend, Row, Sentence
 from dicom_node.results.pictures.overlay import Overlay
 from dicom_node.results.pictures.slices import Frame
 from dicom_node.results.run import Run
 from dicom_node.results.source_bytes import numbers_of
-from dicom_node.results.verdict import cautions, finding_name, is_faint, not_read, percent, summary, unplaced
-from dicom_node.results.verdict import verdict as verdict_of_verdict
+from dicom_node.results.times import shown_time
+from dicom_node.results.verdict import cautions, finding_name, in_words, is_faint, not_read, percent, summary, unplaced
 
 _REASONS, _REASON, _FAILURE = 3, 60, 400
-"""How many reasons for not reading something the legend gives, how many characters of each, and of a failure's."""
+"""The most reasons for not reading something in a legend, the most characters of each, and of a failure's."""
 
 
 class Captions:
-    """The words of one run, in its language; ``headers`` stand in the order of its sources."""
+    """The words of one run, in its language; ``headers`` are in the order of its sources."""
 
     def __init__(self, run: Run, headers: Sequence[Dataset], overlay: Overlay) -> None:
         self._run, self._headers, self._overlay = run, headers, overlay
@@ -34,7 +37,11 @@ class Captions:
         return self._say.no_picture
 
     def of_frame(self, frame: Frame, *, numbered: bool = False, shown: bool = True, heated: bool = False) -> Legend:
-        """Below one frame: its boxes may be numbered, its pixels may be missing, its heat maps may lie on it."""
+        """The legend of one frame.
+
+        ``numbered``: its boxes have numbers in place of labels. ``shown``: its pixels can be displayed. ``heated``:
+        heat maps lie on it.
+        """
         say, here = self._say, self._overlay.findings(frame)
         total = len(self._stack) if self._stack.is_stack else len(self._reading.sources)
         verdict = summary(self._run)
@@ -61,7 +68,7 @@ class Captions:
         return self._legend(about, [*rows, *self._segments([frame])], shown=shown, heated=heated)
 
     def of_montage(self, frames: Sequence[Frame], keys: Sequence[Frame]) -> Legend:
-        """Below a montage of frames, of which the ``keys`` have pictures of their own."""
+        """The legend of a montage of ``frames``, of which ``keys`` have pictures of their own."""
         say = self._say
         about = [summary(self._run), say.montage(len(frames), len(self._stack))]
         if keys:
@@ -75,7 +82,7 @@ class Captions:
         return self._legend(about, [*self._table(), *self._segments(frames)])
 
     def of_failure(self) -> tuple[Legend, Legend]:
-        """For a reading that failed: what is said large, and what stands below it. No class is named."""
+        """For a reading that failed: the large text, and the legend below it. No class is named."""
         failure = summary(self._run)
         if len(failure) > _FAILURE:
             failure = f"{failure[: _FAILURE - 3].rstrip()}..."
@@ -84,7 +91,7 @@ class Captions:
         return Legend(tuple(above), (), ()), Legend(tuple(below), (), ())
 
     def name(self, frame: Frame) -> str:
-        """What a person finds a frame by in the viewer."""
+        """The name by which a person finds a frame in the viewer."""
         if self._stack.counts[frame.source] > 1:
             return self._say.frame(frame.number)
         number = numbers_of(self._headers[frame.source], "InstanceNumber")
@@ -103,22 +110,22 @@ class Captions:
         return [Sentence(warning, emphasized=True) for warning in self._run.warnings]
 
     def _identity(self) -> list[Sentence]:
-        """Which model it was, when, and what it replaces."""
+        """The model, the time of the reading, and the report that it replaces."""
         run, model, say = self._run, self._reading.model, self._say
-        lines = [f"{model.name} {model.version}", say.read_at(encode.shown_time(run.created))]
+        lines = [f"{model.name} {model.version}", say.read_at(shown_time(run.created))]
         if run.predecessor is not None:
-            lines.append(say.replaces(encode.shown_time(run.predecessor.created.astimezone(run.created.tzinfo))))
+            lines.append(say.replaces(shown_time(run.predecessor.created.astimezone(run.created.tzinfo))))
         return [Sentence(line) for line in lines]
 
     def _incomplete(self) -> list[Sentence]:
-        """That images which should have been read could not be."""
+        """The cautions: that images could not be read, or classes are not assessed."""
         return [Sentence(line, emphasized=True) for line in cautions(self._run)]
 
     def _table(self) -> list[Row]:
-        """The verdict on every class of the model over all images read; of anatomy only what is outlined."""
+        """The verdict on every class over all images read; for anatomy, only what is outlined."""
         return [
             Row(
-                (finding_name(self._run, each), *verdict_of_verdict(self._run, each)),
+                (finding_name(self._run, each), *in_words(self._run, each)),
                 self._overlay.colours[each.key] if not is_faint(each) else None,
             )
             for each in self._reading.classes
@@ -137,7 +144,7 @@ class Captions:
 
 
 def _not_read(run: Run) -> list[str]:
-    """What the model passed over, with the reasons that are most frequent: the report has them in full."""
+    """What the model passed over, with the most frequent reasons; the report has all of them."""
     total = sum(count for _, count in not_read(run))
     return [run.words.not_read(total, _reasons(run))] if total else []
 

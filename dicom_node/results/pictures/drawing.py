@@ -1,6 +1,6 @@
-"""Drawing findings on a picture, so that they can be seen on any matrix and hide nothing of what they mark.
+"""Drawing on a picture: boxes, outlines and labels that are visible on any size of image and hide no finding.
 
-Knows pixels and texts and no DICOM. Everything is deterministic.
+It knows pixels and texts and no DICOM. It is deterministic.
 """
 
 from __future__ import annotations
@@ -18,25 +18,15 @@ from dicom_node.results.pictures.typeface import drawable, width_of, write
 
 Colour = tuple[int, int, int]
 
-COLOURS: tuple[Colour, ...] = (
-    (86, 180, 233),
-    (230, 159, 0),
-    (204, 121, 167),
-    (240, 228, 66),
-    (0, 158, 115),
-    (213, 94, 0),
-)
-"""Okabe and Ito's colours, told apart with any kind of colour vision; without their blue and black, dark on black."""
-
 DARK: Colour = (0, 0, 0)
 
 SMALLEST = 13
-"""The smallest type, in pixels, at which Korean and Japanese are still read on a screen."""
+"""The smallest type, in pixels, at which Korean and Japanese are legible on a screen."""
 
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A finding to mark: edges in pixels of the picture, its colour, its label, and the number that can replace it."""
+    """A finding to mark: edges in pixels of the picture, colour, label, and the number that can replace the label."""
 
     left: float
     top: float
@@ -49,7 +39,7 @@ class Box:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outline:
-    """A segment to outline: its mask (rows x columns of the picture, bool); a dashed one is another than a solid."""
+    """A segment to outline: its mask (rows x columns of the picture, bool); dashed if another has its colour."""
 
     mask: NDArray[np.bool_]
     colour: Colour
@@ -57,12 +47,12 @@ class Outline:
 
 
 def type_size(rows: int, columns: int) -> int:
-    """The size of type, in pixels, that is legible on a picture when it fills a screen."""
+    """The size of type, in pixels, that is legible when the picture fills a screen."""
     return max(SMALLEST, round(min(rows, columns) / 46))
 
 
 def line_width(rows: int, columns: int) -> int:
-    """The width of a box's line, in pixels, that is seen when the picture fills a screen."""
+    """The width of a box's line, in pixels, that is visible when the picture fills a screen."""
     return max(2, round(min(rows, columns) / 400))
 
 
@@ -79,7 +69,7 @@ def in_colour(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 class Picture:
-    """A picture (rows x columns x 3) that findings are drawn on, in place; nothing is drawn beyond its border."""
+    """A picture (rows x columns x 3) on which findings are drawn, in place; nothing is drawn beyond its border."""
 
     def __init__(self, rgb: NDArray[np.uint8], *, line: int | None = None) -> None:
         self.rgb = rgb
@@ -89,14 +79,14 @@ class Picture:
         self._outlined: list[Rect] = []
 
     def outline(self, outlines: Sequence[Outline]) -> None:
-        """Draw lines around the masks, just outside of them."""
+        """Draw lines around the masks, just outside them."""
         for each in outlines:
             at = _bounds(each.mask)
             if at is None:
                 continue
             reach = self._line + self._halo
             if 10 * (at.right - at.left) * (at.bottom - at.top) < self.rows * self.columns:
-                self._outlined.append(at.grown(reach))  # a lesion; a label may lie on an organ
+                self._outlined.append(at.grown(reach))  # small, so a lesion: labels avoid it; they may lie on an organ
             left, top = max(at.left - reach, 0), max(at.top - reach, 0)
             window = np.s_[top : at.bottom + reach, left : at.right + reach]
             mask, target = each.mask[window], self.rgb[window]
@@ -109,9 +99,9 @@ class Picture:
             target[line] = each.colour
 
     def mark(self, boxes: Sequence[Box], *, labels: bool = True) -> bool:
-        """Draw the boxes and their labels, which keep clear of all boxes and of each other.
+        """Draw the boxes and their labels; labels overlap no box and no other label.
 
-        Where there is no room for that the labels are the boxes' numbers, and True is given: who draws has to say
+        If there is no space for that, the labels are the boxes' numbers and True is returned: the caller must then say
         elsewhere what the numbers mean.
         """
         inner = [self._inside(box) for box in boxes]
@@ -143,7 +133,7 @@ class Picture:
             target[...] = panel[: target.shape[0], : target.shape[1]]
 
     def _leader(self, at: Place, colour: Colour) -> None:
-        """A line half as wide as a box's, straight, between a label and its box."""
+        """Draw a straight line, half as wide as a box's, between a label and its box."""
         if at.leader is None:
             return
         width = max(1, self._line // 2)
@@ -158,7 +148,7 @@ class Picture:
         self.rgb[window] = np.asarray(image)
 
     def _inside(self, box: Box) -> Rect:
-        """The pixels of a box that its frame leaves free; at the picture's border the frame has to move inwards."""
+        """The pixels inside a box's frame; at the border of the picture the frame moves inwards."""
         line = self._line
         return Rect(
             min(max(math.floor(box.left), line), self.columns - line - 1),
@@ -168,11 +158,11 @@ class Picture:
         )
 
     def _alike(self, one: Rect, other: Rect) -> bool:
-        """Whether the frame of one box would hide that of the other."""
+        """Whether the frame of one box would hide the frame of the other."""
         return max(abs(a - b) for a, b in zip(one, other, strict=True)) < self._line
 
     def _frame(self, inside: Rect, width: int, colour: Colour, turn: int = 0, turns: int = 1) -> None:
-        """A frame around ``inside``; boxes with the same frame take turns along its lines."""
+        """Draw a frame around ``inside``; boxes with the same frame share its lines by dashes in turn."""
         left, top, right, bottom = inside.grown(width)
         dash = 8 * self._line
         for rect in (Rect(left, top, right, inside.top), Rect(left, inside.bottom, right, bottom)):
@@ -188,7 +178,7 @@ class Picture:
 
 
 def _dashes(start: int, end: int, dash: int, turn: int, turns: int) -> range:
-    """Where the dashes of one of several frames begin; a line that nobody shares is one dash."""
+    """Where the dashes of one of several frames begin; a line that is not shared is one dash."""
     return range(start, start + 1) if turns == 1 else range(start + turn * dash, end, turns * dash)
 
 
@@ -202,7 +192,7 @@ def _panel(text: str, size: int, colour: Colour) -> NDArray[np.uint8]:
 
 
 def line_height(size: int) -> int:
-    """The distance of two lines of type, in pixels: the font's accents and descenders do not meet."""
+    """The distance of two lines of type, in pixels, at which accents and descenders do not touch."""
     return math.ceil(size * 1.35)
 
 

@@ -1,4 +1,4 @@
-"""A heat map blended over a picture, in colours that grow lighter with the value whatever one's colour vision is."""
+"""Heat maps blended over a picture, in colours whose lightness grows with the value for any colour vision."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from dicom_node.results.pictures.legend import Scale
 
 LOWEST = 0.25
-"""Below this value nothing is laid over the picture, so that the anatomy stays visible."""
+"""Values below this are not drawn, so that the anatomy stays visible."""
 
 VISIBLE = 0.3
-"""A heat map whose every value is below this shows nothing that can be seen."""
+"""A heat map whose values are all below this is not visible."""
 
-_CHUNK_ROWS = 32  # at once: what fits into the processor's cache
+_CHUNK_ROWS = 32  # rows blended at once: they fit into the processor's cache
 _FULL, _OPAQUE = 0.5, 0.45
-"""From this value on the colour covers the picture by this share."""
+"""From the value ``_FULL`` on, the colour covers the picture by the share ``_OPAQUE``."""
 
 # Nine stations of matplotlib's "plasma" (CC0), in which lightness grows evenly and hue with any colour vision.
 _STATIONS = (
@@ -49,7 +49,7 @@ class Heat:
 
 
 def scale() -> Scale:
-    """The colours as they look over a middle grey: always 0 to 1, so that two pictures can be compared."""
+    """The colours as they look over a middle grey: always from 0 to 1, so that pictures can be compared."""
     shares = _shares()[:, np.newaxis]
     shown = np.rint(COLOURS * shares + 128 * (1 - shares)).astype(np.uint8)
     return Scale(shown, tuple((value / 4, f"{value / 4:g}") for value in range(5)))
@@ -63,9 +63,9 @@ def _shares() -> NDArray[np.float64]:
 
 
 def blend(rgb: NDArray[np.uint8], heats: Sequence[Heat], *, grey: bool = False) -> None:
-    """Lay the heat maps (the highest value at each pixel) over a picture (rows x columns x 3), in place.
+    """Blend heat maps over a picture (rows x columns x 3), in place; where several meet, the highest value counts.
 
-    Of a ``grey`` picture all three channels are the same.
+    ``grey``: all three channels of the picture are the same.
     """
     rows, columns = rgb.shape[:2]
     areas = [area for heat in heats if (area := _area(heat, rows, columns)) is not None]
@@ -90,10 +90,10 @@ def blend(rgb: NDArray[np.uint8], heats: Sequence[Heat], *, grey: bool = False) 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Area:
-    """The pixels between four edges, in which a heat map can be seen.
+    """The pixels between four edges, in which a heat map is visible.
 
-    ``values`` (bottom - top x cells) are those of the map from 0 to 255 at each row of pixels; ``below``, ``above`` and
-    ``share`` say of which two cells a column of pixels is made, and how much of it of the second.
+    ``values`` (bottom - top x cells) are those of the map, from 0 to 255, at each row of pixels. A column of pixels is
+    interpolated between the cells ``below`` and ``above``; ``share`` is the part of the second.
     """
 
     top: int
@@ -106,7 +106,7 @@ class _Area:
     share: NDArray[np.float32]
 
     def lay_on(self, level: NDArray[np.uint8], top: int, left: int) -> None:
-        """Raise levels (0 to 255) to these; ``level`` begins at a row and a column of the picture."""
+        """Raise ``level`` (0 to 255) to these values; it begins at row ``top`` and column ``left`` of the picture."""
         first, last = max(self.top, top), min(self.bottom, top + len(level))
         values = self.values[first - self.top : last - self.top]
         mixed = values.take(self.below, axis=1) * (1 - self.share) + values.take(self.above, axis=1) * self.share
@@ -115,7 +115,7 @@ class _Area:
 
 
 def _area(heat: Heat, rows: int, columns: int) -> _Area | None:
-    """Where on a picture of so many pixels a heat map can be seen; none where nowhere."""
+    """Where a heat map is visible on a picture of this size. None if it is not visible anywhere."""
     values = np.nan_to_num(heat.values.astype(np.float32), nan=0.0).clip(0.0, 1.0)
     top, bottom = down = _pixels(values, 0, heat.top, heat.bottom, rows)
     left, right = across = _pixels(values, 1, heat.left, heat.right, columns)
@@ -129,9 +129,9 @@ def _area(heat: Heat, rows: int, columns: int) -> _Area | None:
 
 
 def _pixels(values: NDArray[np.float32], axis: int, first: float, last: float, size: int) -> tuple[int, int]:
-    """From where to where a map between two edges can be seen along an axis of so many pixels.
+    """The first and last pixel (exclusive) along an axis at which a map between two edges is visible.
 
-    That is one cell further than it has colour, for it is interpolated.
+    The map is interpolated, so this is one cell more than it has colour.
     """
     cells = np.flatnonzero(np.asarray((np.rint(values * 255.0) >= LOWEST * 255).any(axis=1 - axis)))
     if not len(cells):
@@ -143,7 +143,7 @@ def _pixels(values: NDArray[np.float32], axis: int, first: float, last: float, s
 
 @lru_cache(maxsize=1)
 def _blended() -> tuple[NDArray[np.uint8], ...]:
-    """For each channel what becomes of a grey (the low 8 bits of the place) under a level (the high 8 bits)."""
+    """For each channel: the result for each grey (low 8 bits of the index) under each level (high 8 bits)."""
     share = _shares() * 256.0
     keep = (256.0 - share).astype(np.uint16)[:, np.newaxis]
     add = (COLOURS * share[:, np.newaxis]).astype(np.uint16)
@@ -154,7 +154,7 @@ def _blended() -> tuple[NDArray[np.uint8], ...]:
 def _between(
     count: int, first: float, last: float, pixels: tuple[int, int]
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
-    """Linear interpolation between the centres of cells: of which two each value is made, and the second's share."""
+    """Linear interpolation between the centres of cells: the two cells of each value, and the share of the second."""
     centres = np.arange(*pixels) + 0.5
     at = ((centres - first) / (last - first) * count - 0.5).clip(0.0, count - 1.0)
     below = np.minimum(at.astype(np.intp), max(count - 2, 0))

@@ -1,6 +1,6 @@
-"""Where labels go: beside the box that they name, over no box and no other label, tied by a line where they stand off.
+"""The places of labels: beside their box, over no box and no other label, with a leader line if they do not touch it.
 
-Knows rectangles alone, in whole pixels. Everything is deterministic.
+It knows rectangles alone, in whole pixels. It is deterministic.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 _MOST = 40
-"""More labels than these on one picture are not looked for a place: nobody would read them."""
+"""If a picture has more labels than this, no places are searched: nobody would read them."""
 
 _LINES = 200
-"""For so many of the best places it is looked at what the leader line would cross."""
+"""The number of best places for which the crossings of the leader line are counted."""
 
 
 class Rect(NamedTuple):
@@ -37,7 +37,7 @@ Point = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a label lies, and the two ends (x, y) of its leader line where it does not touch its box."""
+    """The place of a label, and the two ends (x, y) of its leader line, None if it touches its box."""
 
     rect: Rect
     leader: tuple[Point, Point] | None
@@ -46,11 +46,10 @@ class Place:
 def place(
     frames: Sequence[Rect], sizes: Sequence[tuple[int, int]], columns: int, rows: int, spare: Sequence[Rect] = ()
 ) -> list[Place] | None:
-    """A place for each label (width, height), in the order of ``frames``; none where they have no room.
+    """A place for each label (width, height), in the order of ``frames``. None if there is no space.
 
-    No label lies on any frame or beyond the picture, and none on another. If there is another way, no leader line runs
-    under a label, and no label lies on what is to be spared. Several orders are tried and the one with the shortest
-    ways is taken.
+    No label overlaps a frame, the border of the picture or another label. If possible, no leader line runs under a
+    label, and no label lies on ``spare``. Several orders are tried, and the one with the shortest lines is taken.
     """
     if not frames:
         return []
@@ -125,7 +124,7 @@ def _free(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Ranked:
-    """The places (n x 4) for one label, the best first: how far each lies off its box, and what it costs."""
+    """The places (n x 4) for one label, the best first: their distance from its box, and their cost."""
 
     places: NDArray[np.int64]
     apart: NDArray[np.float64]
@@ -137,7 +136,7 @@ def _ranked(
 ) -> _Ranked:
     places = _free(boxes, boxes[number], size, picture)
     apart, height = _distance(places, boxes[number]), size[1]
-    # A label close to a box of another finding would be taken for that one's.
+    # A label close to another finding's box would be taken for its label.
     others = np.delete(boxes, number, axis=0) + np.array([-1, -1, 1, 1]) * (height // 2)
     costs = apart + (_overlap(places, others) > 0).sum(axis=1) * 0.75 * height
     costs = costs + (_overlap(places, spare) > 0).sum(axis=1) * 6.0 * height
@@ -148,7 +147,7 @@ def _ranked(
 def _attempt(
     order: Sequence[int], boxes: NDArray[np.int64], free: Sequence[_Ranked]
 ) -> tuple[float, list[Place]] | None:
-    """Place the labels one after another; the first number is what it cost."""
+    """Place the labels one after another; the first value is the total cost. None if one has no place."""
     chosen: dict[int, Place] = {}
     cost = 0.0
     for number in order:
@@ -175,7 +174,7 @@ def _attempt(
 
 
 def _clear(places: NDArray[np.int64], placed: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The first of the places that no label lies on yet, as indices."""
+    """The first of the places that overlap no placed label, as indices."""
     for count in (4 * _LINES, len(places)):
         clear = np.flatnonzero(_overlap(places[:count], placed).sum(axis=1) == 0)
         if len(clear) >= _LINES // 4 or count == len(places):
@@ -193,7 +192,7 @@ def _overlap(places: NDArray[np.int64], rects: NDArray[np.int64]) -> NDArray[np.
 
 
 def _distance(places: NDArray[np.int64], box: NDArray[np.int64]) -> NDArray[np.float64]:
-    """How far each place (n x 4) lies off a box; 0 where they touch."""
+    """The distance of each place (n x 4) from a box; 0 if they touch."""
     across = np.maximum(box[0] - places[:, 2], places[:, 0] - box[2]).clip(0)
     down = np.maximum(box[1] - places[:, 3], places[:, 1] - box[3]).clip(0)
     distance: NDArray[np.float64] = np.hypot(across, down)
@@ -213,7 +212,7 @@ def _leaders(places: NDArray[np.int64], box: NDArray[np.int64]) -> tuple[NDArray
 
 
 def _crossed(start: NDArray[np.int64], end: NDArray[np.int64], rects: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which lines (n x 2 and n x 2) run through which rectangles (m x 4): n x m."""
+    """Which lines (n x 2 and n x 2) cross which rectangles (m x 4): n x m."""
     enter = np.zeros((len(start), len(rects)))
     leave = np.ones_like(enter)
     for axis in (0, 1):

@@ -1,6 +1,7 @@
-"""The band below a picture: the sentences that a person must read, the table of classes, the scale of a heat map.
+"""The black band below a picture: its sentences, the table of classes, and the scale of a heat map.
 
-It stands below the picture and never on it: no corner of a radiograph is free of an apex or a side marker.
+It is below the picture and never on it: every corner of a radiograph may hold an apex or a side marker. What it says is
+decided in :mod:`captions`.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ FAINT: Colour = (165, 165, 165)
 WARNING: Colour = (255, 214, 92)
 
 _MEASURE = 16
-"""The narrowest column of sentences, in multiples of the type size, that still reads as sentences."""
+"""The narrowest column of sentences, in multiples of the type size."""
 
 _TABLES = 4
-"""A long table is set in up to so many columns."""
+"""The most columns in which a long table is set."""
 
 # What must not begin a line, and what must not end one (JIS X 4051).
 _CLOSING = "、。，．・：；？！）」』】〕》〉”’ー々ぁぃぅぇぉっゃゅょァィゥェォッャュョ%％)]}.,:;!?"
@@ -45,7 +46,7 @@ class Sentence:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row of the legend's table; a row without a colour is set faint, a dashed one has a dashed swatch."""
+    """A row of the legend's table: faint if it has no colour; ``dashed``: its swatch is dashed."""
 
     cells: tuple[str, ...]
     colour: Colour | None
@@ -54,7 +55,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scale:
-    """A colour scale: its colours (n x 3) from the lowest value to the highest, and numbers at shares of its length."""
+    """A colour scale: colours (n x 3) from the lowest value to the highest, and numbers at shares of its length."""
 
     colours: NDArray[np.uint8]
     ticks: tuple[tuple[float, str], ...]
@@ -62,7 +63,7 @@ class Scale:
 
 @dataclass(frozen=True, slots=True)
 class Legend:
-    """What stands below a picture; ``heading`` has as many cells as each row."""
+    """The contents of the band; ``heading`` has as many cells as each row."""
 
     sentences: tuple[Sentence, ...]
     heading: tuple[str, ...]
@@ -90,7 +91,7 @@ class Swatch:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A band that is set: how large it is and what stands where; ``scale`` is where the colour scale lies."""
+    """A band whose layout is done: its size and the place of each part; ``scale`` is the place of the colour scale."""
 
     columns: int
     rows: int
@@ -100,9 +101,9 @@ class Layout:
 
 
 def lay_out(legend: Legend, size: int, columns: int) -> Layout:
-    """Set a legend in type of ``size`` pixels, as wide as the picture or, where that is too narrow, as it must be.
+    """Lay out a legend in type of ``size`` pixels, as wide as the picture, or wider if the text needs it.
 
-    The table stands beside the sentences or below them, in one column or several: whatever takes the fewest rows.
+    The table is beside the sentences or below them, in one column or several: the layout with the fewest rows.
     """
     gap = 2 * size
     cells = [tuple(map(drawable, row)) for row in ([legend.heading] if legend.rows else [])]
@@ -123,7 +124,7 @@ def lay_out(legend: Legend, size: int, columns: int) -> Layout:
 
 
 class _Setting:
-    """One way to set a legend."""
+    """One possible layout of a legend."""
 
     def __init__(self, legend: Legend, size: int, measure: int, tables: int, *, beside: bool, wide: int) -> None:
         self._legend, self._size, self._tables = legend, size, tables
@@ -180,7 +181,7 @@ class _Setting:
 
 
 def paint(layout: Layout, legend: Legend, size: int) -> NDArray[np.uint8]:
-    """A laid out legend on black: rows x columns x 3."""
+    """A laid-out legend on black: rows x columns x 3."""
     image = Image.new("RGB", (layout.columns, layout.rows), DARK)
     pen = ImageDraw.Draw(image)
     pen.rectangle((0, 0, layout.columns - 1, max(1, size // 14) - 1), fill=FAINT)
@@ -204,9 +205,9 @@ def paint(layout: Layout, legend: Legend, size: int) -> NDArray[np.uint8]:
 
 
 def wrap(text: str, size: int, width: float) -> list[str]:
-    """Lines no wider than ``width``, broken at spaces and between Japanese characters, but in no word of katakana.
+    """Lines no wider than ``width``, broken at spaces and between Japanese characters, but not inside a katakana word.
 
-    A word that is wider than a line goes on in the next.
+    A word that is wider than a line continues in the next.
     """
     lines = [""]
     for piece in _pieces(text):
@@ -222,7 +223,7 @@ def wrap(text: str, size: int, width: float) -> list[str]:
 
 
 def _pieces(text: str) -> list[str]:
-    """What must stay together in a line, spaces behind it."""
+    """The parts of a text that must stay in one line, with the spaces behind them."""
     words = re.findall(r"\S+\s*|^\s+", text)
     return [piece for word in words for piece in _syllables(word)]
 

@@ -1,4 +1,4 @@
-"""What a reading has to show on each frame: boxes, outlines and heat maps, each in the colour of its class."""
+"""What lies on each frame: boxes, outlines and heat maps, each in the colour of its class."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pydicom.dataset import Dataset
 
 from ai.contract import Finding, HeatMap, Presence, Segment
 from dicom_node.results import verdict
-from dicom_node.results.pictures.drawing import COLOURS, Box, Colour, Outline
+from dicom_node.results.pictures.drawing import Box, Colour, Outline
 from dicom_node.results.pictures.heat_maps import VISIBLE, Heat
-from dicom_node.results.pictures.palette import Palette
+from dicom_node.results.pictures.palette import COLOURS, Palette
 from dicom_node.results.pictures.slices import Frame, Stack
 from dicom_node.results.run import Run
 from dicom_node.results.verdict import percent
 
 
 class Overlay:
-    """A run's findings, segments and heat maps by frame; ``headers`` stand in the order of its sources."""
+    """A run's findings, segments and heat maps by frame; ``headers`` are in the order of its sources."""
 
     def __init__(self, run: Run, headers: Sequence[Dataset]) -> None:
         self.run, self.stack = run, Stack(headers)
@@ -30,7 +30,7 @@ class Overlay:
         self._by_number = len(set(keys)) < len(keys)
 
     def is_on(self, frame: Frame, sop_instance_uid: str, number: int) -> bool:
-        """Whether what refers to this instance and frame number lies on a frame."""
+        """Whether a reference to this instance and frame number means this frame."""
         return (self.run.reading.sources[frame.source].sop_instance_uid, frame.number) == (sop_instance_uid, number)
 
     def findings(self, frame: Frame) -> list[tuple[int, Finding]]:
@@ -46,9 +46,9 @@ class Overlay:
         return self.colours.get(finding.key, COLOURS[-1])
 
     def boxes(self, frame: Frame, across: float = 1.0, down: float = 1.0) -> list[Box]:
-        """The findings on a frame as boxes of a picture whose sides are so many times the frame's.
+        """The findings on a frame as boxes of a picture that is ``across`` times as wide and ``down`` times as high.
 
-        Where two findings of the reading are of one class the labels begin with the findings' numbers.
+        If two findings of the reading have the same class, labels begin with the findings' numbers.
         """
         return [
             Box(
@@ -65,7 +65,7 @@ class Overlay:
         ]
 
     def segments(self, frame: Frame) -> Iterator[tuple[Segment, NDArray[np.bool_]]]:
-        """The segments that a frame has a part of, with their masks (rows x columns)."""
+        """The segments that have pixels on a frame, with their masks (rows x columns)."""
         for segmentation in self.run.reading.segmentations:
             places = [
                 place
@@ -78,12 +78,12 @@ class Overlay:
                     yield segment, mask
 
     def stroke(self, segment: Segment) -> tuple[Colour, bool]:
-        """The colour of a segment, and whether its line is dashed: another segment has the same colour."""
+        """The colour of a segment, and whether its line is dashed because another segment has the same colour."""
         colour, before = self._palette.segment(segment)
         return colour, before > 0
 
     def outlines(self, frame: Frame, rows: int, columns: int) -> list[Outline]:
-        """The segments on a frame, for a picture of so many rows and columns of it."""
+        """The segments on a frame, scaled to a picture of this size."""
         found = []
         for segment, mask in self.segments(frame):
             y = (np.arange(rows) + 0.5) * mask.shape[0] / rows
@@ -93,14 +93,14 @@ class Overlay:
         return found
 
     def heats(self, frame: Frame, factor: int) -> list[Heat]:
-        """The heat maps of classes that are present, for a picture that is so many times as large as the frame."""
+        """The heat maps of present classes, for a picture that is ``factor`` times as large as the frame."""
         return [
             Heat(each.values, each.left * factor, each.top * factor, each.right * factor, each.bottom * factor)
             for each in self._heat_maps(frame)
         ]
 
     def heated(self, frame: Frame) -> list[str]:
-        """The names of the classes that are present and have a heat map on a frame."""
+        """The names of the present classes that have a heat map on a frame."""
         keys = {each.key for each in self._heat_maps(frame)}
         return [verdict.finding_name(self.run, each) for each in self.run.reading.classes if each.key in keys]
 

@@ -1,4 +1,4 @@
-"""The colours of findings."""
+"""The colours of findings and segments: the same in the pictures and in the Segmentation objects."""
 
 from __future__ import annotations
 
@@ -6,7 +6,20 @@ from collections.abc import Sequence
 
 from ai.contract import ClassResult, Reading, Segment
 from dicom_node.results import verdict
-from dicom_node.results.pictures.drawing import COLOURS, Colour
+from dicom_node.results.pictures.drawing import Colour
+
+COLOURS: tuple[Colour, ...] = (
+    (86, 180, 233),
+    (230, 159, 0),
+    (204, 121, 167),
+    (240, 228, 66),
+    (0, 158, 115),
+    (213, 94, 0),
+)
+"""The colours of Okabe and Ito, which people with any colour vision tell apart.
+
+Their blue and black are left out: they are too dark on black.
+"""
 
 
 class Palette:
@@ -18,7 +31,7 @@ class Palette:
         self._turns = {id(each): turn for turn, each in enumerate(segments, start=len(self.classes))}
 
     def segment(self, segment: Segment) -> tuple[Colour, int]:
-        """The colour of one of the reading's segments, its class's where it has one; how often it was had before."""
+        """A segment's colour (its class's, if it has one), and how many earlier segments have the same."""
         if segment.key in self.classes:
             return self.classes[segment.key], 0
         turn = self._turns[id(segment)]
@@ -26,7 +39,7 @@ class Palette:
 
 
 def _colours(classes: Sequence[ClassResult]) -> dict[str, Colour]:
-    """The colour of each class: the same in every study, unless another has it that is not faint either."""
+    """The colour of each class: by its place in the model, unless an earlier class that is not faint has the same."""
     colours: dict[str, Colour] = {}
     taken: set[Colour] = set()
     for place, each in enumerate(classes):

@@ -1,8 +1,11 @@
-"""The pictures of a run: which there are, and how each is made of a source's pixels, what lies on it and its legend.
+"""The pictures of a run: which there are, and how each is made of a source's pixels, the marks and the legend.
 
-An image gets a picture, and a second one with heat maps where a class is present. A stack (CT, MR, a cine loop) gets
-one montage and a picture of each key slice, so that hundreds of slices do not become hundreds of pictures. A reading
-that failed gets a card that says so and shows no image: whatever it showed would look like an answer.
+Start here for: how many pictures a study gets (:meth:`Scene.shots`), which one is on the PDF page (:meth:`Scene.page`),
+enlargement and pixel aspect ratio.
+
+An image gets a picture, and a second one with heat maps if a class is present. A stack (CT, MR, a cine loop) gets one
+montage and a picture of each key slice, so that hundreds of slices do not become hundreds of pictures. A reading that
+failed gets a card with words and no image: any image would look like an answer.
 """
 
 from __future__ import annotations
@@ -35,16 +38,16 @@ if TYPE_CHECKING:
 Pixels = NDArray[np.uint8]
 
 _LEGIBLE = 512
-"""The shorter side, in pixels, below which a source is enlarged: labels of the smallest type need so much."""
+"""A source whose shorter side, in pixels, is below this is enlarged: labels in the smallest type need it."""
 
 _LONGEST = 4096
-"""No source is enlarged beyond this, in pixels, however narrow it is."""
+"""No source is enlarged beyond this length, in pixels, however narrow it is."""
 
 _CELL, _FEW = 384, 4
-"""The side of a montage's cells, in pixels; with so few cells they are as large as the smallest picture."""
+"""The side of a montage's cells, in pixels; with at most ``_FEW`` cells it is ``_LEGIBLE``."""
 
 _MOST_ROWS = 65535
-"""Rows (0028,0010) holds no larger number."""
+"""The largest number of rows: Rows (0028,0010) is US."""
 
 _CARD = 1024
 """The side of a card without an image, in pixels."""
@@ -52,9 +55,9 @@ _CARD = 1024
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shot:
-    """A finished picture (rows x columns x 3), the frames it shows and how it was made of them.
+    """A finished picture (rows x columns x 3), the frames it shows, and how it was made of them.
 
-    A card without an image has no frames; ``pixels_of_source`` says whether its pixels are those of its one frame.
+    A card without an image has no frames. ``pixels_of_source``: its pixels are those of its one frame.
     """
 
     rgb: Pixels
@@ -64,13 +67,13 @@ class Shot:
 
 
 def enlargement(rows: int, columns: int) -> int:
-    """The whole number by which both sides of a picture are multiplied so that its text can be read; mostly 1."""
+    """The whole number by which both sides of a picture are multiplied so that its text is legible; usually 1."""
     wanted = -(-_LEGIBLE // min(rows, columns))
     return max(1, min(wanted, _LONGEST // max(rows, columns)))
 
 
 def pixel_aspect(header: Dataset) -> tuple[int, int] | None:
-    """Height to width of a pixel (PS3.3 C.7.6.3.1.7) in whole numbers, none where it is square or not known."""
+    """Height to width of a pixel (PS3.3 C.7.6.3.1.7) in whole numbers. None if it is square or unknown."""
     for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio"):
         sides = numbers_of(header, keyword)
         if len(sides) == 2 and min(sides) > 0:
@@ -80,7 +83,7 @@ def pixel_aspect(header: Dataset) -> tuple[int, int] | None:
 
 
 class Scene:
-    """The pictures of one run; ``headers`` stand in the order of its sources, and pixels are read when needed."""
+    """The pictures of one run; ``headers`` are in the order of its sources, and pixels are read when needed."""
 
     def __init__(self, run: Run, headers: Sequence[Dataset], images: Images) -> None:
         self._reading, self._headers, self._images = run.reading, headers, images
@@ -92,7 +95,7 @@ class Scene:
         """Every picture, one after another.
 
         Raises:
-            ValueError: pixels are not of the form that :class:`Images` promises.
+            ValueError: pixels do not have the shape and type that :class:`Images` demands.
         """
         if self._reading.failure:
             yield Shot(self._card(), (), "Notice that the AI reading failed, without an image", False)
@@ -103,7 +106,7 @@ class Scene:
                 yield from self._both(Frame(source, 1), self._pixels(Frame(source, 1)))
 
     def page(self) -> Pixels | None:
-        """The one picture that says most, without a legend; none where the reading failed."""
+        """The picture for the PDF page, without a legend. None if the reading failed or it cannot be displayed."""
         if self._reading.failure:
             return None
         keys = key_frames(self._reading, self._stack)
@@ -122,7 +125,7 @@ class Scene:
     # --- a frame ----------------------------------------------------------------------------------------------------
 
     def _both(self, frame: Frame, pixels: Pixels | None) -> Iterator[Shot]:
-        """The picture of a frame and, where a class is present that has a heat map on it, the heat map's."""
+        """The picture of a frame and, if a present class has a heat map on it, the picture with heat maps."""
         rgb, numbered = self._marked(frame, pixels)
         legend = self._captions.of_frame(frame, numbered=numbered, shown=pixels is not None)
         factor = 1 if pixels is None else enlargement(*pixels.shape[:2])
@@ -136,14 +139,14 @@ class Scene:
         yield Shot(_above(self._hot(frame, pixels), legend), (frame,), how + larger, True)
 
     def _marked(self, frame: Frame, pixels: Pixels | None) -> tuple[Pixels, bool]:
-        """A frame with what lies on it, enlarged, and whether its boxes have numbers in the place of labels."""
+        """An enlarged frame with its marks, and whether its boxes have numbers in place of labels."""
         rgb, factor = self._enlarged(frame, pixels)
         picture = Picture(rgb)
         picture.outline(self._overlay.outlines(frame, rgb.shape[0], rgb.shape[1]))
         return rgb, picture.mark(self._overlay.boxes(frame, factor, factor))
 
     def _hot(self, frame: Frame, pixels: Pixels) -> Pixels:
-        """A frame with its heat maps, and the boxes thin."""
+        """A frame with its heat maps and thin boxes."""
         rgb, factor = self._enlarged(frame, pixels)
         heat_maps.blend(rgb, self._overlay.heats(frame, factor), grey=pixels.ndim == 2)
         thin = max(1, line_width(rgb.shape[0], rgb.shape[1]) // 2)
@@ -158,7 +161,7 @@ class Scene:
         return in_colour(pixels.repeat(factor, axis=0).repeat(factor, axis=1) if factor > 1 else pixels), factor
 
     def _pixels(self, frame: Frame) -> Pixels | None:
-        """A frame's display picture; none where it cannot be shown, which must not cost the whole result."""
+        """A frame as it is displayed. None if it cannot be displayed: the other results must still be made."""
         try:
             pixels = np.asarray(self._images.pixels(self._reading.sources[frame.source], frame.number))
         except ReadingError:
@@ -183,7 +186,7 @@ class Scene:
             yield from self._both(frame, kept[frame])
 
     def _grid(self, frames: Sequence[Frame], kept: dict[Frame, Pixels | None]) -> Pixels:
-        """Frames side by side with their names below them, those of ``kept`` light; it is given their pixels."""
+        """Frames side by side with their names below, those of ``kept`` light; their pixels are put into ``kept``."""
         across = math.ceil(math.sqrt(1.2 * len(frames)))
         side = _CELL if len(frames) > _FEW else _LEGIBLE
         caption = line_height(side // 18)
@@ -203,7 +206,7 @@ class Scene:
         return grid
 
     def _shrink(self, frame: Frame, pixels: Pixels, cell: Pixels) -> None:
-        """Draw a frame and what lies on it into a cell, in its true shape."""
+        """Draw a frame and its marks into a cell, in its true aspect ratio."""
         tall, wide = pixel_aspect(self._headers[frame.source]) or (1, 1)
         rows, columns = pixels.shape[0] * tall / wide, float(pixels.shape[1])
         scale = min(cell.shape[0] / rows, cell.shape[1] / columns)
@@ -219,7 +222,7 @@ class Scene:
     # --- no image ---------------------------------------------------------------------------------------------------
 
     def _card(self) -> Pixels:
-        """What is said of a reading that failed, large, on black."""
+        """The large text of a reading that failed, on black."""
         bands = [
             paint(lay_out(legend, size, _CARD), legend, size)
             for legend, size in zip(self._captions.of_failure(), (_CARD // 22, _CARD // 38), strict=True)
@@ -234,7 +237,7 @@ class Scene:
 
 
 def _above(picture: Pixels, legend: Legend) -> Pixels:
-    """A picture with its legend below it; a picture narrower than the legend gets black columns on its right."""
+    """A picture with its legend below it; if the legend is wider, black columns are added on the picture's right."""
     rows, columns = picture.shape[:2]
     size = type_size(rows, columns)
     layout = lay_out(legend, size, columns)
@@ -251,7 +254,7 @@ def _above(picture: Pixels, legend: Legend) -> Pixels:
 
 
 def _in_shape(rgb: Pixels, header: Dataset) -> Pixels:
-    """A picture in its true shape, for what knows no pixel aspect ratio; the longer side of its pixels is stretched."""
+    """A picture in its true aspect ratio, for the PDF page; the pixels' longer side is stretched."""
     tall, wide = pixel_aspect(header) or (1, 1)
     rows, columns = rgb.shape[:2]
     stretched = (columns, round(rows * tall / wide)) if tall > wide else (round(columns * wide / tall), rows)
@@ -261,7 +264,7 @@ def _in_shape(rgb: Pixels, header: Dataset) -> Pixels:
 
 
 def _strip(text: str, width: int, size: int, *, light: bool) -> Pixels:
-    """A line of type, dark on light where the frame above it has a picture of its own."""
+    """A line of type; dark on light if the frame above it has a picture of its own."""
     image = Image.new("RGB", (width, line_height(size)), TEXT if light else DARK)
     at = image.width // 2, image.height // 2
     ImageDraw.Draw(image).text(at, drawable(text), fill=DARK if light else TEXT, font=font(size), anchor="mm")

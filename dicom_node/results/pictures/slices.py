@@ -1,7 +1,7 @@
-"""Which frames of a series are shown: their order in the patient, the key slices, and those of a montage.
+"""Which frames of a series are shown: their order in the patient, the key slices, and the frames of a montage.
 
-Headers are a stranger's: positions and counts are used where they are sound and passed over where they are not, and
-nothing here takes time or memory in proportion to a number that a header merely claims.
+Headers are not trusted: positions and counts are used if they are valid and ignored otherwise. Nothing here takes time
+or memory in proportion to a number that a header claims.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from ai.contract import Presence, Reading
 from dicom_node.results.source_bytes import frames_of, numbers_of, text_of
 
 KEY_SLICES = 8
-"""At most so many frames of a series get a picture of their own."""
+"""The most frames of a series that get a picture of their own."""
 
 MONTAGE = 20
-"""At most so many frames stand in a montage."""
+"""The most frames in a montage."""
 
 _FEW = 8
-"""More images than these are looked through in a montage, whatever their modality."""
+"""More images than this are shown in a montage, whatever their modality."""
 
 _CROSS_SECTIONAL = ("CT", "MR", "PT", "NM")
 _MOST_FRAMES = 1_000_000
@@ -33,7 +33,7 @@ _MOST_FRAMES = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A frame of a source: the source's place in ``Reading.sources``, and its number from 1."""
+    """A frame of a source: the source's index in ``Reading.sources``, and the frame number from 1."""
 
     source: int
     number: int
@@ -62,7 +62,7 @@ class Stack:
         return Frame(source, place - self._starts[source] + 1)
 
     def place(self, frame: Frame) -> int:
-        """Where a frame stands, from 0."""
+        """The place of a frame in the stack, from 0."""
         return self._starts[frame.source] + frame.number - 1
 
     def __contains__(self, frame: Frame) -> bool:
@@ -70,7 +70,7 @@ class Stack:
 
 
 def _ordered(headers: Sequence[Dataset]) -> list[int]:
-    """The sources series by series, and in each by position, else by instance number, else as they come."""
+    """The sources by series, and in each by position, else by Instance Number, else as they come."""
     series: dict[str, list[int]] = {}
     for number, header in enumerate(headers):
         series.setdefault(text_of(header, "SeriesInstanceUID"), []).append(number)
@@ -83,14 +83,14 @@ def _ordered(headers: Sequence[Dataset]) -> list[int]:
             order += by_number
             continue
         along = [by_number[int(place)] for place in np.argsort(positions, kind="stable")]
-        # From the end at which the scanner began: head first or feet first is its choice.
+        # From the end at which the scanner began, be it head first or feet first.
         first, last = by_number.index(along[0]), by_number.index(along[-1])
         order += along if first <= last else along[::-1]
     return order
 
 
 def _positions(headers: Sequence[Dataset]) -> NDArray[np.float64] | None:
-    """How far each image lies along the normal of the first (PS3.3 C.7.6.2.1.1), none where that is not known."""
+    """The distance of each image along the normal of the first (PS3.3 C.7.6.2.1.1). None if it is not known."""
     places, normals = [], []
     for header in headers:
         place = numbers_of(header, "ImagePositionPatient")
@@ -109,10 +109,10 @@ def _positions(headers: Sequence[Dataset]) -> NDArray[np.float64] | None:
 
 
 def key_frames(reading: Reading, stack: Stack) -> list[Frame]:
-    """The frames worth a picture of their own, at most :data:`KEY_SLICES`.
+    """The frames that get a picture of their own, at most :data:`KEY_SLICES`.
 
-    First those with findings, the surest first; then, for each segment, the one on which it is largest; then, for each
-    class that is present and has no finding, the one that its heat map is hottest on.
+    First those with findings, the most certain first; then, for each segment, the frame on which it is largest; then,
+    for each present class without a finding, the frame on which its heat map is hottest.
     """
     chosen = dict.fromkeys(frame for frame in _candidates(reading) if frame in stack)
     return list(chosen)[:KEY_SLICES]
@@ -138,7 +138,7 @@ def _candidates(reading: Reading) -> Iterator[Frame]:
 
 
 def montage_frames(stack: Stack, keys: Sequence[Frame]) -> list[Frame]:
-    """Frames evenly spaced over the stack, each key frame in the place of its nearest neighbour, in order."""
+    """Frames evenly spaced over the stack; each key frame replaces its nearest neighbour. In order."""
     count = min(MONTAGE, len(stack))
     places = np.linspace(0, len(stack) - 1, count).round().astype(np.int64)
     fixed = np.zeros(count, dtype=bool)

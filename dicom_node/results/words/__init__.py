@@ -1,1 +1,1 @@
-"""Every text that a reader sees, in each language."""
+"""Every text of the results that a person reads, in each language."""

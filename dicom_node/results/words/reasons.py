@@ -1,4 +1,7 @@
-"""Why something was not read, in the languages of the results: what `ai` says in English, by pattern."""
+"""Why something was not read, in Korean and Japanese: patterns for the English reasons that `ai` gives.
+
+Start here for the translation of a new reason. A reason without a pattern stays in English.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from dicom_node.config.values import Language
 
 _Translations = dict[Language, str]
 
-# How a rule names what it admits (ai.selection.volumes), with the places of its values after that of the value itself.
+# How a rule names the values that it admits (ai.selection.volumes); {0} and {1} are these values.
 _RANGES: tuple[tuple[str, _Translations], ...] = (
     (r"(\S+) to (.+)", {"ko": "{0}~{1}", "ja": "{0}～{1}"}),
     (r"(.+) or more", {"ko": "{0} 이상", "ja": "{0}以上"}),
@@ -33,8 +36,7 @@ _BETTER: dict[str, _Translations] = {
     "acquired later": {"ko": "더 나중에 촬영됨", "ja": "より後に撮影"},
 }
 
-# Why something was not read (ai.selection.images and the modules that it asks), with what stands in the place of each
-# group.
+# Why something was not read (ai.selection.images and the modules that it calls); {0} is the first group.
 _REASONS: tuple[tuple[str, _Translations], ...] = (
     (
         r"it was removed from this system by retention",
@@ -156,7 +158,7 @@ _REASONS: tuple[tuple[str, _Translations], ...] = (
 
 
 def _of_volumes() -> Iterator[tuple[str, _Translations]]:
-    """Reasons that are put together of parts."""
+    """The patterns of reasons that are composed of parts."""
     among: _Translations = {"ko": " {0}: 대상은 ", "ja": "{0}：対象は"}
     absent: _Translations = {"ko": " 정보가 없음: 대상은 ", "ja": "の記載なし：対象は"}
     better: _Translations = {"ko": "가 더 적합함: ", "ja": "の方が適する："}
@@ -177,11 +179,11 @@ def _joined(*parts: _Translations) -> _Translations:
 
 
 REASONS = (*_REASONS, *_of_volumes())
-"""Patterns of English reasons, and what they become in each other language; ``{0}`` is the first group."""
+"""Patterns of English reasons and their translations; ``{0}`` is the first group of the pattern."""
 
 
 def translated(english: str, language: Language) -> str:
-    """A reason in another language; English where there is no translation."""
+    """A reason in another language; in English if there is no translation."""
     for pattern, translations in REASONS:
         if language in translations and (found := re.fullmatch(pattern, english)):
             return translations[language].format(*found.groups())

@@ -1,7 +1,9 @@
-"""What results say to people, in each language; codes have none and never change.
+"""The texts of the results in English, Korean and Japanese; DICOM codes are the same in every language.
 
-English is the language of the models: names of classes, notices and reasons come in it. They are translated where the
-tables below know them and stay English where they do not; nothing is ever left out for want of a translation.
+Start here for: the wording of any sentence in a result (`WORDS`), the names of classes (`_NAMES`), a new language.
+
+Models speak English: names of classes, notices and reasons come in it. They are translated if the tables below have
+them and stay English otherwise. Nothing is left out because a translation is missing.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ _NOTICES: dict[str, dict[Language, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """The texts of one language. Where a field holds ``{}`` places, the method of like name fills them."""
+    """The texts of one language. The method with the name of a private field fills the ``{}`` places of that field."""
 
     language: Language
     locale: tuple[str, str]
@@ -96,7 +98,7 @@ class Words:
     _not_assessed: str
 
     def name(self, code: Code, english: str) -> str:
-        """What a coded concept is called."""
+        """The name of a coded concept."""
         return _NAMES.get((code.value, code.scheme), {}).get(self.language, english)
 
     def notice(self, english: str) -> str:
@@ -104,19 +106,19 @@ class Words:
         return _NOTICES.get(english, {}).get(self.language, english)
 
     def reason(self, english: str) -> str:
-        """Why something was not read."""
+        """The reason why something was not read."""
         return reasons.translated(english, self.language)
 
     def findings(self, count: int) -> str:
-        """So many findings, as a verdict without a full stop."""
+        """The number of findings, as a verdict without a full stop."""
         return self._findings[count > 1].format(count)
 
     def outlined(self, count: int) -> str:
-        """So many structures of the body outlined, by a model that looks for no findings."""
+        """The number of outlined structures, for a model that looks for no findings."""
         return self._outlined[min(count, 2)].format(count)
 
     def parts(self, count: int) -> str:
-        """So many of what a model may pass over: a reading does not tell images from other objects and series."""
+        """The number of parts that were passed over: a reading does not tell images from other objects and series."""
         return self._parts[count > 1].format(count)
 
     def failed(self, reason: str) -> str:
@@ -128,7 +130,7 @@ class Words:
         return self._read_at.format(time)
 
     def image_of(self, number: int, total: int) -> str:
-        """Which of the images read this is."""
+        """The number of this image among the images read."""
         return self._image_of.format(number, total)
 
     def slice(self, number: int) -> str:
@@ -140,7 +142,7 @@ class Words:
         return self._frame.format(number)
 
     def none_here(self, study: str) -> str:
-        """That the verdict ``study`` holds for the study, and nothing lies on this image."""
+        """That the verdict ``study`` holds for the study, and that nothing lies on this image."""
         return self._none_here.format(study)
 
     def not_read(self, count: int, reasons: str) -> str:
@@ -148,11 +150,11 @@ class Words:
         return self._not_read.format(self.parts(count), reasons)
 
     def read_by(self, model: str, version: str, manufacturer: str) -> str:
-        """Which model it was."""
+        """The model that made the reading."""
         return self._read_by.format(model, version, manufacturer)
 
     def replaces(self, time: str) -> str:
-        """That an earlier report is superseded."""
+        """That this report replaces an earlier one."""
         return self._replaces.format(time)
 
     def heat_map(self, names: str) -> str:
@@ -168,15 +170,15 @@ class Words:
         return self._axes.format(long, short)
 
     def more_findings(self, count: int) -> str:
-        """That so many findings lie on images that have no picture."""
+        """The number of findings on images that have no picture."""
         return self._more[count > 1].format(count)
 
     def unreadable(self, count: int, reasons: str) -> str:
-        """How much of what was to be read could not be, and why."""
+        """How much of what should have been read could not be read, and why."""
         return self._unreadable.format(self.parts(count), reasons)
 
     def not_assessed(self, names: Sequence[str]) -> str:
-        """Which classes the model knows and gives no verdict on."""
+        """The classes that the model has but gives no verdict on."""
         return self._not_assessed.format(("、" if self.language == "ja" else ", ").join(names))
 
 

@@ -17,7 +17,7 @@ from ai.contract import ClassResult, Code, Finding, PassedOver, Presence, Readin
 from dicom_node.results import Predecessor, Run, verdict
 from dicom_node.results.encode import to_bytes
 from dicom_node.results.objects import sc
-from dicom_node.results.pictures import drawing, legend, scene
+from dicom_node.results.pictures import drawing, legend, palette, scene
 from dicom_node.results.pictures.labels import Place, Rect
 from dicom_node.results.pictures.legend import Row
 from tests.results.pictures.test_labels import area
@@ -167,7 +167,7 @@ def test_inside_a_box_the_source_stands_and_its_edge_has_the_class_colour(rows: 
         left, top, right, bottom = edges(finding.region)
         inside = rgb[top:bottom, left:right]
         assert (inside == source[top:bottom, left:right, np.newaxis]).all()
-        colour = drawing.COLOURS[[key for key, _, _ in CLASSES].index(finding.key)]
+        colour = palette.COLOURS[[key for key, _, _ in CLASSES].index(finding.key)]
         assert (rgb[top - 1, left:right] == colour).all()
         assert (rgb[bottom, left:right] == colour).all()
         assert (rgb[top:bottom, left - 1] == colour).all()
@@ -176,8 +176,8 @@ def test_inside_a_box_the_source_stands_and_its_edge_has_the_class_colour(rows: 
 
 def test_a_frame_at_the_border_lies_within_the_picture() -> None:
     source, rgb, _ = drawn({"nodule": (0, 0, 0.5, 0.5)}, 600, 800)
-    assert (rgb[0, :400] == drawing.COLOURS[0]).all()
-    assert (rgb[:300, 0] == drawing.COLOURS[0]).all()
+    assert (rgb[0, :400] == palette.COLOURS[0]).all()
+    assert (rgb[:300, 0] == palette.COLOURS[0]).all()
     assert (rgb[5:300, 5:400] == source[5:300, 5:400, np.newaxis]).all()
 
 
@@ -185,9 +185,9 @@ def test_a_finding_that_fills_the_image_has_a_number_and_its_name_in_the_legend(
     source, rgb, _ = drawn({"nodule": (0, 0, 1, 1)}, 600, 800)
     (tag,) = spy.labels
     assert tag.right - tag.left < 20
-    assert spy.table[-1] == legend.Row(("1: Nodule", "87.3 %", "", ""), drawing.COLOURS[0])
+    assert spy.table[-1] == legend.Row(("1: Nodule", "87.3 %", "", ""), palette.COLOURS[0])
     assert "phantom_cxr 1.2.0" in [word.text for word in spy.words]
-    assert (rgb[599, -1] == drawing.COLOURS[0]).all()
+    assert (rgb[599, -1] == palette.COLOURS[0]).all()
     assert (rgb[200, 600] == source[200, 600]).all()
 
 
@@ -253,7 +253,7 @@ def test_an_enlarged_box_lies_where_the_finding_is() -> None:
     source, rgb, _ = drawn({"nodule": (0.25, 0.25, 0.5, 0.5)}, 64, 64)
     assert rgb.shape[1] == 512
     assert (rgb[128:256, 128:256] == source[16:32, 16:32].repeat(8, 0).repeat(8, 1)[..., np.newaxis]).all()
-    assert (rgb[127, 128:256] == drawing.COLOURS[0]).all()
+    assert (rgb[127, 128:256] == palette.COLOURS[0]).all()
 
 
 def test_what_is_no_display_picture_is_refused() -> None:
@@ -286,7 +286,7 @@ def test_the_drawn_box_is_the_models_region_within_one_pixel(rows: int, columns:
         where.sop_instance_uid, where.left + shift, where.top + shift, where.right + shift, where.bottom - shift
     )
     rgb = render(with_findings(run, replace(finding, region=region)), grey(rows, columns))
-    found = measured(rgb[:rows, :columns], drawing.COLOURS[0])
+    found = measured(rgb[:rows, :columns], palette.COLOURS[0])
     wanted = (region.left, region.top, region.right, region.bottom)
     assert all(abs(a - b) <= 1 for a, b in zip(found, wanted, strict=True))
 
@@ -317,7 +317,7 @@ def test_two_findings_on_one_place_are_both_seen() -> None:
     place = (0.3, 0.3, 0.5, 0.5)
     _, rgb, _ = drawn({"nodule": place, "effusion": place}, 600, 600)
     top = rgb[179, 180:300]
-    assert {tuple(map(int, pixel)) for pixel in top} == {drawing.COLOURS[0], drawing.COLOURS[1]}
+    assert {tuple(map(int, pixel)) for pixel in top} == {palette.COLOURS[0], palette.COLOURS[1]}
 
 
 @pytest.mark.parametrize("language", ["en", "ko", "ja"])
@@ -451,7 +451,7 @@ def test_the_legend_says_what_a_person_must_know(spy: Spy) -> None:
         ("Pleural effusion", "12.3 %", "50.0 %", "absent"),
         ("Pneumothorax", "12.3 %", "50.0 %", "absent"),
     ]
-    assert [row.colour for row in spy.table] == [drawing.COLOURS[0], None, None]
+    assert [row.colour for row in spy.table] == [palette.COLOURS[0], None, None]
 
 
 def test_classes_that_are_present_have_colours_of_their_own(spy: Spy) -> None:
@@ -459,7 +459,7 @@ def test_classes_that_are_present_have_colours_of_their_own(spy: Spy) -> None:
     render(run, grey())
     colours = [row.colour for row in spy.table if row.colour is not None]
     assert len(colours) == len(set(colours)) == 6
-    assert colours[0] == drawing.COLOURS[0]  # as always
+    assert colours[0] == palette.COLOURS[0]  # as always
 
 
 def test_no_findings_are_said_in_words(spy: Spy) -> None:
@@ -751,7 +751,7 @@ def test_an_image_that_cannot_be_displayed_costs_no_result(spy: Spy) -> None:
     assert picture.Columns == 800
     left, top, right, bottom = edges(run.reading.findings[0].region)
     assert not picture.pixel_array[top:bottom, left:right].any()
-    assert (picture.pixel_array[top - 1, left:right] == drawing.COLOURS[0]).all()
+    assert (picture.pixel_array[top - 1, left:right] == palette.COLOURS[0]).all()
 
 
 def test_a_page_has_the_picture_without_the_legend() -> None:

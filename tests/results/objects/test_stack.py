@@ -18,7 +18,7 @@ from ai.images import radiograph as ai_images
 from dicom_node.config.settings import Profile
 from dicom_node.results import Run, encode
 from dicom_node.results.objects import sc
-from dicom_node.results.pictures import drawing, heat_maps, scene
+from dicom_node.results.pictures import heat_maps, palette, scene
 from dicom_node.results.pictures.captions import Captions
 from dicom_node.results.pictures.overlay import Overlay
 from dicom_node.results.pictures.slices import KEY_SLICES, MONTAGE, Frame, Stack, key_frames, montage_frames
@@ -268,7 +268,7 @@ def test_key_slices_are_marked_in_the_montage() -> None:
     light = (montage.rgb[: 4 * 410] == 235).all(axis=2)
     strips = light.sum(axis=1) > 300
     assert 15 < strips.sum() < 40  # one caption, nothing else
-    (blue,) = {tuple(map(int, drawing.COLOURS[0]))}
+    (blue,) = {tuple(map(int, palette.COLOURS[0]))}
     boxed = np.argwhere((montage.rgb == blue).all(axis=2))
     top = np.flatnonzero(strips)[0]
     inside = boxed[(boxed[:, 0] < top) & (boxed[:, 0] > top - 384)]
@@ -329,7 +329,7 @@ def test_key_frames_of_a_loop_are_shown_and_named(spy: Spy) -> None:  # noqa: F8
     assert "Frame 31" in said[1]
     assert "Frame 7" in said[2]
     top = first.pixel_array[119, 100:160]
-    assert (top == drawing.COLOURS[0]).all()
+    assert (top == palette.COLOURS[0]).all()
 
 
 def test_a_slice_that_cannot_be_displayed_leaves_its_cell_dark() -> None:
@@ -373,7 +373,7 @@ def test_segments_are_outlined_and_named(spy: Spy, kind: str) -> None:  # noqa: 
     headers = ct(10)
     run = run_with(headers, segmentations=(segmentation(headers, {5: 60}, {5: 60, 6: 80}, kind=kind),))
     _, first, _ = scene.Scene(run, headers, Slices(*headers)).shots()
-    colour = drawing.COLOURS[len(run.reading.classes) + 1]  # the second segment lies over the first, just outside of it
+    colour = palette.COLOURS[len(run.reading.classes) + 1]  # the second segment lies over the first, just outside of it
     assert (first.rgb[39, 300:360] == colour).all()
     assert (first.rgb[100, 300:360] == colour).all()
     inside = first.rgb[40:100, 300:360]
@@ -551,4 +551,4 @@ def test_a_real_ct_is_shown_and_other_programs_take_it(real_data: Path, tmp_path
         done = run_tool("dciodvfy", file, check=False)
         errors = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("Error")]
         assert errors == []
-    assert (pydicom.dcmread(tmp_path / "1.dcm").pixel_array[199, 150:190] == drawing.COLOURS[0]).all()
+    assert (pydicom.dcmread(tmp_path / "1.dcm").pixel_array[199, 150:190] == palette.COLOURS[0]).all()
