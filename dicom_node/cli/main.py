@@ -1,4 +1,4 @@
-"""The command line: ``dicom-node run | check | studies | retry | models | demo``."""
+"""The entry point of the command line: ``dicom-node run | check | studies | retry | models | demo | version``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dicom_node.cli.run import run
 from dicom_node.cli.studies import retry, studies
 from dicom_node.errors import ConfigError, NodeError
 
-# Everything else is imported inside the commands: a node must answer its first C-ECHO within a second of its start.
+# Commands import what they need inside their functions: a node must answer a C-ECHO within a second of its start.
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -34,7 +34,10 @@ def version() -> None:
 
 
 def main() -> None:
-    """The entry point; an error of ours is one clear text on standard error, not a stack trace."""
+    """The entry point; an error of the node's own kind is one clear text on standard error, not a stack trace.
+
+    Exit status 2 for an error in the configuration, 1 for any other.
+    """
     try:
         app()
     except ConfigError as error:
@@ -43,10 +46,10 @@ def main() -> None:
     except NodeError as error:
         print(f"dicom-node: {error}", file=sys.stderr)
         raise SystemExit(1) from None
-    except PermissionError as error:  # most often another user than the node's looks into its folder
-        from dicom_node.models.registry import whoever
+    except PermissionError as error:  # usually a user other than the node's reads its folder
+        from dicom_node.models.users import current_user
 
         fix = "run this as the user that the node runs as" if error.filename else "more rights are needed"
-        what = f"{error.filename or 'the system'}: {error.strerror}; this runs as {whoever()}: {fix}"
+        what = f"{error.filename or 'the system'}: {error.strerror}; this runs as {current_user()}: {fix}"
         print(f"dicom-node: {what}", file=sys.stderr)
         raise SystemExit(1) from None

@@ -1,6 +1,6 @@
-"""Add a model to the store: bring it, check it, show what it runs, try it in a process of its own, then keep it.
+"""Add a model to the store: bring the bundle, check it, show what it runs, try it in another process, then keep it.
 
-Where anything is wrong nothing is left behind.
+Start here for why a bundle is rejected (:func:`add`). If anything is wrong, nothing is left behind.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ from ai.contract import ReadingError
 from ai.engine.process import WarmProcess, WarmProcessError
 from ai.inference import bundle_model
 from dicom_node.errors import ModelError
-from dicom_node.models.registry import Entry, Models, Record, whoever
+from dicom_node.models.records import Record
+from dicom_node.models.registry import Entry, Models
 from dicom_node.models.sources import Brought, Limits, Progress, bring
+from dicom_node.models.users import current_user
 
 TRIAL_SECONDS: Final = 300.0
 _READING_BYTES: Final = 1024**2
@@ -31,7 +33,7 @@ _READING_BYTES: Final = 1024**2
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """What is about to be installed, for the one who decides: ``code`` is one line for each thing that it runs."""
+    """What is about to be installed, for the person who decides; ``code`` has one line for each thing that it runs."""
 
     info: bundle_model.BundleInfo
     source: Brought
@@ -42,7 +44,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """What `add` did: ``new`` false where this version was installed before; ``was`` is the one that was current."""
+    """The result of `add`: ``new`` is False if it was already installed; ``was`` is the former current version."""
 
     entry: Entry
     new: bool
@@ -50,13 +52,13 @@ class Added:
 
 
 def try_out(path: Path, *, seconds: float = TRIAL_SECONDS) -> dict[str, str]:
-    """Load a bundle in a process of its own, and so run it once on an input of the declared shape.
+    """Load a bundle in another process, which runs it once on an input of the declared shape.
 
     Returns:
         what was seen, for the record.
 
     Raises:
-        ModelError: it cannot be loaded, ends its process, or takes longer than it may.
+        ModelError: it cannot be loaded, ends its process, or takes longer than ``seconds``.
     """
     executor: Executor
     with WarmProcess(_nothing, timeout=seconds) as executor:
@@ -68,9 +70,9 @@ def try_out(path: Path, *, seconds: float = TRIAL_SECONDS) -> dict[str, str]:
 
 
 def load_once(path: str) -> dict[str, str]:
-    """Load and warm up; runs in the process of its own."""
+    """Load a bundle and run it once; called in the other process."""
     began = time.perf_counter()
-    Pinned(Path(path)).check()  # as the node does: compiled Python is left nowhere
+    Pinned(Path(path)).check()  # as the node does: no compiled Python is written
     try:
         bundle_model.load(Path(path))
     except bundle_model.BundleError as error:
@@ -79,7 +81,7 @@ def load_once(path: str) -> dict[str, str]:
 
 
 def _nothing() -> None:
-    """The process has no state: whatever happens, happens in the trial and under its time limit."""
+    """The initial state of the other process: none, so that all work is done in the trial and under its time limit."""
 
 
 def add(
@@ -99,20 +101,20 @@ def add(
     """Install a bundle and make it the current version of its model.
 
     Args:
-        store: where to.
+        store: the models of the node.
         source: a directory, a zip file, or the https address of a zip file.
-        confirm: decides, having seen what the bundle is and runs; a refusal leaves nothing behind.
-        reading: a reading.json that takes the place of the bundle's own.
-        sha256: what the zip file's SHA-256 (hex) must be.
-        replace_shipped: whether it may take the name of a model that ships.
-        origin: where it really came from, where ``source`` was only made of that.
-        limits: how much may come.
-        progress: told how far a download is.
-        trial: loads the bundle and gives what it saw.
+        confirm: decides whether to install it, knowing what the bundle is and runs; a refusal leaves nothing behind.
+        reading: a reading.json that replaces the bundle's own.
+        sha256: the expected SHA-256 (hex) of the zip file; empty for any.
+        replace_shipped: whether it may take the name of a model that ships with the node.
+        origin: where the bundle came from, if ``source`` was only made from that.
+        limits: how much may be brought.
+        progress: called with the progress of a download.
+        trial: loads the bundle and returns what it saw.
         now: the clock, in epoch seconds.
 
     Raises:
-        ModelError: why not.
+        ModelError: the bundle is rejected; the message says why.
     """
     with store.changing() as part:
         folder = part / "bundle"
@@ -190,7 +192,7 @@ def _add(
         reading=printable(str(reading.absolute())) if reading else "",
         left_out=brought.left_out,
         added=datetime.fromtimestamp(now(), UTC).isoformat(timespec="seconds"),
-        user=whoever(),
+        user=current_user(),
         replaces_shipped=name in bundle_model.shipped(),
         checks={"MONAI bundle specification": "metadata.json follows it", **seen},
     )
@@ -199,7 +201,7 @@ def _add(
 
 
 def _is_sound(entry: Entry) -> bool:
-    """Whether an installed version is as it was checked; one that is not is installed anew."""
+    """Whether an installed version is unchanged since it was checked; if it is not, it is installed again."""
     try:
         entry.pinned().check()
     except bundle_model.BundleError:

@@ -1,8 +1,11 @@
-"""Bring a bundle from where an administrator has it (a directory, a zip file, an address) into a folder of ours.
+"""Bring a bundle into the store: from a directory, a zip file, or the https address of a zip file.
 
-Everything in it is hostile until checked: only plain files come over, under names that stay inside the folder, up to a
-limit that is counted while writing (a header can lie), without links, without what is encrypted, and without hidden
-files and compiled Python, which could be other code than the files that a person sees.
+Start here for: limits of size (:class:`Limits`), which files are left out (:func:`_is_left_out`), which addresses are
+allowed (:func:`_check_address`).
+
+Everything in a source is hostile until it is checked. Only plain files are copied, under names that stay inside the
+folder, up to a limit that is counted while writing (a header can lie). Links and encrypted files are refused. Hidden
+files and compiled Python are left out: compiled Python could be other code than the source that a person sees.
 """
 
 from __future__ import annotations
@@ -36,7 +39,7 @@ _FORBIDDEN: Final = frozenset('\\:*?"<>|')
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much may come in: bytes of an archive, bytes and number of the files that it unpacks to."""
+    """How much may be brought: bytes of an archive; bytes and number of its unpacked files."""
 
     archive: int = 4 * 1024**3
     unpacked: int = 8 * 1024**3
@@ -45,7 +48,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Brought:
-    """Where a bundle came from: ``place`` as it may be written down, the archive's SHA-256, what was left out."""
+    """Where a bundle came from: ``place`` without secrets, the archive's SHA-256, and the files that were left out."""
 
     kind: Kind
     place: str
@@ -54,7 +57,7 @@ class Brought:
 
 
 def is_address(source: str) -> bool:
-    """Whether a source is an address on the network and no path."""
+    """Whether a source is an address on the network, not a path."""
     return "://" in source
 
 
@@ -63,13 +66,14 @@ def bring(source: str, into: Path, *, sha256: str, limits: Limits, progress: Pro
 
     Args:
         source: the path of a directory or a zip file, or the https address of a zip file.
-        into: where to; its parent exists.
-        sha256: what the SHA-256 (hex) of the zip file must be; empty where nobody says.
-        limits: how much may come.
-        progress: told the bytes so far and, where it is known, how many there will be.
+        into: the new folder; its parent exists.
+        sha256: the expected SHA-256 (hex) of the zip file; empty for any.
+        limits: how much may be brought.
+        progress: called with the bytes so far and the total, None if it is unknown.
 
     Raises:
-        ModelError: it is not there, is too much, is not what was expected, or holds what no bundle may hold.
+        ModelError: the source does not exist, is too large, is not what was expected, or holds what a bundle may not
+            hold.
     """
     kind: Kind
     if is_address(source):
@@ -107,7 +111,7 @@ def bring(source: str, into: Path, *, sha256: str, limits: Limits, progress: Pro
 
 
 def _copy(source: Path, into: Path, limits: Limits) -> tuple[str, ...]:
-    if not (source / _METADATA).is_file():  # before the whole of a disk is copied
+    if not (source / _METADATA).is_file():  # checked before a whole disk is copied
         raise ModelError(f"{printable(str(source))}: holds no {_METADATA}; the folder of a MONAI bundle was expected")
     left_out: list[str] = []
     budget = _Budget(limits)
@@ -116,7 +120,7 @@ def _copy(source: Path, into: Path, limits: Limits) -> tuple[str, ...]:
             file = Path(folder) / name
             inside = file.relative_to(source).as_posix()
             mode = file.lstat().st_mode
-            if _is_litter(PurePosixPath(inside)):
+            if _is_left_out(PurePosixPath(inside)):
                 left_out.append(printable(inside))
                 if name in folders:
                     folders.remove(name)
@@ -146,8 +150,8 @@ def _unpack(file: IO[bytes], place: str, into: Path, limits: Limits) -> tuple[st
             for member in members:
                 _check_member(member, place)
             files = [m for m in members if not m.is_dir()]
-            left_out = [printable(m.filename) for m in files if _is_litter(PurePosixPath(m.filename))]
-            kept = [m for m in files if not _is_litter(PurePosixPath(m.filename))]
+            left_out = [printable(m.filename) for m in files if _is_left_out(PurePosixPath(m.filename))]
+            kept = [m for m in files if not _is_left_out(PurePosixPath(m.filename))]
             root = _root([m.filename for m in kept], place)
             budget, seen = _Budget(limits), set[str]()
             for member in kept:
@@ -163,22 +167,22 @@ def _unpack(file: IO[bytes], place: str, into: Path, limits: Limits) -> tuple[st
 
 
 def _check_member(member: zipfile.ZipInfo, place: str) -> None:
-    told = printable(member.filename)[:200]
+    shown = printable(member.filename)[:200]
     # The name as the archive has it: zipfile itself cuts at a NUL and turns the separators of this system into "/".
     if member.orig_filename != member.filename:
         raise ModelError(f"{place}: holds {printable(member.orig_filename)[:200]!r}, which is no name of a file")
     _check_name(member.filename.removesuffix("/"), place)
     kind = stat.S_IFMT(member.external_attr >> 16)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-        raise ModelError(f"{place}: {told} is a link or a device; a bundle holds plain files only")
+        raise ModelError(f"{place}: {shown} is a link or a device; a bundle holds plain files only")
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ModelError(f"{place}: {told} is compressed in an unusual way; deflate was expected")
+        raise ModelError(f"{place}: {shown} is compressed in an unusual way; deflate was expected")
     if member.flag_bits & 0x1:
-        raise ModelError(f"{place}: {told} is encrypted; a zip file without a password was expected")
+        raise ModelError(f"{place}: {shown} is encrypted; a zip file without a password was expected")
 
 
 def _root(names: list[str], place: str) -> str:
-    """The folder of the archive that is the bundle (``ModelName/``, or nothing), as MONAI's archive format has it."""
+    """The folder of the archive that is the bundle: ``ModelName/`` as in MONAI's archive format, or the top."""
     roots = [name.removesuffix(_METADATA) for name in names if f"/{name}".endswith(f"/{_METADATA}")]
     if len(roots) != 1 or roots[0].count("/") > 1:
         found = "more than one, or one too deep" if roots else "none"
@@ -195,7 +199,7 @@ def _root(names: list[str], place: str) -> str:
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follow a redirect only to where we would have gone ourselves."""
+    """Follow a redirect only to an address that would be allowed itself."""
 
     def redirect_request(  # noqa: PLR0917 - as the base class has it
         self,
@@ -215,13 +219,13 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 def _download(address: str, into: Path, most: int, progress: Progress) -> str:
     _check_address(address)
     place = _shown(address)
-    # What is on this machine itself is asked without the hospital's proxy.
+    # An address on this machine is asked without the hospital's proxy.
     direct = [urllib.request.ProxyHandler({})] if address.startswith("http:") else []
     opener = urllib.request.build_opener(_Redirects, *direct)
     try:
         with opener.open(address, timeout=30) as answer, into.open("xb") as file:
-            told = answer.headers.get("Content-Length", "")
-            whole = int(told) if told.isdecimal() else None
+            length = answer.headers.get("Content-Length", "")
+            whole = int(length) if length.isdecimal() else None
             if whole is not None and whole > most:
                 raise ModelError(f"{place}: has {whole // _MIB} MiB; {most // _MIB} MiB at most were expected")
             done = 0
@@ -256,7 +260,7 @@ def _check_address(address: str) -> None:
 
 
 def _shown(address: str) -> str:
-    """An address without what may be secret in it: user, password, query."""
+    """An address without its possible secrets: user, password, query."""
     try:
         parts = urllib.parse.urlsplit(address)
         port = f":{parts.port}" if parts.port else ""
@@ -269,7 +273,7 @@ def _shown(address: str) -> str:
 
 
 class _Budget:
-    """What may still be written."""
+    """How many bytes and files may still be written."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -303,28 +307,28 @@ def _chunks(content: IO[bytes]) -> Iterator[bytes]:
 
 
 def _check_name(name: str, place: str) -> None:
-    """A relative path of plain words: it must stay inside, on this system and on the one where it is looked at."""
+    """Refuse a path that is not a plain relative one, on this system or on the one where it is looked at."""
     parts = name.split("/")
-    told = printable(name)[:200]
+    shown = printable(name)[:200]
     for part in parts:
         if part in ("", ".", "..") or not part.isprintable() or _FORBIDDEN & set(part) or len(part.encode()) > 200:
-            raise ModelError(f"{place}: holds {told!r}, which is no plain path inside a bundle")
+            raise ModelError(f"{place}: holds {shown!r}, which is no plain path inside a bundle")
     if len(parts) > 16 or len(name) > 500:
-        raise ModelError(f"{place}: holds {told!r}, which is too deep or too long")
+        raise ModelError(f"{place}: holds {shown!r}, which is too deep or too long")
 
 
-def _is_litter(path: PurePosixPath) -> bool:
-    """Whether a file is left behind: hidden, a system's own, or compiled Python, which is run before its source."""
+def _is_left_out(path: PurePosixPath) -> bool:
+    """Whether a file is left out: hidden, a system's own, or compiled Python, which runs in place of its source."""
     return path.suffix in (".pyc", ".pyo") or any(
         part.startswith(".") or part in ("__pycache__", "__MACOSX") for part in path.parts
     )
 
 
 def remove_tree(path: Path) -> None:
-    """Delete a folder of ours, read-only ones inside it too.
+    """Delete a folder of the store with its read-only folders.
 
     Raises:
-        OSError: as the file system gave it.
+        OSError: the file system refuses.
     """
     for folder, _, _ in os.walk(path):
         Path(folder).chmod(0o700)

@@ -33,7 +33,8 @@ from dicom_node.config.load import load
 from dicom_node.config.settings import Peer, Settings
 from dicom_node.config.values import is_loopback
 from dicom_node.errors import ConfigError, ModelError
-from dicom_node.models.registry import Models, user_name
+from dicom_node.models.registry import Models
+from dicom_node.models.users import user_name
 from dicom_node.network.pynetdicom_setup import application_entity, on_open
 from dicom_node.storage.spool import Spool
 

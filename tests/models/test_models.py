@@ -757,7 +757,7 @@ def test_a_node_reads_with_the_installed_model_and_fails_visibly_once_it_was_cha
     found = wait_until(lambda: ended(image.StudyInstanceUID), "the study to be read")
     assert (found["state"], found["readings"][0]["model"]) == ("delivered", "local_cxr")
     assert found["readings"][0]["digest"] == entry.digest
-    assert store.loaded() == {"local_cxr": entry.digest}
+    assert store.records.loaded() == {"local_cxr": entry.digest}
     node.stop()
     (entry.path / "docs").chmod(0o755)
     tampered(entry.path / "docs/README.md", b"something else")

@@ -37,7 +37,8 @@ from ai.phantom.draw import FINDING_KEYS, draw_phantom
 from dicom_node.cli import models_evaluate
 from dicom_node.cli.main import app
 from dicom_node.errors import NodeError
-from dicom_node.models.registry import Models, Record
+from dicom_node.models.records import Record
+from dicom_node.models.registry import Models
 from tests.support.programs import ROOT
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
