@@ -1,4 +1,4 @@
-"""``dicom-node check``: the configuration and this machine, or one PACS, before they are needed."""
+"""``dicom-node check``: check this machine (`operations.check`) or a PACS (`operations.preflight`), point by point."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def check(
     if peer:
         from dicom_node.operations import preflight
 
-        threading.excepthook = lambda _: None  # pynetdicom's threads die of garbage; what that means, the points tell
+        threading.excepthook = lambda _: None  # pynetdicom's threads die of garbage; the points say what it means
         points = preflight.points(config, peer, reject=reject)
     elif reject:
         raise NodeError("--reject goes with --peer")

@@ -1,4 +1,4 @@
-"""``dicom-node demo``: the whole way on this machine."""
+"""``dicom-node demo``: show the whole way of a study on this machine (`dicom_node.demo`)."""
 
 from __future__ import annotations
 

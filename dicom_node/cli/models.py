@@ -1,4 +1,4 @@
-"""``dicom-node models``: which models there are, and how one comes and goes."""
+"""``dicom-node models list | show | verify | remove | rollback``: the installed models (`models.registry`)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dicom_node.cli import terminal
 from dicom_node.cli.models_add import add
 from dicom_node.cli.models_compare import compare
 from dicom_node.cli.models_evaluate import evaluate
@@ -18,7 +19,7 @@ from dicom_node.cli.options import DEFAULT_CONFIG, RESTART, ConfigOption
 
 if TYPE_CHECKING:
     from dicom_node.config.settings import Settings
-    from dicom_node.models.registry import Entry, Models
+    from dicom_node.models.registry import Models
 
 app = typer.Typer(no_args_is_help=True, help="The models that the node reads with: list, add, verify, roll back.")
 app.command()(add)
@@ -31,27 +32,22 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 @app.command("list")
 def list_(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
     """Every model with its versions: which are current, which ship, and which routes read with them."""
+    from dicom_node.models.descriptions import summary
+
     settings, store = _store(config)
-    every = [_row(settings, entry) for entry in store.entries()]
+    every = [summary(settings, entry) for entry in store.entries()]
     if as_json:
         print(json.dumps(every, indent=2, ensure_ascii=False))
         return
-    from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
 
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("model", "version", "files", "state", "from", "routes"):
-        table.add_column(name, overflow="fold")
+    table = terminal.table("model", "version", "files", "state", "from", "routes")
     for one in every:
         origin = "ships with the node" if one["shipped"] else f"installed {one['added'] or 'some time'}"
         state = f"{one['state']}: {one['fault']}" if one["fault"] else one["state"]
         cells = (one["name"], one["version"], one["digest"][:12], state, origin, ", ".join(one["routes"]))
         table.add_row(*(escape(cell) for cell in cells))
-    console = Console()
-    if not console.is_terminal:
-        console.width = 220
-    console.print(table)
+    terminal.console().print(table)
 
 
 @app.command()
@@ -62,9 +58,11 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Everything about a model: what it is for, which images it takes, what it finds, its files and figures."""
+    from dicom_node.models.descriptions import detail
+
     settings, store = _store(config)
     entry = store.version(name, digest) if digest else store.current(name)
-    known = _detail(settings, entry)
+    known = detail(settings, entry)
     if as_json:
         print(json.dumps(known, indent=2, ensure_ascii=False))
     else:
@@ -137,46 +135,6 @@ def _store(config: Path) -> tuple[Settings, Models]:
 
     settings = load(config)
     return settings, Models(settings.node.data_dir)
-
-
-def _row(settings: Settings, entry: Entry) -> dict[str, Any]:
-    from dicom_node.models.registry import routes_of
-
-    return {
-        "name": entry.name,
-        "version": entry.version,
-        "digest": entry.digest,
-        "state": entry.state,
-        "shipped": entry.shipped,
-        "added": entry.record.added if entry.record else None,
-        "routes": routes_of(settings, entry.name) if entry.state == "current" else [],
-        "fault": entry.fault,
-    }
-
-
-def _detail(settings: Settings, entry: Entry) -> dict[str, Any]:
-    from ai.inference.bundle_model import BundleError, describe
-
-    known = _row(settings, entry)
-    known["folder"] = str(entry.path)
-    known["files"] = dict(entry.pinned().files or {})
-    known["record"] = entry.record.model_dump(mode="json", exclude={"files"}) if entry.record else None
-    card = next((path for path in sorted(entry.path.glob("docs/README*")) if path.is_file()), None)
-    known["model_card"] = str(card) if card else None
-    try:
-        entry.pinned().check()
-        said = describe(entry.path).spec
-        spec = said.model_dump(mode="json")
-        metadata = json.loads((entry.path / "configs/metadata.json").read_bytes())
-    except BundleError as error:
-        known["fault"] = known["fault"] or str(error)
-        return known
-    for key in ("manufacturer", "task", "intended_use", "notice", "outputs"):
-        known[key] = spec[key]
-    known["input"] = said.input.model_dump(mode="json", exclude_unset=True)
-    for key in ("description", "authors", "copyright", "data_source", "eval_metrics"):
-        known[key] = metadata.get(key)
-    return known
 
 
 def _print_detail(known: dict[str, Any]) -> None:

@@ -1,9 +1,8 @@
-"""``dicom-node models add``: what an administrator sees before a model is installed, and after."""
+"""``dicom-node models add``: install a model (`models.install`); what it prints before and after, and the question."""
 
 from __future__ import annotations
 
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dicom_node.cli import terminal
 from dicom_node.cli.options import DEFAULT_CONFIG, RESTART, ConfigOption, YesOption
 from dicom_node.errors import ModelError
 
 if TYPE_CHECKING:
     from dicom_node.config.settings import Settings
     from dicom_node.models.install import Added, Candidate
-    from dicom_node.models.sources import Progress
 
 
 def add(
@@ -47,10 +46,10 @@ def add(
 
 
 def install(config: Path, source: str, *, yes: bool, **wishes: Any) -> None:
-    """Add a model and say so; see `dicom_node.models.install.add` for the wishes."""
+    """Add a model and print the result; ``wishes`` are arguments of `dicom_node.models.install.add`."""
     from dicom_node import log
     from dicom_node.config.load import load
-    from dicom_node.models.install import add as add_to
+    from dicom_node.models import install as installation
     from dicom_node.models.registry import Models
 
     log.silence_libraries()
@@ -58,21 +57,21 @@ def install(config: Path, source: str, *, yes: bool, **wishes: Any) -> None:
     store = Models(settings.node.data_dir)
 
     def confirm(candidate: Candidate) -> bool:
-        _tell_candidate(candidate)
+        _print_candidate(candidate)
         if yes:
             return True
-        if not _asks():
+        if not terminal.can_ask():
             raise ModelError("nobody can be asked here: if what it runs (above) is trusted, say --yes")
         return typer.confirm("Install it?", default=False)
 
-    with _ends_cleanly(), _progress() as progress:
-        added = add_to(store, source, confirm=confirm, progress=progress, **wishes)
-    _tell_added(settings, added)
+    with _ends_cleanly(), terminal.download_progress() as progress:
+        added = installation.add(store, source, confirm=confirm, progress=progress, **wishes)
+    _print_added(settings, added)
 
 
 @contextmanager
 def _ends_cleanly() -> Iterator[None]:
-    """End on SIGTERM and on a lost connection as on Ctrl-C, so that nothing half installed is left behind."""
+    """End on SIGTERM and on a lost connection as on Ctrl-C, so that no half-installed model is left behind."""
     ends = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is signal.SIG_DFL]  # not nohup's
     for each in ends:
         signal.signal(each, signal.default_int_handler)
@@ -83,12 +82,7 @@ def _ends_cleanly() -> Iterator[None]:
             signal.signal(each, signal.SIG_DFL)
 
 
-def _asks() -> bool:
-    """Whether somebody is there to answer."""
-    return sys.stdin.isatty()
-
-
-def _tell_candidate(candidate: Candidate) -> None:
+def _print_candidate(candidate: Candidate) -> None:
     from ai.bundle.code import printable
 
     info, mib = candidate.info, candidate.bytes / 1024**2
@@ -111,7 +105,7 @@ def _tell_candidate(candidate: Candidate) -> None:
     print(flush=True)
 
 
-def _tell_added(settings: Settings, added: Added) -> None:
+def _print_added(settings: Settings, added: Added) -> None:
     from dicom_node.models.registry import routes_of
 
     entry = added.entry
@@ -134,27 +128,3 @@ def _tell_added(settings: Settings, added: Added) -> None:
         print(f"routes that read with it: {', '.join(routes)}. {RESTART}")
     else:
         print(f'no route names it yet: put models = ["{entry.name}"] into a route, then dicom-node check, then restart')
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """A bar for a download, where somebody looks."""
-    if not sys.stderr.isatty():
-        yield lambda _done, _whole: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("download"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = None
-
-        def tell(done: int, whole: int | None) -> None:
-            nonlocal task
-            if task is None:
-                task = bar.add_task("download", total=whole)
-            bar.update(task, completed=done)
-            if done == whole:
-                bar.stop()  # the question that comes next needs the line
-
-        yield tell

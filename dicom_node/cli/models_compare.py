@@ -1,4 +1,4 @@
-"""``dicom-node models compare``: two models side by side, as tables, JSON or files."""
+"""``dicom-node models compare``: two models side by side (`models.agreement`), as tables, JSON or files."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from dicom_node.cli import terminal
 from dicom_node.cli.options import DEFAULT_CONFIG, ConfigOption
-
-# As in cli.py: everything else is imported inside the command.
 
 
 def compare(
@@ -33,12 +32,12 @@ def compare(
     """Show how far two models agree on the studies that both read, where they differ, and how long each takes."""
     from dicom_node.config.load import load
     from dicom_node.index.index import open_index
-    from dicom_node.models.agreement import compare as compared
+    from dicom_node.models import agreement
 
     start = since.astimezone().timestamp() if since is not None and since.year > 1970 else 0.0
     index = open_index(load(config).node.data_dir)
     try:
-        found = compared(index, a, b, since=start, limit=limit)
+        found = agreement.compare(index, a, b, since=start, limit=limit)
     finally:
         index.close()
     if report is not None:
@@ -68,12 +67,9 @@ def _write(folder: Path, found: Any) -> None:
 
 
 def _print(summary: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.markup import escape
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 220  # in a file or a pipe a line is as long as it needs
+    console = terminal.console(highlight=False)
     a, b = summary["a"], summary["b"]
     more = f"; {summary['other_images']} more were read by both on different images" if summary["other_images"] else ""
     console.print(f"studies     {summary['studies']} of which both read the same images{more}")
@@ -82,8 +78,10 @@ def _print(summary: dict[str, Any]) -> None:
         console.print(f"time        {escape(b['model'])} takes {summary['seconds_ratio']:.2f} times as long (median)")
     for side in (a, b):
         if len(side["files"]) > 1:
-            told = ", ".join(f"{digest[:12]} ({count})" for digest, count in side["files"].items())
-            console.print(f"versions    {escape(side['model'])} has readings of several: {told}; NAME@DIGEST takes one")
+            versions = ", ".join(f"{digest[:12]} ({count})" for digest, count in side["files"].items())
+            console.print(
+                f"versions    {escape(side['model'])} has readings of several: {versions}; NAME@DIGEST takes one"
+            )
         for failure in side["failures"]:
             console.print(f"failed      {escape(side['model'])}, {failure['jobs']} times: {escape(failure['reason'])}")
     for name, key in ((a["model"], "only_a"), (b["model"], "only_b")):
@@ -103,20 +101,12 @@ def _print(summary: dict[str, Any]) -> None:
         console.print("\ndiffer      nowhere")
 
 
-def _table(*columns: str) -> Any:
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in columns:
-        table.add_column(escape(column), overflow="fold")
-    return table
-
-
 def _models(a: dict[str, Any], b: dict[str, Any]) -> Any:
     from rich.markup import escape
 
-    table = _table("model", "readings", "in shadow", "studies", "failed", "not eligible", "waiting", "median", "p95")
+    table = terminal.table(
+        "model", "readings", "in shadow", "studies", "failed", "not eligible", "waiting", "median", "p95"
+    )
     for side in (a, b):
         counts = [str(side[key]) for key in ("readings", "in_shadow", "studies", "failed", "not_eligible", "waiting")]
         took = [_number(side["seconds"][key], 3, " s") for key in ("median", "p95")]
@@ -127,7 +117,7 @@ def _models(a: dict[str, Any], b: dict[str, Any]) -> Any:
 def _classes(summary: dict[str, Any], a: str, b: str) -> Any:
     from rich.markup import escape
 
-    table = _table(
+    table = terminal.table(
         "class", "studies", "both", f"only {a}", f"only {b}", "neither", "undetermined", "agree", "kappa", "Spearman",
         "Pearson", f"{b} - {a}", "boxes", "IoU",
     )  # fmt: skip
@@ -150,7 +140,7 @@ def _differ(summary: dict[str, Any], a: str, b: str) -> Any:
     from rich.markup import escape
 
     names = {one["key"]: one["name"] for one in summary["classes"]}
-    table = _table("study", "class", a, b, "difference")
+    table = terminal.table("study", "class", a, b, "difference")
     for one in summary["differ"]:
         table.add_row(
             one["study"],

@@ -1,17 +1,17 @@
-"""``dicom-node models evaluate``: how good a model is on a hospital's own images."""
+"""``dicom-node models evaluate``: how good a model is on a hospital's own labelled images (`ai.evaluation`)."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dicom_node.cli import terminal
 from dicom_node.cli.options import DEFAULT_CONFIG, ConfigOption
 from dicom_node.errors import NodeError
 
@@ -20,15 +20,9 @@ if TYPE_CHECKING:
     from ai.evaluation.tables import Labels
     from ai.inference.bundle_model import BundleInfo, BundleModel
 
-# As everywhere in the command line, what a command needs is imported inside it.
-
 RESAMPLES = 2000
 _NAMED = 10  # files passed over that the screen names; the report names more
 _PERSON = "patient_id"
-
-
-class _Step(Protocol):
-    def __call__(self) -> None: ...
 
 
 def evaluate(
@@ -88,12 +82,12 @@ def evaluate(
     except TableError as error:
         raise NodeError(str(error)) from None
     if not table.rows:
-        _tell_passed_over(table.passed_over)
+        _print_passed_over(table.passed_over)
         raise NodeError(f"{labels}: of {table.rows_in_file} rows none can be evaluated")
     loaded = _loaded(info.path, device)
     answers, unread = _read(loaded, table)
     if not answers:
-        _tell_passed_over([*table.passed_over, *((one.row.file, one.reason) for one in unread)])
+        _print_passed_over([*table.passed_over, *((one.row.file, one.reason) for one in unread)])
         raise NodeError(f"{images}: none of {len(table.rows)} images could be read")
     found = reports.evaluation(
         loaded,
@@ -106,7 +100,7 @@ def evaluate(
             "labels": str(labels),
             "labels_sha256": hashlib.sha256(labels.read_bytes()).hexdigest(),
             "map": mapping,
-            # A patient is named in no report, not even by who asked for it.
+            # No report names a patient, also if the user gave the name.
             "where": [f"{c}={'(not shown)' if plain(c) == _PERSON else v}" for c, v in wanted],
             "within": within or None,
             "negatives": negatives or None,
@@ -120,7 +114,7 @@ def evaluate(
         seed=seed,
         resamples=RESAMPLES,
     )
-    _tell(found)
+    _print_evaluation(found)
     if report is not None:
         try:
             page, *_ = reports.write(report, loaded, found, answers, within=within or None)
@@ -142,7 +136,10 @@ def _pairs(option: str, texts: Sequence[str] | None) -> list[tuple[str, str]]:
 
 
 def _writable(folder: Path, images: Path) -> None:
-    """Find out now, and not after an hour of reading; a new folder is this user's alone: it will hold images."""
+    """Check the folder of the report now, not after an hour of reading.
+
+    A new folder is readable by this user alone: it will hold images.
+    """
     if folder.resolve() == images.resolve():
         raise NodeError(
             f"--report {folder}: is the folder of the images, which a report could write over; name another"
@@ -156,51 +153,29 @@ def _writable(folder: Path, images: Path) -> None:
 
 
 def _described(model: str, config: Path) -> BundleInfo:
-    """The bundle in this folder; or that of this name, with which a node would read, unchanged since it was added."""
+    """The bundle in this folder, or the one of this name with which a node would read (`models.lookup`)."""
     from ai.inference.bundle_model import BundleError, describe
+    from dicom_node.config.load import load
+    from dicom_node.models.lookup import bundle_folder
 
+    no_node = config == DEFAULT_CONFIG and not config.exists()
     try:
-        path = Path(model) if os.sep in model else _named(model, config)
+        path = Path(model) if os.sep in model else bundle_folder(model, None if no_node else load(config))
         info = describe(path)
     except BundleError as error:
         raise NodeError(str(error)) from None
     if path == Path(model):
-        _tell_code(path)
+        _print_code(path)
     if info.spec.input.kind != "image":
         raise NodeError(f"{info.identity.name}: reads volumes; only a model of single images can be evaluated so")
     return info
 
 
-def _tell_code(folder: Path) -> None:
+def _print_code(folder: Path) -> None:
     from ai.bundle.code import code_in
 
-    told = "; ".join(code_in(folder)[:_NAMED]) or "MONAI's own parts only"
-    print(f"{folder}: is no installed model, so nothing compares its files; it runs: {told}", file=sys.stderr)
-
-
-def _named(name: str, config: Path) -> Path:
-    from ai.bundle.pins import shipped_pins
-    from dicom_node.config.load import load
-    from dicom_node.errors import ModelError
-    from dicom_node.models.registry import Models
-
-    if not config.exists() and config == DEFAULT_CONFIG:  # no node here: what ships is there all the same
-        shipped = shipped_pins()
-        if name in shipped:
-            shipped[name].check()
-            return shipped[name].path
-        if Path(name).is_dir():
-            return Path(name)
-        there = ", ".join(shipped) or "none"
-        raise NodeError(f"there is no model {name!r}; there ship: {there}; for installed ones say --config FILE")
-    try:
-        pinned = Models(load(config).node.data_dir).current(name).pinned()
-    except ModelError:
-        if Path(name).is_dir():
-            return Path(name)
-        raise
-    pinned.check()
-    return pinned.path
+    code = "; ".join(code_in(folder)[:_NAMED]) or "MONAI's own parts only"
+    print(f"{folder}: is no installed model, so nothing compares its files; it runs: {code}", file=sys.stderr)
 
 
 def _loaded(path: Path, device: str) -> BundleModel:
@@ -216,7 +191,7 @@ def _read(model: BundleModel, table: Labels) -> tuple[list[Answer], list[Unread]
     from ai.evaluation.reading import Answer, read_rows
 
     answers, unread = [], []
-    with _progress(len(table.rows)) as step:
+    with terminal.count_progress("reading", len(table.rows)) as step:
         for one in read_rows(model, table.rows):
             if isinstance(one, Answer):
                 answers.append(one)
@@ -226,39 +201,17 @@ def _read(model: BundleModel, table: Labels) -> tuple[list[Answer], list[Unread]
     return answers, unread
 
 
-@contextmanager
-def _progress(count: int) -> Iterator[_Step]:
-    """A bar where somebody looks."""
-    if not sys.stderr.isatty():
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("reading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("reading", total=count)
-        yield lambda: bar.advance(task)
-
-
-def _tell(found: Mapping[str, Any]) -> None:
-    from rich.console import Console
+def _print_evaluation(found: Mapping[str, Any]) -> None:
     from rich.markup import escape
-    from rich.table import Table
 
     model, images = found["model"], found["images"]
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 220  # in a file or a pipe a line is as long as it needs
-    show = console.print
+    show = terminal.console(highlight=False).print
     patients = "" if images["patients"] is None else f" of {images['patients']} patients"
     show(escape(f"{model['name']} {model['version']}, files {model['digest'][:12]}: {images['used']} images{patients}"))
     if model["notice"]:
         show(escape(model["notice"]), style="yellow")
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("class")
-    for name in ("with", "without", "AUC [95 %]", "AP", "thresh.", "sens.", "spec.", "PPV", "NPV", "ECE", "boxes hit"):
-        table.add_column(name, justify="right")
+    names = ("with", "without", "AUC [95 %]", "AP", "thresh.", "sens.", "spec.", "PPV", "NPV", "ECE", "boxes hit")
+    table = terminal.table_of_figures("class", *names)
     for one in found["classes"]:
         boxes = one["boxes"]
         table.add_row(
@@ -290,10 +243,10 @@ def _tell(found: Mapping[str, Any]) -> None:
         show(escape(f"boxes: {count} are labelled {_line(label)}, which is no output of the model"))
     for one in images["notes"][:_NAMED]:
         show(escape(f"{_line(one['file'])}: {one['note']}"))
-    _tell_passed_over([(one["file"], one["reason"]) for one in images["passed_over"]])
+    _print_passed_over([(one["file"], one["reason"]) for one in images["passed_over"]])
 
 
-def _tell_passed_over(files: Sequence[tuple[str, str]]) -> None:
+def _print_passed_over(files: Sequence[tuple[str, str]]) -> None:
     if not files:
         return
     print(f"passed over: {len(files)}")
@@ -314,6 +267,6 @@ def _number(value: float | None, places: int = 2) -> str:
 
 
 def _line(text: str, most: int = 100) -> str:
-    """A text of the labels' file as a terminal may show it: no control characters, and not long."""
+    """A text of the labels' file as a terminal may show it: without control characters, and short."""
     line = "".join(character if character.isprintable() else " " for character in text)
     return line if len(line) <= most else line[: most - 3] + "..."

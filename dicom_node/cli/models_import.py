@@ -1,4 +1,4 @@
-"""``dicom-node models import``: published weights become a bundle."""
+"""``dicom-node models import``: make a bundle from published weights (`ai.training.published`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options and sentences that the rooms of the command line share."""
+"""Options and sentences that several verbs share: ``--config``, ``--yes``, and the advice to restart the node."""
 
 from __future__ import annotations
 

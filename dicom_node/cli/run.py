@@ -1,4 +1,7 @@
-"""``dicom-node run``: the node until it is told to stop."""
+"""``dicom-node run``: start the node (`dicom_node.node`), stop it on SIGINT and SIGTERM.
+
+Exit status 3 if a thread of the node has died.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ def run(
     node = Node(load(config))
     node.start()
     while not stop.wait(1.0):
-        if node.stuck:  # better a restart by the service manager than a node that only looks alive
+        if node.stuck:  # a node that only looks alive must end, so that the service manager restarts it
             log.logger().error("node.stuck", reason=f"the thread {node.stuck} has died", fix="restart the node")
             raise SystemExit(3)
     log.logger().info("node.stopping", signal=signal.Signals(received[0]).name)

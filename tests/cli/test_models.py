@@ -105,7 +105,7 @@ def test_the_question_is_asked_and_no_is_the_answer_by_default(
         return default or len(asked) > 1
 
     monkeypatch.setattr("typer.confirm", answer)
-    monkeypatch.setattr("dicom_node.cli.models_add._asks", lambda: True)
+    monkeypatch.setattr("dicom_node.cli.terminal.can_ask", lambda: True)
     code, _, told = models(config, "add", source)
     assert (code, told, asked) == (1, "nothing was installed", ["Install it?"])
     assert models(config, "add", source)[0] == 0
