@@ -1,4 +1,4 @@
-"""``dicom-node studies`` and ``retry``: what happened to each study, and what failed once more."""
+"""``dicom-node studies`` and ``retry``: the state of each study; failed jobs again (`operations.study_status`)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dicom_node.cli import terminal
 from dicom_node.cli.options import DEFAULT_CONFIG, ConfigOption
 from dicom_node.errors import NodeError
 
@@ -94,13 +95,10 @@ def _state(text: str) -> str:
 
 
 def _print_studies(every: list[dict[str, Any]]) -> None:
-    from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
 
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("study", "state", "images", "last received", "quiet", "reading", "delivering", "in all", "reason"):
-        table.add_column(name, overflow="fold")
+    columns = ("study", "state", "images", "last received", "quiet", "reading", "delivering", "in all", "reason")
+    table = terminal.table(*columns)
     for one in every:
         took = one["seconds"]
         table.add_row(
@@ -114,10 +112,7 @@ def _print_studies(every: list[dict[str, Any]]) -> None:
             _seconds(took["turnaround"]),
             escape("; ".join(filter(None, [one["reason"], _removed(one)]))),
         )
-    console = Console()
-    if not console.is_terminal:
-        console.width = 220  # in a file or a pipe a line is as long as it needs
-    console.print(table if every else "no study yet")
+    terminal.console().print(table if every else "no study yet")
 
 
 def _print_study(one: dict[str, Any]) -> None:

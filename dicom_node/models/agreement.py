@@ -1,7 +1,10 @@
-"""Two models side by side, over what both read: how far they agree, where they do not, how long each takes.
+"""Compare two models over the studies that both read: how far they agree, where they differ, how long each takes.
 
-It reads the index alone, so it runs beside a node and needs neither images nor models. It knows scores, not the truth:
-two models that agree may both be wrong. Nothing here names a patient; studies are named by their UID.
+Start here for ``dicom-node models compare`` and its figures: agreement and kappa (:func:`agreement`), which classes are
+the same (:func:`same_classes`).
+
+It reads the index alone, so it can run beside a node and needs neither images nor models. It compares scores, not the
+truth: two models that agree may both be wrong. Nothing here names a patient; studies are named by their UID.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from dicom_node.index.index import Index
 from dicom_node.index.recorded import RecordedClass, RecordedReading
 from dicom_node.index.rows import ReadingRow
 
-_STEPS_OF_RESULTS = frozenset({"encode", "write"})  # a reading in shadow leads to no objects: these are no model's time
+_STEPS_OF_RESULTS = frozenset({"encode", "write"})  # not the model's time: a reading in shadow makes no objects
 _REASONS = 5
 _UNREAD = {"queued": "waiting", "running": "being read", "failed": "failed"}
 Box = tuple[str, int, float, float, float, float]  # image, frame, left, top, right, bottom in pixel edges
@@ -27,7 +30,7 @@ Box = tuple[str, int, float, float, float, float]  # image, frame, left, top, ri
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a reading says of one class: presence, score from 0 to 1, and the box of its surest finding."""
+    """What a reading says of one class: presence, score from 0 to 1, and the box of its most certain finding."""
 
     presence: str
     score: float
@@ -44,7 +47,7 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """A reading as the comparison needs it; ``seconds`` are the model's own, without the making of result objects."""
+    """A reading as it is compared; ``seconds`` are the model's own, without the time to make result objects."""
 
     study: str
     created: float
@@ -58,7 +61,7 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What the two models say of one class of one study; ``iou`` only where both mark it."""
+    """What the two models say of one class of one study."""
 
     study: str
     key: str
@@ -67,16 +70,16 @@ class Row:
 
     @property
     def difference(self) -> float:
-        """Score of the second model less that of the first."""
+        """The score of the second model minus that of the first."""
         return self.b.score - self.a.score
 
     @property
     def iou(self) -> float | None:
-        """Intersection over union of the two surest findings' boxes: 0 on different images, none without two boxes."""
+        """Intersection over union of the surest findings' boxes: 0 on different images, None without two boxes."""
         return None if self.a.box is None or self.b.box is None else _iou(self.a.box, self.b.box)
 
     def plain(self) -> dict[str, Any]:
-        """As plain values."""
+        """The row as plain values, ready for JSON."""
         return {
             "study": self.study,
             "class": self.key,
@@ -89,7 +92,7 @@ class Row:
 
 
 class _Side:
-    """All readings of one model: for each study the newest on each set of images."""
+    """All readings of one model: for each study the newest one on each set of images."""
 
     def __init__(self, index: Index, asked: str, since: float) -> None:
         self.asked = asked
@@ -120,10 +123,10 @@ class _Side:
         self.files[one.digest] = self.files.get(one.digest, 0) + 1
         for each in _assessed(row.reading):
             self.outputs[each.key] = Output(each.name, each.code)
-        self.by_study.setdefault(one.study, {})[one.sources] = one  # they come oldest first: the newest counts
+        self.by_study.setdefault(one.study, {})[one.sources] = one  # oldest first, so the newest stays
 
-    def told(self, seconds: Sequence[float]) -> dict[str, Any]:
-        """The model in numbers; ``seconds`` are those of its readings that are compared."""
+    def figures(self, seconds: Sequence[float]) -> dict[str, Any]:
+        """The figures of the model; ``seconds`` are those of its readings that are compared."""
         failed = [each for each in self._jobs if each.state == "failed"]
         return {
             "model": self.asked,
@@ -141,21 +144,21 @@ class _Side:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """``summary`` is ready for JSON; ``rows`` is everything that it was made of, by study and class."""
+    """``summary`` is ready for JSON; ``rows`` are the values from which it was made, one for each study and class."""
 
     summary: dict[str, Any]
     rows: tuple[Row, ...]
 
 
 def compare(index: Index, a: str, b: str, *, since: float = 0.0, limit: int = 20) -> Comparison:
-    """Compare two models over the studies of which both read the same images, from a moment on (epoch seconds).
+    """Compare two models over the studies of which both read the same images, since a moment (epoch seconds).
 
     A model is named as in the configuration, or as ``name@digest`` with the beginning of the digest of its files. A
-    study that was read more than once counts once: by the newest readings of the same images. Classes are the same by
-    their key in ``reading.json``, else by their code.
+    study that was read more than once counts once, by the newest readings of the same images. Two classes are the same
+    if their keys in ``reading.json`` are, or else their codes.
 
     Raises:
-        NodeError: one of them has read nothing, or both are the same.
+        NodeError: one of the models has read nothing, or both are the same.
     """
     if a == b:
         raise NodeError(f"{a} and {b} are the same model; expected two, or name@digest for two versions of one")
@@ -168,11 +171,11 @@ def compare(index: Index, a: str, b: str, *, since: float = 0.0, limit: int = 20
     differ = sorted(
         (row for row in rows if row.a.presence != row.b.presence), key=lambda row: (-abs(row.difference), row.study)
     )
-    told_a, told_b = one.told(seconds_a), other.told(seconds_b)
-    median_a, median_b = told_a["seconds"]["median"], told_b["seconds"]["median"]
+    figures_a, figures_b = one.figures(seconds_a), other.figures(seconds_b)
+    median_a, median_b = figures_a["seconds"]["median"], figures_b["seconds"]["median"]
     summary = {
-        "a": told_a,
-        "b": told_b,
+        "a": figures_a,
+        "b": figures_b,
         "since": datetime.fromtimestamp(since, UTC).isoformat() if since else None,
         "studies": len(pairs),
         "other_images": len(both) - len(pairs),
@@ -195,7 +198,7 @@ def compare(index: Index, a: str, b: str, *, since: float = 0.0, limit: int = 20
 
 
 def same_classes(a: Mapping[str, Output], b: Mapping[str, Output]) -> dict[str, str]:
-    """The classes that both models have: the first's key to the second's, by key, else by code; each at most once."""
+    """The classes that both models have, the first's key -> the second's: by key, else by code; each at most once."""
     same = {key: key for key in a if key in b}
     for key, output in a.items():
         if key not in same:
@@ -209,9 +212,9 @@ def same_classes(a: Mapping[str, Output], b: Mapping[str, Output]) -> dict[str, 
 def agreement(rows: Sequence[Row]) -> dict[str, Any]:
     """How far two models agree on one class.
 
-    ``agreement`` and Cohen's ``kappa`` (Educational and Psychological Measurement 20, 1960) are over the studies where
-    both say present or absent; kappa is None where chance alone would make them agree always. Correlations are None
-    where there are fewer than three studies, or where a model gives one score to all.
+    ``agreement`` and Cohen's ``kappa`` (Educational and Psychological Measurement 20, 1960) are over the studies for
+    which both say present or absent; kappa is None if chance alone would make them always agree. Correlations are None
+    with fewer than three studies, or if a model gives the same score to all.
     """
     decided = [row for row in rows if {row.a.presence, row.b.presence} <= {"present", "absent"}]
     table = {
@@ -253,7 +256,7 @@ def agreement(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def cohens_kappa(both: int, only_a: int, only_b: int, neither: int) -> float | None:
-    """Agreement beyond chance of two yes-or-no verdicts, from the four counts; None where it is not defined."""
+    """Agreement beyond chance of two yes-or-no verdicts, from the four counts. None if it is not defined."""
     n = both + only_a + only_b + neither
     if not n:
         return None
@@ -285,7 +288,7 @@ def _read(row: ReadingRow) -> Read:
 
 
 def _assessed(reading: RecordedReading) -> list[RecordedClass]:
-    """The classes that a reading has a verdict on; the score of any other means nothing."""
+    """The classes on which a reading has a verdict; the score of any other class has no meaning."""
     return [each for each in reading.classes if not each.not_assessed]
 
 
