@@ -1,10 +1,10 @@
-"""The statements of storage commitment (PS3.4 annex J): what we asked others to commit to, and what others asked us.
+"""Statements of storage commitment (PS3.4 annex J), as SCU (we ask a destination) and as SCP (a peer asks us).
 
-A job "commit" belongs to a run and a destination: its turn comes when nothing of the run is left to be sent there, and
-it is done when the destination has committed to every object that it has stored. Each time that it asks is a row of
-``asks``, under a transaction UID of its own; a late answer to an earlier one counts as well.
+As SCU: a job "commit" belongs to a run and a destination. Its turn comes when every result of the run is sent there. It
+is done when the destination has committed to every result that it stored. Each request is a row of ``asks`` under a
+transaction UID of its own; a late answer to an earlier request counts too.
 
-A job "promise" carries our answer to somebody who asked us; what was asked stands in ``promises``.
+As SCP: a row of ``promises`` is a request of a peer; a job "promise" carries our answer to it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class CommitmentStatements(Statements):
     # -- asked of others
 
     def queue_commit(self, job: Job, run_key: str, destination: str, now: float) -> None:
-        """Queue that a destination is asked to commit to what it gets of a run; inside `transaction`."""
+        """Queue the request that a destination commits to the results of a run; call it inside `transaction`."""
         self._run(
             """INSERT INTO jobs (kind, subject, study, revision, route, target, run_key, state, due, created)
             VALUES ('commit', ?1, ?2, ?3, ?4, ?5, ?1, 'queued', ?6, ?6)
@@ -41,7 +41,7 @@ class CommitmentStatements(Statements):
         )
 
     def to_commit(self, job: Job) -> list[tuple[str, str]]:
-        """What a destination has of a run and has not committed to: (SOP class, SOP instance)."""
+        """The results of a run that a destination has stored and not committed to: (SOP class, SOP instance)."""
         with self._lock:
             return [
                 (str(row[0]), str(row[1]))
@@ -70,9 +70,9 @@ class CommitmentStatements(Statements):
         return bool(self._rows("SELECT 1 FROM committed WHERE job = ? LIMIT 1", job.id))
 
     def note_ask(self, transaction_uid: str, job: Job, now: float) -> None:
-        """Record, before it goes out, that a destination is asked."""
+        """Record a request before it is sent to the destination."""
         with self.transaction():
-            # The patience with the destination's answers begins with the first question, not with the reading.
+            # The time for the destination's answers begins with the first request, not with the reading.
             self._run(
                 """UPDATE jobs SET created = ?1
                 WHERE id = ?2 AND NOT EXISTS (SELECT 1 FROM asks WHERE job = ?2 AND asked >= ?3)""",
@@ -83,12 +83,12 @@ class CommitmentStatements(Statements):
             self._run("INSERT INTO asks (transaction_uid, job, asked) VALUES (?, ?, ?)", transaction_uid, job.id, now)
 
     def forget_ask(self, transaction_uid: str) -> None:
-        """What was asked was refused: nobody will answer it."""
+        """Delete a request that the destination refused: it will not answer it."""
         with self.transaction():
             self._run("DELETE FROM asks WHERE transaction_uid = ?", transaction_uid)
 
     def asks_of(self, job: Job) -> list[Ask]:
-        """Every time that a job asked since it was queued, oldest first."""
+        """The requests of a job since it was queued, oldest first."""
         rows = self._rows(
             """SELECT answered, refusal FROM asks
             WHERE job = ? AND asked >= ? ORDER BY asked""",
@@ -98,19 +98,20 @@ class CommitmentStatements(Statements):
         return [Ask(*row) for row in rows]
 
     def is_answered(self, transaction_uid: str) -> bool:
-        """Whether the answer to an ask has come."""
+        """Whether the answer to a request has come."""
         rows = self._rows("SELECT 1 FROM asks WHERE transaction_uid = ? AND answered IS NOT NULL", transaction_uid)
         return bool(rows)
 
     def settle_ask(
         self, transaction_uid: str, committed: Collection[str], missing: Collection[str], refusal: str, now: float
     ) -> str | None:
-        """Record the answer to an ask: what is committed, and what the destination does not have and is sent again.
+        """Record the answer to a request. What the destination does not have (``missing``) is queued to be sent again.
 
-        Only what the ask was for counts. ``refusal`` is why it will never commit to the rest; empty where it may.
+        Objects that the request did not name are ignored. ``refusal`` is why the destination will never commit to the
+        rest; empty if it may.
 
         Returns:
-            the destination; None where nobody asked that.
+            the destination; None if we made no such request.
         """
         with self.transaction():
             row = self._run(
@@ -143,7 +144,7 @@ class CommitmentStatements(Statements):
                     "target": target,
                     "run_key": run_key,
                     "now": now,
-                    # Of a run that was superseded, or is committed to by now, nothing is sent any more.
+                    # Nothing is sent again of a run that is superseded or committed to.
                     "missing": json.dumps([] if state == "done" else list(missing)),
                 },
             ).rowcount
@@ -156,19 +157,19 @@ class CommitmentStatements(Statements):
             )
             self._run(
                 """UPDATE jobs SET state = 'queued', due = min(due, ?), finished = NULL, outcome = ''
-                WHERE id = ? AND state IN ('queued', 'failed')""",  # what was given up goes on with an answer
+                WHERE id = ? AND state IN ('queued', 'failed')""",  # an answer revives a job that had failed
                 now,
                 job,
             )
             return str(target)
 
     def ask_again(self, now: float) -> None:
-        """Have everything asked again that waits for an answer: one may have come while nobody listened."""
+        """Repeat every unanswered request now: its answer may have come while the node did not listen."""
         with self.transaction():
             self._run("UPDATE jobs SET due = min(due, ?) WHERE kind = 'commit' AND state = 'queued'", now)
 
     def waive_commits(self, destinations: Sequence[str], reason: str, now: float) -> int:
-        """End the waiting for commitment of every destination but these."""
+        """End the queued requests for commitment of every destination that is not among ``destinations``."""
         with self.transaction():
             return self._run(
                 """UPDATE jobs SET state = 'done', outcome = 'waived', finished = ?, reason = ?
@@ -181,9 +182,9 @@ class CommitmentStatements(Statements):
     # -- asked of us
 
     def add_promise(self, promise: Promise, peer: str | None, now: float) -> None:
-        """Record what somebody asks us to commit to, before it is answered.
+        """Record a peer's request for commitment before it is answered 0000.
 
-        Where we know where to reach the caller, ``peer``, a job that brings it our answer is queued.
+        If the configuration says where to reach the caller (``peer``), the job that carries our answer is queued.
         """
         with self.transaction():
             study = self._run(
@@ -216,12 +217,12 @@ class CommitmentStatements(Statements):
                     )
 
     def promise(self, number: int) -> Promise | None:
-        """What was asked of us."""
+        """A peer's request for commitment, by its number."""
         rows = self._rows("SELECT transaction_uid, calling_ae, instances FROM promises WHERE id = ?", number)
         return Promise(rows[0][0], rows[0][1], json.loads(rows[0][2])) if rows else None
 
     def held(self, instances: Collection[str]) -> dict[str, tuple[str, str, int]]:
-        """Which of some instances we received: SOP instance to (SOP class, file, bytes of the file)."""
+        """Those of some instances that we hold: SOP instance to (SOP class, file, bytes of the file)."""
         rows = self._rows(
             """SELECT sop_instance_uid, sop_class_uid, file, bytes FROM instances
             WHERE removed IS NULL AND sop_instance_uid IN (SELECT value FROM json_each(?))""",

@@ -1,10 +1,10 @@
-"""The index: one SQLite file with every study, instance, job, reading and result, and every statement that touches it.
+"""The index: one SQLite file with every study, instance, job, reading and result.
 
-One connection serves the whole node, behind one lock: every statement is short, and SQLite writes one at a time anyway.
-``synchronous=FULL`` in WAL mode makes a commit durable before it returns; that is what a C-STORE success stands on.
+One connection serves the whole node, behind one lock: every statement is short, and SQLite allows one writer at a time.
+``synchronous=FULL`` in WAL mode makes a commit durable before it returns; a C-STORE success stands on that.
 
-A study is ``receiving`` until it is completed. What it is after that is never stored but follows from its jobs
-(`studies_with_state`), so the two cannot disagree.
+A study is ``receiving`` until it is completed. Its later state is stored nowhere: it follows from its jobs
+(`StudyStatements.studies_with_state`), so the two cannot disagree.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Index(InstanceStatements, StudyStatements, JobStatements, ReadingStatement
                 )
             if create:
                 conn.execute("PRAGMA journal_mode=WAL")
-                with self._db.atomic():  # all of an upgrade or nothing: a version in between is one that nobody tested
+                with self._db.atomic():  # all of an upgrade or nothing: nobody tested a version in between
                     SCHEMA.apply(self._db)
             elif SCHEMA.pending(self._db):
                 conn.close()
@@ -88,7 +88,7 @@ class Index(InstanceStatements, StudyStatements, JobStatements, ReadingStatement
             self._db.close()
 
     def node_id(self) -> str:
-        """What tells this installation from every other one; made once."""
+        """The UUID of this installation, made at its first start."""
         with self.transaction():
             row = self._run("SELECT id FROM node").fetchone()
             if row is None:

@@ -17,7 +17,7 @@ class InstanceStatements(Statements):
     """What the index knows of received instances."""
 
     def received(self, sop_instance_uid: str) -> Received | None:
-        """What we hold of an instance, or None where we do not have it."""
+        """What the index knows of an instance; None if it was never received."""
         rows = self._rows(
             """SELECT study, transfer_syntax_uid, own, edition, file, bytes, received, removed
             FROM instances WHERE sop_instance_uid = ?""",
@@ -26,14 +26,14 @@ class InstanceStatements(Statements):
         return Received(**dict(rows[0])) if rows else None
 
     def known_files(self, names: Collection[str]) -> set[str]:
-        """Which of some files of received instances are recorded as being there; it looks through all."""
+        """Those of some file names that are recorded files of instances; this reads the whole table."""
         sql = "SELECT file FROM instances WHERE removed IS NULL AND file IN (SELECT value FROM json_each(?))"
         return {row[0] for row in self._rows(sql, json.dumps(list(names)))}
 
     def replace_file(self, sop_instance_uid: str, file: str, size: int, transfer_syntax_uid: str, now: float) -> None:
-        """Record the new file of an instance whose old one was gone, damaged or removed.
+        """Record the new file of an instance whose old file was missing, damaged or removed by retention.
 
-        One that was removed counts as received now: it is not removed again at once.
+        A removed instance counts as received now, so that retention does not remove it again at once.
         """
         with self.transaction():
             self._run(
@@ -55,7 +55,7 @@ class InstanceStatements(Statements):
     def add_instance(self, new: NewInstance, now: float) -> int:
         """Record a received instance; a completed study is opened again as its next revision.
 
-        Our own results coming back to us (a PACS that forwards everything) are recorded, and re-open nothing.
+        Our own results may come back to us, from a PACS that forwards everything: they are recorded and open no study.
 
         Returns:
             the study's revision.
@@ -85,7 +85,7 @@ class InstanceStatements(Statements):
             return revision
 
     def correct_instance(self, new: NewInstance, edition: int, now: float) -> None:
-        """Record that a corrected instance takes the place of the one before; its study is opened again."""
+        """Record that a corrected instance replaces its former edition; its study is opened again."""
         with self.transaction():
             self._open_study(new, now)
             self._run(
@@ -103,10 +103,10 @@ class InstanceStatements(Statements):
             )
 
     def _open_study(self, new: NewInstance, now: float) -> int:
-        """Have a study receive an instance: a completed one is opened again as its next revision, which is returned."""
+        """Open a study to receive an instance; a completed study gets its next revision. Returns the revision."""
         known = self._run("SELECT revision, completed FROM studies WHERE study = ?", new.study).fetchone()
         if known is not None and known["completed"] is None:
-            # Nearly every instance: naming more columns would write the index of open studies again, too.
+            # The way of nearly every instance. More columns here would also write the index of open studies.
             self._run("UPDATE studies SET last_received = max(last_received, ?) WHERE study = ?", now, new.study)
         else:
             known = self._run(
@@ -137,14 +137,11 @@ class InstanceStatements(Statements):
         )
 
     def instances_of(self, study: str) -> list[StoredInstance]:
-        """The received instances of a study, without our own results, in an order that does not change.
-
-        Those whose files retention has removed are not among them.
-        """
+        """The received instances of a study whose files are there, without our own results, in a stable order."""
         return self._instances(study, "removed IS NULL")
 
     def removed_from(self, study: str) -> list[StoredInstance]:
-        """Those that `instances_of` leaves out."""
+        """The received instances of a study whose files retention has removed."""
         return self._instances(study, "removed IS NOT NULL")
 
     def _instances(self, study: str, condition: str) -> list[StoredInstance]:

@@ -14,14 +14,14 @@ class JobStatements(Statements):
     """The queue."""
 
     def requeue_running(self, now: float) -> int:
-        """Queue again what a node that is gone was doing; only for the one node that holds the folder's lock.
+        """Queue again the jobs that a dead node had in work. Only the node that holds the folder's lock may call this.
 
-        A power cut or a kill tells little about a study, so the attempt does not count: the death does, apart from
-        them. But a study may be what ends the node, and must not keep the others from being read: it comes behind all
-        that wait, and later with each death (at once, 2 s, 6 s ... a minute; scattered, so that two which ran at the
-        same time are not suspected together for ever). `Patience` says how many deaths are too many.
+        A power cut or a kill says little about a study. So the attempt does not count; the death is counted apart. But
+        a study may be what ends the node, and it must not block the others: a job that reads waits behind all queued
+        ones, and longer after each death (0 s, 2 s, 6 s ... 60 s). The wait is scattered by 20 %, so that two studies
+        that ran at the same time do not always run together again. `Patience` says how many deaths are too many.
 
-        What was called off while it was being sent ends instead, as in :meth:`_settle`.
+        A delivery that was superseded while it was sent ends here, as in :meth:`_settle`.
         """
         with self.transaction():
             return self._db.conn.execute(
@@ -34,10 +34,10 @@ class JobStatements(Statements):
             ).rowcount
 
     def fail_unknown(self, kind: JobKind, targets: Sequence[str], reason: str, now: float) -> int:
-        """Fail every queued job of a kind whose target is none of ``targets``.
+        """Fail every queued job of a kind whose target is not among ``targets``.
 
         Returns:
-            how many there were.
+            the number of failed jobs.
         """
         marks = ", ".join("?" * len(targets))
         with self.transaction():
@@ -51,10 +51,9 @@ class JobStatements(Statements):
             ).rowcount
 
     def claim(self, kind: JobKind, target: str | None, now: float, lease_seconds: float) -> Job | None:
-        """Take the oldest due job of a kind (and target); an expired lease is claimable again.
+        """Claim the oldest due job of a kind (and target) whose turn it is (`job_kinds`); None if there is none.
 
-        One of the kind "shadow" is given only while no job of the kind "read" is queued or running. Of one study no two
-        are read at a time: the report on fewer images would not know of the one on all of them.
+        A job whose lease has expired can be claimed again.
         """
         values = {
             "kind": kind,
@@ -64,7 +63,7 @@ class JobStatements(Statements):
             "token": uuid.uuid4().hex,
         }
         with self.transaction():
-            # First of what is queued, which is one step into an index, and of what is running, which is a few jobs.
+            # The queued jobs cost one step into an index; the running ones are few.
             row = self._db.conn.execute(
                 f"""UPDATE jobs SET state = 'running', attempts = attempts + 1, token = :token,
                     lease_until = :lease_until, started = coalesce(started, :now)
@@ -88,14 +87,14 @@ class JobStatements(Statements):
         return bool(self._rows(counted, kind, count)[0][0] == count)
 
     def studies_waiting(self, least: int) -> int:
-        """How many studies have a reading queued; 0 where it is fewer than ``least``, which is told at once."""
+        """The number of studies with a queued reading; 0 if there are fewer than ``least``, which is known at once."""
         if not self.is_waiting("read", least):
             return 0
         (row,) = self._rows("SELECT count(DISTINCT study) FROM jobs WHERE state = 'queued' AND kind = 'read'")
         return int(row[0]) if row[0] >= least else 0
 
     def next_due(self, kind: JobKind, target: str | None) -> float | None:
-        """When the next queued job of a kind (and target) is due; None where none is, or it is not its turn yet."""
+        """When the next queued job of a kind (and target) is due (epoch s); None if none is queued or has its turn."""
         sql = f"SELECT min(due) FROM jobs WHERE {queued_turn_of(kind, target)}"  # noqa: S608 - our own words
         with self._lock:
             (due,) = self._db.conn.execute(sql, {"kind": kind, "target": target}).fetchone()
@@ -120,13 +119,13 @@ class JobStatements(Statements):
             return self._settle(job, "queued", "", reason, due=due, finished=None)
 
     def give_back(self, job: Job, now: float) -> bool:
-        """Queue a job again that was cut off by no fault of its own; the attempt does not count."""
+        """Queue a job again that was interrupted by the node, not by a fault of its own; the attempt does not count."""
         with self.transaction():
             self._run("UPDATE jobs SET attempts = attempts - 1 WHERE id = ? AND token = ?", job.id, job.token)
             return self._settle(job, "queued", "", "", due=now, finished=None)
 
     def fail(self, job: Job, now: float, reason: str, *, run_key: str | None = None) -> bool:
-        """End a job as failed, until somebody revives it; ``run_key`` is that of the report that says so."""
+        """End a job as failed, until somebody revives it; ``run_key`` is that of the report of the failure."""
         with self.transaction():
             return self._settle(job, "failed", "failed", reason, due=now, finished=now, run_key=run_key)
 
@@ -151,7 +150,7 @@ class JobStatements(Statements):
             "reason": reason,
             "run_key": run_key,
         }
-        # What was called off while it was being sent, and did not arrive, is not sent again.
+        # A delivery that was superseded while it was sent, and did not arrive, is not sent again.
         changed = self._db.conn.execute(
             """UPDATE jobs SET state = iif(off, 'done', :state), outcome = iif(off, jobs.outcome, :outcome), due = :due,
                 finished = iif(off, :due, :finished), reason = iif(off, jobs.reason, :reason),
@@ -163,13 +162,13 @@ class JobStatements(Statements):
         return changed == 1
 
     def revive(self, study: str | None, now: float) -> int:
-        """Queue every failed job again (of one study, or of all) with its attempts and the node's deaths forgotten.
+        """Queue every failed job again, of one study or of all; its attempts and the node's deaths count from 0 again.
 
-        What a destination did not take is offered again, too: its settings may have been mended. What needs files that
-        retention has removed stays as it is.
+        An object that a destination did not take is offered again: the destination may take its kind now. A job whose
+        files retention has removed stays failed.
 
         Returns:
-            how many were revived.
+            the number of revived jobs.
         """
         with self.transaction():
             of_study = "" if study is None else "study = :study AND"
@@ -181,7 +180,7 @@ class JobStatements(Statements):
                     AND NOT {cannot_be_revived()}""",  # noqa: S608 - our own words
                 {"study": study, "now": now},
             ).rowcount
-            if revived:  # what arrives now is to be committed to as well
+            if revived:  # the destination must commit to what arrives now
                 self._run(
                     """UPDATE jobs SET state = 'queued', attempts = 0, due = ?1, created = ?1, finished = NULL,
                         outcome = '', reason = ''

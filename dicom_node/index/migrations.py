@@ -1,6 +1,6 @@
-"""The tables of the index, how they came to be, and the rows that go in and come out.
+"""The tables of the index, as a list of migrations.
 
-A migration that was released is never edited; a change of the tables is another one below it.
+A released migration is never edited; a change of the tables is a further migration below it.
 """
 
 from __future__ import annotations

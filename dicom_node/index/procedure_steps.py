@@ -1,4 +1,4 @@
-"""The statements of modalities' procedure steps (MPPS, PS3.4 annex F): what a modality says that it made of a study."""
+"""Statements of performed procedure steps (MPPS, PS3.4 annex F): which instances a modality says that it made."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from collections.abc import Collection
 from dicom_node.index.rows import Step
 from dicom_node.index.statements import Statements
 
-_KEPT_SECONDS = 30 * 86400.0  # a step says something of a study while its images come; modalities tell us of all steps
+_KEPT_SECONDS = 30 * 86400.0  # a step matters while the images of its study come; modalities report every step
 
 
 class StepStatements(Statements):
     """What the index knows of procedure steps."""
 
     def add_step(self, sop_instance_uid: str, studies: Collection[str], calling_ae: str, now: float) -> bool:
-        """Record a step that a modality began; those that nobody has spoken of for a month are forgotten.
+        """Record a step that a modality began; steps without news for 30 days are deleted.
 
         Returns:
-            False where it is known already; nothing is changed then.
+            whether it is new; a known step is left as it is.
         """
         with self.transaction():
             self._run("DELETE FROM steps WHERE changed < ?", now - _KEPT_SECONDS)
@@ -37,12 +37,13 @@ class StepStatements(Statements):
             return True
 
     def step_state(self, sop_instance_uid: str) -> str | None:
-        """The state of a step; None where we do not know it."""
+        """The state of a step; None if the step is unknown."""
         rows = self._rows("SELECT state FROM steps WHERE sop_instance_uid = ? LIMIT 1", sop_instance_uid)
         return str(rows[0][0]) if rows else None
 
     def change_step(self, sop_instance_uid: str, state: str, instances: Collection[str] | None, now: float) -> None:
-        """Record what a modality says now of a step; ``instances`` are those that it made, None: it does not say."""
+        """Record the new state of a step; ``instances`` are those that the step made, None if the modality names
+        none."""
         with self.transaction():
             self._run(
                 """UPDATE steps SET state = ?, changed = ?, instances = coalesce(?, instances)
@@ -54,12 +55,12 @@ class StepStatements(Statements):
             )
 
     def studies_with_steps(self) -> set[str]:
-        """The studies that still receive, and of which a modality named a step."""
+        """The open studies of which a modality reported a step."""
         rows = self._rows("SELECT study FROM studies WHERE completed IS NULL AND study IN (SELECT study FROM steps)")
         return {row[0] for row in rows}
 
     def has_unnamed(self, study: str) -> bool:
-        """Whether instances of a study came that no step made, without our own results."""
+        """Whether a study has instances, our own results aside, that no step names."""
         rows = self._rows(
             """SELECT 1 FROM instances WHERE study = ?1 AND NOT own AND sop_instance_uid NOT IN
                 (SELECT e.value FROM steps s, json_each(s.instances) e WHERE s.study = ?1) LIMIT 1""",
@@ -68,9 +69,9 @@ class StepStatements(Statements):
         return bool(rows)
 
     def steps_of(self, study: str) -> list[Step]:
-        """The steps that modalities named of a study, each with how many of its instances it made and we lack.
+        """The steps of a study, each with the number of instances that it made and of those that we lack.
 
-        An instance counts where it came, whatever study it came in: a step may be of several.
+        An instance counts in whichever study it came: a step may belong to several studies.
         """
         rows = self._rows(
             """SELECT sop_instance_uid, state, json_array_length(instances),

@@ -25,7 +25,7 @@ class ReadingStatements(CommitmentStatements):
     """What the index knows of readings and results."""
 
     def known_runs(self, study: str) -> dict[str, frozenset[str]]:
-        """The key of every run of a study, with the profiles (digests) that it has results for."""
+        """The run key of every reading of a study, with the profiles (digests) that it has results for."""
         known: dict[str, set[str]] = {}
         for row in self._rows(
             """SELECT g.run_key, r.profile FROM readings g LEFT JOIN results r ON r.run_key = g.run_key
@@ -36,10 +36,10 @@ class ReadingStatements(CommitmentStatements):
         return {key: frozenset(profiles) for key, profiles in known.items()}
 
     def add_reading(self, reading: NewReading, results: Sequence[NewResult]) -> None:
-        """Record a reading with its result files; inside `transaction`, together with `finish`.
+        """Record a reading with its result files; call it inside `transaction`, together with `finish`.
 
-        A reading that is known already gets the files of another profile. One that was made in shadow, and is now made
-        for a route, counts from now on.
+        A known reading gets the result files of a further profile. A reading in shadow that is now made for a route
+        becomes a reading of that route.
         """
         self._run(
             """INSERT INTO readings (run_key, study, model, version, digest, created, reading, shadow)
@@ -79,10 +79,13 @@ class ReadingStatements(CommitmentStatements):
         *,
         committing: Collection[str] = (),
     ) -> int:
-        """Queue each result of a run to each destination that it was made for, once ever.
+        """Queue each result of a run to each destination that it was made for, once only.
 
         Call it inside `transaction`, together with `finish` or `fail`. ``destinations`` are (name, digest of profile);
-        those among ``committing`` are asked to commit to what they got.
+        those among ``committing`` are asked to commit to what they stored.
+
+        Returns:
+            the number of queued deliveries.
         """
         queued = 0
         for destination, profile in destinations:
@@ -113,7 +116,7 @@ class ReadingStatements(CommitmentStatements):
         return queued
 
     def classes_sent(self, run_key: str, destination: str) -> frozenset[str]:
-        """The SOP classes of all that a destination is to get of a run."""
+        """The SOP classes of the results of a run that are queued or sent to a destination."""
         rows = self._rows(
             """SELECT DISTINCT r.sop_class_uid
             FROM readings g CROSS JOIN results r ON r.run_key = g.run_key
@@ -125,9 +128,10 @@ class ReadingStatements(CommitmentStatements):
         return frozenset(row[0] for row in rows)
 
     def latest_report(self, study: str, model: str, destinations: Sequence[str]) -> StoredReport | None:
-        """The newest report of a model on a study that any of the destinations has, or is being sent now."""
+        """The newest report (SR) of a model on a study that one of the destinations has, or that is being sent to
+        it."""
         marks = ", ".join("?" * len(destinations))
-        # CROSS JOIN: from the study's readings to what was sent of them, not from all that was ever sent.
+        # CROSS JOIN makes SQLite begin with the study's readings, not with all jobs there ever were.
         rows = self._rows(
             f"""SELECT r.sop_class_uid, r.sop_instance_uid, r.series, g.created
             FROM readings g CROSS JOIN results r ON r.run_key = g.run_key AND r.role = 'sr'
@@ -142,11 +146,14 @@ class ReadingStatements(CommitmentStatements):
         return StoredReport(*rows[0]) if rows else None
 
     def supersede(self, job: Job, run_key: str, destinations: Sequence[tuple[str, str]], now: float) -> int:
-        """Call off what older readings of the study by the same model still have to send; inside `transaction`.
+        """Supersede the unsent results of older readings of the study by the same model; call it inside `transaction`.
 
-        A report on fewer images, or on a reading that failed, must not arrive after the one on all of them; nor one of
-        this reading that was made by settings which a destination (name, digest of profile) no longer has. What is
-        being sent now may arrive; if it does not, it is not tried again.
+        A report on fewer images, or of a failed reading, must not arrive after the report on all images. The same holds
+        for a result of this reading that was made by settings which a destination (name, digest of profile) no longer
+        has. A result that is being sent now may arrive; if it does not, it is not sent again.
+
+        Returns:
+            the number of superseded deliveries.
         """
         self._run(
             """UPDATE jobs SET state = 'done', outcome = 'superseded', finished = ?, reason = ?
@@ -191,7 +198,7 @@ class ReadingStatements(CommitmentStatements):
         ).rowcount
 
     def result(self, sop_instance_uid: str) -> StoredResult | None:
-        """A result by its SOP Instance UID."""
+        """A result by its SOP Instance UID; None if we made no such result."""
         rows = self._rows(
             "SELECT sop_instance_uid, sop_class_uid, role, file, removed FROM results WHERE sop_instance_uid = ?",
             sop_instance_uid,
@@ -215,10 +222,10 @@ class ReadingStatements(CommitmentStatements):
     def readings_by(self, model: str, since: float = 0.0) -> Iterator[ReadingRow]:
         """Every reading of a model from a moment on, by study and oldest first.
 
-        One after the other, since a year of them is more than fits into memory; the index is not held up meanwhile.
+        Rows are read one after the other: a year of them does not fit into memory.
         """
         with self._lock:
-            # By the index that is in the order asked for: sorted instead, they would all be held at once.
+            # This index has the order that is asked for; a sort would hold all rows at once.
             for row in self._run(
                 f"""SELECT {_READING} FROM readings INDEXED BY readings_by_study
                 WHERE model = ? AND created >= ? ORDER BY study, created, run_key""",  # noqa: S608 - our own words
@@ -228,11 +235,11 @@ class ReadingStatements(CommitmentStatements):
                 yield _reading(row)
 
     def reading_models(self) -> list[str]:
-        """Every model that a reading is by."""
+        """The name of every model that has read."""
         return [row[0] for row in self._rows("SELECT DISTINCT model FROM readings ORDER BY model")]
 
     def reading_jobs(self, model: str, since: float = 0.0) -> list[ReadingJobs]:
-        """How many readings by a model, in shadow or not, were asked for from a moment on, by how each ended."""
+        """The jobs of a model, in shadow or not, from a moment on, counted by how they ended."""
         rows = self._rows(
             """SELECT state, reason, state != 'done' OR run_key IS NOT NULL AS eligible, count(*) AS jobs
             FROM jobs WHERE kind IN ('read', 'shadow') AND target = ? AND created >= ?

@@ -1,4 +1,4 @@
-"""What retention removes: recorded first, done after."""
+"""Files that retention removes. The removal is recorded first; then the files are deleted."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ class RemovalStatements(Statements):
     """What the index knows of removed files."""
 
     def remove_files(self, study: str, revision: int, before: float, now: float) -> bool:
-        """Record that every file of a study is removed, which is then to be done.
+        """Record that every file of a study is removed; the caller deletes the files afterwards.
 
-        Not where anything happened to it since ``before``, or is to be done.
+        Nothing is recorded if the study received an image or a job of it ended since ``before``, or a job is open.
 
         Returns:
-            whether it was recorded; False leaves everything as it was.
+            whether it was recorded.
         """
         with self.transaction():
             changed = self._run(
@@ -40,7 +40,7 @@ class RemovalStatements(Statements):
             return True
 
     def leftover(self) -> list[str]:
-        """Studies of which files may be there that are recorded as removed."""
+        """Studies that may still have files which are recorded as removed."""
         return [row[0] for row in self._rows("SELECT study FROM studies WHERE leftover = 1 ORDER BY study")]
 
     def removed_files(self, study: str) -> tuple[list[str], list[str]]:
@@ -54,6 +54,6 @@ class RemovalStatements(Statements):
         return [row[0] for row in images], [row[0] for row in results]
 
     def nothing_left(self, study: str) -> None:
-        """Record that no file is there that is recorded as removed."""
+        """Record that all files of a study which are recorded as removed are deleted."""
         with self.transaction():
             self._run("UPDATE studies SET leftover = 0 WHERE study = ?", study)

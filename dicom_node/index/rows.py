@@ -46,10 +46,10 @@ class NewInstance:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """What the index holds of a received instance; ``bytes`` is its file's size, ``received`` is epoch seconds.
+    """A received instance; ``bytes`` is the size of its file, ``received`` is epoch seconds.
 
-    ``own`` is 1 for a result of ours that came back. Where it was ``removed`` (epoch seconds) there is no file, or soon
-    will be none.
+    ``own`` is 1 for a result of ours that came back. If it was ``removed`` (epoch seconds), its file is deleted or
+    about to be.
     """
 
     study: str
@@ -76,7 +76,8 @@ class StoredInstance:
 
 @dataclass(frozen=True, slots=True)
 class StoredSeries:
-    """What instances of a series say of it, and who sent them; one whose instances differ stands more than once."""
+    """The texts that instances of a series have, and who sent them; a series whose instances differ has several
+    rows."""
 
     series: str
     modality: str
@@ -88,7 +89,7 @@ class StoredSeries:
 
 @dataclass(frozen=True, slots=True)
 class OpenStudy:
-    """A study that still receives; times are epoch seconds."""
+    """A study that is not completed; times are epoch seconds."""
 
     study: str
     revision: int
@@ -118,7 +119,8 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One request for storage commitment: when it was ``answered`` (epoch seconds), and why it is never granted."""
+    """Our request for storage commitment: when it was ``answered`` (epoch seconds); ``refusal``: why never to the
+    rest."""
 
     answered: float | None
     refusal: str
@@ -126,7 +128,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """What somebody asks us to commit to: SOP instance to SOP class, as they were named."""
+    """A peer's request for storage commitment; ``instances``: SOP instance to SOP class, as the peer named them."""
 
     transaction_uid: str
     calling_ae: str
@@ -135,7 +137,7 @@ class Promise:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A procedure step of a modality: how many instances it made, of which so many are ``missing`` here."""
+    """A procedure step (MPPS): how many instances it ``made``, and how many of these we lack (``missing``)."""
 
     sop_instance_uid: str
     state: str

@@ -1,4 +1,4 @@
-"""What every room of the index stands on: one connection behind one lock, and transactions that are all or nothing."""
+"""What every module of the index shares: one connection behind one lock, and transactions that are all or nothing."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Statements:
     def transaction(self) -> Iterator[None]:
         """Everything inside is one transaction: all of it is kept, or nothing. A nested one joins the outer one.
 
-        It takes SQLite's write lock at once: one that first reads and then writes would fail where another process (the
-        CLI) wrote in between.
+        It takes SQLite's write lock at the start. A transaction that reads first and then writes would fail if another
+        process (the CLI) wrote in between.
         """
         with self._lock:
             conn = self._db.conn
@@ -34,7 +34,7 @@ class Statements:
                 yield
                 conn.execute("COMMIT")
             except BaseException:
-                self._db.rollback()  # nothing to do where SQLite already did it
+                self._db.rollback()  # does nothing if SQLite has rolled back already
                 raise
 
     def _run(self, sql: str, *values: Any) -> sqlite3.Cursor:

@@ -1,4 +1,4 @@
-"""Studies: open until they are completed; what each is after that follows from its jobs."""
+"""Studies: open until they are completed. The state of a completed study follows from its jobs (`_STATE`)."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _OLD = """SELECT * FROM studies WHERE completed IS NOT NULL AND kept = 1
     AND last_received < :before AND (last_received, study) > (:after, :study)
     ORDER BY last_received, study LIMIT :limit"""
 
-# What belongs to a revision: its read jobs, and of the results that they ended with the sending and commitment.
-# CROSS JOIN begins with what is listed: left to choose, SQLite begins with every job that there ever was.
+# The jobs of a revision: its read jobs, and the sending and commitment of the runs that these ended with.
+# CROSS JOIN makes SQLite begin with the listed studies; by its own choice it begins with all jobs there ever were.
 _STATE = """
     WITH listed AS MATERIALIZED ({listed}),
     reads AS MATERIALIZED (
@@ -73,12 +73,12 @@ class StudyStatements(Statements):
     """What the index knows of studies."""
 
     def open_studies(self) -> list[OpenStudy]:
-        """Every study that still receives."""
+        """Every study that is not completed."""
         rows = self._rows("SELECT study, revision, last_received FROM studies WHERE completed IS NULL")
         return [OpenStudy(*row) for row in rows]
 
     def series_of(self, study: str) -> list[StoredSeries]:
-        """The series of a study, without our own results, each as often as its instances differ in what they say."""
+        """The series of a study, without our own results; one row for each set of texts that its instances have."""
         rows = self._rows(
             """SELECT s.series, modality, body_part, study_description, series_description,
                 (SELECT json_group_array(DISTINCT calling_ae) FROM instances i
@@ -89,7 +89,7 @@ class StudyStatements(Statements):
         return [StoredSeries(**{**dict(row), "callers": tuple(json.loads(row["callers"]))}) for row in rows]
 
     def count_with(self, study: str, peer: str) -> int:
-        """How many instances of a study exist that a peer could have: those that we received, and what we sent it."""
+        """How many instances of a study a peer may have: those that we received, and the results that we sent it."""
         rows = self._rows(
             """SELECT count(*) FROM (SELECT sop_instance_uid FROM instances WHERE study = ?1
                 UNION SELECT subject FROM jobs WHERE study = ?1 AND kind = 'send' AND target = ?2 AND state = 'done'
@@ -110,13 +110,13 @@ class StudyStatements(Statements):
         shadows: Sequence[tuple[str, str]] = (),
         evidence: str = "",
     ) -> bool:
-        """Complete a study and queue one read job for each (route, model), unless an instance came in between.
+        """Complete a study and queue one job "read" for each (route, model), unless an instance came in between.
 
         ``shadows`` are the (route, model) that read it in shadow; the study's state does not depend on them.
-        ``evidence`` is what says that it is complete, for a person.
+        ``evidence`` says, for a person, why the study is known to be complete.
 
         Returns:
-            whether it was completed; False leaves everything as it was.
+            whether it was completed; if not, nothing is changed.
         """
         with self.transaction():
             names = json.dumps(list(dict.fromkeys(route for route, _ in routes)))
@@ -156,9 +156,9 @@ class StudyStatements(Statements):
         return self._listed(_NEWEST if study is None else _ONE, {"study": study, "limit": limit})
 
     def old_studies(self, before: float, after: tuple[float, str], limit: int) -> list[StudyRow]:
-        """Studies that have files and got their last image before a moment, oldest first, each with its state.
+        """Studies that have files and received their last image before a moment, oldest first, with their state.
 
-        ``after`` is (last_received, study) of the one to go on behind.
+        ``after`` is (last_received, study) of the last study of the page before.
         """
         rows = self._listed(_OLD, {"before": before, "after": after[0], "study": after[1], "limit": limit})
         return sorted(rows, key=lambda row: (row.last_received, row.study))
@@ -172,7 +172,7 @@ class StudyStatements(Statements):
         ]
 
     def jobs_of(self, study: str) -> list[JobRow]:
-        """Every job of a study, oldest first, with the role of the result that a send job carries."""
+        """Every job of a study, oldest first; a job "send" with the role of its result."""
         rows = self._rows(
             """SELECT j.id, j.kind, j.revision, j.route, j.target, j.subject, j.run_key, j.state, j.outcome, j.attempts,
                 j.due, j.created, j.started, j.finished, j.reason, r.role
