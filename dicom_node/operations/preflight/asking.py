@@ -16,8 +16,7 @@ from pynetdicom.sop_class import (
     StudyRootQueryRetrieveInformationModelGet,
 )
 
-from dicom_node.log import printable
-from dicom_node.network.status import status_text
+from dicom_node.network.status import comment, status_text
 from dicom_node.operations.preflight.reach import Caller, NoAnswerError, NoAssociationError
 
 _FIND = str(StudyRootQueryRetrieveInformationModelFind)
@@ -178,17 +177,6 @@ def _answers(send: Any) -> Iterator[tuple[int, Dataset | None]]:
             yield code, identifier
     except (RuntimeError, ValueError, OSError) as error:
         raise NoAnswerError("the association ended before the query") from error
-
-
-def comment(status: Dataset) -> str:
-    """What the PACS itself says beside a status (PS3.7 C.5: Error Comment, Offending Element)."""
-    try:
-        said = printable(str(status.get("ErrorComment") or ""), 64)
-        elements = status.get("OffendingElement") or []
-        tags = ", ".join(str(tag) for tag in (elements if hasattr(elements, "append") else [elements]))
-    except Exception:  # it may be anything
-        return ""
-    return (f"; it says {said!r}" if said else "") + (f"; offending elements: {printable(tags, 128)}" if tags else "")
 
 
 def _uid(identifier: Dataset, keyword: str) -> str:

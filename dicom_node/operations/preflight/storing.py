@@ -15,10 +15,10 @@ from pynetdicom.presentation import PresentationContext
 from dicom_node.config.settings import Profile
 from dicom_node.dicom.implicit_vr import as_implicit
 from dicom_node.network.pynetdicom_setup import accepted_syntaxes
-from dicom_node.network.status import CONTEXT_RESULTS, Verdict, status_text, verdict
+from dicom_node.network.status import CONTEXT_RESULTS, Verdict, comment, status_text, verdict
 from dicom_node.operations.check import Point
 from dicom_node.operations.preflight import compare
-from dicom_node.operations.preflight.asking import KEYS, REQUIRED, Finder, comment, finder, get_study
+from dicom_node.operations.preflight.asking import KEYS, REQUIRED, Finder, finder, get_study
 from dicom_node.operations.preflight.reach import Caller, NoAnswerError, NoAssociationError
 from dicom_node.operations.preflight.study import PATIENT_ID, PATIENT_NAME, Sample, TestStudy, make, rejection_note
 
