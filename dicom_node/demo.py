@@ -32,9 +32,10 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from dicom_node import log
 from dicom_node.config.settings import Settings
 from dicom_node.config.values import Output
+from dicom_node.dicom.files import dicom_files
 from dicom_node.errors import NodeError
 from dicom_node.index.rows import StudyRow
-from dicom_node.network.storage_scu import Pushed, Target, dicom_files, push
+from dicom_node.network.storage_scu import Pushed, Target, push
 from dicom_node.node import Node
 from dicom_node.operations import study_status
 from dicom_node.results.objects.report_text import report_text

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydicom.dataset import FileMetaDataset
-from pydicom.errors import InvalidDicomError
-from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID
 from pynetdicom import evt
 
+from dicom_node.dicom.files import read_meta
 from dicom_node.errors import NodeError
 from dicom_node.network.pynetdicom_setup import application_entity, on_open
 
@@ -37,30 +35,6 @@ class Pushed:
     path: Path
     status: int | None
     answered: float
-
-
-def dicom_files(paths: Iterable[Path]) -> Iterator[Path]:
-    """Every DICOM Part 10 file that ``paths`` name or hold, in order.
-
-    Raises:
-        NodeError: a path does not exist, or a file that was named is no DICOM file.
-    """
-    for path in paths:
-        if path.is_dir():
-            yield from (file for file in sorted(path.rglob("*")) if file.is_file() and _meta(file) is not None)
-        elif _meta(path) is not None:
-            yield path
-        else:
-            raise NodeError(f"{path}: is no DICOM file" if path.exists() else f"{path}: there is no such file")
-
-
-def _meta(path: Path) -> FileMetaDataset | None:
-    try:
-        meta = read_file_meta_info(path)
-    except (OSError, InvalidDicomError):
-        return None
-    wanted = ("MediaStorageSOPClassUID", "MediaStorageSOPInstanceUID", "TransferSyntaxUID")
-    return meta if all(name in meta for name in wanted) else None
 
 
 def push(
@@ -116,9 +90,7 @@ def _batches(files: Sequence[Path]) -> Iterator[list[tuple[Path, tuple[UID, UID]
     batch: list[tuple[Path, tuple[UID, UID]]] = []
     contexts: set[tuple[UID, UID]] = set()
     for path in files:
-        meta = _meta(path)
-        if meta is None:
-            raise NodeError(f"{path}: is no DICOM file")
+        meta = read_meta(path)
         key = (UID(meta.MediaStorageSOPClassUID), UID(meta.TransferSyntaxUID))
         if len(contexts | {key}) > _CONTEXTS:
             yield batch

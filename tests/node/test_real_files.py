@@ -13,7 +13,8 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pynetdicom.dsutils import split_dataset
 
-from dicom_node.network.storage_scu import Target, dicom_files, push
+from dicom_node.dicom.files import dicom_files
+from dicom_node.network.storage_scu import Target, push
 from dicom_node.node import Node
 from tests.support.nodes import settings_for
 from tests.support.peers import free_port, listens
