@@ -36,7 +36,7 @@ from dicom_node.index.index import Index
 from dicom_node.index.rows import Ask, Job
 from dicom_node.jobs.worker import Done
 from dicom_node.log import logger, where
-from dicom_node.network.requestor import Calling, NoneTaken
+from dicom_node.network.requestor import NoContextError, Requestor, uncompressed
 
 _NEVER = {
     CLASS_CONFLICT: "it has an object of another class under this UID",
@@ -67,10 +67,10 @@ class Committer:
         self._asked = 0.0  # when (`time.monotonic`)
         self._open: set[str] = set()  # what was asked on the open association, and is not answered
         self._on_answer = on_answer
-        self._calling = Calling(
+        self._requestor = Requestor(
             settings.node.ae_title,
             peer,
-            (StorageCommitmentPushModel,),
+            uncompressed((StorageCommitmentPushModel,)),
             handlers=((evt.EVT_N_EVENT_REPORT, self._on_report),),
         )
 
@@ -99,13 +99,13 @@ class Committer:
 
     def idle(self) -> None:
         """Called when there is nothing to ask: the association is held for a while, for answers on it."""
-        if not self._open or time.monotonic() - self._asked > _LINGER_SECONDS or not self._calling.is_open:
+        if not self._open or time.monotonic() - self._asked > _LINGER_SECONDS or not self._requestor.is_open:
             self.close()
 
     def close(self) -> None:
         """Release the association."""
         self._open.clear()
-        self._calling.close()
+        self._requestor.release()
 
     def _mind(self, asks: list[Ask]) -> None:
         """What was answered to earlier asks, and whether it is time to ask again.
@@ -118,7 +118,7 @@ class Committer:
             return
         last, now = asks[-1], self._clock()
         if last.refusal:
-            raise Permanent(f"{self._calling.name} does not commit: {last.refusal}")
+            raise Permanent(f"{self._requestor.name} does not commit: {last.refusal}")
         if last.answered is None:
             return  # nothing came in all the time that the job has waited
         failures = sum(ask.answered is not None for ask in asks)
@@ -129,10 +129,10 @@ class Committer:
     def _ask(self, job: Job, objects: list[tuple[str, str]]) -> str:
         """Ask under a transaction UID of its own, which is returned; it is recorded before anybody could answer."""
         try:
-            association = self._calling.open()
-        except NoneTaken as error:
+            association = self._requestor.open()
+        except NoContextError as error:
             raise Permanent(
-                f"{self._calling.name} offers no storage commitment: have it switched on there for our AE title, or "
+                f"{self._requestor.name} offers no storage commitment: have it switched on there for our AE title, or "
                 f"set commitment = false on peer {self._peer.name}"
             ) from error
         transaction_uid = str(generate_uid(prefix=None))
@@ -144,13 +144,13 @@ class Committer:
                 references(transaction_uid, objects), 1, StorageCommitmentPushModel, StorageCommitmentPushModelInstance
             )
         except (RuntimeError, OSError) as error:
-            raise self._calling.broken("asking for commitment") from error
+            raise self._requestor.broken("asking for commitment") from error
         if "Status" not in status:
-            raise self._calling.lost()  # it may have been heard all the same
+            raise self._requestor.lost()  # it may have been heard all the same
         if status.Status != 0x0000:
             self._open.discard(transaction_uid)
             self._index.forget_ask(transaction_uid)
-            answer = f"{self._calling.name} answered {status.Status:04X} when asked for commitment"
+            answer = f"{self._requestor.name} answered {status.Status:04X} when asked for commitment"
             raise Permanent(answer) if status.Status in _FINAL else Retryable(answer)
         return transaction_uid
 

@@ -33,8 +33,7 @@ from dicom_node.index.index import Index
 from dicom_node.index.rows import Job, StoredResult
 from dicom_node.jobs.worker import Done
 from dicom_node.log import logger
-from dicom_node.network.pynetdicom_setup import accepted_syntaxes
-from dicom_node.network.requestor import Calling
+from dicom_node.network.requestor import Requestor, Timeouts, uncompressed
 from dicom_node.network.status import Verdict, verdict
 from dicom_node.storage.spool import Spool
 
@@ -53,11 +52,13 @@ RESULT_CLASSES = (
 class Sender:
     """Does the job "send" for one destination."""
 
-    def __init__(self, settings: Settings, peer: Peer, index: Index, spool: Spool) -> None:
+    def __init__(
+        self, settings: Settings, peer: Peer, index: Index, spool: Spool, timeouts: Timeouts | None = None
+    ) -> None:
         self._peer = peer
         self._index = index
         self._spool = spool
-        self._calling = Calling(settings.node.ae_title, peer, RESULT_CLASSES)
+        self._requestor = Requestor(settings.node.ae_title, peer, uncompressed(RESULT_CLASSES), timeouts=timeouts)
 
     def __call__(self, job: Job) -> Done:
         """Send one result.
@@ -72,10 +73,10 @@ class Sender:
         if result is None or not self._spool.path(result.file).is_file():
             raise Permanent("the result's file is gone from the data folder")
         began = time.perf_counter()
-        association = self._calling.open()
-        syntaxes = accepted_syntaxes(association, result.sop_class_uid)
+        association = self._requestor.open()
+        syntaxes = self._requestor.accepted(result.sop_class_uid)
         if not syntaxes:
-            return self._not_taken(association, job, result)
+            return self._not_taken(job, result)
         status = self._send(association, result, syntaxes)
         log = logger().bind(instance=result.sop_instance_uid, role=result.role, peer=self._peer.name)
         _judge(status, self._peer)
@@ -88,28 +89,28 @@ class Sender:
 
     def close(self) -> None:
         """Release the association; called when there is nothing to send."""
-        self._calling.close()
+        self._requestor.release()
 
-    def _not_taken(self, association: Any, job: Job, result: StoredResult) -> Done:
+    def _not_taken(self, job: Job, result: StoredResult) -> Done:
         """Go on without an object of a class that the PACS refused at negotiation, if it takes another of the run."""
-        reason = f"{self._calling.name} does not take {UID(result.sop_class_uid).name}"
+        reason = f"{self._requestor.name} does not take {UID(result.sop_class_uid).name}"
         wanted = self._index.classes_sent(job.run_key or "", self._peer.name)
-        if not any(accepted_syntaxes(association, sop_class) for sop_class in wanted):
+        if not any(self._requestor.accepted(sop_class) for sop_class in wanted):
             raise Permanent(reason)
         logger().warning(
             "result.not_taken", instance=result.sop_instance_uid, role=result.role, peer=self._peer.name, reason=reason
         )
         return Done(f"not taken: {reason}", "not taken")
 
-    def _send(self, association: Any, result: StoredResult, accepted: set[str]) -> int:
+    def _send(self, association: Any, result: StoredResult, accepted: frozenset[str]) -> int:
         path = self._spool.path(result.file)
         what: Any = path if ExplicitVRLittleEndian in accepted else as_implicit(path)
         try:
             answer = association.send_c_store(what)
         except (RuntimeError, OSError) as error:
-            raise self._calling.broken("sending") from error
+            raise self._requestor.broken("sending") from error
         if "Status" not in answer:
-            raise self._calling.lost()
+            raise self._requestor.lost()
         return int(answer.Status)
 
 

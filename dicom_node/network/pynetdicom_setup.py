@@ -48,22 +48,13 @@ class _Poll:
         return (sockets if poll.poll(1000 * seconds) else []), [], []
 
 
-def application_entity(ae_title: str) -> AE:
-    """An AE that says which implementation it is (PS3.7 D.3.3.2); what it waits for how long is the caller's to set."""
+def application_entity(ae_title: str, kind: type[AE] = AE) -> AE:
+    """An AE that says which implementation it is (PS3.7 D.3.3.2); the caller of this function sets its time-outs."""
     configure_pynetdicom()
-    ae = AE(ae_title=ae_title)
+    ae = kind(ae_title=ae_title)
     ae.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
     ae.implementation_version_name = IMPLEMENTATION_VERSION
     return ae
-
-
-def accepted_syntaxes(association: Any, sop_class: str) -> set[str]:
-    """The transfer syntaxes in which the other side takes a SOP class."""
-    return {
-        str(context.transfer_syntax[0])
-        for context in association.accepted_contexts
-        if context.abstract_syntax == sop_class
-    }
 
 
 class _Checkpoint(threading.Event):

@@ -15,7 +15,6 @@ from typing import Literal
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import (
     JPEG2000,
-    UID,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
@@ -24,8 +23,6 @@ from pydicom.uid import (
     JPEGLSNearLossless,
     RLELossless,
 )
-from pynetdicom import evt
-from pynetdicom.sop_class import Verification
 
 from ai.engine import devices
 from ai.inference import bundle_model
@@ -35,7 +32,9 @@ from dicom_node.config.values import is_loopback
 from dicom_node.errors import ConfigError, ModelError
 from dicom_node.models.registry import Models
 from dicom_node.models.users import user_name
-from dicom_node.network.pynetdicom_setup import application_entity, on_open
+from dicom_node.network.requestor import AssociationError, Requestor, Timeouts, uncompressed
+from dicom_node.network.status import status_text
+from dicom_node.network.verification_scu import VERIFICATION, echo
 from dicom_node.storage.spool import Spool
 
 _LOW_SPACE = 5 * 1024**3
@@ -179,31 +178,21 @@ def _plugins() -> Iterator[Point]:
 
 
 def _echo(settings: Settings, peer: Peer) -> Point:
-    ae = application_entity(settings.node.ae_title)
-    ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = 5
-    ae.add_requested_context(UID(Verification))
     what = f"peer {peer.name}"
     at = f"{peer.ae_title} at {peer.host}:{peer.port}"
+    requestor = Requestor(
+        settings.node.ae_title, peer, uncompressed((VERIFICATION,)), timeouts=Timeouts(connect=5.0, answer=5.0)
+    )
     try:
-        association = ae.associate(
-            peer.host, peer.port, ae_title=peer.ae_title, evt_handlers=[(evt.EVT_CONN_OPEN, on_open)]
-        )
-    except (socket.gaierror, UnicodeError):
-        return Point("warn", what, f"host name {peer.host!r} cannot be resolved")
-    except OSError as error:
-        return Point("warn", what, f"{at}: no connection: {error.strerror or error}")
-    if not association.is_established:
-        why = f"it does not know {settings.node.ae_title}, or its own AE title is another"
-        return Point(
-            "warn",
-            what,
-            f"{at}: " + (f"rejected our association: {why}" if association.is_rejected else "no connection"),
-        )
-    try:
-        status = association.send_c_echo()
-    except RuntimeError:  # it ended the association at once
-        status = {}
-    if association.is_established:
-        association.release()
-    good = "Status" in status and status.Status == 0x0000
-    return Point("ok" if good else "warn", what, f"{at}: " + ("answers C-ECHO" if good else "does not answer C-ECHO"))
+        status = echo(requestor)
+    except AssociationError as error:
+        return Point("warn", what, f"{at}: {error.why}")
+    finally:
+        requestor.release()
+    if status == 0x0000:
+        return Point("ok", what, f"{at}: answers C-ECHO")
+    return Point(
+        "warn",
+        what,
+        f"{at}: does not answer C-ECHO" if status is None else f"{at}: answered C-ECHO with {status_text(status)}",
+    )

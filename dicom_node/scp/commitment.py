@@ -23,7 +23,7 @@ from dicom_node.index.index import Index
 from dicom_node.index.rows import Job, Promise
 from dicom_node.jobs.worker import Done
 from dicom_node.log import logger, where
-from dicom_node.network.requestor import Calling, NoneTaken
+from dicom_node.network.requestor import NoContextError, Requestor, uncompressed
 from dicom_node.scp.association import Caller
 from dicom_node.storage.spool import Spool
 
@@ -110,10 +110,10 @@ class Answerer:
         self._index = index
         self._promises = promises
         # We call as the provider of the service, which a caller is not unless the other side agrees (PS3.4 J.3.3).
-        self._calling = Calling(
+        self._requestor = Requestor(
             settings.node.ae_title,
             peer,
-            (StorageCommitmentPushModel,),
+            uncompressed((StorageCommitmentPushModel,)),
             roles=(build_role(StorageCommitmentPushModel, scp_role=True),),
         )
 
@@ -128,22 +128,22 @@ class Answerer:
         if promise is None:
             raise Permanent("what was asked is gone from the index")
         try:
-            association = self._calling.open()
-        except NoneTaken as error:
-            raise Permanent(f"{self._calling.name} takes no answers to its own requests for commitment") from error
+            association = self._requestor.open()
+        except NoContextError as error:
+            raise Permanent(f"{self._requestor.name} takes no answers to its own requests for commitment") from error
         event_type, information = self._promises.answer(promise)
         try:
             status, _ = association.send_n_event_report(
                 information, event_type, StorageCommitmentPushModel, StorageCommitmentPushModelInstance
             )
         except (RuntimeError, OSError) as error:
-            raise self._calling.broken("answering") from error
+            raise self._requestor.broken("answering") from error
         if "Status" not in status:
-            raise self._calling.lost()
+            raise self._requestor.lost()
         if status.Status != 0x0000:
-            raise Retryable(f"{self._calling.name} answered {status.Status:04X} when told what we commit to")
+            raise Retryable(f"{self._requestor.name} answered {status.Status:04X} when told what we commit to")
         return Done()
 
     def close(self) -> None:
         """Release the association; called when there is nothing to answer."""
-        self._calling.close()
+        self._requestor.release()

@@ -15,7 +15,7 @@ from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 from dicom_node.config.settings import Peer
 from dicom_node.errors import Retryable
 from dicom_node.log import logger, where
-from dicom_node.network.requestor import Calling
+from dicom_node.network.requestor import Requestor, uncompressed
 
 _SETTLED_SECONDS = 1.0  # a PACS that says the same twice, so far apart, is not being filled now
 _AGAIN_SECONDS = 5.0  # how soon it is asked again where it did not say, or has more than we
@@ -40,7 +40,7 @@ class Counter:
     def __init__(self, ae_title: str, peer: Peer, clock: Callable[[], float] = time.time) -> None:
         self._peer = peer
         self._clock = clock
-        self._calling = Calling(ae_title, peer, (StudyRootQueryRetrieveInformationModelFind,))
+        self._requestor = Requestor(ae_title, peer, uncompressed((StudyRootQueryRetrieveInformationModelFind,)))
         self._known: dict[str, _Asked] = {}
         self._lock = threading.Lock()
         self._wanted: queue.SimpleQueue[tuple[str, float, float] | None] = queue.SimpleQueue()
@@ -80,10 +80,10 @@ class Counter:
             try:
                 wanted = self._wanted.get(timeout=_IDLE_SECONDS)
             except queue.Empty:
-                self._calling.close()
+                self._requestor.release()
                 continue
             if wanted is None:
-                self._calling.close()
+                self._requestor.release()
                 return
             study, since, when = wanted
             if self._clock() - when > _AGAIN_SECONDS:
@@ -95,7 +95,7 @@ class Counter:
                 count = None
             except Exception as error:  # whatever an answer that breaks the standard leads to
                 logger().warning("count.failed", study=study, peer=self._peer.name, error=where(error))
-                self._calling.drop()
+                self._requestor.abort()
                 count = None
             with self._lock:
                 known = self._known.get(study)
@@ -109,10 +109,10 @@ class Counter:
         query.StudyInstanceUID = study
         query.NumberOfStudyRelatedInstances = None
         found: Any = None
-        answers = self._calling.open().send_c_find(query, StudyRootQueryRetrieveInformationModelFind)
+        answers = self._requestor.open().send_c_find(query, StudyRootQueryRetrieveInformationModelFind)
         for status, identifier in answers:
             if "Status" not in status:
-                self._calling.drop()
+                self._requestor.abort()
                 raise Retryable("no answer, or the connection was lost")
             if status.Status in _PENDING and identifier is not None and identifier.get("StudyInstanceUID") == study:
                 found = identifier.get("NumberOfStudyRelatedInstances")

@@ -31,6 +31,7 @@ from dicom_node.index.index import Index
 from dicom_node.index.rows import Job, NewInstance, NewReading, NewResult
 from dicom_node.jobs.patience import Patience
 from dicom_node.jobs.worker import Worker
+from dicom_node.network.requestor import Timeouts
 from dicom_node.storage.spool import Spool
 from tests.support.nodes import settings_for
 from tests.support.peers import Pacs, free_port, listens
@@ -84,9 +85,9 @@ class Bench:
             self.index.add_reading(NewReading(uid, "1", "m", "1", "d", 1.0, reading_text()), [new])
         return Job(1, "send", uid, "1", 1, "r", "pacs", uid, 1, 1.0, "t")
 
-    def sender(self, port: int) -> Sender:
+    def sender(self, port: int, timeouts: Timeouts | None = None) -> Sender:
         settings = settings_for(self.spool.root, pacs_port=port)
-        self.senders.append(Sender(settings, settings.peer("pacs"), self.index, self.spool))
+        self.senders.append(Sender(settings, settings.peer("pacs"), self.index, self.spool, timeouts))
         return self.senders[-1]
 
     def path(self, job: Job) -> Path:
@@ -147,7 +148,7 @@ def test_a_warning_is_stored(bench: Bench, start_pacs: StartPacs) -> None:
 def test_a_pacs_that_is_down_and_comes_back(bench: Bench, start_pacs: StartPacs) -> None:
     port = free_port()
     sender, job = bench.sender(port), bench.result()
-    with pytest.raises(Retryable, match=rf"PACS at 127\.0\.0\.1:{port}\): no connection"):
+    with pytest.raises(Retryable, match=rf"PACS at 127\.0\.0\.1:{port}\): no connection: it was refused"):
         sender(job)
     pacs = start_pacs(port)
     sender(job)
@@ -166,22 +167,18 @@ def test_a_pacs_of_another_name_says_what_to_correct(bench: Bench, start_pacs: S
         bench.sender(pacs.port)(bench.result())
 
 
-def test_something_that_is_no_pacs_is_tried_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dicom_node.network.requestor.CONNECT_SECONDS", 0.5)
+def test_something_that_is_no_pacs_is_tried_again(bench: Bench) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
-        with pytest.raises(Retryable, match="did not answer the association request"):
-            bench.sender(silent.getsockname()[1])(bench.result())
+        with pytest.raises(Retryable, match=r"did not answer the association request within 0\.5 s"):
+            bench.sender(silent.getsockname()[1], Timeouts(connect=0.5))(bench.result())
 
 
-def test_a_pacs_that_takes_an_object_and_never_answers_is_tried_again(
-    bench: Bench, start_pacs: StartPacs, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("dicom_node.network.requestor.ANSWER_SECONDS", 0.5)
+def test_a_pacs_that_takes_an_object_and_never_answers_is_tried_again(bench: Bench, start_pacs: StartPacs) -> None:
     pacs, awake = start_pacs(), threading.Event()
     pacs.answer = lambda _uid: 0xA700 if awake.wait(60) else 0
-    sender, job = bench.sender(pacs.port), bench.result()
+    sender, job = bench.sender(pacs.port, Timeouts(answer=0.5)), bench.result()
     with pytest.raises(Retryable, match=r"no answer within 0\.5 s"):
         sender(job)
     awake.set()
@@ -191,10 +188,9 @@ def test_a_pacs_that_takes_an_object_and_never_answers_is_tried_again(
 
 
 def test_a_pacs_that_is_slow_but_answers_gets_everything_once_and_keeps_no_other_waiting(
-    bench: Bench, start_pacs: StartPacs, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, start_pacs: StartPacs
 ) -> None:
     """One object a minute, where a minute is 0.4 s: within the time for an answer, and longer than all the rest."""
-    monkeypatch.setattr("dicom_node.network.requestor.ANSWER_SECONDS", 5.0)
     slow, fast, minute = start_pacs(), start_pacs(ae_title="FAST"), threading.Event()
     given: list[float] = []
 
@@ -212,7 +208,7 @@ def test_a_pacs_that_is_slow_but_answers_gets_everything_once_and_keeps_no_other
         with bench.index.transaction():
             for job in jobs:
                 bench.index.queue_sends(job, job.subject, [(name, "p")], 1.0)
-        sender = Sender(settings, settings.peer(name), bench.index, bench.spool)
+        sender = Sender(settings, settings.peer(name), bench.index, bench.spool, Timeouts(answer=5.0))
         bench.senders.append(sender)
         patience = Patience(attempts=None, seconds=3600.0)
         workers.append(
@@ -288,7 +284,7 @@ def test_an_association_that_the_pacs_ended_is_opened_again(bench: Bench, start_
     pacs = start_pacs()
     sender = bench.sender(pacs.port)
     sender(bench.result())
-    association: Any = sender._calling._association
+    association: Any = sender._requestor.association
     association.dul.socket.socket.shutdown(socket.SHUT_RDWR)
     job = bench.result()
     try:

@@ -109,7 +109,7 @@ def test_a_destination_whose_name_is_unknown_is_told(
     peer = {"name": "pacs", "ae_title": "PACS", "host": "pacs.example", "port": 104, "destination": True}
     settings = settings_for(tmp_path, peers=[peer])
     assert check._echo(settings, settings.peer("pacs")) == Point(
-        "warn", "peer pacs", "host name 'pacs.example' cannot be resolved"
+        "warn", "peer pacs", "PACS at pacs.example:104: its host name cannot be resolved"
     )
 
 
@@ -126,6 +126,9 @@ def test_another_network_error_is_told(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_destination_that_rejects_us_is_told(tmp_path: Path, start_pacs: Callable[..., Pacs]) -> None:
     settings = settings_for(tmp_path, pacs_port=start_pacs(require_calling=("SOMEBODY",)).port)
-    point = check._echo(settings, settings.peer("pacs"))
-    assert point.verdict == "warn"
-    assert "rejected our association: it does not know AINODE" in point.text
+    assert check._echo(settings, settings.peer("pacs")) == Point(
+        "warn",
+        "peer pacs",
+        f"PACS at 127.0.0.1:{settings.peer('pacs').port}: it rejected the association: it does not know our AE title "
+        "'AINODE': add it to the PACS",
+    )

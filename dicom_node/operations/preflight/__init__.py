@@ -13,16 +13,16 @@ import time
 from collections.abc import Generator, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom.sop_class import StorageCommitmentPushModel, Verification
+from pynetdicom.sop_class import StorageCommitmentPushModel
 
 from dicom_node.config.load import load
 from dicom_node.config.settings import Peer, Profile, Settings
 from dicom_node.errors import ConfigError
 from dicom_node.log import printable
+from dicom_node.network.requestor import AssociationError, Requestor, uncompressed
 from dicom_node.network.status import status_text
+from dicom_node.network.verification_scu import VERIFICATION, echo
 from dicom_node.operations.check import Point
 from dicom_node.operations.preflight.reach import Caller, Limits, NoAnswerError, NoAssociationError
 
@@ -89,10 +89,9 @@ def _reach(caller: Caller) -> Generator[Point, None, bool]:
         what = "connection"
         yield Point("ok", what, caller.connect())
         what = "association"
-        contexts = [(str(Verification), str(syntax)) for syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian)]
-        with caller.call(contexts) as association:
-            yield Point("ok", what, f"{caller.peer.ae_title} takes calls from {caller.ours}; {_software(association)}")
-            yield _echo(association, caller.limits)
+        with caller.call(uncompressed((VERIFICATION,))) as requestor:
+            yield Point("ok", what, f"{caller.peer.ae_title} takes calls from {caller.ours}; {_software(requestor)}")
+            yield _echo(requestor, caller.limits)
     except NoAssociationError as error:
         if not error.contexts:
             yield Point("FAIL", what, str(error))
@@ -107,28 +106,25 @@ def _reach(caller: Caller) -> Generator[Point, None, bool]:
 def _commitment(caller: Caller, port: int) -> Point:
     """Whether it offers storage commitment; that its answers arrive is not tried, since the node has the port."""
     what = "commitment"
-    syntaxes = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
     try:
-        with caller.call([(str(StorageCommitmentPushModel), str(syntax)) for syntax in syntaxes]):
+        with caller.call(uncompressed((StorageCommitmentPushModel,))):
             return Point("ok", what, f"offered; its answers must reach {caller.ours} at this machine's port {port}")
     except NoAnswerError as error:
         fix = f"have it switched on there for {caller.ours}, or set commitment = false on peer {caller.peer.name}"
         return Point("FAIL", what, f"storage commitment is not offered ({error}): {fix}")
 
 
-def _echo(association: Any, limits: Limits) -> Point:
-    """C-ECHO; that it fails is told, and no reason not to store: some PACS do not care for it."""
+def _echo(requestor: Requestor, limits: Limits) -> Point:
+    """C-ECHO. Its failure is told, and no reason not to store: some PACS do not support it."""
     try:
-        status = association.send_c_echo()
-    except (RuntimeError, ValueError):  # it ended the association at once
-        status = {}
-    if "Status" not in status:
+        status = echo(requestor)
+    except AssociationError:  # the association has ended meanwhile, and another one cannot be had
+        status = None
+    if status is None:
         return Point("warn", "C-ECHO", f"no answer within {limits.answer:g} s, or the association was ended")
-    code = int(status.Status)
-    return Point("ok" if code == 0x0000 else "warn", "C-ECHO", f"answered {status_text(code)}")
+    return Point("ok" if status == 0x0000 else "warn", "C-ECHO", f"answered {status_text(status)}")
 
 
-def _software(association: Any) -> str:
-    acceptor = association.acceptor
-    said = acceptor.implementation_version_name or acceptor.implementation_class_uid
-    return f"its software calls itself {printable(str(said), 64)!r}" if said else "it does not say what software it is"
+def _software(requestor: Requestor) -> str:
+    said = requestor.attempt.implementation if requestor.attempt is not None else ""
+    return f"its software calls itself {printable(said, 64)!r}" if said else "it does not say what software it is"

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from typing import Any
 
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import build_role
+from pynetdicom import build_role, evt
 from pynetdicom.sop_class import (
     StudyRootQueryRetrieveInformationModelFind,
     StudyRootQueryRetrieveInformationModelGet,
 )
 
+from dicom_node.network.requestor import uncompressed
 from dicom_node.network.status import comment, status_text
 from dicom_node.operations.preflight.reach import Caller, NoAnswerError, NoAssociationError
 
 _FIND = str(StudyRootQueryRetrieveInformationModelFind)
 _GET = str(StudyRootQueryRetrieveInformationModelGet)
-_SYNTAXES = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 _MOST_RESPONSES = 500
 _PENDING = {0xFF00, 0xFF01}
 
@@ -118,8 +117,8 @@ def finder(caller: Caller) -> Iterator[Finder]:
     Raises:
         NoAssociationError: the PACS takes no association for it; with ``contexts`` where it refuses the class.
     """
-    with caller.call([(_FIND, syntax) for syntax in _SYNTAXES]) as association:
-        yield Finder(association)
+    with caller.call(uncompressed((_FIND,))) as requestor:
+        yield Finder(requestor.association)
 
 
 def get_study(caller: Caller, study: str, wanted: dict[str, str]) -> dict[str, Dataset]:
@@ -143,24 +142,21 @@ def get_study(caller: Caller, study: str, wanted: dict[str, str]) -> dict[str, D
         return 0x0000
 
     classes = list(dict.fromkeys(wanted.values()))
-    contexts = [(_GET, str(syntax)) for syntax in _SYNTAXES]
-    # One context a class: the syntaxes are equal here, since what comes back is compared decoded.
-    contexts += [(sop_class, str(syntax)) for sop_class in classes for syntax in _SYNTAXES]
     roles = [build_role(sop_class, scp_role=True) for sop_class in classes]
-    with caller.call(contexts, roles=roles, on_store=on_store) as association:
-        refused = [context for context in association.rejected_contexts if context.abstract_syntax == _GET]
-        if not any(context.abstract_syntax == _GET for context in association.accepted_contexts):
+    with caller.call(uncompressed((_GET, *classes)), roles=roles, handlers=((evt.EVT_C_STORE, on_store),)) as requestor:
+        if not requestor.accepted(_GET):
+            refused = [one for one in requestor.contexts if one.sop_class == _GET]
             raise NoAssociationError("it does not offer C-GET", refused)
         query = Dataset()
         query.QueryRetrieveLevel = "STUDY"
         query.StudyInstanceUID = study
-        for status, _ in _answers(lambda: association.send_c_get(query, _GET)):
+        for status, _ in _answers(lambda: requestor.association.send_c_get(query, _GET)):
             if status not in _PENDING:
                 break
     return {uid: _parsed(content) for uid, content in taken.items()}
 
 
-def _answers(send: Any) -> Iterator[tuple[int, Dataset | None]]:
+def _answers(send: Callable[[], Any]) -> Iterator[tuple[int, Dataset | None]]:
     """Each response of a query: pending ones, then that of success.
 
     Raises:

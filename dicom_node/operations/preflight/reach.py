@@ -13,13 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from pynetdicom import evt
-from pynetdicom.pdu import A_ABORT_RQ
-from pynetdicom.presentation import PresentationContext
-
 from dicom_node.config.settings import Peer
 from dicom_node.log import printable
-from dicom_node.network.pynetdicom_setup import application_entity, on_open
+from dicom_node.network.attempt import Attempt, ContextAnswer, Outcome
+from dicom_node.network.requestor import AssociationError, Context, Requestor, Timeouts
 from dicom_node.network.status import abort, rejection
 
 _PROBE_SECONDS = 3.0
@@ -51,18 +48,9 @@ class NoAnswerError(Exception):
 class NoAssociationError(NoAnswerError):
     """There is no association; ``contexts`` are the presentation contexts where it refused them all."""
 
-    def __init__(self, text: str, contexts: Sequence[PresentationContext] = ()) -> None:
+    def __init__(self, text: str, contexts: Sequence[ContextAnswer] = ()) -> None:
         super().__init__(text)
         self.contexts = tuple(contexts)
-
-
-@dataclass(slots=True)
-class _Heard:
-    """What became of one call, as far as pynetdicom does not keep it."""
-
-    sock: Any = None
-    anything: bool = False
-    abort: tuple[int, int] | None = None
 
 
 @dataclass(slots=True)
@@ -140,12 +128,12 @@ class Caller:
     @contextmanager
     def call(
         self,
-        contexts: Sequence[tuple[str, str]],
+        contexts: Sequence[Context],
         *,
         roles: Sequence[Any] = (),
-        on_store: Callable[[Any], int] | None = None,
-    ) -> Iterator[Any]:
-        """An established association that proposes (SOP class, transfer syntax) pairs; it is released at the end.
+        handlers: Sequence[tuple[Any, Callable[[Any], Any]]] = (),
+    ) -> Iterator[Requestor]:
+        """A requestor with an established association, which is released at the end.
 
         Nothing outlives it: whatever the other side does, the connection is shut when the time is over.
 
@@ -154,76 +142,49 @@ class Caller:
         """
         if not self.left():
             raise NoAssociationError(f"broken off: the whole check may take {self.limits.whole:g} s")
-        heard = _Heard()
-        ae = application_entity(self.ours)
-        ae.connection_timeout = ae.acse_timeout = max(0.1, self.left(self.limits.connect))
-        ae.dimse_timeout = ae.network_timeout = self.limits.answer
-        for sop_class, syntax in contexts:
-            ae.add_requested_context(sop_class, syntax)
-        handlers: list[Any] = [
-            (evt.EVT_CONN_OPEN, self._on_open, [heard]),
-            (evt.EVT_DATA_RECV, _on_data, [heard]),
-            (evt.EVT_PDU_RECV, _on_pdu, [heard]),
-        ]
-        if on_store is not None:
-            handlers.append((evt.EVT_C_STORE, on_store))
-        watch = threading.Timer(self.left(), _shut, [heard])
+        timeouts = Timeouts(max(0.1, self.left(self.limits.connect)), self.limits.answer, self.limits.answer)
+        requestor = Requestor(self.ours, self.peer, contexts, timeouts=timeouts, roles=roles, handlers=handlers)
+        watch = threading.Timer(self.left(), requestor.drop)
         watch.daemon = True
         watch.start()
-        association = None
         try:
-            began = time.monotonic()
             try:
-                association = ae.associate(
-                    self.peer.host,
-                    self.peer.port,
-                    ae_title=self.peer.ae_title,
-                    max_pdu=0,
-                    ext_neg=list(roles),
-                    evt_handlers=handlers,
-                )
-            except Exception as error:  # pynetdicom raises nearly anything on an answer that breaks the standard
-                raise NoAssociationError("it answered the association request with something malformed") from error
-            if not association.is_established:
-                raise self._why_not(association, heard, time.monotonic() - began)
-            _check_syntaxes(association, contexts)
-            yield association
+                requestor.open()
+            except AssociationError as error:
+                raise self._why_not(error.attempt) from error
+            _check_syntaxes(requestor, contexts)
+            yield requestor
         finally:
             try:
-                if association is not None and association.is_established:
-                    association.release()
+                requestor.release()
             finally:
                 watch.cancel()
-                _shut(heard)
+                requestor.drop()
 
-    def _on_open(self, event: Any, heard: _Heard) -> None:
-        on_open(event)
-        heard.sock = event.assoc.dul.socket.socket
-        # Or a message that stops in the middle would hold pynetdicom's thread, and with it this program, for ever.
-        heard.sock.settimeout(self.limits.answer)
-
-    def _why_not(self, association: Any, heard: _Heard, took: float) -> NoAssociationError:
-        if association.is_rejected:
-            answer = association.acceptor.primitive
-            return NoAssociationError(f"rejected: {self._rejection(answer.result_source, answer.diagnostic)}")
-        if association.rejected_contexts:
-            return NoAssociationError("it accepts none of our SOP classes", association.rejected_contexts)
-        if heard.sock is None:
-            text = f"{self.where} took no second connection: it may allow one at a time only"
-        elif heard.abort is not None:
-            text = (
-                f"aborted: {abort(*heard.abort)}. Some PACS do this to callers that they do not know: {self._add_us()}"
-            )
-        elif heard.anything:
-            text = "it answered the association request with something that is none of its answers"
-        else:
-            text = self._what_listens() or self._silence(took)
+    def _why_not(self, attempt: Attempt) -> NoAssociationError:
+        match attempt.outcome:
+            case Outcome.NO_CONTEXT:
+                return NoAssociationError("it accepts none of our SOP classes", attempt.contexts)
+            case Outcome.REJECTED:
+                text = f"rejected: {self._rejection(*(attempt.rejection or (0, 0)))}"
+            case Outcome.UNKNOWN_HOST:
+                text = f"{self.peer.host!r} cannot be resolved any more"
+            case Outcome.NO_CONNECTION:  # a step before this one was connected
+                text = f"{self.where} took no second connection: it may allow one at a time only"
+            case Outcome.ABORTED:
+                told = abort(*(attempt.abort or (0, 0)))
+                text = f"aborted: {told}. Some PACS do this to callers that they do not know: {self._add_us()}"
+            case Outcome.MALFORMED:
+                what = "malformed" if attempt.failure is not None else "that is none of its answers"
+                text = f"it answered the association request with something {what}"
+            case _:
+                text = self._what_listens() or self._silence(attempt)
         return NoAssociationError(text)
 
-    def _silence(self, took: float) -> str:
+    def _silence(self, attempt: Attempt) -> str:
         port = self.peer.port
-        if took >= self.limits.connect:
-            within = f"within {self.limits.connect:g} s"
+        if attempt.outcome is Outcome.NO_ANSWER:
+            within = f"within {attempt.patience:g} s"
             text = f"{self.where} took the connection but did not answer the association request {within}"
             return f"{text}: is {port} its DICOM port, and is its DICOM service well?"
         text = f"{self.where} closed the connection without an answer"
@@ -286,24 +247,9 @@ class Caller:
         return True
 
 
-def _check_syntaxes(association: Any, proposed: Sequence[tuple[str, str]]) -> None:
-    for context in association.accepted_contexts:
-        if (str(context.abstract_syntax), str(context.transfer_syntax[0])) not in proposed:
+def _check_syntaxes(requestor: Requestor, proposed: Sequence[Context]) -> None:
+    for context in requestor.contexts:
+        if context.accepted and (context.sop_class, context.transfer_syntax) not in proposed:
             raise NoAssociationError(
                 "it accepted a transfer syntax that was not proposed: its DICOM software is faulty"
             )
-
-
-def _on_data(_event: Any, heard: _Heard) -> None:
-    heard.anything = True
-
-
-def _on_pdu(event: Any, heard: _Heard) -> None:
-    if isinstance(event.pdu, A_ABORT_RQ):
-        heard.abort = (event.pdu.source or 0, event.pdu.reason_diagnostic or 0)
-
-
-def _shut(heard: _Heard) -> None:
-    if heard.sock is not None:
-        with contextlib.suppress(OSError):
-            heard.sock.shutdown(socket.SHUT_RDWR)

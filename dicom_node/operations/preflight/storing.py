@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom.presentation import PresentationContext
 
 from dicom_node.config.settings import Profile
 from dicom_node.dicom.implicit_vr import as_implicit
-from dicom_node.network.pynetdicom_setup import accepted_syntaxes
+from dicom_node.network.attempt import ContextAnswer
+from dicom_node.network.requestor import Requestor, uncompressed
 from dicom_node.network.status import CONTEXT_RESULTS, Verdict, comment, status_text, verdict
 from dicom_node.operations.check import Point
 from dicom_node.operations.preflight import compare
@@ -76,17 +76,15 @@ class Flight:
     def _send(self, samples: Sequence[Sample]) -> Iterator[Point]:
         """C-STORE each over as few associations as the PACS allows, a new one wherever one broke."""
         classes = list(dict.fromkeys(sample.sop_class for sample in samples))
-        contexts = [(str(sop_class), syntax) for sop_class in classes for syntax in _SYNTAXES]
         waiting: deque[Sample] | None = None
         while waiting is None or (waiting and self._lost < _LOST_IN_A_ROW):
             try:
-                with self._caller.call(contexts) as association:
+                with self._caller.call(uncompressed(classes)) as requestor:
                     if waiting is None:
-                        answers = [*association.accepted_contexts, *association.rejected_contexts]
-                        yield from self._negotiated(classes, answers, samples)
+                        yield from self._negotiated(classes, requestor.contexts, samples)
                         waiting = deque(sample for sample in samples if sample not in self._not_taken)
-                    while waiting and association.is_established:
-                        yield self._store(association, waiting.popleft())
+                    while waiting and requestor.is_open:
+                        yield self._store(requestor, waiting.popleft())
                         if self._lost:  # pynetdicom may not have noticed yet that the association is gone
                             break
             except NoAssociationError as error:
@@ -102,25 +100,25 @@ class Flight:
             )
 
     def _negotiated(
-        self, classes: Sequence[UID], answers: Sequence[PresentationContext], samples: Sequence[Sample]
+        self, classes: Sequence[UID], answers: Sequence[ContextAnswer], samples: Sequence[Sample]
     ) -> Iterator[Point]:
         """What became of each SOP class; the node goes on without one, but not without all of them."""
-        results = {sop_class: [one for one in answers if one.abstract_syntax == sop_class] for sop_class in classes}
-        taken = {sop_class for sop_class in classes if any(one.result == 0 for one in results[sop_class])}
+        results = {sop_class: [one for one in answers if one.sop_class == sop_class] for sop_class in classes}
+        taken = {sop_class for sop_class in classes if any(one.accepted for one in results[sop_class])}
         self._not_taken = [sample for sample in samples if sample.sop_class not in taken]
         some = any(sample.sop_class in taken and sample.role != "source" for sample in samples)
         for sop_class in classes:
             roles = sorted({sample.role for sample in samples if sample.sop_class == sop_class})
             named = f"{sop_class.name} ({sop_class})"
             if sop_class in taken:
-                syntaxes = [one.transfer_syntax[0] for one in results[sop_class] if one.result == 0]
+                syntaxes = [one.transfer_syntax for one in results[sop_class] if one.accepted]
                 if ExplicitVRLittleEndian in syntaxes:
                     yield Point("ok", "SOP class", f"{named} is taken, in {ExplicitVRLittleEndian.name}")
                 else:
                     only = f"{named} is taken in {UID(syntaxes[0]).name} only: the node converts what it sends"
                     yield Point("warn", "SOP class", only)
                 continue
-            why = sorted({CONTEXT_RESULTS.get(one.result or 0, f"result {one.result}") for one in results[sop_class]})
+            why = sorted({CONTEXT_RESULTS.get(one.result, f"result {one.result}") for one in results[sop_class]})
             refused = f"{named} is refused: {', '.join(why) or 'no answer'}"
             if roles == ["source"]:
                 yield Point("warn", "SOP class", f"{refused}. It is no result: these are sent without their image")
@@ -133,10 +131,10 @@ class Flight:
             goes_on = "the node leaves such results out and says so with the study" if some else "no result can be sent"
             yield Point("warn" if some else "FAIL", "SOP class", f"{refused}; {goes_on}: {fix}")
 
-    def _store(self, association: Any, sample: Sample) -> Point:
+    def _store(self, requestor: Requestor, sample: Sample) -> Point:
         what = f"C-STORE {sample.label}"
         began = time.perf_counter()
-        status = _c_store(association, sample)
+        status = _c_store(requestor, sample)
         took = time.perf_counter() - began
         self._lost = 0 if "Status" in status else self._lost + 1
         if self._lost:
@@ -305,8 +303,8 @@ class Flight:
         )
 
     def _send_note(self, note: Sample) -> str:
-        with self._caller.call([(str(note.sop_class), syntax) for syntax in _SYNTAXES]) as association:
-            status = _c_store(association, note)
+        with self._caller.call(uncompressed((note.sop_class,))) as requestor:
+            status = _c_store(requestor, note)
         if "Status" not in status:
             raise NoAnswerError("it did not answer")
         text = f"answered {status_text(int(status.Status))}{comment(status)}"
@@ -329,11 +327,11 @@ class Flight:
         return Point("warn" if changed or self._not_taken or self._kept is None else "ok", "in all", text)
 
 
-def _c_store(association: Any, sample: Sample) -> Any:
+def _c_store(requestor: Requestor, sample: Sample) -> Any:
     """The status data set of a C-STORE, sent as the node sends it; empty where there was no answer."""
-    explicit = str(ExplicitVRLittleEndian) in accepted_syntaxes(association, sample.sop_class)
+    explicit = str(ExplicitVRLittleEndian) in requestor.accepted(sample.sop_class)
     try:
-        return association.send_c_store(sample.path if explicit else as_implicit(sample.path))
+        return requestor.association.send_c_store(sample.path if explicit else as_implicit(sample.path))
     except (RuntimeError, OSError):  # the association is gone
         return {}
 
