@@ -30,12 +30,12 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from dicom_node import log
-from dicom_node.config.settings import Settings
+from dicom_node.config.settings import Peer, Settings
 from dicom_node.config.values import Output
 from dicom_node.dicom.files import dicom_files
 from dicom_node.errors import NodeError
 from dicom_node.index.rows import StudyRow
-from dicom_node.network.storage_scu import Pushed, Target, push
+from dicom_node.network.storage_scu import Pushed, push
 from dicom_node.node import Node
 from dicom_node.operations import study_status
 from dicom_node.results.objects.report_text import report_text
@@ -72,14 +72,14 @@ class Demo:
         self._out = out
         self._timeout = timeout
         self._dicom = list(dicom)
-        self._external: Target | None = None
+        self._external: Peer | None = None
         self._console = Console(highlight=False)
         if pacs is not None:
             found = _PACS.fullmatch(pacs)
             if found is None:
                 raise NodeError(f"--pacs {pacs!r}: expected AET@HOST:PORT, for example PACS@127.0.0.1:4242")
-            self._external = Target(found["ae"], found["host"], int(found["port"]))
             try:
+                self._external = _peer("pacs", found["ae"], found["host"], int(found["port"]))
                 _node_settings(Path(), self._external)
             except ValidationError as error:
                 told = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
@@ -110,13 +110,13 @@ class Demo:
             pacs_node = Node(_archive_settings(state / "pacs"))
             pacs_node.start()
             stack.callback(pacs_node.stop)
-            pacs = Target("DEMO_PACS", "127.0.0.1", pacs_node.port)
+            pacs = _peer("pacs", "DEMO_PACS", "127.0.0.1", pacs_node.port)
         else:
             pacs = self._external
         node = Node(_node_settings(state / "node", pacs))
         node.start()
         stack.callback(node.stop)
-        here = Target(node.settings.node.ae_title, "127.0.0.1", node.port)
+        here = _peer("node", node.settings.node.ae_title, "127.0.0.1", node.port)
         self._say(f"node  [bold]{here.ae_title}[/bold] listens on 127.0.0.1:{here.port}")
         self._say(
             f"PACS  [bold]{pacs.ae_title}[/bold] at {pacs.host}:{pacs.port}{'' if pacs_node is None else ' (embedded)'}"
@@ -175,7 +175,7 @@ class Demo:
             time.sleep(0.05)
         progress.advance(task)
 
-    def _push(self, studies: list[_Study], here: Target, pacs: Target, progress: Progress) -> None:
+    def _push(self, studies: list[_Study], here: Peer, pacs: Peer, progress: Progress) -> None:
         count = sum(len(study.files) for study in studies)
         for target, to in ((pacs, "PACS"), (here, "node")):
             task = progress.add_task(f"pushing {count} image{'s' * (count != 1)} to the {to}", total=count)
@@ -204,7 +204,7 @@ class Demo:
                 return
             time.sleep(0.05)
 
-    def _report(self, studies: list[_Study], node: Node, pacs: Target, pacs_node: Node | None) -> bool:
+    def _report(self, studies: list[_Study], node: Node, pacs: Peer, pacs_node: Node | None) -> bool:
         self._out.mkdir(parents=True, exist_ok=True)
         told = [self._one(number, study, node, pacs_node) for number, study in enumerate(studies, start=1)]
         good = all(one["came_back"] for one in told)
@@ -338,6 +338,11 @@ def _progress(console: Console) -> Progress:
     return Progress(*columns, console=console, disable=not sys.stdout.isatty())
 
 
+def _peer(name: str, ae_title: str, host: str, port: int) -> Peer:
+    """An AE to push to; results may be sent there."""
+    return Peer(name=name, ae_title=ae_title, host=host, port=port, destination=True)
+
+
 def _archive_settings(folder: Path) -> Settings:
     return Settings.model_validate(
         {
@@ -350,12 +355,11 @@ def _archive_settings(folder: Path) -> Settings:
     )
 
 
-def _node_settings(folder: Path, pacs: Target) -> Settings:
-    peer = {"name": "pacs", "ae_title": pacs.ae_title, "host": pacs.host, "port": pacs.port, "destination": True}
+def _node_settings(folder: Path, pacs: Peer) -> Settings:
     return Settings.model_validate(
         {
             "node": {"ae_title": "AINODE", "port": 0, "data_dir": folder, "quiet_seconds": _QUIET_SECONDS},
-            "peers": [{"name": "modality", "ae_title": _MODALITY, "host": "127.0.0.1", "may_store": True}, peer],
+            "peers": [{"name": "modality", "ae_title": _MODALITY, "host": "127.0.0.1", "may_store": True}, pacs],
             "routes": [{"name": "demo", "models": ["phantom_cxr"], "outputs": get_args(Output), "to": ["pacs"]}],
         }
     )

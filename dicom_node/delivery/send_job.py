@@ -12,14 +12,12 @@ What an answer means (PS3.4 B.2.3, PS3.7 C.5):
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from pydicom.uid import (
     UID,
     Comprehensive3DSRStorage,
     ComprehensiveSRStorage,
     EncapsulatedPDFStorage,
-    ExplicitVRLittleEndian,
     GrayscaleSoftcopyPresentationStateStorage,
     KeyObjectSelectionDocumentStorage,
     SecondaryCaptureImageStorage,
@@ -27,14 +25,14 @@ from pydicom.uid import (
 )
 
 from dicom_node.config.settings import Peer, Settings
-from dicom_node.dicom.implicit_vr import as_implicit
 from dicom_node.errors import Permanent, Retryable
 from dicom_node.index.index import Index
 from dicom_node.index.rows import Job, StoredResult
 from dicom_node.jobs.worker import Done
 from dicom_node.log import logger
 from dicom_node.network.requestor import Requestor, Timeouts, uncompressed
-from dicom_node.network.status import Verdict, verdict
+from dicom_node.network.status import Verdict
+from dicom_node.network.storage_scu import Response, store
 from dicom_node.storage.spool import Spool
 
 #: What we make; one association proposes these and no more.
@@ -73,13 +71,12 @@ class Sender:
         if result is None or not self._spool.path(result.file).is_file():
             raise Permanent("the result's file is gone from the data folder")
         began = time.perf_counter()
-        association = self._requestor.open()
-        syntaxes = self._requestor.accepted(result.sop_class_uid)
-        if not syntaxes:
+        response = store(self._requestor, self._spool.path(result.file))
+        if response is None:
             return self._not_taken(job, result)
-        status = self._send(association, result, syntaxes)
+        status = response.status
         log = logger().bind(instance=result.sop_instance_uid, role=result.role, peer=self._peer.name)
-        _judge(status, self._peer)
+        _judge(response, self._peer)
         seconds = round(time.perf_counter() - began, 3)
         if status:
             log.warning("result.delivered", status=f"{status:04X}", seconds=seconds, reason="stored with a warning")
@@ -102,23 +99,11 @@ class Sender:
         )
         return Done(f"not taken: {reason}", "not taken")
 
-    def _send(self, association: Any, result: StoredResult, accepted: frozenset[str]) -> int:
-        path = self._spool.path(result.file)
-        what: Any = path if ExplicitVRLittleEndian in accepted else as_implicit(path)
-        try:
-            answer = association.send_c_store(what)
-        except (RuntimeError, OSError) as error:
-            raise self._requestor.broken("sending") from error
-        if "Status" not in answer:
-            raise self._requestor.lost()
-        return int(answer.Status)
 
-
-def _judge(status: int, peer: Peer) -> None:
-    meaning = verdict(status)
-    if meaning is Verdict.STORED:
+def _judge(response: Response, peer: Peer) -> None:
+    if response.verdict is Verdict.STORED:
         return
-    answer = f"{peer.name} ({peer.ae_title}) answered {status:04X}"
-    if meaning is Verdict.REFUSED:
+    answer = f"{peer.name} ({peer.ae_title}) answered {response.status:04X}"
+    if response.verdict is Verdict.REFUSED:
         raise Permanent(f"{answer}: it refuses this object")
     raise Retryable(f"{answer}: it cannot take it now")

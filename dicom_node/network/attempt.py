@@ -90,8 +90,8 @@ class Attempt:
 
     def _no_connection(self) -> str:
         if isinstance(self.failure, ConnectionRefusedError):
-            return "it was refused: nothing listens there, or a firewall is in between"
+            return "it was refused, so nothing listens there or a firewall is in between"
         if isinstance(self.failure, TimeoutError):
             within = f"within {self.patience:g} s"
-            return f"no answer {within}: the machine is off, or a firewall is in between"
+            return f"no answer {within}, so the machine is off or a firewall is in between"
         return getattr(self.failure, "strerror", None) or str(self.failure or "its cause is not known")

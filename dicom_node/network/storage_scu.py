@@ -1,4 +1,4 @@
-"""A Storage SCU for files: what a modality does, for the demo. The bytes of each data set are sent as they are."""
+"""The Storage SCU: the one way in which the node sends an object by C-STORE (PS3.4 annex B)."""
 
 from __future__ import annotations
 
@@ -8,24 +8,66 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydicom.uid import UID
-from pynetdicom import evt
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from dicom_node.config.settings import Peer
 from dicom_node.dicom.files import read_meta
-from dicom_node.errors import NodeError
-from dicom_node.network.pynetdicom_setup import application_entity, on_open
+from dicom_node.dicom.implicit_vr import as_implicit
+from dicom_node.network.requestor import Context, NoContextError, Requestor
+from dicom_node.network.status import Verdict, comment, status_text, verdict
 
-_CONTEXTS = 128  # PS3.8 9.3.2.2: what one association may propose
-_SECONDS = 60.0
+_CONTEXTS = 128  # PS3.8 9.3.2.2: as many as one association may propose
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """An AE to push to."""
+class Response:
+    """A C-STORE response (PS3.7 9.3.1.2): its status, and what the peer says beside it (may be empty)."""
 
-    ae_title: str
-    host: str
-    port: int
+    status: int
+    comment: str = ""
+
+    @property
+    def verdict(self) -> Verdict:
+        """What it means for the object."""
+        return verdict(self.status)
+
+    @property
+    def text(self) -> str:
+        """The status, its meaning, and what the peer says beside it, for a person."""
+        return f"{status_text(self.status)}{self.comment}"
+
+
+def store(requestor: Requestor, path: Path) -> Response | None:
+    """C-STORE a DICOM file.
+
+    The bytes of its data set are sent as they are where the peer accepts its transfer syntax. Otherwise an Explicit VR
+    Little Endian file is sent in Implicit VR Little Endian.
+
+    Returns:
+        None if the peer accepted no presentation context in which the file can be sent.
+
+    Raises:
+        AssociationError: there is no association.
+        Retryable: there is no response; the association is aborted.
+        NodeError: the file is not a DICOM file.
+    """
+    meta = read_meta(path)
+    association = requestor.open()
+    accepted = requestor.accepted(meta.MediaStorageSOPClassUID)
+    what: Any
+    if meta.TransferSyntaxUID in accepted:
+        what = path
+    elif meta.TransferSyntaxUID == ExplicitVRLittleEndian and ImplicitVRLittleEndian in accepted:
+        what = as_implicit(path)
+    else:
+        return None
+    try:
+        response = association.send_c_store(what)
+    except (RuntimeError, OSError) as error:
+        raise requestor.broken("sending") from error
+    if "Status" not in response:
+        raise requestor.lost()
+    return Response(int(response.Status), comment(response))
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,64 +80,49 @@ class Pushed:
 
 
 def push(
-    files: Sequence[Path], target: Target, *, calling_ae: str, on_answer: Callable[[Pushed], None] = lambda _: None
+    files: Sequence[Path], peer: Peer, *, calling_ae: str, on_answer: Callable[[Pushed], None] = lambda _: None
 ) -> list[Pushed]:
     """C-STORE ``files`` in order, over as few associations as their presentation contexts allow.
 
     Raises:
-        NodeError: the target cannot be reached, rejects us, or goes away in between.
+        NodeError: the peer cannot be reached, rejects us, or goes away in between.
     """
     done: list[Pushed] = []
-    for batch in _batches(files):
-        ae = application_entity(calling_ae)
-        ae.connection_timeout = ae.acse_timeout = 10
-        ae.dimse_timeout = ae.network_timeout = _SECONDS
-        for sop_class, syntax in dict.fromkeys(key for _, key in batch):
-            ae.add_requested_context(sop_class, syntax)
-        handlers: list[Any] = [(evt.EVT_CONN_OPEN, on_open)]
+    for batch, contexts in _batches(files):
+        requestor = Requestor(calling_ae, peer, contexts)
+        taken = True
         try:
-            association = ae.associate(target.host, target.port, ae_title=target.ae_title, evt_handlers=handlers)
-        except (OSError, UnicodeError) as error:
-            raise NodeError(f"{target.ae_title}: host name {target.host!r} cannot be resolved") from error
-        if not association.is_established and association.rejected_contexts:
-            done += [Pushed(path, None, time.time()) for path, _ in batch]  # it takes none of these kinds of object
-            continue
-        if not association.is_established:
-            why = "rejected the association" if association.is_rejected else "cannot be reached"
-            raise NodeError(f"{target.ae_title} at {target.host}:{target.port} {why}")
-        try:
-            for path, _ in batch:
-                pushed = Pushed(path, _store(association, path, target), time.time())
-                done.append(pushed)
-                on_answer(pushed)
+            for path in batch:
+                response = None
+                try:
+                    response = store(requestor, path) if taken else None
+                except NoContextError:
+                    taken = False  # the peer takes no kind of object in this batch
+                done.append(Pushed(path, None if response is None else response.status, time.time()))
+                on_answer(done[-1])
         finally:
-            if association.is_established:
-                association.release()
+            requestor.release()
     return done
 
 
-def _store(association: Any, path: Path, target: Target) -> int | None:
-    try:
-        answer = association.send_c_store(path)
-    except ValueError:  # pynetdicom's word for: no accepted context fits
-        return None
-    except RuntimeError as error:
-        raise NodeError(f"{target.ae_title} at {target.host}:{target.port} ended the association") from error
-    if "Status" not in answer:
-        raise NodeError(f"{target.ae_title} at {target.host}:{target.port} did not answer a C-STORE")
-    return int(answer.Status)
-
-
-def _batches(files: Sequence[Path]) -> Iterator[list[tuple[Path, tuple[UID, UID]]]]:
-    batch: list[tuple[Path, tuple[UID, UID]]] = []
-    contexts: set[tuple[UID, UID]] = set()
+def _batches(files: Sequence[Path]) -> Iterator[tuple[list[Path], list[Context]]]:
+    """The files of each association, with the presentation contexts that it proposes."""
+    batch: list[Path] = []
+    contexts: dict[Context, None] = {}
     for path in files:
-        meta = read_meta(path)
-        key = (UID(meta.MediaStorageSOPClassUID), UID(meta.TransferSyntaxUID))
-        if len(contexts | {key}) > _CONTEXTS:
-            yield batch
-            batch, contexts = [], set()
-        contexts.add(key)
-        batch.append((path, key))
+        wanted = dict.fromkeys(_contexts(path))
+        if len(contexts | wanted) > _CONTEXTS:
+            yield batch, list(contexts)
+            batch, contexts = [], {}
+        contexts |= wanted
+        batch.append(path)
     if batch:
-        yield batch
+        yield batch, list(contexts)
+
+
+def _contexts(path: Path) -> list[Context]:
+    """In which presentation contexts `store` can send a file."""
+    meta = read_meta(path)
+    sop_class, syntax = str(meta.MediaStorageSOPClassUID), str(meta.TransferSyntaxUID)
+    implicit = [str(ImplicitVRLittleEndian)] if syntax == ExplicitVRLittleEndian else []
+    return [(sop_class, each) for each in (syntax, *implicit)]

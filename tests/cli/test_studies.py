@@ -143,7 +143,10 @@ def test_demo_with_ones_own_files_that_no_model_takes_ends_with_status_1(tmp_pat
     [
         (["--pacs", "nonsense"], "expected AET@HOST:PORT"),
         (["--pacs", "PACS@1.2.3.999:104"], "--pacs 'PACS@1.2.3.999:104': "),
-        (["--pacs", "PACS@127.0.0.1:1"], "PACS at 127.0.0.1:1 cannot be reached"),
+        (
+            ["--pacs", "PACS@127.0.0.1:1"],
+            "pacs (PACS at 127.0.0.1:1): no connection: it was refused, so nothing listens there",
+        ),
         (["--dicom", "none.dcm"], "there is no such file"),
     ],
 )

@@ -117,7 +117,7 @@ def test_a_closed_port() -> None:
     error = failed(requestor(free_port()))
     assert error.attempt.outcome is Outcome.NO_CONNECTION
     assert isinstance(error.attempt.failure, ConnectionRefusedError)
-    assert error.why == "no connection: it was refused: nothing listens there, or a firewall is in between"
+    assert error.why == "no connection: it was refused, so nothing listens there or a firewall is in between"
 
 
 def test_a_connection_that_is_not_answered() -> None:
@@ -134,7 +134,7 @@ def test_a_connection_that_is_not_answered() -> None:
     assert error.attempt.outcome is Outcome.NO_CONNECTION
     assert isinstance(error.attempt.failure, TimeoutError)
     assert error.attempt.seconds >= 0.5
-    assert error.why == "no connection: no answer within 0.5 s: the machine is off, or a firewall is in between"
+    assert error.why == "no connection: no answer within 0.5 s, so the machine is off or a firewall is in between"
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pynetdicom.dsutils import split_dataset
 
+from dicom_node.config.settings import Peer
 from dicom_node.dicom.files import dicom_files
-from dicom_node.network.storage_scu import Target, push
+from dicom_node.network.storage_scu import push
 from dicom_node.node import Node
 from tests.support.nodes import settings_for
 from tests.support.peers import free_port, listens
@@ -95,7 +96,9 @@ def test_every_file_by_pynetdicom(start_node: StartNode, real_data: Path, tmp_pa
             meta = split_dataset(file)[0]
             if not meta.MediaStorageSOPInstanceUID:
                 continue  # pynetdicom cannot send it; test_receive sends a command without a UID
-            (answer,) = push([file], Target("AINODE", "127.0.0.1", node.port), calling_ae="TESTER")
+            (answer,) = push(
+                [file], Peer(name="node", ae_title="AINODE", host="127.0.0.1", port=node.port), calling_ae="TESTER"
+            )
             assert answer.status == expected(file), file
             count[f"{answer.status:04X}"] = count.get(f"{answer.status:04X}", 0) + 1
             if answer.status == 0x0000:

@@ -14,8 +14,9 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from pynetdicom import AE
 from pynetdicom.sop_class import ModalityPerformedProcedureStep as Mpps
 
+from dicom_node.config.settings import Peer
 from dicom_node.index.rows import StudyRow
-from dicom_node.network.storage_scu import Target, push
+from dicom_node.network.storage_scu import push
 from dicom_node.node import Node
 from tests.support.nodes import settings_for
 from tests.support.peers import Orthanc, associate, free_port, send
@@ -270,7 +271,7 @@ def test_a_study_is_complete_when_as_much_is_here_as_the_pacs_has(
     for number, image in enumerate(images):
         files.append(tmp_path / f"{number}.dcm")
         image.save_as(files[-1], enforce_file_format=True)
-    pushed = push(files, Target("PACS", "127.0.0.1", orthanc.dicom), calling_ae="TESTER")
+    pushed = push(files, Peer(name="pacs", ae_title="PACS", host="127.0.0.1", port=orthanc.dicom), calling_ae="TESTER")
     assert [one.status for one in pushed] == [0x0000] * 3
     node = start_node(settings_for(tmp_path / "node", node=LONG, **counting(orthanc.dicom)))
     orthanc.know(node.port)
@@ -297,7 +298,7 @@ def test_a_pacs_that_has_more_is_waited_for_a_while(start_node: StartNode, ortha
     for number, image in enumerate(images):
         files.append(tmp_path / f"{number}.dcm")
         image.save_as(files[-1], enforce_file_format=True)
-    push(files, Target("PACS", "127.0.0.1", orthanc.dicom), calling_ae="TESTER")
+    push(files, Peer(name="pacs", ae_title="PACS", host="127.0.0.1", port=orthanc.dicom), calling_ae="TESTER")
     limits = {"quiet_seconds": 2.0, "wait_seconds": 4.0}
     node = start_node(settings_for(tmp_path / "node", node=limits, **counting(orthanc.dicom)))
     orthanc.know(node.port)

@@ -12,10 +12,11 @@ from typing import Any
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from dicom_node.config.settings import Profile
-from dicom_node.dicom.implicit_vr import as_implicit
+from dicom_node.errors import Retryable
 from dicom_node.network.attempt import ContextAnswer
 from dicom_node.network.requestor import Requestor, uncompressed
-from dicom_node.network.status import CONTEXT_RESULTS, Verdict, comment, status_text, verdict
+from dicom_node.network.status import CONTEXT_RESULTS, Verdict
+from dicom_node.network.storage_scu import Response, store
 from dicom_node.operations.check import Point
 from dicom_node.operations.preflight import compare
 from dicom_node.operations.preflight.asking import KEYS, REQUIRED, Finder, finder, get_study
@@ -134,10 +135,10 @@ class Flight:
     def _store(self, requestor: Requestor, sample: Sample) -> Point:
         what = f"C-STORE {sample.label}"
         began = time.perf_counter()
-        status = _c_store(requestor, sample)
+        response = _c_store(requestor, sample)
         took = time.perf_counter() - began
-        self._lost = 0 if "Status" in status else self._lost + 1
-        if self._lost:
+        self._lost = 0 if response is not None else self._lost + 1
+        if response is None:
             limit = self._caller.limits.answer
             how = "the PACS ended the association without an answer"
             fix = f"it does not get on with this object, or does not let {self._caller.ours} store"
@@ -146,17 +147,15 @@ class Flight:
             again = f"the node would try again for {self._hours:g} hours"
             where = f"its log says more, under SOP Instance UID {sample.sop_instance}"
             return Point("FAIL", what, f"{how}: {fix}; {again}; {where}")
-        code = int(status.Status)
-        text = f"answered {status_text(code)}{comment(status)}"
-        meaning = verdict(code)
-        if meaning is Verdict.STORED:
+        code, text = response.status, f"answered {response.text}"
+        if response.verdict is Verdict.STORED:
             self._stored.append(sample)
             if code == 0x0000:
                 return Point("ok", what, f"{text} ({1000 * took:.0f} ms)")
             return Point("warn", what, f"{text}. It is stored; what was changed shows below, if it can be asked")
         then = (
             "the PACS refuses it for good, and the node would call the study failed"
-            if meaning is Verdict.REFUSED
+            if response.verdict is Verdict.REFUSED
             else f"the node would try again for {self._hours:g} hours"
         )
         fix = _FIXES.get(code & 0xFF00 if code & 0xFF00 == 0xA700 else code, "").format(ours=self._caller.ours)
@@ -304,11 +303,11 @@ class Flight:
 
     def _send_note(self, note: Sample) -> str:
         with self._caller.call(uncompressed((note.sop_class,))) as requestor:
-            status = _c_store(requestor, note)
-        if "Status" not in status:
+            response = _c_store(requestor, note)
+        if response is None:
             raise NoAnswerError("it did not answer")
-        text = f"answered {status_text(int(status.Status))}{comment(status)}"
-        if verdict(int(status.Status)) is not Verdict.STORED:
+        text = f"answered {response.text}"
+        if response.verdict is not Verdict.STORED:
             raise NoAnswerError(text)
         return text
 
@@ -327,13 +326,12 @@ class Flight:
         return Point("warn" if changed or self._not_taken or self._kept is None else "ok", "in all", text)
 
 
-def _c_store(requestor: Requestor, sample: Sample) -> Any:
-    """The status data set of a C-STORE, sent as the node sends it; empty where there was no answer."""
-    explicit = str(ExplicitVRLittleEndian) in requestor.accepted(sample.sop_class)
+def _c_store(requestor: Requestor, sample: Sample) -> Response | None:
+    """C-STORE as the node does it; None if there was no response."""
     try:
-        return requestor.association.send_c_store(sample.path if explicit else as_implicit(sample.path))
-    except (RuntimeError, OSError):  # the association is gone
-        return {}
+        return store(requestor, sample.path)
+    except Retryable:  # the association is gone
+        return None
 
 
 def _or(syntaxes: Sequence[str]) -> str:
