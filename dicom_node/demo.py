@@ -1,8 +1,8 @@
-"""``dicom-node demo``: the whole way on one machine, over real DICOM connections.
+"""``dicom-node demo``: the whole way of a study on one machine, over real DICOM connections.
 
-A node and a PACS are started on free loopback ports; the PACS is the node itself without routes, which makes it an
-archive. Phantom studies (or your own files) are pushed to both, as a modality would; the node reads them and sends its
-results to the PACS; what came back is taken out of the PACS and shown.
+The demo starts a node and a PACS on free loopback ports. The PACS is a second node without routes, which makes it an
+archive. The demo pushes phantom studies (or your own files) to both, as a modality would. The node reads them and sends
+its results to the PACS. The demo takes the results out of the PACS and shows them.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _PHANTOMS = ((20260, ("nodule", "pneumothorax")), (20261, ()))
 
 @dataclass(slots=True)
 class _Study:
-    """A pushed study and what became of it; ``answered`` is the time of its last C-STORE response (epoch seconds)."""
+    """A pushed study; ``answered`` is the time of its last C-STORE response (epoch seconds)."""
 
     uid: str
     title: str
@@ -86,13 +86,13 @@ class Demo:
                 raise NodeError(f"--pacs {pacs!r}: {told}") from error
 
     def run(self) -> bool:
-        """Do it.
+        """Run the demo.
 
         Returns:
-            whether everything came back.
+            whether every result came back.
 
         Raises:
-            NodeError: something that the demo needs is not there; the message says what.
+            NodeError: something that the demo needs is missing; the message says what.
         """
         with ExitStack() as stack:
             state = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dicom-node-demo-")))
@@ -149,7 +149,7 @@ class Demo:
         task = progress.add_task("drawing phantom radiographs", total=len(_PHANTOMS))
         studies = []
         for number, (seed, findings) in enumerate(_PHANTOMS, start=1):
-            uid = generate_uid(prefix=None)  # a new study each time: a PACS would take the same one for a repetition
+            uid = generate_uid(prefix=None)  # new each time: a PACS would take the same UID for the same study
             drawn = draw.draw_phantom(seed, findings=findings, view="PA")
             made = phantom_dicom.to_dicom(
                 drawn,
@@ -261,7 +261,7 @@ class Demo:
     def _objects(
         self, found: dict[str, Any], folder: Path, node: Node, pacs_node: Node | None
     ) -> tuple[list[dict[str, Any]], list[float]]:
-        """Write each result that the PACS holds; with an embedded PACS from its own storage, else what it confirmed."""
+        """Write each result that an embedded PACS has in its storage, or that another PACS has confirmed."""
         objects: list[dict[str, Any]] = []
         stored: list[float] = []
         sent = {one["instance"]: one for one in found.get("deliveries", []) if one["state"] == "done"}
@@ -289,7 +289,7 @@ class Demo:
 
 
 def _write(file: Path, folder: Path, number: int, role: str) -> dict[str, str]:
-    """Copy a result, and write its picture or text beside it."""
+    """Copy a result, and write its picture or text next to it."""
     stem = folder / f"{number}-{role}"
     shutil.copyfile(file, stem.with_suffix(".dcm"))
     written = {"file": str(stem.with_suffix(".dcm"))}
@@ -327,7 +327,7 @@ def _study_uid(file: Path) -> str:
 
 
 def _keep(log_file: TextIO, state: Path, out: Path) -> None:
-    """Leave the node's log beside the results where the demo broke off."""
+    """Keep the node's log next to the results if the demo failed."""
     log_file.flush()
     out.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(state / "log.jsonl", out / "log.jsonl")

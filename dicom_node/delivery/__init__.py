@@ -1,1 +1,1 @@
-"""What the node owes others unasked: results are sent, and storage commitment is asked for."""
+"""What the node sends without being asked: results, and requests for storage commitment."""

@@ -1,14 +1,15 @@
-"""The job "commit": a destination is asked to commit to the results that it stored (PS3.4 annex J, push model).
+"""The job "commit": storage commitment for the results that a destination has stored (PS3.4 annex J, push model).
 
-We ask by N-ACTION; the answer, an N-EVENT-REPORT, comes on the same association or, minutes or hours later, on one that
-the destination opens to us. Either way `note_report` records it and the job, which waits in the queue, goes on:
+The node requests commitment by N-ACTION. The answer is an N-EVENT-REPORT. It comes on the same association, or minutes
+or hours later on one that the destination requests. In both cases `note_report` records it, and the job, which waits in
+the queue, goes on:
 
-* everything is committed: the delivery is done.
-* it does not have an object (0112): it is sent again, and asked for again.
-* it could not tell (0110, 0213 and others): it is asked again.
-* it will not commit to a kind of object (0119, 0122): the delivery fails, visibly; IT can mend it there, or switch
-  commitment off for this destination.
-* no answer: it is asked again, under another transaction UID.
+* Every object is committed: the delivery is done.
+* The destination does not have an object (0112): the object is sent again, then commitment is requested again.
+* The destination could not tell (0110, 0213 and others): commitment is requested again.
+* The destination does not commit to a kind of object (0119, 0122): the delivery fails and shows why. IT can change this
+  at the destination, or switch commitment off for it.
+* There is no answer: commitment is requested again, under another transaction UID.
 """
 
 from __future__ import annotations
@@ -42,15 +43,15 @@ _NEVER = {
     CLASS_CONFLICT: "it has an object of another class under this UID",
     CLASS_NOT_SUPPORTED: "it commits to no objects of this class",
 }
-# DIMSE statuses of an N-ACTION (PS3.7 annex C) that would be answered the same again.
+# Statuses of an N-ACTION (PS3.7 10.1.4 and annex C) that another request would get again.
 _FINAL = {0x0118, 0x0119, 0x0122, 0x0123, 0x0124, 0x0211, 0x0212}
-_LINGER_SECONDS = 10.0  # how long an association is held open for an answer on it
-_FIRST_WAIT, _LONGEST_WAIT = 300.0, 3600.0  # how long an answer is waited for before it is asked again
-_FIRST_REST, _LONGEST_REST = 1.0, 3600.0  # how soon it is asked again for what was answered, but not committed to
+_LINGER_SECONDS = 10.0  # the association stays open this long for an answer on it
+_FIRST_WAIT, _LONGEST_WAIT = 300.0, 3600.0  # without an answer, the time until the next request
+_FIRST_REST, _LONGEST_REST = 1.0, 3600.0  # after an answer that does not commit, the time until the next request
 
 
 class Committer:
-    """Does the job "commit" for one destination; ``on_answer`` is told its name when it has answered."""
+    """Does the job "commit" for one destination; ``on_answer`` gets its name when it has answered."""
 
     def __init__(
         self,
@@ -64,8 +65,8 @@ class Committer:
         self._peer = peer
         self._index = index
         self._clock = clock
-        self._asked = 0.0  # when (`time.monotonic`)
-        self._open: set[str] = set()  # what was asked on the open association, and is not answered
+        self._asked = 0.0  # the time of the last request (`time.monotonic`)
+        self._open: set[str] = set()  # transactions of the open association that are not answered
         self._on_answer = on_answer
         self._requestor = Requestor(
             settings.node.ae_title,
@@ -75,12 +76,12 @@ class Committer:
         )
 
     def __call__(self, job: Job) -> Done:
-        """Ask for what is not committed yet, or look at what was answered.
+        """Look at the answers so far, and request commitment for what is not committed yet.
 
         Raises:
-            Waits: it was asked.
-            Retryable: the destination could not be asked.
-            Permanent: it will not commit.
+            Waits: commitment is requested, and the answer has not come.
+            Retryable: the request could not be made.
+            Permanent: the destination does not commit.
         """
         objects = self._index.to_commit(job)
         asks = self._index.asks_of(job)
@@ -98,7 +99,7 @@ class Committer:
         )
 
     def idle(self) -> None:
-        """Called when there is nothing to ask: the association is held for a while, for answers on it."""
+        """Called when there is nothing to request. The association stays open for a while, for answers on it."""
         if not self._open or time.monotonic() - self._asked > _LINGER_SECONDS or not self._requestor.is_open:
             self.close()
 
@@ -108,11 +109,11 @@ class Committer:
         self._requestor.release()
 
     def _mind(self, asks: list[Ask]) -> None:
-        """What was answered to earlier asks, and whether it is time to ask again.
+        """Look at the answers to earlier requests, and return if it is time for the next one.
 
         Raises:
-            Permanent: the destination will not commit.
-            Waits: it is not time.
+            Permanent: the destination does not commit.
+            Waits: it is too early.
         """
         if not asks:
             return
@@ -120,14 +121,14 @@ class Committer:
         if last.refusal:
             raise Permanent(f"{self._requestor.name} does not commit: {last.refusal}")
         if last.answered is None:
-            return  # nothing came in all the time that the job has waited
+            return  # the job has waited for its whole time, and no answer came
         failures = sum(ask.answered is not None for ask in asks)
         rest = min(_FIRST_REST * 4.0 ** (failures - 1), _LONGEST_REST)
         if (left := last.answered + rest - now) > 0:
             raise Waits(f"{self._peer.name} did not commit to everything, and is asked again", left)
 
     def _ask(self, job: Job, objects: list[tuple[str, str]]) -> str:
-        """Ask under a transaction UID of its own, which is returned; it is recorded before anybody could answer."""
+        """Request commitment under a new transaction UID, recorded before an answer can come; returns that UID."""
         try:
             association = self._requestor.open()
         except NoContextError as error:
@@ -146,7 +147,7 @@ class Committer:
         except (RuntimeError, OSError) as error:
             raise self._requestor.broken("asking for commitment") from error
         if "Status" not in status:
-            raise self._requestor.lost()  # it may have been heard all the same
+            raise self._requestor.lost()  # the destination may have received the request all the same
         if status.Status != 0x0000:
             self._open.discard(transaction_uid)
             self._index.forget_ask(transaction_uid)
@@ -163,8 +164,8 @@ class Committer:
 def note_report(index: Index, event: Any, now: float, on_answer: Callable[[str], None]) -> tuple[int, str]:
     """Record an N-EVENT-REPORT of a destination, whatever association it came on.
 
-    Every byte of it is hostile until checked; it counts only for what was asked under its transaction UID, which only
-    the destination knows.
+    Every byte of it is hostile until checked. It counts only for the request with its transaction UID, which only the
+    destination knows.
 
     Returns:
         the status to answer, and the transaction UID (empty where it cannot be read).

@@ -1,12 +1,13 @@
-"""The job "send": a result file -> C-STORE to one destination, over an association that is kept while there is work.
+"""The job "send": C-STORE of one result file to one destination. The association is kept while there is work.
 
-What an answer means (PS3.4 B.2.3, PS3.7 C.5):
+What the answer of the PACS leads to (`dicom_node.network.status` has the table; PS3.4 B.2.3, PS3.7 annex C):
 
-* 0000 and the warnings B0xx: the PACS has it.
-* A9xx, Cxxx, 0117, 0122, 0124: refused for good; another try would be answered the same.
-* a SOP class that the PACS does not take at negotiation: not taken, and the study says so; it gets the others. Where it
-  takes none of what a reading led to, that is refused for good.
-* everything else (A7xx out of resources, 0110, 0213, rejections, aborts, time-outs, a PACS that is down): tried again.
+* 0000 and the warnings Bxxx: the result is delivered.
+* A9xx, Cxxx, 0117, 0122, 0124: the job fails permanently, since another try would get the same answer.
+* The PACS does not accept the SOP class at the negotiation: the result is left out, the study says so, and the PACS
+  gets the other results. If the PACS accepts none of the SOP classes of the reading, the job fails permanently.
+* Everything else (A7xx out of resources, 0110, 0213, rejections, aborts, time-outs, a PACS that is down): the job is
+  tried again.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from dicom_node.network.status import Verdict
 from dicom_node.network.storage_scu import Response, store
 from dicom_node.storage.spool import Spool
 
-#: What we make; one association proposes these and no more.
+#: The SOP classes of results; the association proposes these and no others.
 RESULT_CLASSES = (
     ComprehensiveSRStorage,
     Comprehensive3DSRStorage,
@@ -48,7 +49,7 @@ RESULT_CLASSES = (
 
 
 class Sender:
-    """Does the job "send" for one destination."""
+    """Does the job "send" for one destination; ``timeouts`` are for its associations, None for the usual ones."""
 
     def __init__(
         self, settings: Settings, peer: Peer, index: Index, spool: Spool, timeouts: Timeouts | None = None
@@ -62,8 +63,8 @@ class Sender:
         """Send one result.
 
         Raises:
-            Retryable: the PACS could not be reached, or could not take it now.
-            Permanent: the PACS refused it for good.
+            Retryable: the PACS could not be reached, or could not store it now.
+            Permanent: the PACS refused it permanently, or there is no file to send.
         """
         result = self._index.result(job.subject)
         if result is not None and result.removed is not None:
@@ -85,11 +86,11 @@ class Sender:
         return Done(reason=f"stored with warning {status:04X}" if status else "")
 
     def close(self) -> None:
-        """Release the association; called when there is nothing to send."""
+        """Release the association. Called when there is nothing to send."""
         self._requestor.release()
 
     def _not_taken(self, job: Job, result: StoredResult) -> Done:
-        """Go on without an object of a class that the PACS refused at negotiation, if it takes another of the run."""
+        """Leave out a result whose SOP class the PACS did not accept, if it accepted another class of the run."""
         reason = f"{self._requestor.name} does not take {UID(result.sop_class_uid).name}"
         wanted = self._index.classes_sent(job.run_key or "", self._peer.name)
         if not any(self._requestor.accepted(sop_class) for sop_class in wanted):

@@ -1,1 +1,1 @@
-"""The DICOM protocol on a socket, for who is called and who calls: no service and no policy."""
+"""The DICOM protocol on a socket, as acceptor and as requestor of associations, without any policy."""

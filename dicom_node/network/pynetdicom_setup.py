@@ -1,4 +1,4 @@
-"""What every use of pynetdicom here needs: its process-wide switches and a socket that does not wait."""
+"""What every use of pynetdicom in the node needs: its process-wide switches, and mends for its sockets and threads."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from pynetdicom.dimse_primitives import C_STORE
 
 from dicom_node import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 
-SILENT_SECONDS = 60.0  # how long an open association may send nothing
+SILENT_SECONDS = 60.0  # the longest time that an open association may send nothing
 
 
 def configure_pynetdicom() -> None:
-    """Set pynetdicom's process-wide switches; harmless to repeat."""
+    """Set pynetdicom's process-wide switches; it may be called again."""
     _config.UNRESTRICTED_STORAGE_SERVICE = True  # every storage SOP class, private ones included
-    _config.LOG_HANDLER_LEVEL = "none"  # its handlers describe every message, patient data included
+    _config.LOG_HANDLER_LEVEL = "none"  # its log handlers describe every message with its patient data
     _config.STORE_SEND_CHUNKED_DATASET = True  # files are sent as they are, not decoded and encoded again
-    # A malformed C-STORE gets a status from us. pynetdicom would abort on a bad UID, and not answer at all where a UID
-    # or the data set is missing, so that the sender waits until it gives up.
+    # The node answers a malformed C-STORE with a status. pynetdicom would abort on an invalid UID. It would not answer
+    # where a UID or the data set is missing, and the sender would wait until its time-out.
     _config.VALIDATORS["UI"] = lambda _value: (True, "")
     C_STORE.REQUEST_KEYWORDS = ("MessageID",)
-    # Titles padded with NUL or in another alphabet are rejected by us with a reason, not aborted without a word.
+    # The node rejects AE titles with NUL padding or in another alphabet, and gives the reason. pynetdicom would abort.
     _config.VALIDATORS["AE"] = lambda _value: (True, "")
     _config.CODECS = ("ascii", "iso8859-1")
     transport.select = _Poll
 
 
 class _Poll:
-    """What pynetdicom asks of the module ``select``: whether something came on a socket.
+    """Stands for the module ``select`` in pynetdicom, which asks it whether a socket has something to read.
 
-    select(2) takes no file number from 1024 on, and pynetdicom then thinks that the connection is gone: with hundreds
-    of associations open nothing could be delivered.
+    select(2) fails for file numbers from 1024 on, and pynetdicom takes this for a closed connection. With hundreds of
+    open associations the node could deliver nothing.
     """
 
     @staticmethod
@@ -58,11 +58,11 @@ def application_entity(ae_title: str, kind: type[AE] = AE) -> AE:
 
 
 class _Checkpoint(threading.Event):
-    """Where pynetdicom's thread of an association waits while a request is under way and its answer is awaited.
+    """Holds an association's own thread while another thread sends a request and reads the response.
 
-    pynetdicom asks a flag whether it waits, which that thread takes down a moment after it went on. A request made in
-    that moment has its answer read by the thread, which has no use for it, and would be awaited in vain. Here the flag
-    is down by the time the thread goes on.
+    pynetdicom has a flag that says whether the own thread is held. That thread clears the flag shortly after it goes
+    on. A request made in between sees the old flag: the own thread then reads the response and discards it, and the
+    other thread waits until its time-out. Here the flag is cleared before the thread goes on.
     """
 
     def __init__(self, association: Any) -> None:
@@ -72,7 +72,7 @@ class _Checkpoint(threading.Event):
         self._passing = threading.Lock()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until it is set, and say that the thread goes on."""
+        """Wait until it is set, then clear the flag of the association."""
         while super().wait(timeout):
             with self._passing:
                 if self.is_set():
@@ -81,13 +81,13 @@ class _Checkpoint(threading.Event):
         return False
 
     def clear(self) -> None:
-        """Let nothing pass from now on; what has passed has said so."""
+        """Hold the thread from now on; if it has passed, the flag of the association is clear."""
         with self._passing:
             super().clear()
 
 
 def on_open(event: Any) -> None:
-    """For EVT_CONN_OPEN of every association that we ask for: no answer is waited for longer than it takes."""
+    """Handle EVT_CONN_OPEN of every association that we request: no response is delayed and none is lost."""
     sock = event.assoc.dul.socket.socket
     if sock is not None:  # Nagle's algorithm against delayed acknowledgements costs 40 ms a message
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -1,4 +1,4 @@
-"""``dicom-node check``: the configuration and the machine, point by point, before a node is started on them."""
+"""``dicom-node check``: the configuration, the machine and the peers, point by point, before a node is started."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _COMPRESSED = (
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One line: FAIL means that a node would not start or could not work, warn that IT should know."""
+    """One line of the report. FAIL: a node would not start or could not work; warn: something that IT should know."""
 
     verdict: Literal["ok", "warn", "FAIL"]
     what: str
@@ -60,7 +60,7 @@ class Point:
 
 
 def points(config: Path) -> Iterator[Point]:
-    """Check everything that can be checked, each point as soon as it is known."""
+    """Check everything, and yield each point as soon as it is known."""
     try:
         settings = load(config)
     except ConfigError as error:
@@ -84,7 +84,7 @@ def points(config: Path) -> Iterator[Point]:
 
 
 def _folder(folder: Path, keep_free_gb: float) -> Point:
-    """Whether the node can keep its state there; a missing folder is not made, since it would be this user's."""
+    """Whether the node can write there. A missing folder is not made: it would belong to the user of this check."""
     me = user_name(os.geteuid())
     owner = me
     try:

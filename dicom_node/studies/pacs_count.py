@@ -1,4 +1,4 @@
-"""How many instances a PACS has of a study, asked by C-FIND (NumberOfStudyRelatedInstances, PS3.4 C.3.4)."""
+"""The number of instances that a PACS has of a study, by C-FIND (NumberOfStudyRelatedInstances, PS3.4 C.3.4)."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from dicom_node.errors import Retryable
 from dicom_node.log import logger, where
 from dicom_node.network.requestor import Requestor, uncompressed
 
-_SETTLED_SECONDS = 1.0  # a PACS that says the same twice, so far apart, is not being filled now
-_AGAIN_SECONDS = 5.0  # how soon it is asked again where it did not say, or has more than we
+_SETTLED_SECONDS = 1.0  # the same number twice, this far apart: the PACS receives nothing of the study now
+_AGAIN_SECONDS = 5.0  # the time until the next query if there was no number, or a higher one than ours
 _IDLE_SECONDS = 10.0
 _REMEMBERED_SECONDS = 3600.0
 _PENDING = (0xFF00, 0xFF01)
@@ -26,16 +26,16 @@ _PENDING = (0xFF00, 0xFF01)
 
 @dataclass(slots=True)
 class _Asked:
-    """What is known of a study that has received nothing since a moment."""
+    """What is known of a study that has received nothing since a time (epoch seconds)."""
 
     since: float
-    asked: float  # when it was last asked, or is to be
+    asked: float  # the time of the last query, which may still wait in the queue
     count: int | None = None
     settled: int | None = None
 
 
 class Counter:
-    """Asks one peer, in a thread of its own; nobody waits for it."""
+    """Queries one peer in a thread of its own, so that no caller waits for the answer."""
 
     def __init__(self, ae_title: str, peer: Peer, clock: Callable[[], float] = time.time) -> None:
         self._peer = peer
@@ -47,18 +47,18 @@ class Counter:
         self._thread = threading.Thread(target=self._run, name=f"count-{peer.name}", daemon=True)
 
     def start(self) -> None:
-        """Begin to ask."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread; what it asks now may take a moment."""
+        """End the thread, after the query that it makes now; wait at most 15 s for it."""
         self._wanted.put(None)
         self._thread.join(timeout=15.0)
 
     def count(self, study: str, since: float) -> int | None:
-        """How many instances the peer has of a study that has received nothing ``since`` a moment (epoch seconds).
+        """How many instances the peer has of a study that has received nothing ``since`` a time (epoch seconds).
 
-        None where it did not say so twice; it is asked in the background.
+        None if the peer has not given the same number twice; the next query is made in the background.
         """
         now = self._clock()
         with self._lock:
@@ -87,13 +87,13 @@ class Counter:
                 return
             study, since, when = wanted
             if self._clock() - when > _AGAIN_SECONDS:
-                continue  # it waited behind others; who still wants to know asks anew
+                continue  # it has waited behind other queries too long; `count` queues it again if it is still wanted
             try:
                 count = self._ask(study)
             except Retryable as error:
                 logger().warning("count.failed", study=study, peer=self._peer.name, reason=str(error))
                 count = None
-            except Exception as error:  # whatever an answer that breaks the standard leads to
+            except Exception as error:  # an answer that breaks the standard may lead to any error
                 logger().warning("count.failed", study=study, peer=self._peer.name, error=where(error))
                 self._requestor.abort()
                 count = None

@@ -1,9 +1,9 @@
-"""``dicom-node check --peer NAME``: is this PACS ready for our results? Asked before the first study, not by it.
+"""``dicom-node check --peer NAME``: is this PACS ready for our results? For use before the first study.
 
-The objects of a test study are sent to the PACS as the node would send them, then asked back: what was taken, what was
-kept, and what was changed on the way. :mod:`reach` gets as far as an association, :mod:`study` makes the objects,
-:mod:`storing` sends them, :mod:`asking` and :mod:`compare` get them back and look. It needs no running node, does not
-disturb one, and writes nothing into ``data_dir``.
+The pre-flight sends a test study to the PACS as the node would send it. Then it queries and retrieves the objects, to
+find out which the PACS accepted, kept and changed. :mod:`reach` connects, :mod:`study` makes the objects,
+:mod:`storing` sends them, :mod:`asking` queries and retrieves them, :mod:`compare` compares them with what was sent.
+The pre-flight needs no running node, does not disturb one, and writes nothing into ``data_dir``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dicom_node.network.requestor import AssociationError, Requestor, uncompress
 from dicom_node.network.status import status_text
 from dicom_node.network.verification_scu import VERIFICATION, echo
 from dicom_node.operations.check import Point
-from dicom_node.operations.preflight.reach import Caller, Limits, NoAnswerError, NoAssociationError
+from dicom_node.operations.preflight.reach import Limits, NoAnswerError, NoAssociationError, Target
 
 __all__ = ["Limits", "points"]
 
@@ -55,22 +55,24 @@ def points(config: Path, name: str, *, reject: bool = False, limits: Limits | No
         "configuration",
         f"{config}: peer {name} is {theirs} at {peer.host}:{peer.port}, our AE title is {ours}; it gets {wanted}",
     )
-    caller = Caller(ours, peer, limits, time.monotonic() + limits.whole)
-    reached = yield from _reach(caller)
+    target = Target(ours, peer, limits, time.monotonic() + limits.whole)
+    reached = yield from _reach(target)
     if not reached:
         return
     if peer.commitment:
-        yield _commitment(caller, settings.node.port)
-    # What draws, encodes and compares takes a second to load: a PACS that is out of reach is told before that.
-    from dicom_node.operations.preflight.storing import Flight  # noqa: PLC0415
+        yield _commitment(target, settings.node.port)
+    # What draws, encodes and compares takes a second to load. A PACS that cannot be reached is told before that.
+    from dicom_node.operations.preflight.storing import Preflight  # noqa: PLC0415
 
     with tempfile.TemporaryDirectory(prefix="dicom-node-preflight-") as folder:
-        flight = Flight(caller, Path(folder), profiles, datetime.now().astimezone(), settings.node.deliver_for_hours)
-        yield from flight.points(reject=reject)
+        preflight = Preflight(
+            target, Path(folder), profiles, datetime.now().astimezone(), settings.node.deliver_for_hours
+        )
+        yield from preflight.points(reject=reject)
 
 
 def _profiles(settings: Settings, peer: Peer) -> list[tuple[str, Profile]]:
-    """How results are made for a destination: each profile once, with the routes that ask for it."""
+    """The profiles of the results for a destination: each once, with the routes that have it."""
     by_digest: dict[str, tuple[list[str], Profile]] = {}
     for route in settings.routes:
         if peer.name in route.to:
@@ -81,17 +83,17 @@ def _profiles(settings: Settings, peer: Peer) -> list[tuple[str, Profile]]:
     return [(f"route{'s' * (len(names) > 1)} {', '.join(names)}", profile) for names, profile in by_digest.values()]
 
 
-def _reach(caller: Caller) -> Generator[Point, None, bool]:
-    """Name, connection, association and C-ECHO; returns whether the rest is worth trying."""
+def _reach(target: Target) -> Generator[Point, None, bool]:
+    """Host name, connection, association and C-ECHO. Returns whether an association is possible."""
     what = "host name"
     try:
-        yield Point("ok", what, caller.resolve())
+        yield Point("ok", what, target.resolve())
         what = "connection"
-        yield Point("ok", what, caller.connect())
+        yield Point("ok", what, target.connect())
         what = "association"
-        with caller.call(uncompressed((VERIFICATION,))) as requestor:
-            yield Point("ok", what, f"{caller.peer.ae_title} takes calls from {caller.ours}; {_software(requestor)}")
-            yield _echo(requestor, caller.limits)
+        with target.call(uncompressed((VERIFICATION,))) as requestor:
+            yield Point("ok", what, f"{target.peer.ae_title} takes calls from {target.ours}; {_software(requestor)}")
+            yield _echo(requestor, target.limits)
     except NoAssociationError as error:
         if not error.contexts:
             yield Point("FAIL", what, str(error))
@@ -103,19 +105,19 @@ def _reach(caller: Caller) -> Generator[Point, None, bool]:
     return True
 
 
-def _commitment(caller: Caller, port: int) -> Point:
-    """Whether it offers storage commitment; that its answers arrive is not tried, since the node has the port."""
+def _commitment(target: Target, port: int) -> Point:
+    """Whether the PACS offers storage commitment. Its answers are not tested, since a running node has the port."""
     what = "commitment"
     try:
-        with caller.call(uncompressed((StorageCommitmentPushModel,))):
-            return Point("ok", what, f"offered; its answers must reach {caller.ours} at this machine's port {port}")
+        with target.call(uncompressed((StorageCommitmentPushModel,))):
+            return Point("ok", what, f"offered; its answers must reach {target.ours} at this machine's port {port}")
     except NoAnswerError as error:
-        fix = f"have it switched on there for {caller.ours}, or set commitment = false on peer {caller.peer.name}"
+        fix = f"have it switched on there for {target.ours}, or set commitment = false on peer {target.peer.name}"
         return Point("FAIL", what, f"storage commitment is not offered ({error}): {fix}")
 
 
 def _echo(requestor: Requestor, limits: Limits) -> Point:
-    """C-ECHO. Its failure is told, and no reason not to store: some PACS do not support it."""
+    """C-ECHO. The pre-flight goes on if it fails, since some PACS do not support it."""
     try:
         status = echo(requestor)
     except AssociationError:  # the association has ended meanwhile, and another one cannot be had

@@ -1,4 +1,4 @@
-"""Asking a PACS back: Study Root Query/Retrieve FIND and GET (PS3.4 annex C), as little of them as is needed."""
+"""Query and retrieve of the test study: Study Root FIND and GET (PS3.4 annex C), no more of them than is needed."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from pynetdicom.sop_class import (
 
 from dicom_node.network.requestor import uncompressed
 from dicom_node.network.status import comment, status_text
-from dicom_node.operations.preflight.reach import Caller, NoAnswerError, NoAssociationError
+from dicom_node.operations.preflight.reach import NoAnswerError, NoAssociationError, Target
 
 _FIND = str(StudyRootQueryRetrieveInformationModelFind)
 _GET = str(StudyRootQueryRetrieveInformationModelGet)
 _MOST_RESPONSES = 500
 _PENDING = {0xFF00, 0xFF01}
 
-#: Return keys by level, and of these the ones that every archive supports (PS3.4 C.6.2.1: R and U).
+#: Return keys by level, and those of them that every archive must support (PS3.4 C.6.2.1: R and U).
 KEYS = {
     "STUDY": (
         "PatientName",
@@ -74,7 +74,7 @@ class Finder:
         self._association = association
 
     def study(self, study: str) -> Dataset | None:
-        """The study, if it is there."""
+        """The study; None if the PACS does not find it."""
         return self._find("STUDY", StudyInstanceUID=study).get(study)
 
     def series(self, study: str) -> dict[str, Dataset]:
@@ -89,7 +89,7 @@ class Finder:
         """Responses of a level by their unique key.
 
         Raises:
-            NoAnswerError: the PACS failed the query, broke off, or sends far more than was asked for.
+            NoAnswerError: the PACS failed, ended the association, or sent far more than was asked for.
         """
         query = Dataset()
         query.QueryRetrieveLevel = level
@@ -111,27 +111,27 @@ class Finder:
 
 
 @contextmanager
-def finder(caller: Caller) -> Iterator[Finder]:
-    """Something to query with.
+def finder(target: Target) -> Iterator[Finder]:
+    """Queries over an association of its own.
 
     Raises:
-        NoAssociationError: the PACS takes no association for it; with ``contexts`` where it refuses the class.
+        NoAssociationError: there is no association; with ``contexts`` if the PACS refuses the SOP class.
     """
-    with caller.call(uncompressed((_FIND,))) as requestor:
+    with target.call(uncompressed((_FIND,))) as requestor:
         yield Finder(requestor.association)
 
 
-def get_study(caller: Caller, study: str, wanted: dict[str, str]) -> dict[str, Dataset]:
+def get_study(target: Target, study: str, wanted: dict[str, str]) -> dict[str, Dataset]:
     """Get a study's objects back by C-GET.
 
     Args:
-        caller: whom to ask.
-        study: its UID.
-        wanted: SOP Class UID by SOP Instance UID; nothing else is kept.
+        target: the PACS.
+        study: the Study Instance UID.
+        wanted: SOP Class UID by SOP Instance UID; other objects are discarded.
 
     Raises:
         NoAssociationError: as for :func:`finder`.
-        NoAnswerError: the PACS failed, or broke off.
+        NoAnswerError: the PACS failed, or ended the association.
     """
     taken: dict[str, bytes] = {}
 
@@ -143,7 +143,7 @@ def get_study(caller: Caller, study: str, wanted: dict[str, str]) -> dict[str, D
 
     classes = list(dict.fromkeys(wanted.values()))
     roles = [build_role(sop_class, scp_role=True) for sop_class in classes]
-    with caller.call(uncompressed((_GET, *classes)), roles=roles, handlers=((evt.EVT_C_STORE, on_store),)) as requestor:
+    with target.call(uncompressed((_GET, *classes)), roles=roles, handlers=((evt.EVT_C_STORE, on_store),)) as requestor:
         if not requestor.accepted(_GET):
             refused = [one for one in requestor.contexts if one.sop_class == _GET]
             raise NoAssociationError("it does not offer C-GET", refused)
@@ -157,17 +157,17 @@ def get_study(caller: Caller, study: str, wanted: dict[str, str]) -> dict[str, D
 
 
 def _answers(send: Callable[[], Any]) -> Iterator[tuple[int, Dataset | None]]:
-    """Each response of a query: pending ones, then that of success.
+    """The responses of a query: the pending ones, then the final one of success.
 
     Raises:
-        NoAnswerError: the final one says otherwise, or there is none.
+        NoAnswerError: the final response is another, or there is none.
     """
     try:
         for status, identifier in send():
             if "Status" not in status:
                 raise NoAnswerError("it did not answer the query, or ended the association at it")
             code = int(status.Status)
-            # B000 of a C-GET: some sub-operations failed; what is missing shows below.
+            # B000 of a C-GET: some sub-operations failed. The objects that are missing are told one by one.
             if code not in {0x0000, 0xB000, *_PENDING}:
                 raise NoAnswerError(f"it answered the query {status_text(code)}{comment(status)}")
             yield code, identifier
@@ -178,12 +178,12 @@ def _answers(send: Callable[[], Any]) -> Iterator[tuple[int, Dataset | None]]:
 def _uid(identifier: Dataset, keyword: str) -> str:
     try:
         return str(identifier[keyword].value)
-    except Exception:  # absent, or not decodable
+    except Exception:  # absent, or it cannot be decoded
         return ""
 
 
 def _parsed(content: bytes) -> Dataset:
     try:
         return pydicom.dcmread(BytesIO(content), force=True)
-    except Exception:  # not decodable: then everything counts as removed
+    except Exception:  # it cannot be decoded: then every attribute counts as removed
         return Dataset()

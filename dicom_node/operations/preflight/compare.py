@@ -1,7 +1,7 @@
-"""What a PACS gave back against what it was sent: attribute by attribute, and element by element.
+"""Comparison of what a PACS returned with what was sent: attribute by attribute, and element by element.
 
-The values are those of test objects, so they may be shown. What comes back comes from a stranger: it may be of any type
-and length, and to look at it may raise anything.
+The values are those of test objects, so they may be shown. What the PACS returned may be of any type and length, and
+pydicom may raise any error when it decodes it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _CANNOT = "(cannot be decoded)"
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One attribute that did not come back as it was sent; ``path`` names it by keywords and tag."""
+    """One attribute that did not come back as it was sent; ``path`` is its keywords and tag."""
 
     kind: Literal["altered", "removed", "added"]
     path: str
@@ -47,10 +47,10 @@ def told(differences: Sequence[Difference]) -> str:
 
 
 def answered(sent: Dataset, returned: Dataset, keywords: Sequence[str], required: Sequence[str]) -> list[Difference]:
-    """A C-FIND response against what was stored: only ``keywords``, with their values brought to one form first.
+    """Compare the attributes ``keywords`` of a C-FIND response with what was stored, each value in a normal form.
 
-    An optional return key that is empty or absent was not supported (PS3.4 C.2.2.1.3) and is no difference; one of
-    ``required`` is.
+    An optional return key that is empty or absent is not supported (PS3.4 C.2.2.1.3) and not a difference. One of
+    ``required`` is a difference.
     """
     found = []
     for keyword in keywords:
@@ -69,7 +69,7 @@ def answered(sent: Dataset, returned: Dataset, keywords: Sequence[str], required
 
 
 def elements(sent: Dataset, returned: Dataset, within: str = "") -> Iterator[Difference]:
-    """Two data sets element by element, sequences item by item; padding and group lengths are no differences."""
+    """Compare two data sets element by element, sequences item by item; padding and group lengths do not count."""
     for tag in sorted(_tags(sent) | _tags(returned)):
         path = f"{within}{keyword_for_tag(tag) or 'private element'}"
         was, now = _value(sent, tag), _value(returned, tag)
@@ -85,12 +85,12 @@ def elements(sent: Dataset, returned: Dataset, within: str = "") -> Iterator[Dif
 
 
 def _tags(dataset: Dataset) -> set[BaseTag]:
-    tags = dataset.keys()  # to walk over the data set itself would decode every element
+    tags = dataset.keys()  # a loop over the data set itself would decode every element
     return {tag for tag in tags if tag.element and tag != _TRAILING_PADDING}
 
 
 def _value(dataset: Dataset, tag: BaseTag) -> Any:
-    """A value that can be compared: a list of items, bytes without padding, or text; none where it is absent."""
+    """A value that can be compared: a list of items, bytes without padding, or text. None if it is absent."""
     if tag not in dataset:
         return None
     try:
@@ -102,7 +102,7 @@ def _value(dataset: Dataset, tag: BaseTag) -> Any:
             # In implicit VR, and where it is not known, an element of numbers or text may come back as bytes.
             return value.rstrip(b"\0") if element.VR in _BULK else _text(value.decode("latin-1"))
         return _text(value)
-    except Exception:  # pydicom raises nearly anything on bytes that are no value
+    except Exception:  # pydicom raises nearly any error on bytes that are not a value
         return _CANNOT
 
 
@@ -114,7 +114,7 @@ def _text(value: Any) -> str:
 
 
 def _plain(dataset: Dataset, tag: BaseTag) -> str:
-    """A C-FIND value in one form: numbers without zeros in front, times without zeros behind, names without ^^^."""
+    """A C-FIND value in a normal form: numbers without leading zeros, times without fractions, names without ^^^."""
     value = _value(dataset, tag)
     text = "" if value is None else value if isinstance(value, str) else _described(value)
     vr = dictionary_VR(tag)

@@ -1,4 +1,4 @@
-"""From a host name to an association: each step alone, so that what fails is named as what it is."""
+"""From a host name to an association, step by step, so that a failure names its own cause."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class Limits:
 
 
 class NoAnswerError(Exception):
-    """The other side could not be reached, rejected us, or broke off: the message says which, and what to do."""
+    """The PACS could not be reached, rejected us, or broke off: the message says which, and what to do."""
 
 
 class NoAssociationError(NoAnswerError):
-    """There is no association; ``contexts`` are the presentation contexts where it refused them all."""
+    """There is no association; ``contexts`` are the answers to the presentation contexts if the PACS refused them."""
 
     def __init__(self, text: str, contexts: Sequence[ContextAnswer] = ()) -> None:
         super().__init__(text)
@@ -54,8 +54,8 @@ class NoAssociationError(NoAnswerError):
 
 
 @dataclass(slots=True)
-class Caller:
-    """Calls one peer as the node does; ``end`` (``time.monotonic``) is when everything is over."""
+class Target:
+    """The peer that is tested, called as the node calls it; ``end`` (``time.monotonic``) is when the test ends."""
 
     ours: str
     peer: Peer
@@ -66,18 +66,18 @@ class Caller:
 
     @property
     def where(self) -> str:
-        """The peer's host and port as one says them."""
+        """The peer's host and port."""
         return f"{self.peer.host}:{self.peer.port}"
 
     def left(self, most: float = float("inf")) -> float:
-        """The seconds that may still be waited for something, at most ``most``."""
+        """The seconds that are left for something, at most ``most``."""
         return max(0.0, min(most, self.end - time.monotonic()))
 
     def resolve(self) -> str:
-        """Look the host name up, and say which address is called.
+        """Resolve the host name, and tell which address is called.
 
         Raises:
-            NoAnswerError: there is no such name.
+            NoAnswerError: the name cannot be resolved.
         """
         host = str(self.peer.host)
         try:
@@ -87,7 +87,7 @@ class Caller:
                 f"{host!r} cannot be resolved ({getattr(error, 'strerror', None) or 'no valid name'}): correct host of "
                 f"peer {self.peer.name}, or have the name entered in the DNS that this machine asks"
             ) from error
-        # pynetdicom, and so the node, calls the first IPv4 address, and an IPv6 address only where there is no other.
+        # pynetdicom, and so the node, calls the first IPv4 address, and an IPv6 address only if there is no other.
         addresses = [str(entry[4][0]) for entry in sorted(found, key=lambda entry: entry[0] != socket.AF_INET)]
         self.address, *others = dict.fromkeys(addresses)
         if self.address == host:
@@ -98,7 +98,7 @@ class Caller:
         """Open a TCP connection and close it.
 
         Raises:
-            NoAnswerError: it is refused, not answered, or there is no way there.
+            NoAnswerError: it is refused, not answered, or there is no route to the host.
         """
         began = time.perf_counter()
         try:
@@ -135,10 +135,10 @@ class Caller:
     ) -> Iterator[Requestor]:
         """A requestor with an established association, which is released at the end.
 
-        Nothing outlives it: whatever the other side does, the connection is shut when the time is over.
+        Whatever the PACS does, the connection is shut when the time of the whole test is over.
 
         Raises:
-            NoAssociationError: there is none.
+            NoAssociationError: there is no association.
         """
         if not self.left():
             raise NoAssociationError(f"broken off: the whole check may take {self.limits.whole:g} s")
@@ -202,14 +202,14 @@ class Caller:
         return f"{why}: {fix}" if fix else why
 
     def _add_us(self) -> str:
-        """What the PACS's administrator enters."""
+        """What the administrator of the PACS enters."""
         at = f", address {self.own_address}" if self.own_address else ""
         return (
             f"in the PACS's list of DICOM nodes, add AE title {self.ours} (capitals count){at}, with the right to store"
         )
 
     def _what_listens(self) -> str:
-        """What else than DICOM is on that port, asked in the two languages that ports are most often mistaken for."""
+        """Which other protocol is on that port: an HTTP request and a TLS handshake are tried. Empty if not known."""
         seconds = self.left(min(_PROBE_SECONDS, self.limits.connect))
         if not seconds:
             return ""

@@ -1,4 +1,4 @@
-"""The pre-flight past its first association: send the test study, ask it back, compare, and clean up."""
+"""The pre-flight after its first association: send the test study, query and retrieve it, compare, and clean up."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dicom_node.network.storage_scu import Response, store
 from dicom_node.operations.check import Point
 from dicom_node.operations.preflight import compare
 from dicom_node.operations.preflight.asking import KEYS, REQUIRED, Finder, finder, get_study
-from dicom_node.operations.preflight.reach import Caller, NoAnswerError, NoAssociationError
+from dicom_node.operations.preflight.reach import NoAnswerError, NoAssociationError, Target
 from dicom_node.operations.preflight.study import PATIENT_ID, PATIENT_NAME, Sample, TestStudy, make, rejection_note
 
 _SYNTAXES = (str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian))
@@ -32,26 +32,26 @@ _FIXES = {
 }
 
 
-class Flight:
-    """One pre-flight over an association that is known to work; ``hours`` is how long the node would try again."""
+class Preflight:
+    """One pre-flight of a PACS that can be reached; ``hours`` is how long the node would try to deliver a result."""
 
     def __init__(
-        self, caller: Caller, folder: Path, profiles: Sequence[tuple[str, Profile]], now: datetime, hours: float
+        self, target: Target, folder: Path, profiles: Sequence[tuple[str, Profile]], now: datetime, hours: float
     ) -> None:
-        self._caller = caller
+        self._target = target
         self._folder = folder
         self._profiles = profiles
         self._now = now
         self._hours = hours
-        self._theirs = caller.peer.ae_title
-        self._not_taken: list[Sample] = []  # of SOP classes that it refused
-        self._lost = 0  # objects without an answer in a row
+        self._theirs = target.peer.ae_title
+        self._not_taken: list[Sample] = []  # objects of SOP classes that the PACS refused
+        self._lost = 0  # the last objects that got no answer, in a row
         self._stored: list[Sample] = []
-        self._kept: set[str] | None = None  # none: it cannot be asked
+        self._kept: set[str] | None = None  # None: the PACS cannot be queried
         self._altered: set[str] = set()
 
     def points(self, *, reject: bool) -> Iterator[Point]:
-        """Everything in order; what the PACS holds at the end is told in any case."""
+        """Every step in order; the last point always says what the PACS has at the end."""
         study = make(self._folder, self._profiles, self._now)
         count = len(study.results)
         yield Point(
@@ -75,18 +75,18 @@ class Flight:
     # --- sending ------------------------------------------------------------------------------------------------------
 
     def _send(self, samples: Sequence[Sample]) -> Iterator[Point]:
-        """C-STORE each over as few associations as the PACS allows, a new one wherever one broke."""
+        """C-STORE each object. There is a new association after each one that broke."""
         classes = list(dict.fromkeys(sample.sop_class for sample in samples))
         waiting: deque[Sample] | None = None
         while waiting is None or (waiting and self._lost < _LOST_IN_A_ROW):
             try:
-                with self._caller.call(uncompressed(classes)) as requestor:
+                with self._target.call(uncompressed(classes)) as requestor:
                     if waiting is None:
                         yield from self._negotiated(classes, requestor.contexts, samples)
                         waiting = deque(sample for sample in samples if sample not in self._not_taken)
                     while waiting and requestor.is_open:
                         yield self._store(requestor, waiting.popleft())
-                        if self._lost:  # pynetdicom may not have noticed yet that the association is gone
+                        if self._lost:  # pynetdicom may not have noticed yet that the association has ended
                             break
             except NoAssociationError as error:
                 if not error.contexts or waiting is not None:
@@ -103,7 +103,7 @@ class Flight:
     def _negotiated(
         self, classes: Sequence[UID], answers: Sequence[ContextAnswer], samples: Sequence[Sample]
     ) -> Iterator[Point]:
-        """What became of each SOP class; the node goes on without one, but not without all of them."""
+        """The outcome for each SOP class. The node can do without one of them, not without all."""
         results = {sop_class: [one for one in answers if one.sop_class == sop_class] for sop_class in classes}
         taken = {sop_class for sop_class in classes if any(one.accepted for one in results[sop_class])}
         self._not_taken = [sample for sample in samples if sample.sop_class not in taken]
@@ -127,7 +127,7 @@ class Flight:
             if why == [CONTEXT_RESULTS[4]]:
                 fix = f"the PACS must take {_or(_SYNTAXES)} for it, the second of which every DICOM system must take"
             else:
-                fix = f"have it switched on in the PACS for {self._caller.ours}"
+                fix = f"have it switched on in the PACS for {self._target.ours}"
             fix += f", or leave {', '.join(roles)} out of outputs for this destination"
             goes_on = "the node leaves such results out and says so with the study" if some else "no result can be sent"
             yield Point("warn" if some else "FAIL", "SOP class", f"{refused}; {goes_on}: {fix}")
@@ -139,9 +139,9 @@ class Flight:
         took = time.perf_counter() - began
         self._lost = 0 if response is not None else self._lost + 1
         if response is None:
-            limit = self._caller.limits.answer
+            limit = self._target.limits.answer
             how = "the PACS ended the association without an answer"
-            fix = f"it does not get on with this object, or does not let {self._caller.ours} store"
+            fix = f"it does not get on with this object, or does not let {self._target.ours} store"
             if took >= limit:
                 how, fix = f"no answer within {limit:g} s", "it may be busy, or hang"
             again = f"the node would try again for {self._hours:g} hours"
@@ -158,7 +158,7 @@ class Flight:
             if response.verdict is Verdict.REFUSED
             else f"the node would try again for {self._hours:g} hours"
         )
-        fix = _FIXES.get(code & 0xFF00 if code & 0xFF00 == 0xA700 else code, "").format(ours=self._caller.ours)
+        fix = _FIXES.get(code & 0xFF00 if code & 0xFF00 == 0xA700 else code, "").format(ours=self._target.ours)
         fix = fix or f"its log says why, under SOP Instance UID {sample.sop_instance}"
         return Point("FAIL", what, f"{text}; {then}: {fix}")
 
@@ -166,7 +166,7 @@ class Flight:
 
     def _find(self, study: TestStudy) -> Iterator[Point]:
         try:
-            with finder(self._caller) as asked:
+            with finder(self._target) as asked:
                 yield from self._found(asked, study)
         except NoAssociationError as error:
             why = "it does not offer Study Root C-FIND" if error.contexts else str(error)
@@ -178,21 +178,21 @@ class Flight:
         return Point(
             "warn",
             "C-FIND",
-            f"{why}: it cannot be asked what it kept. Allow {self._caller.ours} to query, or look into its viewer for "
+            f"{why}: it cannot be asked what it kept. Allow {self._target.ours} to query, or look into its viewer for "
             f"PatientID {PATIENT_ID}, StudyInstanceUID {study.uid}",
         )
 
     def _found(self, asked: Finder, study: TestStudy) -> Iterator[Point]:
-        limits = self._caller.limits
+        limits = self._target.limits
         began = time.monotonic()
-        found = self._wait(asked, study, self._caller.left(limits.found), until_all=True)
+        found = self._wait(asked, study, self._target.left(limits.found), until_all=True)
         took = time.monotonic() - began
         self._kept = set(found)
         one, series = asked.study(study.uid), asked.series(study.uid)
         yield Point(
             "ok",
             "C-FIND",
-            f"{self._theirs} answers queries of {self._caller.ours}; {len(found)} of {len(self._stored)} objects found "
+            f"{self._theirs} answers queries of {self._target.ours}; {len(found)} of {len(self._stored)} objects found "
             f"after {took:.1f} s",
         )
         if one is not None:
@@ -219,7 +219,7 @@ class Flight:
                 yield Point("FAIL", what, f"{why}, under SOP Instance UID {sample.sop_instance}")
 
     def _wait(self, asked: Finder, study: TestStudy, seconds: float, *, until_all: bool) -> dict[str, Any]:
-        """Ask until all objects are found (or, with ``until_all`` false, until none is); what was found at last."""
+        """Query until all objects are found (none, if ``until_all`` is false); returns those of the last query."""
         end = time.monotonic() + seconds
         stored = {sample.sop_instance for sample in self._stored}
         found: dict[str, Any] = {}
@@ -230,9 +230,9 @@ class Flight:
                 instances = asked.instances(study.uid, series)
                 found.update({uid: one for uid, one in instances.items() if uid in stored})
             done = len(found) == len(stored) if until_all else not found
-            if done or time.monotonic() + self._caller.limits.pause > end:
+            if done or time.monotonic() + self._target.limits.pause > end:
                 return found
-            time.sleep(self._caller.limits.pause)
+            time.sleep(self._target.limits.pause)
 
     def _compared(self, what: str, of: str, differences: Sequence[compare.Difference]) -> Point:
         if all(difference.kind == "added" for difference in differences):
@@ -241,12 +241,12 @@ class Flight:
         return Point("warn", what, f"found, but changed by the PACS: {compare.told(differences)}")
 
     def _get(self, study: TestStudy) -> Iterator[Point]:
-        if not self._caller.left():
+        if not self._target.left():
             return
         wanted = {sample.sop_instance: str(sample.sop_class) for sample in self._stored}
         only = "only the attributes that C-FIND returns were compared" if self._kept is not None else "nothing compared"
         try:
-            returned = get_study(self._caller, study.uid, wanted)
+            returned = get_study(self._target, study.uid, wanted)
         except NoAnswerError as error:
             offered = not getattr(error, "contexts", ())
             why = str(error) if offered else "it does not offer C-GET"
@@ -255,7 +255,7 @@ class Flight:
         for sample in self._stored:
             what = f"C-GET {sample.label}"
             if sample.sop_instance not in returned:
-                if self._kept is None or sample.sop_instance in self._kept:  # or it was told already
+                if self._kept is None or sample.sop_instance in self._kept:  # otherwise C-FIND told it already
                     yield Point("warn", what, "did not come back")
                 continue
             sent = sample.read()
@@ -274,7 +274,7 @@ class Flight:
         return f"the test study stays in the PACS; to delete it there: {uids}"
 
     def _reject(self, study: TestStudy) -> Iterator[Point]:
-        """Send a rejection note (IHE IOCM), and look whether the archive acts on it."""
+        """Send a rejection note (IHE IOCM), and find out whether the archive hides what it rejects."""
         note = rejection_note(self._folder, study, self._stored, self._now)
         try:
             yield Point("ok", "rejection note", self._send_note(note))
@@ -288,8 +288,8 @@ class Flight:
             yield Point("warn", "clean up", f"{why}; if it does not: {self._by_hand(study)}")
             return
         try:
-            with finder(self._caller) as asked:
-                left = self._wait(asked, study, self._caller.left(self._caller.limits.hidden), until_all=False)
+            with finder(self._target) as asked:
+                left = self._wait(asked, study, self._target.left(self._target.limits.hidden), until_all=False)
         except NoAnswerError as error:
             yield Point("warn", "clean up", f"{error}; {self._by_hand(study)}")
             return
@@ -298,11 +298,11 @@ class Flight:
             return
         why = f"{len(left)} of {len(self._stored)} rejected objects are still found: it does not act on rejection notes"
         yield Point(
-            "warn", "clean up", f"{why} (IHE IOCM), or not on those of {self._caller.ours}; {self._by_hand(study)}"
+            "warn", "clean up", f"{why} (IHE IOCM), or not on those of {self._target.ours}; {self._by_hand(study)}"
         )
 
     def _send_note(self, note: Sample) -> str:
-        with self._caller.call(uncompressed((note.sop_class,))) as requestor:
+        with self._target.call(uncompressed((note.sop_class,))) as requestor:
             response = _c_store(requestor, note)
         if response is None:
             raise NoAnswerError("it did not answer")
@@ -327,7 +327,7 @@ class Flight:
 
 
 def _c_store(requestor: Requestor, sample: Sample) -> Response | None:
-    """C-STORE as the node does it; None if there was no response."""
+    """C-STORE as the node does it. None if there was no response."""
     try:
         return store(requestor, sample.path)
     except Retryable:  # the association is gone

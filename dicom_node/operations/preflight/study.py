@@ -1,4 +1,4 @@
-"""The study that a pre-flight sends: a drawn radiograph of nobody, and what the node would make of it."""
+"""The test study of a pre-flight: a drawn radiograph of no patient, and the results that the node would make of it."""
 
 from __future__ import annotations
 
@@ -72,9 +72,9 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class TestStudy:
-    """The source image and the results; ``unmade`` are outputs that were wanted and led to no object."""
+    """The source image and the results; ``unmade`` are the configured outputs that led to no object."""
 
-    __test__ = False  # pytest would take it for a class of tests
+    __test__ = False  # otherwise pytest collects it as a class of tests
 
     uid: str
     source: Sample
@@ -83,16 +83,16 @@ class TestStudy:
 
     @property
     def samples(self) -> tuple[Sample, ...]:
-        """Everything in the order in which it is sent."""
+        """Every object in the order in which it is sent."""
         return (self.source, *self.results)
 
 
 def make(folder: Path, profiles: Sequence[tuple[str, Profile]], now: datetime) -> TestStudy:
-    """Draw the image and encode a made-up reading of it for each profile, with UIDs that are new each time.
+    """Draw the image and encode an invented reading of it for each profile, with new UIDs each time.
 
     Args:
-        folder: where the files are written.
-        profiles: how results are made for the destination, and for which routes (for the labels).
+        folder: the files are written here.
+        profiles: the routes (for the labels) and the profile of their results.
         now: timezone-aware.
     """
     drawn = draw.draw_phantom(_SEED, _ROWS, _COLUMNS, findings=tuple(_CLASSES), view="PA")
@@ -100,7 +100,7 @@ def make(folder: Path, profiles: Sequence[tuple[str, Profile]], now: datetime) -
         drawn,
         seed=_SEED,
         now=now,
-        study_uid=generate_uid(prefix=None),  # new each time: a PACS would take a repeated UID for a repetition
+        study_uid=generate_uid(prefix=None),  # new each time: a PACS would take the same UID for the same object
         series_uid=generate_uid(prefix=None),
         sop_uid=generate_uid(prefix=None),
         patient_id=PATIENT_ID,
@@ -112,7 +112,7 @@ def make(folder: Path, profiles: Sequence[tuple[str, Profile]], now: datetime) -
     image.StudyDescription = "TEST of dicom-node, no patient"
     image.StudyID = "TEST"
     image.ReferringPhysicianName = "TEST^REFERRER"
-    # A place in space, as no radiograph needs one: without it there would be no segmentation to send.
+    # A frame of reference, which a radiograph does not need: without it there would be no segmentation to send.
     image.FrameOfReferenceUID = generate_uid(prefix=None)
     image.PositionReferenceIndicator = ""
     image.ImagePositionPatient = [0, 0, 0]
@@ -147,13 +147,13 @@ def make(folder: Path, profiles: Sequence[tuple[str, Profile]], now: datetime) -
 
 
 def _reading(drawn: draw.Phantom, source: Sample) -> Reading:
-    """What a model that sees everything would say of the phantom."""
+    """The reading of a model that finds everything in the phantom."""
     ref = InstanceRef(source.sop_instance, str(source.sop_class), str(source.path))
     findings, classes, segments = [], [], []
     for number, seen in enumerate(drawn.findings):
         name, code = _CLASSES[seen.key]
         score = 0.9 - number / 10
-        # As a chest is hung, the patient's left is on the right of the picture.
+        # In a PA radiograph the patient's left is on the right of the image.
         side = LEFT if seen.left + seen.right > _COLUMNS else RIGHT
         region = Region(source.sop_instance, seen.left, seen.top, seen.right, seen.bottom)
         findings.append(Finding(seen.key, name, code, score, region, _LUNG, side))
@@ -168,7 +168,7 @@ def _reading(drawn: draw.Phantom, source: Sample) -> Reading:
 def rejection_note(folder: Path, study: TestStudy, stored: Sequence[Sample], now: datetime) -> Sample:
     """A Key Object Selection that rejects every object of ``stored`` (IHE RAD TF-2 4.66, IOCM; PS3.16 TID 2010).
 
-    Its title (113001, DCM, "Rejected for Quality Reasons") has an archive that supports IOCM hide them.
+    Its title is (113001, DCM, "Rejected for Quality Reasons"). An archive that supports IOCM then hides the objects.
     """
     evidence = [sample.read() for sample in stored]
     title = codes.DCM.RejectedForQualityReasons
@@ -189,7 +189,7 @@ def rejection_note(folder: Path, study: TestStudy, stored: Sequence[Sample], now
     )
     document.StudyDescription = evidence[0].StudyDescription
     for item in document.ContentSequence:
-        # highdicom names the references, which TID 2010 does not allow.
+        # highdicom gives the references a concept name, which TID 2010 does not allow.
         if item.ValueType in {"IMAGE", "COMPOSITE"}:
             del item.ConceptNameCodeSequence
     path = folder / "rejection.dcm"
