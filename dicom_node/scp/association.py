@@ -31,7 +31,6 @@ from pynetdicom.pdu_primitives import A_ABORT, A_ASSOCIATE, A_P_ABORT, P_DATA
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 from pynetdicom.transport import AddressInformation
 
-from dicom_node.config.settings import Peer
 from dicom_node.dicom.attributes import is_uid
 from dicom_node.errors import Refused
 from dicom_node.log import logger, where
@@ -45,6 +44,7 @@ from dicom_node.network.upper_layer import (
     UpperLayer,
     ViolationError,
 )
+from dicom_node.scp.access import PeerIdentity, Proposal, Rejection
 from dicom_node.storage.ingest import Incoming, Store
 
 _LONGEST_PDU = 128 * 1024  # bytes; what is announced, longer ones are taken too
@@ -66,16 +66,8 @@ _HANDED_ON = {
 _REJECT_VERSION = (0x01, 0x02, 0x02)  # PS3.8 9.3.4: permanently, by the ACSE: protocol version not supported
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who opened an association; without peers it is an unknown one, and unknown ones are let in."""
-
-    ae_title: str
-    peers: tuple[Peer, ...]
-
-
 #: Serves a request: (pynetdicom's event, who asks, reports of storage commitment to send here after the answer).
-Service = Callable[[Any, Caller, list[tuple[int, Dataset]]], Any]
+Service = Callable[[Any, PeerIdentity, list[tuple[int, Dataset]]], Any]
 
 
 @dataclass(slots=True)
@@ -92,8 +84,7 @@ class _Storing:
 class Conversation:
     """A connection and the thread that serves it.
 
-    ``judge`` is given it and the association when that is asked for, and returns who may use it, or None where it
-    rejected it.
+    ``admit`` decides whether an association that is asked for is accepted: it gives who asks, or the rejection.
     ``services`` serve what is no C-STORE, by pynetdicom's event.
     """
 
@@ -104,7 +95,7 @@ class Conversation:
         ae: AE,
         store: Store,
         *,
-        judge: Callable[[Conversation, Association, str], Caller | None],
+        admit: Callable[[Conversation, Proposal], PeerIdentity | Rejection],
         services: Sequence[tuple[Any, Service]] = (),
         on_end: Callable[[Conversation], None],
     ) -> None:
@@ -115,12 +106,12 @@ class Conversation:
         self._address = address
         self._ae = ae
         self._store = store
-        self._judge = judge
+        self._admit = admit
         self._services = services
         self._reports: list[tuple[int, Dataset]] = []
         self._on_end = on_end
         self._upper = UpperLayer(sock, request_seconds=_REQUEST_SECONDS, on_bytes=self._note_bytes)
-        self.caller: Caller | None = None
+        self.peer: PeerIdentity | None = None
         self._association: Any = None
         self._log = logger()
         self._syntaxes: dict[int, str] = {}  # of the accepted presentation contexts
@@ -168,7 +159,7 @@ class Conversation:
             self._on_end(self)
 
     def _tell_aborted(self, reason: str) -> None:
-        if self.caller is not None and not self._stopping:  # a mere TCP check is no association
+        if self.peer is not None and not self._stopping:  # a mere TCP check is no association
             logger().warning("association.aborted", address=self._address[0], reason=reason)
 
     def _converse(self) -> None:
@@ -209,15 +200,23 @@ class Conversation:
         if not request.protocol_version & 0x0001:
             association.acse.send_reject(*_REJECT_VERSION)
             return False
-        caller = self._judge(self, association, host)
-        if caller is None:
+        primitive = association.requestor.primitive
+        proposal = Proposal(
+            called=primitive.called_ae_title.strip(" \0"),
+            calling=primitive.calling_ae_title.strip(" \0"),
+            address=host,
+            sop_classes=frozenset(context.abstract_syntax for context in asked),
+        )
+        admitted = self._admit(self, proposal)
+        if isinstance(admitted, Rejection):
+            association.acse.send_reject(*admitted.answer)
             return False
         association.acse.negotiate_association()
         if not association.is_established:
             return False
-        self.caller = caller
+        self.peer = admitted
         for event, service in self._services:
-            association.bind(event, service, [caller, self._reports])
+            association.bind(event, service, [admitted, self._reports])
         self._longest_answer = association.requestor.maximum_length
         self._syntaxes = {each.context_id: str(each.transfer_syntax[0]) for each in association.accepted_contexts}
         return True
@@ -328,13 +327,13 @@ class Conversation:
         except Exception as error:  # it is answered when the data set is through
             storing.failure = error
 
-    def _may_store(self) -> Caller:
-        caller = self.caller
-        if caller is None:
+    def _may_store(self) -> PeerIdentity:
+        peer = self.peer
+        if peer is None:
             raise Refused(0x0124, "the caller of this association was never judged")
-        if caller.peers and not any(peer.may_store for peer in caller.peers):
-            raise Refused(0x0124, f"peer {caller.peers[0].name} may not store: set may_store = true to let it")
-        return caller
+        if not peer.may_store:
+            raise Refused(0x0124, f"peer {peer.peers[0].name} may not store: set may_store = true to let it")
+        return peer
 
     def _write(self) -> None:
         """Write what has come of the data set; an image that cannot be written is let pass, and answered so."""

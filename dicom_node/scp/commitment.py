@@ -24,7 +24,7 @@ from dicom_node.index.rows import Job, Promise
 from dicom_node.jobs.worker import Done
 from dicom_node.log import logger, where
 from dicom_node.network.requestor import NoContextError, Requestor, uncompressed
-from dicom_node.scp.association import Caller
+from dicom_node.scp.access import PeerIdentity
 from dicom_node.storage.spool import Spool
 
 _REQUEST_COMMITMENT = 1  # the only action (PS3.4 J.3.2.1)
@@ -48,9 +48,9 @@ class Promises:
         self._on_asked = on_asked
         self._clock = clock
 
-    def asked(self, event: Any, caller: Caller, reports: list[tuple[int, Dataset]]) -> tuple[int, None]:
+    def asked(self, event: Any, caller: PeerIdentity, reports: list[tuple[int, Dataset]]) -> tuple[int, None]:
         """Take a request; where the caller cannot be called back, its answer is put into ``reports``."""
-        if caller.peers and not any(peer.may_store for peer in caller.peers):
+        if not caller.may_store:
             return 0x0124, None
         if event.request.RequestedSOPInstanceUID != StorageCommitmentPushModelInstance:
             return 0x0112, None

@@ -36,33 +36,25 @@ from typing import Any
 import structlog
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE
-from pynetdicom.association import Association
 from pynetdicom.sop_class import ModalityPerformedProcedureStep, StorageCommitmentPushModel, Verification
 
-from dicom_node.config.settings import Peer, Settings
+from dicom_node.config.settings import Settings
 from dicom_node.errors import ConfigError
-from dicom_node.log import logger, printable, silence_libraries, where
+from dicom_node.log import logger, silence_libraries, where
 from dicom_node.network.pynetdicom_setup import application_entity
-from dicom_node.scp.association import Caller, Conversation, Service
+from dicom_node.scp.access import MAX_ASSOCIATIONS, MAX_ECHOES, Access, PeerIdentity, Place, Proposal, Rejection
+from dicom_node.scp.association import Conversation, Service
 from dicom_node.storage.ingest import Store
 
-_MAX_ASSOCIATIONS = 500  # that may bring images
-_MAX_ECHOES = 50  # of which nothing but Verification is proposed: beside those, so that monitoring is never shut out
 _MAX_UNASKED = 250  # connections on which no association was asked for yet; of more, the oldest are cut
 _BACKLOG = 1024  # connections that the system holds until they are accepted
-_FILES = 2 * (_MAX_ASSOCIATIONS + _MAX_ECHOES) + _MAX_UNASKED + 512 + 256  # a socket and an image's file for each
+_FILES = 2 * (MAX_ASSOCIATIONS + MAX_ECHOES) + _MAX_UNASKED + 512 + 256  # a socket and an image's file for each
 # association, a socket for each other connection, the folders of the spool, everything else
 _BRING_NO_IMAGES = {Verification, ModalityPerformedProcedureStep, StorageCommitmentPushModel}
 _STOP_SECONDS = 30.0
 _REMEMBERED_SECONDS = 600.0  # how long the release of an association is evidence; studies are complete long before
 _TELL_SECONDS = 60.0  # how often it is told that connections are cut
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-
-# PS3.8 9.3.4: rejected permanently by the service user; 3 = calling, 7 = called AE title not recognised.
-_REJECT_CALLING = (0x01, 0x01, 0x03)
-_REJECT_CALLED = (0x01, 0x01, 0x07)
-_REJECT_LIMIT = (0x02, 0x03, 0x02)  # for now, by the presentation layer: local limit exceeded
-_REJECT_CONGESTED = (0x02, 0x03, 0x01)  # the same: temporary congestion
 
 
 class Receiver:
@@ -85,9 +77,14 @@ class Receiver:
         self._released: dict[str, float] = {}  # study to when an association that brings whole studies was released
         self._settings = settings
         self._store = store
+        marks = (
+            (store.no_room, "make room on that disk"),
+            (store.backlog, "see in dicom-node studies and in the log why reading does not keep up"),
+        )
+        self._access = Access(settings, marks, _BRING_NO_IMAGES)
         self._numbers = itertools.count(1)
-        # Each connection, the oldest first: whether its association may bring images; None while there is none.
-        self._open: dict[Conversation, bool | None] = {}
+        # Every connection, the oldest first, and the place of its association; None: none was accepted yet.
+        self._open: dict[Conversation, Place | None] = {}
         self._opening = threading.Lock()
         self._tell_of_crowd = 0.0
         self._ae: AE | None = None
@@ -178,13 +175,13 @@ class Receiver:
                     (host, port),
                     ae,
                     self._store,
-                    judge=self._judge,
+                    admit=self._admit,
                     services=self._services,
                     on_end=self._on_end,
                 )
                 with self._opening:
                     self._open[conversation] = None
-                    unasked = [one for one, storing in self._open.items() if storing is None]
+                    unasked = [one for one, place in self._open.items() if place is None]
                 self._cut(unasked[:-_MAX_UNASKED])
                 try:
                     conversation.thread.start()
@@ -205,9 +202,11 @@ class Receiver:
             logger().warning("connections.cut", reason=reason, fix="look who opens them: a port scan, a broken check?")
 
     def _on_end(self, conversation: Conversation) -> None:
-        caller, brought = conversation.caller, conversation.studies
+        caller, brought = conversation.peer, conversation.studies
         with self._opening:
-            self._open.pop(conversation, None)
+            place = self._open.pop(conversation, None)
+            if place is not None:
+                self._access.leave(place)
             for study in brought:
                 self._released.pop(study, None)
             whole = conversation.released and not conversation.refused
@@ -219,79 +218,32 @@ class Receiver:
         if brought and conversation.released:
             self._on_release()
 
-    def _has_place(self, conversation: Conversation, *, storing: bool) -> bool:
-        """Give it one of the places of its kind, if one is free, until it ends."""
-        with self._opening:
-            taken = sum(each is storing for each in self._open.values())
-            if taken >= (_MAX_ASSOCIATIONS if storing else _MAX_ECHOES):
-                return False
-            self._open[conversation] = storing
-            return True
-
-    def _judge(self, conversation: Conversation, association: Association, address: str) -> Caller | None:
-        """Who opens an association, or None where it was rejected, as it is where judging goes wrong."""
-        try:
-            return self._known(conversation, association, address)
-        except Exception as error:
-            return self._reject(association, _REJECT_CALLING, f"an unexpected error: {where(error)}", "")
-
-    def _known(self, conversation: Conversation, association: Association, address: str) -> Caller | None:
-        """Reject a caller that IT has not named, and say what IT would have to add."""
-        request = association.requestor.primitive
-        calling, called = request.calling_ae_title.strip(" \0"), request.called_ae_title.strip(" \0")
+    def _admit(self, conversation: Conversation, proposal: Proposal) -> PeerIdentity | Rejection:
+        """Decide whether the caller may associate, and log the decision; a failure rejects."""
         structlog.contextvars.bind_contextvars(
-            association=next(self._numbers), calling_ae=calling, called_ae=called, address=address
+            association=next(self._numbers),
+            calling_ae=proposal.calling,
+            called_ae=proposal.called,
+            address=proposal.address,
         )
-        if called != self._settings.node.ae_title:
-            return self._reject(
-                association,
-                _REJECT_CALLED,
-                f"it called AE title '{printable(called)}', but this node is '{self._settings.node.ae_title}'",
-                "correct the called AE title on the sender, or node.ae_title here",
-            )
-        titled = [peer for peer in self._settings.peers if peer.ae_title == calling]
-        peers = tuple(peer for peer in titled if peer.any_host or _calls_from(peer, address))
-        if not peers and not self._settings.node.accept_unknown_callers:
-            if titled:
-                hosts = ", ".join(str(peer.host) for peer in titled)
-                reason = f"AE title '{printable(calling)}' may call from {hosts}, not from {address}"
-                fix = f"set host = '{address}' (or any_host = true) on [[peers]] {titled[0].name}"
-            else:
-                reason = f"AE title '{printable(calling)}' at {address} is no peer of this node"
-                fix = (
-                    'add to the configuration: [[peers]] name = "...", '
-                    f'ae_title = "{printable(calling)}", host = "{address}", may_store = true'
-                )
-            return self._reject(association, _REJECT_CALLING, reason, fix)
-        proposed = {context.abstract_syntax for context in request.presentation_context_definition_list}
-        if proposed - _BRING_NO_IMAGES:  # C-ECHO, procedure steps and commitment are served all the same
-            for mark, fix in (
-                (self._store.no_room, "make room on that disk"),
-                (self._store.backlog, "see in dicom-node studies and in the log why reading does not keep up"),
-            ):
-                if (full := mark()) is not None:
-                    return self._reject(association, _REJECT_CONGESTED, full, f"{fix}; senders try again by themselves")
-        more_than_echo = bool(proposed - {Verification})
-        if not self._has_place(conversation, storing=more_than_echo):
-            most = (
-                f"{_MAX_ASSOCIATIONS} associations"
-                if more_than_echo
-                else f"{_MAX_ECHOES} associations for C-ECHO alone"
-            )
-            return self._reject(association, _REJECT_LIMIT, f"{most} are open already; the caller may try again", "")
-        logger().debug("association.accepted", peer=", ".join(peer.name for peer in peers) or "unknown caller")
-        return Caller(calling, peers)
-
-    @staticmethod
-    def _reject(association: Association, answer: tuple[int, int, int], reason: str, fix: str) -> None:
-        association.acse.send_reject(*answer)
-        logger().warning("association.rejected", reason=reason, fix=fix)
+        try:
+            decision = self._access.decide(proposal)
+        except Exception as error:
+            decision = Rejection.failed(where(error))
+        if isinstance(decision, Rejection):
+            logger().warning("association.rejected", reason=decision.reason, fix=decision.fix)
+            return decision
+        with self._opening:
+            self._open[conversation] = decision.place
+        names = ", ".join(peer.name for peer in decision.peer.peers)
+        logger().debug("association.accepted", peer=names or "unknown caller")
+        return decision.peer
 
 
 def _told(service: Service) -> Service:
     """A service whose unexpected errors are told; pynetdicom answers them (0110) and says nothing."""
 
-    def serve(event: Any, caller: Caller, reports: list[Any]) -> Any:
+    def serve(event: Any, caller: PeerIdentity, reports: list[Any]) -> Any:
         try:
             return service(event, caller, reports)
         except Exception as error:
@@ -316,16 +268,3 @@ def _allow_files(count: int) -> None:
             reason=f"this process may open {soft} files and sockets; with all associations in use it needs {count}",
             fix=f"LimitNOFILE={count} in the service's unit, or ulimit -n {count} before the start",
         )
-
-
-def _calls_from(peer: Peer, address: str) -> bool:
-    """Whether ``address`` is the peer's; a host name is looked up now, since IT may have moved it."""
-    if peer.host is None:
-        return False
-    if peer.host == address:
-        return True
-    try:
-        found = socket.getaddrinfo(peer.host, None, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):  # a name that cannot be looked up, or is none at all
-        return False
-    return address.removeprefix("::ffff:") in {str(entry[4][0]) for entry in found}

@@ -698,7 +698,7 @@ def test_a_tcp_check_is_no_event(node: Node, logged: Logged) -> None:
 
 
 def test_one_association_too_many_is_rejected_for_now(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dicom_node.scp.server._MAX_ASSOCIATIONS", 2)
+    monkeypatch.setattr("dicom_node.scp.access.MAX_ASSOCIATIONS", 2)
     wire.assert_nothing_left(node)
     with associated(node) as first, associated(node) as second:
         for _ in range(2):

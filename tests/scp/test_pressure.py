@@ -77,8 +77,8 @@ def test_two_hundred_associations_at_a_time_are_served_and_leave_nothing(node: N
 
 
 def test_echo_has_places_of_its_own(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dicom_node.scp.server._MAX_ASSOCIATIONS", 3)
-    monkeypatch.setattr("dicom_node.scp.server._MAX_ECHOES", 2)
+    monkeypatch.setattr("dicom_node.scp.access.MAX_ASSOCIATIONS", 3)
+    monkeypatch.setattr("dicom_node.scp.access.MAX_ECHOES", 2)
     with ExitStack() as stack:
         full = [stack.enter_context(associated(node)) for _ in range(3)]
         with Raw(node.port) as one_more:
@@ -102,7 +102,7 @@ def test_connections_that_ask_for_nothing_keep_nobody_out_and_are_bounded(
     node: Node, monkeypatch: pytest.MonkeyPatch, logged: Logged
 ) -> None:
     monkeypatch.setattr("dicom_node.scp.server._MAX_UNASKED", 20)
-    monkeypatch.setattr("dicom_node.scp.server._MAX_ASSOCIATIONS", 5)
+    monkeypatch.setattr("dicom_node.scp.access.MAX_ASSOCIATIONS", 5)
     with ExitStack() as stack:
         first = stack.enter_context(associated(node))
         silent = [stack.enter_context(Raw(node.port)) for _ in range(100)]

@@ -533,7 +533,7 @@ def test_a_caller_is_rejected_where_judging_it_fails(
     def broken(_peer: object, _address: str) -> bool:
         raise RuntimeError("an error of ours")
 
-    monkeypatch.setattr("dicom_node.scp.server._calls_from", broken)
+    monkeypatch.setattr("dicom_node.scp.access._calls_from", broken)
     node = start_node(settings_for(tmp_path / "node"))
     association = associate(node.port, (Verification, ImplicitVRLittleEndian))
     assert association.is_rejected
