@@ -9,9 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-from pynetdicom import evt
 
 from ai.bundle.pins import Pinned
 from ai.engine.devices import reads_on_cpu
@@ -30,10 +27,11 @@ from dicom_node.models.registry import Models, find
 from dicom_node.reading.loading import Loads, loader, loads
 from dicom_node.reading.processes import Processors
 from dicom_node.reading.read_job import Reader
-from dicom_node.scp.association import Service
-from dicom_node.scp.commitment import Promises
-from dicom_node.scp.mpps import Steps
+from dicom_node.scp.commitment import StorageCommitmentReports, StorageCommitmentSCP
+from dicom_node.scp.mpps import MPPS
 from dicom_node.scp.server import Receiver
+from dicom_node.scp.service import Services
+from dicom_node.scp.verification import VerificationSCP
 from dicom_node.storage.ingest import Store
 from dicom_node.storage.retention import Retention
 from dicom_node.storage.spool import Spool
@@ -79,7 +77,7 @@ class Node:
         self._readers: list[Worker] = []
         self._senders: list[Worker] = []
         self._committers: dict[str, Worker] = {}
-        self._answerers: dict[str, Worker] = {}
+        self._reporters: dict[str, Worker] = {}
         self._counters: dict[str, Counter] = {}
 
     @property
@@ -218,27 +216,27 @@ class Node:
             version=__version__,
         )
 
-    def _services(self, index: Index) -> list[tuple[Any, Service]]:
-        """What is served beside C-STORE: procedure steps, and storage commitment from both sides."""
+    def _services(self, index: Index) -> Services:
+        """What others may ask of this AE."""
         settings, clock = self.settings, self._clock
         for peer in settings.destinations():
             if peer.commitment:
                 committer = Committer(settings, peer, index, on_answer=self._tell_committed, clock=clock)
                 self._committers[peer.name] = self._calling_worker(index, "commit", committer, peer, committer.idle)
-        promises = Promises(settings, index, self._spool, on_asked=self._wake_answerer, clock=clock)
+        commitment = StorageCommitmentSCP(settings, index, self._spool, on_request=self._wake_reporter, clock=clock)
         for peer in settings.callable():
-            answerer = promises.answerer(peer)
-            self._answerers[peer.name] = self._calling_worker(index, "promise", answerer, peer, answerer.close)
-        steps = Steps(index, on_end=self._wake_completer, clock=clock)
-        return [
-            (evt.EVT_N_CREATE, lambda event, caller, _: steps.begun(event, caller.ae_title)),
-            (evt.EVT_N_SET, lambda event, _caller, _: steps.changed(event)),
-            (evt.EVT_N_ACTION, promises.asked),
-            (
-                evt.EVT_N_EVENT_REPORT,
-                lambda event, _caller, _: (note_report(index, event, clock(), self._tell_committed)[0], None),
-            ),
-        ]
+            reporter = commitment.reporter(peer)
+            self._reporters[peer.name] = self._calling_worker(index, "promise", reporter, peer, reporter.close)
+        return Services(
+            [
+                VerificationSCP(),
+                MPPS(index, on_end=self._wake_completer, clock=clock),
+                commitment,
+                StorageCommitmentReports(
+                    lambda kind, decode: note_report(index, kind, decode, clock(), self._tell_committed)[0]
+                ),
+            ]
+        )
 
     def _calling_worker(
         self, index: Index, kind: JobKind, do: Callable[[Job], Done], peer: Peer, idle: Callable[[], None]
@@ -261,9 +259,9 @@ class Node:
         if peer in self._committers:
             self._committers[peer].wake()
 
-    def _wake_answerer(self, peer: str) -> None:
-        if peer in self._answerers:
-            self._answerers[peer].wake()
+    def _wake_reporter(self, peer: str) -> None:
+        if peer in self._reporters:
+            self._reporters[peer].wake()
 
     def _wake_completer(self) -> None:
         if self._completer is not None:
@@ -357,7 +355,7 @@ class Node:
 
     @property
     def _workers(self) -> list[Worker]:
-        return [*self._readers, *self._senders, *self._committers.values(), *self._answerers.values()]
+        return [*self._readers, *self._senders, *self._committers.values(), *self._reporters.values()]
 
     def _tell_load(self, shadow: bool, reason: str) -> None:
         process = self._shadow_process if shadow else self._process

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 from pynetdicom import evt
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
@@ -156,23 +157,27 @@ class Committer:
         return transaction_uid
 
     def _on_report(self, event: Any) -> tuple[int, None]:
-        status, transaction_uid = note_report(self._index, event, self._clock(), self._on_answer)
+        status, transaction_uid = note_report(
+            self._index, event.event_type, lambda: event.event_information, self._clock(), self._on_answer
+        )
         self._open.discard(transaction_uid)
         return status, None
 
 
-def note_report(index: Index, event: Any, now: float, on_answer: Callable[[str], None]) -> tuple[int, str]:
+def note_report(
+    index: Index, event_type: int, decode: Callable[[], Dataset], now: float, on_answer: Callable[[str], None]
+) -> tuple[int, str]:
     """Record an N-EVENT-REPORT of a destination, whatever association it came on.
 
-    Every byte of it is hostile until checked. It counts only for the request with its transaction UID, which only the
-    destination knows.
+    ``decode`` gives its event information. Every byte of it is hostile until checked; it counts only for what was asked
+    under its transaction UID, which only the destination knows.
 
     Returns:
         the status to answer, and the transaction UID (empty where it cannot be read).
     """
     transaction_uid = ""
     try:
-        information, kind = event.event_information, event.event_type
+        information = decode()
         transaction_uid = uid_of(information, "TransactionUID")
         committed = {uid_of(item, "ReferencedSOPInstanceUID") for item in items(information, "ReferencedSOPSequence")}
         failed = {
@@ -182,7 +187,7 @@ def note_report(index: Index, event: Any, now: float, on_answer: Callable[[str],
     except Exception as error:  # whatever pydicom raises on hostile bytes
         logger().warning("commitment.refused", reason="the answer cannot be read", error=where(error))
         return 0x0115, transaction_uid
-    if kind not in (ALL_COMMITTED, SOME_FAILED):
+    if event_type not in (ALL_COMMITTED, SOME_FAILED):
         return 0x0113, transaction_uid
     missing = [uid for uid, reason in failed.items() if reason == NO_SUCH_OBJECT]
     refusal = next((f"{reason:04X}, {_NEVER[reason]}" for reason in failed.values() if reason in _NEVER), "")

@@ -12,12 +12,15 @@ C_STORE_RQ = 0x0001
 C_ECHO_RQ = 0x0030
 #: Of the normalized services (PS3.7 10.1), which pynetdicom decodes.
 N_EVENT_REPORT_RQ, N_SET_RQ, N_ACTION_RQ, N_CREATE_RQ, N_EVENT_REPORT_RSP = 0x0100, 0x0120, 0x0130, 0x0140, 0x8100
+C_CANCEL_RQ = 0x0FFF
+RESPONSE = 0x8000  # the bit that the Command Field of every response has
 _C_STORE_RSP = 0x8001
 _NO_DATA_SET = 0x0101
 
 _ELEMENT = struct.Struct("<HHI")
 _US = struct.Struct("<H")
-_AFFECTED_CLASS, _FIELD, _MESSAGE_ID, _DATA_SET_TYPE, _AFFECTED_INSTANCE = 0x0002, 0x0100, 0x0110, 0x0800, 0x1000
+_AFFECTED_CLASS, _FIELD, _MESSAGE_ID, _RESPONDS_TO = 0x0002, 0x0100, 0x0110, 0x0120
+_DATA_SET_TYPE, _AFFECTED_INSTANCE = 0x0800, 0x1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,7 @@ class Command:
     has_data_set: bool
     sop_class: bytes
     sop_instance: bytes
+    responds_to: int = 0  # Message ID Being Responded To, of a response or a C-CANCEL
 
     @property
     def sop_class_uid(self) -> str:
@@ -66,6 +70,7 @@ def decode(command_set: bytes | bytearray) -> Command:
             has_data_set=_US.unpack(found[_DATA_SET_TYPE])[0] != _NO_DATA_SET,
             sop_class=found.get(_AFFECTED_CLASS, b""),
             sop_instance=found.get(_AFFECTED_INSTANCE, b""),
+            responds_to=_US.unpack(found.get(_RESPONDS_TO, b"\0\0"))[0],
         )
     except (KeyError, struct.error) as error:
         raise ValueError("the command set has no valid Command Field, Message ID or Data Set Type") from error
@@ -84,7 +89,7 @@ def store_response(context: int, command: Command, status: int, longest_pdu: int
         (
             _element(_AFFECTED_CLASS, command.sop_class) if command.sop_class else b"",
             _element(_FIELD, _US.pack(_C_STORE_RSP)),
-            _element(0x0120, _US.pack(command.message_id)),
+            _element(_RESPONDS_TO, _US.pack(command.message_id)),
             _element(_DATA_SET_TYPE, _US.pack(_NO_DATA_SET)),
             _element(0x0900, _US.pack(status)),
             _element(_AFFECTED_INSTANCE, command.sop_instance) if command.sop_instance else b"",

@@ -7,6 +7,7 @@ however long its PDU says that it is. pynetdicom's codecs decode and encode what
 from __future__ import annotations
 
 import mmap
+import select
 import socket
 import struct
 import threading
@@ -157,6 +158,17 @@ class UpperLayer:
                     if not length:
                         break
                     self._read()
+
+    def has_more(self) -> bool:
+        """Whether something has come that `fragments` has not handed out; it waits for nothing.
+
+        A connection that the other side has closed has more: reading it says so.
+        """
+        if self._end > self._begin:
+            return True
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(0))
 
     def send(self, data: bytes) -> None:
         """Send an encoded PDU.

@@ -12,23 +12,18 @@ import socket
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any
 
 import structlog
-from pydicom.dataset import Dataset
-from pydicom.uid import UID
 from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.dimse_messages import DIMSEMessage
-from pynetdicom.dimse_primitives import C_ECHO, N_EVENT_REPORT
-from pynetdicom.dsutils import encode
 from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RJ, P_DATA_TF
 from pynetdicom.pdu_primitives import A_ABORT, A_ASSOCIATE, A_P_ABORT, P_DATA
-from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 from pynetdicom.transport import AddressInformation
 
 from dicom_node.dicom.attributes import is_uid
@@ -45,6 +40,7 @@ from dicom_node.network.upper_layer import (
     ViolationError,
 )
 from dicom_node.scp.access import PeerIdentity, Proposal, Rejection
+from dicom_node.scp.service import AcceptedContext, CollectingService, Request, Services
 from dicom_node.storage.ingest import Incoming, Store
 
 _LONGEST_PDU = 128 * 1024  # bytes; what is announced, longer ones are taken too
@@ -55,26 +51,15 @@ _LONGEST_OTHER = 4 * 1024 * 1024  # bytes of a data set that is held in memory: 
 _MOST_ITEMS = 20_000  # of its sequences: pydicom makes objects of each, and a step or a request names one an image
 _ITEMS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")  # how one begins, in either byte order
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_HANDED_ON = {
-    dimse.C_ECHO_RQ,
-    dimse.N_EVENT_REPORT_RQ,
-    dimse.N_SET_RQ,
-    dimse.N_ACTION_RQ,
-    dimse.N_CREATE_RQ,
-    dimse.N_EVENT_REPORT_RSP,
-}
+_PENDING = (0xFF00, 0xFF01)  # statuses of a response that is not the last one (PS3.7 C.1.3)
 _REJECT_VERSION = (0x01, 0x02, 0x02)  # PS3.8 9.3.4: permanently, by the ACSE: protocol version not supported
-
-
-#: Serves a request: (pynetdicom's event, who asks, reports of storage commitment to send here after the answer).
-Service = Callable[[Any, PeerIdentity, list[tuple[int, Dataset]]], Any]
 
 
 @dataclass(slots=True)
 class _Storing:
     """A C-STORE request whose data set is coming: ``incoming`` takes it, unless ``failure`` says why not."""
 
-    context: int
+    context: AcceptedContext
     command: dimse.Command
     began: float
     incoming: Incoming | None = None
@@ -85,7 +70,7 @@ class Conversation:
     """A connection and the thread that serves it.
 
     ``admit`` decides whether an association that is asked for is accepted: it gives who asks, or the rejection.
-    ``services`` serve what is no C-STORE, by pynetdicom's event.
+    ``services`` serve what is no C-STORE.
     """
 
     def __init__(
@@ -96,7 +81,7 @@ class Conversation:
         store: Store,
         *,
         admit: Callable[[Conversation, Proposal], PeerIdentity | Rejection],
-        services: Sequence[tuple[Any, Service]] = (),
+        services: Services,
         on_end: Callable[[Conversation], None],
     ) -> None:
         self.studies: set[str] = set()  # of which it brought instances
@@ -108,20 +93,22 @@ class Conversation:
         self._store = store
         self._admit = admit
         self._services = services
-        self._reports: list[tuple[int, Dataset]] = []
         self._on_end = on_end
         self._upper = UpperLayer(sock, request_seconds=_REQUEST_SECONDS, on_bytes=self._note_bytes)
-        self.peer: PeerIdentity | None = None
+        self._peer: PeerIdentity | None = None
         self._association: Any = None
         self._log = logger()
-        self._syntaxes: dict[int, str] = {}  # of the accepted presentation contexts
+        self._accepted: dict[int, AcceptedContext] = {}
         self._longest_answer = 0  # bytes of a PDU that the caller takes; 0: any
         self._stopping = False
         self._command = bytearray()
         self._storing: _Storing | None = None
         self._pieces: list[memoryview] = []  # of the data set, not yet written
-        self._message = DIMSEMessage()  # that is neither an image nor served here
-        self._other: tuple[int, bytearray] | None = None  # another message's context, and its data set so far
+        self._collecting: _Collecting | None = None
+        self._fragments: Iterator[tuple[int, int, memoryview, bool]] = iter(())
+        self._serving: Any = None  # the message that a service serves
+        self._cancelled = False  # whether the caller has cancelled it
+        self._response: Any = None  # to the request of ours that a service waits for
         self.thread = threading.Thread(target=self._run, name="association", daemon=True)
 
     def stop(self) -> None:
@@ -159,7 +146,7 @@ class Conversation:
             self._on_end(self)
 
     def _tell_aborted(self, reason: str) -> None:
-        if self.peer is not None and not self._stopping:  # a mere TCP check is no association
+        if self._peer is not None and not self._stopping:  # a mere TCP check is no association
             logger().warning("association.aborted", address=self._address[0], reason=reason)
 
     def _converse(self) -> None:
@@ -167,12 +154,9 @@ class Conversation:
             return
         self._upper.wait_at_most(pynetdicom_setup.SILENT_SECONDS)
         self._upper.hurry_at_least(_LEAST_BYTES, pynetdicom_setup.SILENT_SECONDS)
-        for context, control, piece, ends in self._upper.fragments(self._write):
-            last = ends and bool(control & 0x02)
-            if not control & 0x01:
-                self._on_data(context, piece, last=last)
-            else:
-                self._on_command(context, piece, last=last)
+        self._fragments = self._upper.fragments(self._write)
+        for context, control, piece, ends in self._fragments:
+            self._take(context, control, piece, ends)
         self.released = True
         self._upper.released()
 
@@ -214,101 +198,175 @@ class Conversation:
         association.acse.negotiate_association()
         if not association.is_established:
             return False
-        self.peer = admitted
-        for event, service in self._services:
-            association.bind(event, service, [admitted, self._reports])
+        self._peer = admitted
         self._longest_answer = association.requestor.maximum_length
-        self._syntaxes = {each.context_id: str(each.transfer_syntax[0]) for each in association.accepted_contexts}
+        self._accepted = {
+            each.context_id: AcceptedContext(each.context_id, str(each.abstract_syntax), str(each.transfer_syntax[0]))
+            for each in association.accepted_contexts
+        }
         return True
 
     # -- messages (PS3.7 6.3, PS3.8 E.2)
 
-    def _on_command(self, context: int, piece: memoryview, *, last: bool) -> None:
-        if self._storing is not None or self._other is not None:
+    def _take(self, context_id: int, control: int, piece: memoryview, ends: bool) -> None:
+        """Take a fragment; a message is served when its last one has come."""
+        last = ends and bool(control & 0x02)
+        if control & 0x01:
+            self._on_command(context_id, piece, last=last)
+        elif self._storing is not None and self._storing.context.id == context_id:
+            if self._storing.incoming is not None:
+                self._pieces.append(piece)
+            if last:
+                self._finish()
+        elif self._collecting is not None and self._collecting.context.id == context_id:
+            self._collect(self._collecting, piece, last=last)
+        else:
+            raise ViolationError(UNEXPECTED_PDU, "a data set without a command")
+
+    def _on_command(self, context_id: int, piece: memoryview, *, last: bool) -> None:
+        if self._storing is not None or self._collecting is not None:
             raise ViolationError(UNEXPECTED_PDU, "a command where the data set of the one before it was to go on")
         self._command += piece
         if len(self._command) > _LONGEST_COMMAND:
             raise ViolationError(INVALID_PARAMETER, f"a command set of more than {_LONGEST_COMMAND} bytes")
         if not last:
             return
-        if context not in self._syntaxes:
+        context = self._accepted.get(context_id)
+        if context is None:
             raise ViolationError(INVALID_PARAMETER, "a command on a presentation context that was not accepted")
+        command_set, self._command = self._command, bytearray()  # others may come while this one is served
         try:
-            command = dimse.decode(self._command)
+            command = dimse.decode(command_set)
         except ValueError as error:
             raise ViolationError(INVALID_PARAMETER, "a command set that cannot be parsed") from error
-        if command.field in _HANDED_ON:
-            self._hand_over(context, 0x03, bytes(self._command))
-            self._other = (context, bytearray()) if command.has_data_set else None
-        elif command.field == dimse.C_STORE_RQ:
+        if command.field == dimse.C_STORE_RQ:
+            self._expect_request()
             self._storing = _Storing(context, command, time.perf_counter())
             if command.has_data_set:
                 self._begin(self._storing)
             else:
                 self._storing.failure = Refused(0xC000, "the request has no data set")
                 self._finish()
-        else:
+            return
+        self._dispatch(context, command, command_set)
+
+    def _dispatch(self, context: AcceptedContext, command: dimse.Command, command_set: bytearray) -> None:
+        """Find the service of a message."""
+        service = self._services.find(command.field, context.sop_class)
+        if not isinstance(service, CollectingService):
             raise ViolationError(INVALID_PARAMETER, f"a message {command.field:04X}H, which no service here knows")
-        self._command.clear()
-
-    def _on_data(self, context: int, piece: memoryview, *, last: bool) -> None:
-        storing = self._storing
-        if storing is not None and storing.context == context:
-            if storing.incoming is not None:
-                self._pieces.append(piece)
-            if last:
-                self._finish()
-        elif self._other is not None and self._other[0] == context:
-            data_set = self._other[1]
-            data_set += piece
-            if len(data_set) > _LONGEST_OTHER:
-                raise ViolationError(
-                    INVALID_PARAMETER, f"a data set of more than {_LONGEST_OTHER} bytes that is no image"
-                )
-            if last:
-                if max(map(data_set.count, _ITEMS)) > _MOST_ITEMS:
-                    raise ViolationError(INVALID_PARAMETER, f"a data set of more than {_MOST_ITEMS} items")
-                self._other = None
-                self._hand_over(context, 0x02, bytes(data_set))
+        if command.field == dimse.C_CANCEL_RQ:  # one that comes too late is ignored (PS3.7 9.3.2.3)
+            self._cancelled |= self._serving is not None and command.responds_to == self._serving.MessageID
+            return
+        message = _decoded(context, command_set)
+        if command.field & dimse.RESPONSE:
+            is_whole = message.is_valid_response
         else:
-            raise ViolationError(UNEXPECTED_PDU, "a data set without a command")
-
-    def _hand_over(self, context: int, control: int, data: bytes) -> None:
-        """Give pynetdicom a part of a message that is not ours to serve, which it serves when it has all of it.
-
-        Its own provider is left out: it would serve some messages in a thread of their own.
-        """
-        primitive = P_DATA()
-        primitive.presentation_data_value_list = [[context, bytes((control,)) + data]]
-        try:
-            if not self._message.decode_msg(primitive, self._association):
-                return
-            message, self._message = self._message.message_to_primitive(), DIMSEMessage()
-        except Exception as error:  # whatever it raises on hostile values
-            raise ViolationError(INVALID_PARAMETER, "a message that cannot be parsed") from error
-        self._serve(context, message)
-
-    def _serve(self, context: int, message: Any) -> None:
-        if isinstance(message, N_EVENT_REPORT) and message.is_valid_response:
-            return  # to a report of ours, which is not repeated: who lost it asks again
-        if not message.is_valid_request:  # pynetdicom would let the caller wait for an answer
+            self._expect_request()
+            is_whole = message.is_valid_request
+        if not is_whole:
             raise ViolationError(INVALID_PARAMETER, "a message that lacks what it must have")
-        sop_class = getattr(message, "RequestedSOPClassUID", None) or message.AffectedSOPClassUID
-        if not isinstance(message, C_ECHO) and sop_class != self._association._accepted_cx[context].abstract_syntax:
-            raise ViolationError(INVALID_PARAMETER, "a message of another SOP class than its presentation context")
-        self._association._serve_request(message, context)
-        self._still_there()
-        for event_type, information in self._reports:
-            self._association.dimse.send_msg(_report(event_type, information, self._syntaxes[context]), context)
-            self._still_there()
-        self._reports.clear()
+        self._collecting = _Collecting(service, context, command, message)
+        if not command.has_data_set:
+            self._serve_collected(self._collecting)
 
-    def _still_there(self) -> None:
-        if self._association.dul.gone is not None:
-            raise self._association.dul.gone
-        if self._association.is_aborted:
-            raise ViolationError(INVALID_PARAMETER, "a message that could not be answered")
+    def _expect_request(self) -> None:
+        if self._serving is not None:  # several at a time are not negotiated (PS3.7 D.3.3.3)
+            raise ViolationError(UNEXPECTED_PDU, "a request before the response to the one before it")
+
+    # -- messages whose data sets are collected
+
+    def _collect(self, collecting: _Collecting, piece: memoryview, *, last: bool) -> None:
+        data_set = collecting.data_set
+        data_set += piece
+        if len(data_set) > _LONGEST_OTHER:
+            raise ViolationError(INVALID_PARAMETER, f"a data set of more than {_LONGEST_OTHER} bytes that is no image")
+        if last:
+            if max(map(data_set.count, _ITEMS)) > _MOST_ITEMS:
+                raise ViolationError(INVALID_PARAMETER, f"a data set of more than {_MOST_ITEMS} items")
+            self._serve_collected(collecting)
+
+    def _serve_collected(self, collected: _Collecting) -> None:
+        """Have a whole message served; a response is kept for a service that waits for it, or dropped."""
+        self._collecting = None
+        message, context = collected.message, collected.context
+        if collected.command.field & dimse.RESPONSE:
+            self._response = message
+            return
+        sop_class = getattr(message, "RequestedSOPClassUID", None) or message.AffectedSOPClassUID
+        if not collected.service.on_any_context and sop_class != context.sop_class:
+            raise ViolationError(INVALID_PARAMETER, "a message of another SOP class than its presentation context")
+        self._serving, self._cancelled = message, False
+        try:
+            self._serve(collected.service, Request(message, BytesIO(collected.data_set), context, self))
+        finally:
+            self._serving = None
+
+    def _serve(self, service: CollectingService, request: Request) -> None:
+        """Send what the service gives, as soon as it gives it; its failure is answered."""
+        answered = False
+        try:
+            for message in service.serve(request):
+                self._send(message, request.context)
+                answered |= message.MessageIDBeingRespondedTo is not None and message.Status not in _PENDING
+            if not answered:
+                raise RuntimeError("the service gave no final response")  # noqa: TRY301 - answered as its other errors
+        except (GoneError, AbortedError, ViolationError):
+            raise
+        except Exception as error:
+            logger().error("request.failed", error=where(error))
+            if not answered:
+                self._send(request.answer(0x0110), request.context)
+
+    def _send(self, message: Any, context: AcceptedContext) -> None:
+        try:
+            self._association.dimse.send_msg(message, context.id)
+        except GoneError:
+            raise
+        except Exception as error:  # a value that cannot be encoded, or a caller that takes no PDU long enough
+            raise ViolationError(INVALID_PARAMETER, "a message that could not be answered") from error
         self._upper.got_done()
+
+    # -- what a service may know and do (`service.OpenAssociation`)
+
+    @property
+    def peer(self) -> PeerIdentity:
+        """Who opened the association.
+
+        Raises:
+            RuntimeError: nobody was accepted.
+        """
+        if self._peer is None:
+            raise RuntimeError("no association was accepted")
+        return self._peer
+
+    @property
+    def contexts(self) -> list[AcceptedContext]:
+        """What was accepted."""
+        return list(self._accepted.values())
+
+    def is_cancelled(self) -> bool:
+        """As `Request.is_cancelled`."""
+        while not self._cancelled and self._upper.has_more():
+            self._take_next()
+        return self._cancelled
+
+    def ask(self, message: Any, context: AcceptedContext) -> Any:
+        """As `Request.ask`."""
+        self._response = None
+        self._send(message, context)
+        while self._response is None:
+            self._take_next()
+        if self._response.MessageIDBeingRespondedTo != message.MessageID:
+            raise ViolationError(INVALID_PARAMETER, "a response to another request than ours")
+        return self._response
+
+    def _take_next(self) -> None:
+        """Take the next fragment while a service is at work."""
+        fragment = next(self._fragments, None)
+        if fragment is None:
+            raise ViolationError(UNEXPECTED_PDU, "a release while its request was served")
+        self._take(*fragment)
 
     # -- C-STORE
 
@@ -322,13 +380,13 @@ class Conversation:
             if not is_uid(command.sop_class_uid):
                 raise Refused(0x0122, "the command's Affected SOP Class UID breaks the rules for UIDs")  # noqa: TRY301
             storing.incoming = self._store.begin(
-                command.sop_class_uid, command.sop_instance_uid, self._syntaxes[storing.context], caller.ae_title
+                command.sop_class_uid, command.sop_instance_uid, storing.context.transfer_syntax, caller.ae_title
             )
         except Exception as error:  # it is answered when the data set is through
             storing.failure = error
 
     def _may_store(self) -> PeerIdentity:
-        peer = self.peer
+        peer = self._peer
         if peer is None:
             raise Refused(0x0124, "the caller of this association was never judged")
         if not peer.may_store:
@@ -358,7 +416,7 @@ class Conversation:
         status = self._stored(storing)
         self.refused = self.refused or status != 0x0000
         try:
-            self._upper.send(dimse.store_response(storing.context, storing.command, status, self._longest_answer))
+            self._upper.send(dimse.store_response(storing.context.id, storing.command, status, self._longest_answer))
         finally:
             self._storing = None
             if storing.incoming is not None:
@@ -412,16 +470,30 @@ def _refused(error: Exception, command: dimse.Command, study: str | None) -> int
     return status
 
 
-def _report(event_type: int, information: Dataset, syntax: str) -> N_EVENT_REPORT:
-    """A report of storage commitment (PS3.4 J.3.3) as a message of its own on the association that asked."""
-    message = N_EVENT_REPORT()
-    message.MessageID, message.EventTypeID = 1, event_type
-    message.AffectedSOPClassUID = StorageCommitmentPushModel
-    message.AffectedSOPInstanceUID = StorageCommitmentPushModelInstance
-    transfer_syntax = UID(syntax)
-    encoded = encode(information, transfer_syntax.is_implicit_VR, transfer_syntax.is_little_endian)
-    message.EventInformation = BytesIO(encoded)
-    return message
+@dataclass(frozen=True, slots=True)
+class _Collecting:
+    """A message whose data set is coming, to be served when all of it has come."""
+
+    service: CollectingService
+    context: AcceptedContext
+    command: dimse.Command
+    message: Any
+    data_set: bytearray = field(default_factory=bytearray)
+
+
+def _decoded(context: AcceptedContext, command_set: bytearray) -> Any:
+    """Decode a command set as pynetdicom's DIMSE primitive, without its data set.
+
+    Raises:
+        ViolationError: it cannot be decoded.
+    """
+    primitive, message = P_DATA(), DIMSEMessage()
+    try:
+        primitive.presentation_data_value_list = [[context.id, b"\x03" + command_set]]
+        message.decode_msg(primitive)
+        return message.message_to_primitive()
+    except Exception as error:  # whatever it raises on hostile values
+        raise ViolationError(INVALID_PARAMETER, "a message that cannot be parsed") from error
 
 
 class _Provider:
@@ -431,7 +503,6 @@ class _Provider:
 
     def __init__(self, upper: UpperLayer) -> None:
         self._upper = upper
-        self.gone: GoneError | None = None  # pynetdicom swallows it
 
     def send_pdu(self, primitive: Any) -> None:
         if isinstance(primitive, A_ASSOCIATE):
@@ -439,14 +510,10 @@ class _Provider:
         elif isinstance(primitive, P_DATA):
             pdu = P_DATA_TF(primitive)
         elif isinstance(primitive, A_ABORT | A_P_ABORT):
-            return  # `_serve` sees that it aborts, tells the other side and the log
+            return  # our own upper layer aborts
         else:
             raise TypeError(f"no acceptor sends {type(primitive).__name__}")
-        try:
-            self._upper.send(pdu.encode())
-        except GoneError as error:
-            self.gone = error
-            raise
+        self._upper.send(pdu.encode())
 
     @staticmethod
     def is_alive() -> bool:

@@ -1,8 +1,11 @@
-"""Storage commitment as its provider (PS3.4 annex J): modalities ask whether we have their images for good.
+"""Storage commitment on associations that others open (PS3.4 annex J).
 
-What is asked is recorded before it is answered 0000. The answer names what we have: the index knows it and its file
-stands whole on the disk. It goes to the caller's own address where the configuration has one, as the job "promise", so
-that a restart or a modality that is switched off loses nothing; otherwise on the association that asked, at once.
+`StorageCommitmentSCP` answers modalities that ask whether we have stored their instances for good. It records a request
+before it answers 0000. The report names what we have: the index knows the instance, and its file is whole on the disk.
+If the configuration has an address for the caller, the job "promise" brings the report there, so that neither a restart
+nor a modality that is switched off loses it; otherwise the report follows the answer on the same association.
+
+`StorageCommitmentReports` takes the reports of archives that we have asked as SCU (`delivery.commit_job`).
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from typing import Any
 
 from pydicom.dataset import Dataset
 from pynetdicom import build_role
+from pynetdicom.dimse_primitives import N_EVENT_REPORT
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 
 from dicom_node.config.settings import Peer, Settings
@@ -23,15 +27,33 @@ from dicom_node.index.index import Index
 from dicom_node.index.rows import Job, Promise
 from dicom_node.jobs.worker import Done
 from dicom_node.log import logger, where
+from dicom_node.network import dimse
 from dicom_node.network.requestor import NoContextError, Requestor, uncompressed
-from dicom_node.scp.access import PeerIdentity
+from dicom_node.scp.service import CollectingService, Request, Supported
 from dicom_node.storage.spool import Spool
 
 _REQUEST_COMMITMENT = 1  # the only action (PS3.4 J.3.2.1)
 
 
-class Promises:
-    """Serves N-ACTION; ``on_asked`` is told the peer that is to get an answer by a job."""
+class StorageCommitmentSCP(CollectingService):
+    """Serves N-ACTION; ``on_request`` is called with the name of the peer that a job is to bring the report to.
+
+    It answers (PS3.7 annex C):
+
+    ======  =========================================================================================
+    status  when
+    ======  =========================================================================================
+    0000    recorded; the report follows
+    0110    an unexpected error of ours
+    0112    the request is not for the well-known SOP instance
+    0115    the data set cannot be read, or names no instance
+    0123    the action is none of the standard's
+    0124    the caller may not store (``may_store = false``)
+    ======  =========================================================================================
+    """
+
+    supported = (Supported(StorageCommitmentPushModel),)
+    commands = frozenset({dimse.N_ACTION_RQ, dimse.N_EVENT_REPORT_RSP})
 
     def __init__(
         self,
@@ -39,47 +61,52 @@ class Promises:
         index: Index,
         spool: Spool,
         *,
-        on_asked: Callable[[str], None],
+        on_request: Callable[[str], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._settings = settings
         self._index = index
         self._spool = spool
-        self._on_asked = on_asked
+        self._on_request = on_request
         self._clock = clock
 
-    def asked(self, event: Any, caller: PeerIdentity, reports: list[tuple[int, Dataset]]) -> tuple[int, None]:
-        """Take a request; where the caller cannot be called back, its answer is put into ``reports``."""
-        if not caller.may_store:
-            return 0x0124, None
-        if event.request.RequestedSOPInstanceUID != StorageCommitmentPushModelInstance:
-            return 0x0112, None
-        if event.action_type != _REQUEST_COMMITMENT:
-            return 0x0123, None
+    def serve(self, request: Request) -> list[Any]:
+        """Answer an N-ACTION; the report follows on the same association if the caller has no address."""
+        if (status := _checked(request)) != 0x0000:
+            return [request.answer(status)]
         try:
-            transaction_uid = uid_of(event.action_information, "TransactionUID")
+            information = request.data_set()
+            transaction_uid = uid_of(information, "TransactionUID")
             instances = {
                 uid_of(item, "ReferencedSOPInstanceUID"): uid_of(item, "ReferencedSOPClassUID")
-                for item in items(event.action_information, "ReferencedSOPSequence")
+                for item in items(information, "ReferencedSOPSequence")
             }
         except Exception as error:  # whatever pydicom raises on hostile bytes
             logger().warning("promise.refused", reason="the request cannot be read", error=where(error))
-            return 0x0115, None
+            return [request.answer(0x0115)]
         if not instances:
-            return 0x0115, None
-        peer = next((one for one in caller.peers if one in self._settings.callable()), None)
+            return [request.answer(0x0115)]
+        peer = next((one for one in request.peer.peers if one in self._settings.callable()), None)
         name = peer.name if peer is not None else None
-        promise = Promise(transaction_uid, caller.ae_title, instances)
+        promise = Promise(transaction_uid, request.peer.ae_title, instances)
         self._index.add_promise(promise, name, self._clock())
         logger().info("promise.asked", objects=len(instances))
-        if name is not None:
-            self._on_asked(name)
-        else:
-            reports.append(self.answer(promise))
-        return 0x0000, None
+        if name is None:
+            return [request.answer(0x0000), self._report_message(promise, request)]
+        self._on_request(name)
+        return [request.answer(0x0000)]
 
-    def answer(self, promise: Promise) -> tuple[int, Dataset]:
-        """The event type and information that answer a request, by what we have now."""
+    def _report_message(self, promise: Promise, request: Request) -> Any:
+        event_type, information = self.report(promise)
+        message = N_EVENT_REPORT()
+        message.MessageID, message.EventTypeID = 1, event_type
+        message.AffectedSOPClassUID = StorageCommitmentPushModel
+        message.AffectedSOPInstanceUID = StorageCommitmentPushModelInstance
+        message.EventInformation = request.context.encode(information)
+        return message
+
+    def report(self, promise: Promise) -> tuple[int, Dataset]:
+        """The event type and information of the report for a request, by what we have now (PS3.4 J.3.3)."""
         there = self._index.held(promise.instances)
         held: list[tuple[str, str]] = []
         failed: list[tuple[str, str, int]] = []
@@ -98,18 +125,47 @@ class Promises:
             log.info("promise.given")
         return report(promise.transaction_uid, held, failed)
 
-    def answerer(self, peer: Peer) -> Answerer:
-        """What brings its answers to one peer."""
-        return Answerer(self._settings, peer, self._index, self)
+    def reporter(self, peer: Peer) -> CommitmentReporter:
+        """What brings the reports to one peer."""
+        return CommitmentReporter(self._settings, peer, self._index, self.report)
 
 
-class Answerer:
-    """Does the job "promise" for one peer."""
+def _checked(request: Request) -> int:
+    """The status of a request that is refused for who asks or what for; otherwise 0000."""
+    if not request.peer.may_store:
+        return 0x0124
+    if request.message.RequestedSOPInstanceUID != StorageCommitmentPushModelInstance:
+        return 0x0112
+    return 0x0000 if request.message.ActionTypeID == _REQUEST_COMMITMENT else 0x0123
 
-    def __init__(self, settings: Settings, peer: Peer, index: Index, promises: Promises) -> None:
+
+class StorageCommitmentReports(CollectingService):
+    """Serves the N-EVENT-REPORT of an archive that we have asked to commit, on an association that it opens to us.
+
+    ``on_report`` is given the event type and what decodes the event information (it raises whatever pydicom raises on
+    hostile bytes), and returns the status.
+    """
+
+    supported = (Supported(StorageCommitmentPushModel, peer_is_scp=True),)
+    commands = frozenset({dimse.N_EVENT_REPORT_RQ})
+
+    def __init__(self, on_report: Callable[[int, Callable[[], Dataset]], int]) -> None:
+        self._on_report = on_report
+
+    def serve(self, request: Request) -> list[Any]:
+        """Answer an N-EVENT-REPORT."""
+        return [request.answer(self._on_report(request.message.EventTypeID, request.data_set))]
+
+
+class CommitmentReporter:
+    """Does the job "promise" for one peer: brings it the reports of what it asked."""
+
+    def __init__(
+        self, settings: Settings, peer: Peer, index: Index, report: Callable[[Promise], tuple[int, Dataset]]
+    ) -> None:
         self._index = index
-        self._promises = promises
-        # We call as the provider of the service, which a caller is not unless the other side agrees (PS3.4 J.3.3).
+        self._report = report
+        # We call as SCP of the service: a requestor is SCU unless the acceptor agrees to the role (PS3.4 J.3.3).
         self._requestor = Requestor(
             settings.node.ae_title,
             peer,
@@ -118,11 +174,11 @@ class Answerer:
         )
 
     def __call__(self, job: Job) -> Done:
-        """Bring one answer.
+        """Bring one report.
 
         Raises:
-            Retryable: the peer could not be reached, or could not take it now.
-            Permanent: it does not take it.
+            Retryable: the peer cannot be reached, or cannot take the report now.
+            Permanent: the peer does not take reports, or the request is no longer recorded.
         """
         promise = self._index.promise(int(job.subject))
         if promise is None:
@@ -131,7 +187,7 @@ class Answerer:
             association = self._requestor.open()
         except NoContextError as error:
             raise Permanent(f"{self._requestor.name} takes no answers to its own requests for commitment") from error
-        event_type, information = self._promises.answer(promise)
+        event_type, information = self._report(promise)
         try:
             status, _ = association.send_n_event_report(
                 information, event_type, StorageCommitmentPushModel, StorageCommitmentPushModelInstance
@@ -145,5 +201,5 @@ class Answerer:
         return Done()
 
     def close(self) -> None:
-        """Release the association; called when there is nothing to answer."""
+        """Release the association; called when there is nothing to report."""
         self._requestor.release()

@@ -1,7 +1,7 @@
-"""The MPPS SCP (PS3.4 annex F): a modality says that it began a procedure step, and at its end what it made.
+"""The MPPS SCP (PS3.4 annex F): a modality reports that a procedure step begins, and at its end the instances it made.
 
-It is the best evidence there is that a study is complete: the modality names every instance. What it says is kept
-beside the studies and changes none of them; `studies.Completer` holds it against what has come.
+It is the best evidence that a study is complete, because the modality names every instance. What it reports is kept
+beside the studies and changes none of them: `studies.completion` compares it with the instances that have come.
 """
 
 from __future__ import annotations
@@ -11,74 +11,99 @@ from collections.abc import Callable
 from typing import Any
 
 from pydicom.dataset import Dataset
+from pynetdicom.dimse_primitives import N_CREATE
+from pynetdicom.sop_class import ModalityPerformedProcedureStep
 
 from dicom_node.dicom.attributes import is_uid, items, uid_of
 from dicom_node.index.index import Index
 from dicom_node.log import logger, where
+from dicom_node.network import dimse
+from dicom_node.scp.service import CollectingService, Request, Supported
 
-_BEGUN, _ENDED = "IN PROGRESS", ("COMPLETED", "DISCONTINUED")
+_IN_PROGRESS, _ENDED = "IN PROGRESS", ("COMPLETED", "DISCONTINUED")
 _MOST_STUDIES = 10  # of one step
 _NO_LONGER = 0xA501  # PS3.4 table F.7.2-2: the error ID of a step that has ended
 
 
-class Steps:
-    """Serves N-CREATE and N-SET; ``on_end`` is called when a step has ended."""
+class MPPS(CollectingService):
+    """Serves N-CREATE and N-SET of procedure steps; ``on_end`` is called when a step has ended.
+
+    It answers (PS3.7 annex C):
+
+    ======  =========================================================================================
+    status  when
+    ======  =========================================================================================
+    0000    recorded
+    0106    the data set cannot be read, or names a status that a step cannot have then
+    0110    N-SET: the step has ended (error ID A501); or an unexpected error of ours
+    0111    N-CREATE: the step exists already
+    0112    N-SET: the step does not exist
+    0117    N-CREATE: the SOP Instance UID breaks the rules for UIDs
+    0120    N-CREATE: no study is named
+    ======  =========================================================================================
+    """
+
+    supported = (Supported(ModalityPerformedProcedureStep),)
+    commands = frozenset({dimse.N_CREATE_RQ, dimse.N_SET_RQ})
 
     def __init__(self, index: Index, *, on_end: Callable[[], None], clock: Callable[[], float] = time.time) -> None:
         self._index = index
         self._on_end = on_end
         self._clock = clock
 
-    def begun(self, event: Any, calling_ae: str) -> tuple[int, None]:
-        """Serve N-CREATE: a step begins."""
-        uid = str(event.request.AffectedSOPInstanceUID or "")
+    def serve(self, request: Request) -> list[Any]:
+        """Answer an N-CREATE or N-SET."""
+        if isinstance(request.message, N_CREATE):
+            return [request.answer(self._create(request))]
+        return [self._set(request)]
+
+    def _create(self, request: Request) -> int:
+        """Record that a step begins; returns the status."""
+        uid = str(request.message.AffectedSOPInstanceUID or "")
         if not is_uid(uid):
-            return 0x0117, None
+            return 0x0117
         try:
-            attributes = event.attribute_list
+            attributes = request.data_set()
             state = str(attributes.get("PerformedProcedureStepStatus", ""))
             scheduled = items(attributes, "ScheduledStepAttributesSequence")
             studies = {uid_of(item, "StudyInstanceUID") for item in scheduled[:_MOST_STUDIES]}
         except Exception as error:  # whatever pydicom raises on hostile bytes
-            return _unreadable(uid, error), None
+            return _unreadable(uid, error)
         if not studies:
-            return 0x0120, None  # missing attribute
-        if state != _BEGUN:
-            return 0x0106, None  # invalid attribute value
-        if not self._index.add_step(uid, studies, calling_ae, self._clock()):
-            return 0x0111, None  # duplicate SOP instance
+            return 0x0120
+        if state != _IN_PROGRESS:
+            return 0x0106
+        if not self._index.add_step(uid, studies, request.peer.ae_title, self._clock()):
+            return 0x0111
         for study in studies:
             logger().info("step.begun", instance=uid, study=study)
-        return 0x0000, None
+        return 0x0000
 
-    def changed(self, event: Any) -> tuple[int | Dataset, None]:
-        """Serve N-SET: what a step made, and that it ended."""
-        uid = str(event.request.RequestedSOPInstanceUID or "")
+    def _set(self, request: Request) -> Any:
+        """Record what a step made, or that it ended; returns the response."""
+        uid = str(request.message.RequestedSOPInstanceUID or "")
         before = self._index.step_state(uid) if is_uid(uid) else None
         if before is None:
-            return 0x0112, None  # no such SOP instance
+            return request.answer(0x0112)
         if before in _ENDED:
-            status = Dataset()
-            status.Status, status.ErrorID = 0x0110, _NO_LONGER
-            status.ErrorComment = "the performed procedure step has ended"
-            return status, None
+            return request.answer(0x0110, ErrorID=_NO_LONGER, ErrorComment="the performed procedure step has ended")
         try:
-            changes = event.modification_list
-            state = str(changes.get("PerformedProcedureStepStatus", _BEGUN))
+            changes = request.data_set()
+            state = str(changes.get("PerformedProcedureStepStatus", _IN_PROGRESS))
             instances = _made(changes)
         except Exception as error:  # as above
-            return _unreadable(uid, error), None
-        if state not in (_BEGUN, *_ENDED):
-            return 0x0106, None
+            return request.answer(_unreadable(uid, error))
+        if state not in (_IN_PROGRESS, *_ENDED):
+            return request.answer(0x0106)
         self._index.change_step(uid, state, instances, self._clock())
         if state in _ENDED:
             logger().info("step.ended", instance=uid, reason=state.lower(), objects=len(instances or ()))
             self._on_end()
-        return 0x0000, None
+        return request.answer(0x0000)
 
 
 def _made(changes: Dataset) -> set[str] | None:
-    """Every instance that a step made (PS3.3 table C.4-15), None where nothing is said of that."""
+    """Every instance that a step made (PS3.3 table C.4-15), None if it names none."""
     if "PerformedSeriesSequence" not in changes:
         return None
     return {

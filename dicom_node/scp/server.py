@@ -29,28 +29,25 @@ import resource
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
 import structlog
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE
-from pynetdicom.sop_class import ModalityPerformedProcedureStep, StorageCommitmentPushModel, Verification
 
 from dicom_node.config.settings import Settings
 from dicom_node.errors import ConfigError
 from dicom_node.log import logger, silence_libraries, where
 from dicom_node.network.pynetdicom_setup import application_entity
 from dicom_node.scp.access import MAX_ASSOCIATIONS, MAX_ECHOES, Access, PeerIdentity, Place, Proposal, Rejection
-from dicom_node.scp.association import Conversation, Service
+from dicom_node.scp.association import Conversation
+from dicom_node.scp.service import Services
 from dicom_node.storage.ingest import Store
 
 _MAX_UNASKED = 250  # connections on which no association was asked for yet; of more, the oldest are cut
 _BACKLOG = 1024  # connections that the system holds until they are accepted
 _FILES = 2 * (MAX_ASSOCIATIONS + MAX_ECHOES) + _MAX_UNASKED + 512 + 256  # a socket and an image's file for each
 # association, a socket for each other connection, the folders of the spool, everything else
-_BRING_NO_IMAGES = {Verification, ModalityPerformedProcedureStep, StorageCommitmentPushModel}
 _STOP_SECONDS = 30.0
 _REMEMBERED_SECONDS = 600.0  # how long the release of an association is evidence; studies are complete long before
 _TELL_SECONDS = 60.0  # how often it is told that connections are cut
@@ -60,7 +57,7 @@ _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 class Receiver:
     """Listens as an AE; every association has a thread of its own.
 
-    ``services`` serve what is no C-STORE, by pynetdicom's event. ``on_release`` is called when an association has
+    ``services`` serve what is no C-STORE. ``on_release`` is called when an association has
     brought instances and was released.
     """
 
@@ -68,11 +65,11 @@ class Receiver:
         self,
         settings: Settings,
         store: Store,
-        services: Sequence[tuple[Any, Service]] = (),
+        services: Services,
         *,
         on_release: Callable[[], None] = lambda: None,
     ) -> None:
-        self._services = [(event, _told(service)) for event, service in services]
+        self._services = services
         self._on_release = on_release
         self._released: dict[str, float] = {}  # study to when an association that brings whole studies was released
         self._settings = settings
@@ -81,7 +78,7 @@ class Receiver:
             (store.no_room, "make room on that disk"),
             (store.backlog, "see in dicom-node studies and in the log why reading does not keep up"),
         )
-        self._access = Access(settings, marks, _BRING_NO_IMAGES)
+        self._access = Access(settings, marks, {each.sop_class for each in services.supported})
         self._numbers = itertools.count(1)
         # Every connection, the oldest first, and the place of its association; None: none was accepted yet.
         self._open: dict[Conversation, Place | None] = {}
@@ -108,12 +105,9 @@ class Receiver:
         _allow_files(_FILES)
         node = self._settings.node
         self._ae = application_entity(node.ae_title)
-        self._ae.add_supported_context(Verification)
-        if self._services:
-            plain = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
-            self._ae.add_supported_context(ModalityPerformedProcedureStep, plain)
-            # In either role: we answer who asks us, and are told what we asked for (PS3.4 J.3.3, PS3.7 D.3.3.4).
-            self._ae.add_supported_context(StorageCommitmentPushModel, plain, scu_role=True, scp_role=True)
+        for each in self._services.supported:
+            roles = each.peer_roles
+            self._ae.add_supported_context(each.sop_class, each.transfer_syntaxes, scu_role=roles[0], scp_role=roles[1])
         try:
             found = socket.getaddrinfo(node.host, node.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
             family, _, _, _, address = found[0]
@@ -202,7 +196,7 @@ class Receiver:
             logger().warning("connections.cut", reason=reason, fix="look who opens them: a port scan, a broken check?")
 
     def _on_end(self, conversation: Conversation) -> None:
-        caller, brought = conversation.peer, conversation.studies
+        brought = conversation.studies
         with self._opening:
             place = self._open.pop(conversation, None)
             if place is not None:
@@ -210,7 +204,7 @@ class Receiver:
             for study in brought:
                 self._released.pop(study, None)
             whole = conversation.released and not conversation.refused
-            if brought and whole and caller and any(one.sends_whole_studies for one in caller.peers):
+            if brought and whole and any(one.sends_whole_studies for one in conversation.peer.peers):
                 now = self._store.clock()
                 for study in [each for each, when in self._released.items() if when < now - _REMEMBERED_SECONDS]:
                     del self._released[study]
@@ -238,19 +232,6 @@ class Receiver:
         names = ", ".join(peer.name for peer in decision.peer.peers)
         logger().debug("association.accepted", peer=names or "unknown caller")
         return decision.peer
-
-
-def _told(service: Service) -> Service:
-    """A service whose unexpected errors are told; pynetdicom answers them (0110) and says nothing."""
-
-    def serve(event: Any, caller: PeerIdentity, reports: list[Any]) -> Any:
-        try:
-            return service(event, caller, reports)
-        except Exception as error:
-            logger().error("request.failed", error=where(error))
-            raise
-
-    return serve
 
 
 def _allow_files(count: int) -> None:
