@@ -31,6 +31,7 @@ from dicom_node.scp.commitment import StorageCommitmentReports, StorageCommitmen
 from dicom_node.scp.mpps import MPPS
 from dicom_node.scp.server import Receiver
 from dicom_node.scp.service import Services
+from dicom_node.scp.storage import StorageSCP
 from dicom_node.scp.verification import VerificationSCP
 from dicom_node.storage.ingest import Store
 from dicom_node.storage.retention import Retention
@@ -156,7 +157,12 @@ class Node:
             keep_free=round(settings.node.keep_free_gb * 1e9),
             max_waiting=settings.node.max_waiting_studies,
         )
-        self._receiver = Receiver(settings, store, self._services(index), on_release=self._wake_completer)
+        storage = StorageSCP(store, on_release=self._wake_completer)
+        marks = (
+            (store.no_room, "make room on that disk"),
+            (store.backlog, "see in dicom-node studies and in the log why reading does not keep up"),
+        )
+        self._receiver = Receiver(settings, self._services(index, storage), marks=marks, clock=clock)
         self._receiver.start()  # first of all: a modality that pushes now is served now
         Models(settings.node.data_dir).note_loaded(self._bundles)
         if settings.routes:
@@ -199,13 +205,12 @@ class Node:
             index,
             self._wake_readers,
             clock,
-            last_byte=self._receiver.last_byte,
-            released=self._receiver.released,
+            last_byte=storage.last_byte,
+            released=storage.released,
             counts={name: counter.count for name, counter in self._counters.items()},
         )
         self._completer.start()
-        last_byte = self._receiver.last_byte
-        self._retention = Retention(settings.retention, index, self._spool, store, clock, last_byte=last_byte)
+        self._retention = Retention(settings.retention, index, self._spool, store, clock, last_byte=storage.last_byte)
         self._retention.start()
         logger().info(
             "node.started",
@@ -216,7 +221,7 @@ class Node:
             version=__version__,
         )
 
-    def _services(self, index: Index) -> Services:
+    def _services(self, index: Index, storage: StorageSCP) -> Services:
         """What others may ask of this AE."""
         settings, clock = self.settings, self._clock
         for peer in settings.destinations():
@@ -230,6 +235,7 @@ class Node:
         return Services(
             [
                 VerificationSCP(),
+                storage,
                 MPPS(index, on_end=self._wake_completer, clock=clock),
                 commitment,
                 StorageCommitmentReports(

@@ -1,5 +1,6 @@
-"""The C-STORE messages of DIMSE (PS3.7 9.3.1): the command that comes, and the answer that goes, as bytes.
+"""Command sets of DIMSE messages (PS3.7 6.3): decoded when they come, and encoded as responses without a data set.
 
+`decode` and `response` are made for C-STORE, of which many come; `primitive` decodes the messages of every service.
 Every command set is Implicit VR Little Endian (PS3.7 6.3.1).
 """
 
@@ -7,14 +8,17 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from typing import Any
+
+from pynetdicom.dimse_messages import DIMSEMessage
+from pynetdicom.pdu_primitives import P_DATA
 
 C_STORE_RQ = 0x0001
 C_ECHO_RQ = 0x0030
-#: Of the normalized services (PS3.7 10.1), which pynetdicom decodes.
+#: Of the normalized services (PS3.7 10.1).
 N_EVENT_REPORT_RQ, N_SET_RQ, N_ACTION_RQ, N_CREATE_RQ, N_EVENT_REPORT_RSP = 0x0100, 0x0120, 0x0130, 0x0140, 0x8100
 C_CANCEL_RQ = 0x0FFF
 RESPONSE = 0x8000  # the bit that the Command Field of every response has
-_C_STORE_RSP = 0x8001
 _NO_DATA_SET = 0x0101
 
 _ELEMENT = struct.Struct("<HHI")
@@ -76,8 +80,23 @@ def decode(command_set: bytes | bytearray) -> Command:
         raise ValueError("the command set has no valid Command Field, Message ID or Data Set Type") from error
 
 
-def store_response(context: int, command: Command, status: int, longest_pdu: int) -> bytes:
-    """The P-DATA-TF PDUs that answer a C-STORE request.
+def primitive(command_set: bytes | bytearray) -> Any:
+    """Decode a command set as pynetdicom's DIMSE primitive; a data set is not part of it.
+
+    Raises:
+        ValueError: it cannot be decoded.
+    """
+    data, message = P_DATA(), DIMSEMessage()
+    try:
+        data.presentation_data_value_list = [[1, b"\x03" + command_set]]  # a whole command (PS3.8 E.2), on any context
+        message.decode_msg(data)
+        return message.message_to_primitive()
+    except Exception as error:  # whatever pynetdicom and pydicom raise on hostile values
+        raise ValueError("the command set cannot be decoded") from error
+
+
+def response(context: int, command: Command, status: int, longest_pdu: int) -> bytes:
+    """The P-DATA-TF PDUs of a response that has no data set, as of C-STORE.
 
     Args:
         context: id of the presentation context that the request came on.
@@ -88,7 +107,7 @@ def store_response(context: int, command: Command, status: int, longest_pdu: int
     rest = b"".join(
         (
             _element(_AFFECTED_CLASS, command.sop_class) if command.sop_class else b"",
-            _element(_FIELD, _US.pack(_C_STORE_RSP)),
+            _element(_FIELD, _US.pack(command.field | RESPONSE)),
             _element(_RESPONDS_TO, _US.pack(command.message_id)),
             _element(_DATA_SET_TYPE, _US.pack(_NO_DATA_SET)),
             _element(0x0900, _US.pack(status)),

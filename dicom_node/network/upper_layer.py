@@ -14,8 +14,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from typing import Any
 
-from pynetdicom.pdu import A_ASSOCIATE_RQ
+from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ, P_DATA_TF
+from pynetdicom.pdu_primitives import A_ABORT, A_ASSOCIATE, A_P_ABORT, P_DATA
 
 BUFFER_BYTES = 256 * 1024
 # Bytes of an A-ASSOCIATE-RQ; 128 contexts of 20 transfer syntaxes are 180 KiB. A megabyte of tiny items takes seconds.
@@ -276,3 +278,32 @@ class UpperLayer:
             self._came = 0
         elif time.monotonic() > self._least_by:
             raise SilentError(f"fewer than {self._least} bytes of a message came in {self._least_seconds:g} s")
+
+
+class PynetdicomProvider:
+    """An `UpperLayer` in the place of pynetdicom's own: what pynetdicom sends goes out at once, nothing comes in by it.
+
+    Only an acceptor's PDUs can be sent; `UpperLayer.send` says what is raised.
+    """
+
+    socket = None
+
+    def __init__(self, upper: UpperLayer) -> None:
+        self._upper = upper
+
+    def send_pdu(self, primitive: Any) -> None:
+        """Encode a PDU and send it."""
+        if isinstance(primitive, A_ASSOCIATE):
+            pdu = A_ASSOCIATE_AC(primitive) if primitive.result == 0x00 else A_ASSOCIATE_RJ(primitive)
+        elif isinstance(primitive, P_DATA):
+            pdu = P_DATA_TF(primitive)
+        elif isinstance(primitive, A_ABORT | A_P_ABORT):
+            return  # our own upper layer aborts
+        else:
+            raise TypeError(f"no acceptor sends {type(primitive).__name__}")
+        self._upper.send(pdu.encode())
+
+    @staticmethod
+    def is_alive() -> bool:
+        """There is no thread that could be."""
+        return False

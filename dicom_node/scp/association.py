@@ -7,11 +7,8 @@ Statuses of a C-STORE are explained in `receive`.
 
 from __future__ import annotations
 
-import errno
 import socket
-import sqlite3
 import threading
-import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -21,13 +18,8 @@ from typing import Any
 import structlog
 from pynetdicom import AE
 from pynetdicom.association import Association
-from pynetdicom.dimse_messages import DIMSEMessage
-from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RJ, P_DATA_TF
-from pynetdicom.pdu_primitives import A_ABORT, A_ASSOCIATE, A_P_ABORT, P_DATA
 from pynetdicom.transport import AddressInformation
 
-from dicom_node.dicom.attributes import is_uid
-from dicom_node.errors import Refused
 from dicom_node.log import logger, where
 from dicom_node.network import dimse, pynetdicom_setup
 from dicom_node.network.upper_layer import (
@@ -35,13 +27,13 @@ from dicom_node.network.upper_layer import (
     UNEXPECTED_PDU,
     AbortedError,
     GoneError,
+    PynetdicomProvider,
     SilentError,
     UpperLayer,
     ViolationError,
 )
 from dicom_node.scp.access import PeerIdentity, Proposal, Rejection
-from dicom_node.scp.service import AcceptedContext, CollectingService, Request, Services
-from dicom_node.storage.ingest import Incoming, Store
+from dicom_node.scp.service import AcceptedContext, CollectingService, Receipt, Request, Services, StreamingService
 
 _LONGEST_PDU = 128 * 1024  # bytes; what is announced, longer ones are taken too
 _REQUEST_SECONDS = 10.0  # how long a connection may take to ask for an association
@@ -50,27 +42,15 @@ _LONGEST_COMMAND = 64 * 1024  # bytes; a C-STORE's has about 200
 _LONGEST_OTHER = 4 * 1024 * 1024  # bytes of a data set that is held in memory: of messages that bring no image
 _MOST_ITEMS = 20_000  # of its sequences: pydicom makes objects of each, and a step or a request names one an image
 _ITEMS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")  # how one begins, in either byte order
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _PENDING = (0xFF00, 0xFF01)  # statuses of a response that is not the last one (PS3.7 C.1.3)
 _REJECT_VERSION = (0x01, 0x02, 0x02)  # PS3.8 9.3.4: permanently, by the ACSE: protocol version not supported
-
-
-@dataclass(slots=True)
-class _Storing:
-    """A C-STORE request whose data set is coming: ``incoming`` takes it, unless ``failure`` says why not."""
-
-    context: AcceptedContext
-    command: dimse.Command
-    began: float
-    incoming: Incoming | None = None
-    failure: Exception | None = None
 
 
 class Conversation:
     """A connection and the thread that serves it.
 
     ``admit`` decides whether an association that is asked for is accepted: it gives who asks, or the rejection.
-    ``services`` serve what is no C-STORE.
+    ``services`` serve its messages. ``on_end`` is called when it has ended.
     """
 
     def __init__(
@@ -78,31 +58,28 @@ class Conversation:
         sock: socket.socket,
         address: tuple[str, int],
         ae: AE,
-        store: Store,
+        clock: Callable[[], float],
         *,
         admit: Callable[[Conversation, Proposal], PeerIdentity | Rejection],
         services: Services,
         on_end: Callable[[Conversation], None],
     ) -> None:
-        self.studies: set[str] = set()  # of which it brought instances
         self.last_byte = 0.0  # epoch seconds
         self.released = False
-        self.refused = False  # whether an image was not stored, which the caller will send again
         self._address = address
         self._ae = ae
-        self._store = store
+        self._clock = clock
         self._admit = admit
         self._services = services
         self._on_end = on_end
         self._upper = UpperLayer(sock, request_seconds=_REQUEST_SECONDS, on_bytes=self._note_bytes)
         self._peer: PeerIdentity | None = None
         self._association: Any = None
-        self._log = logger()
         self._accepted: dict[int, AcceptedContext] = {}
         self._longest_answer = 0  # bytes of a PDU that the caller takes; 0: any
         self._stopping = False
         self._command = bytearray()
-        self._storing: _Storing | None = None
+        self._streaming: _Streaming | None = None
         self._pieces: list[memoryview] = []  # of the data set, not yet written
         self._collecting: _Collecting | None = None
         self._fragments: Iterator[tuple[int, int, memoryview, bool]] = iter(())
@@ -118,11 +95,10 @@ class Conversation:
         self._upper.cut()
 
     def _note_bytes(self) -> None:
-        self.last_byte = self._store.clock()
+        self.last_byte = self._clock()
 
     def _run(self) -> None:
         structlog.contextvars.clear_contextvars()
-        self._log = logger().bind()  # once: a logger is not made anew for each image
         try:
             self._converse()
         except AbortedError:
@@ -139,8 +115,8 @@ class Conversation:
             logger().error("association.aborted", address=self._address[0], error=where(error))
             self._upper.abort()
         finally:
-            if self._storing is not None and self._storing.incoming is not None:
-                self._storing.incoming.discard()
+            if self._streaming is not None:
+                self._streaming.receipt.discard()
             self._pieces.clear()
             self._upper.close()
             self._on_end(self)
@@ -166,7 +142,7 @@ class Conversation:
         """Let the caller be judged, and pynetdicom accept what may be accepted."""
         request = self._upper.request()
         association = self._association = Association(self._ae, "acceptor")
-        association.dul = _Provider(self._upper)
+        association.dul = PynetdicomProvider(self._upper)
         acceptor, host = association.acceptor, self._address[0]
         acceptor.ae_title = self._ae.ae_title
         acceptor.address_info = association.requestor.address_info = AddressInformation(*self._address)
@@ -213,18 +189,17 @@ class Conversation:
         last = ends and bool(control & 0x02)
         if control & 0x01:
             self._on_command(context_id, piece, last=last)
-        elif self._storing is not None and self._storing.context.id == context_id:
-            if self._storing.incoming is not None:
-                self._pieces.append(piece)
+        elif self._streaming is not None and self._streaming.context.id == context_id:
+            self._pieces.append(piece)
             if last:
-                self._finish()
+                self._end_stream(self._streaming)
         elif self._collecting is not None and self._collecting.context.id == context_id:
             self._collect(self._collecting, piece, last=last)
         else:
             raise ViolationError(UNEXPECTED_PDU, "a data set without a command")
 
     def _on_command(self, context_id: int, piece: memoryview, *, last: bool) -> None:
-        if self._storing is not None or self._collecting is not None:
+        if self._streaming is not None or self._collecting is not None:
             raise ViolationError(UNEXPECTED_PDU, "a command where the data set of the one before it was to go on")
         self._command += piece
         if len(self._command) > _LONGEST_COMMAND:
@@ -239,26 +214,27 @@ class Conversation:
             command = dimse.decode(command_set)
         except ValueError as error:
             raise ViolationError(INVALID_PARAMETER, "a command set that cannot be parsed") from error
-        if command.field == dimse.C_STORE_RQ:
-            self._expect_request()
-            self._storing = _Storing(context, command, time.perf_counter())
-            if command.has_data_set:
-                self._begin(self._storing)
-            else:
-                self._storing.failure = Refused(0xC000, "the request has no data set")
-                self._finish()
-            return
-        self._dispatch(context, command, command_set)
-
-    def _dispatch(self, context: AcceptedContext, command: dimse.Command, command_set: bytearray) -> None:
-        """Find the service of a message."""
         service = self._services.find(command.field, context.sop_class)
-        if not isinstance(service, CollectingService):
+        if isinstance(service, StreamingService):
+            self._expect_request()
+            self._streaming = _Streaming(context, command, service.begin(command, context, self))
+            if not command.has_data_set:
+                self._end_stream(self._streaming)
+        elif isinstance(service, CollectingService):
+            self._begin_collecting(service, context, command, command_set)
+        else:
             raise ViolationError(INVALID_PARAMETER, f"a message {command.field:04X}H, which no service here knows")
+
+    def _begin_collecting(
+        self, service: CollectingService, context: AcceptedContext, command: dimse.Command, command_set: bytearray
+    ) -> None:
         if command.field == dimse.C_CANCEL_RQ:  # one that comes too late is ignored (PS3.7 9.3.2.3)
             self._cancelled |= self._serving is not None and command.responds_to == self._serving.MessageID
             return
-        message = _decoded(context, command_set)
+        try:
+            message = dimse.primitive(command_set)
+        except ValueError as error:
+            raise ViolationError(INVALID_PARAMETER, "a message that cannot be parsed") from error
         if command.field & dimse.RESPONSE:
             is_whole = message.is_valid_response
         else:
@@ -273,6 +249,26 @@ class Conversation:
     def _expect_request(self) -> None:
         if self._serving is not None:  # several at a time are not negotiated (PS3.7 D.3.3.3)
             raise ViolationError(UNEXPECTED_PDU, "a request before the response to the one before it")
+
+    # -- requests whose data sets stream
+
+    def _write(self) -> None:
+        """Give what has come of the data set to its service, before the buffer is overwritten."""
+        if self._pieces:
+            if self._streaming is not None:
+                self._streaming.receipt.write(self._pieces)
+            self._pieces.clear()
+
+    def _end_stream(self, streaming: _Streaming) -> None:
+        """Answer a request whose data set has come."""
+        self._write()
+        status = streaming.receipt.end()
+        try:
+            self._upper.send(dimse.response(streaming.context.id, streaming.command, status, self._longest_answer))
+        finally:
+            self._streaming = None
+            streaming.receipt.discard()
+        self._upper.got_done()
 
     # -- messages whose data sets are collected
 
@@ -368,109 +364,17 @@ class Conversation:
             raise ViolationError(UNEXPECTED_PDU, "a release while its request was served")
         self._take(*fragment)
 
-    # -- C-STORE
 
-    def _begin(self, storing: _Storing) -> None:
-        """Open the file that the data set is to go to."""
-        command = storing.command
-        try:
-            caller = self._may_store()
-            if not is_uid(command.sop_instance_uid):
-                raise Refused(0x0117, "the command's Affected SOP Instance UID breaks the rules for UIDs")  # noqa: TRY301
-            if not is_uid(command.sop_class_uid):
-                raise Refused(0x0122, "the command's Affected SOP Class UID breaks the rules for UIDs")  # noqa: TRY301
-            storing.incoming = self._store.begin(
-                command.sop_class_uid, command.sop_instance_uid, storing.context.transfer_syntax, caller.ae_title
-            )
-        except Exception as error:  # it is answered when the data set is through
-            storing.failure = error
+@dataclass(slots=True)
+class _Streaming:
+    """A request whose data set goes to its service while it comes."""
 
-    def _may_store(self) -> PeerIdentity:
-        peer = self._peer
-        if peer is None:
-            raise Refused(0x0124, "the caller of this association was never judged")
-        if not peer.may_store:
-            raise Refused(0x0124, f"peer {peer.peers[0].name} may not store: set may_store = true to let it")
-        return peer
-
-    def _write(self) -> None:
-        """Write what has come of the data set; an image that cannot be written is let pass, and answered so."""
-        if not self._pieces:
-            return
-        storing = self._storing
-        if storing is not None and storing.incoming is not None:
-            try:
-                storing.incoming.write(self._pieces)
-            except Exception as error:
-                storing.failure = error
-                storing.incoming.discard()  # gives the disk its room back now
-                storing.incoming = None
-        self._pieces.clear()
-
-    def _finish(self) -> None:
-        """Store what has come, and answer; nothing is raised but what ends the association."""
-        self._write()
-        storing = self._storing
-        if storing is None:
-            raise RuntimeError("no request is being served")
-        status = self._stored(storing)
-        self.refused = self.refused or status != 0x0000
-        try:
-            self._upper.send(dimse.store_response(storing.context.id, storing.command, status, self._longest_answer))
-        finally:
-            self._storing = None
-            if storing.incoming is not None:
-                storing.incoming.discard()
-        self._upper.got_done()
-
-    def _stored(self, storing: _Storing) -> int:
-        """The status of a C-STORE whose data set is through."""
-        incoming, study = storing.incoming, None
-        try:
-            if storing.failure is not None:
-                raise storing.failure  # noqa: TRY301 - answered as what goes wrong here
-            if incoming is None:
-                raise RuntimeError("nothing took the data set")  # noqa: TRY301
-            header = incoming.header()
-            study = header.study
-            self.studies.add(study)  # before the index knows it: its quiet time must not begin without this association
-            new = self._store.put(incoming, header)
-        except Exception as error:
-            return _refused(error, storing.command, study)
-        if new:
-            self._log.debug(
-                "instance.stored",
-                study=study,
-                instance=header.sop_instance_uid,
-                bytes=incoming.data_set_bytes,
-                seconds=round(time.perf_counter() - storing.began, 4),
-            )
-        return 0x0000
+    context: AcceptedContext
+    command: dimse.Command
+    receipt: Receipt
 
 
-def _refused(error: Exception, command: dimse.Command, study: str | None) -> int:
-    """The status that the sender can act on, with its reason in the log."""
-    log = logger().bind(instance=command.sop_instance_uid, sop_class=command.sop_class_uid)
-    if study is not None:
-        log = log.bind(study=study)
-    if isinstance(error, Refused):
-        log.warning("instance.refused", status=f"{error.status:04X}", reason=error.reason)
-        return error.status
-    full = False
-    if isinstance(error, OSError):
-        full = error.errno in _FULL
-        reason = "no room left on the disk" if full else f"the disk gave an error: {error.strerror}"
-    elif isinstance(error, sqlite3.Error):
-        full = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
-        reason = "no room left on the disk for the index" if full else "the index gave an error"
-    else:  # the sender gets a status, not a broken association; the log says where
-        reason = "an unexpected error"
-    status = 0xA700 if full else 0x0110
-    log.error("instance.refused", status=f"{status:04X}", reason=reason, error=where(error))
-    return status
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Collecting:
     """A message whose data set is coming, to be served when all of it has come."""
 
@@ -479,43 +383,3 @@ class _Collecting:
     command: dimse.Command
     message: Any
     data_set: bytearray = field(default_factory=bytearray)
-
-
-def _decoded(context: AcceptedContext, command_set: bytearray) -> Any:
-    """Decode a command set as pynetdicom's DIMSE primitive, without its data set.
-
-    Raises:
-        ViolationError: it cannot be decoded.
-    """
-    primitive, message = P_DATA(), DIMSEMessage()
-    try:
-        primitive.presentation_data_value_list = [[context.id, b"\x03" + command_set]]
-        message.decode_msg(primitive)
-        return message.message_to_primitive()
-    except Exception as error:  # whatever it raises on hostile values
-        raise ViolationError(INVALID_PARAMETER, "a message that cannot be parsed") from error
-
-
-class _Provider:
-    """What pynetdicom's services have for an upper layer: what they send goes out at once, nothing comes in by it."""
-
-    socket = None
-
-    def __init__(self, upper: UpperLayer) -> None:
-        self._upper = upper
-
-    def send_pdu(self, primitive: Any) -> None:
-        if isinstance(primitive, A_ASSOCIATE):
-            pdu = A_ASSOCIATE_AC(primitive) if primitive.result == 0x00 else A_ASSOCIATE_RJ(primitive)
-        elif isinstance(primitive, P_DATA):
-            pdu = P_DATA_TF(primitive)
-        elif isinstance(primitive, A_ABORT | A_P_ABORT):
-            return  # our own upper layer aborts
-        else:
-            raise TypeError(f"no acceptor sends {type(primitive).__name__}")
-        self._upper.send(pdu.encode())
-
-    @staticmethod
-    def is_alive() -> bool:
-        """There is no thread that could be."""
-        return False

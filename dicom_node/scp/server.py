@@ -1,25 +1,4 @@
-"""The SCP: who may associate, C-ECHO, and C-STORE to disk and index before the answer.
-
-What else modalities and archives ask (procedure steps, storage commitment) is served by what `Receiver` is given.
-
-What a success (0000) promises: the data set's bytes are in a file, fsynced, and the index knows it, committed. What
-goes wrong gets the status that the sender can act on (PS3.4 B.2.3, PS3.7 C):
-
-======  ==========================================================================================
-status  when
-======  ==========================================================================================
-0000    stored and recorded; also when we had the instance already
-0110    an unexpected error of ours
-0117    the SOP Instance UID breaks the rules for UIDs
-0122    the SOP Class UID breaks the rules for UIDs
-0124    the caller may not store (``may_store = false``)
-A700    no room on the disk, or less than ``keep_free_gb``; or a study that the node has nothing of, while
-        ``max_waiting_studies`` wait to be read; the sender tries again
-A900    the data set's SOP Class or Instance UID is not the command's
-C000    the data set cannot be parsed, or names no study and series
-C001    its SOP Instance UID is stored already, of another study
-======  ==========================================================================================
-"""
+"""The server: it listens, accepts and counts connections, cuts idle ones, and logs who may associate."""
 
 from __future__ import annotations
 
@@ -29,7 +8,7 @@ import resource
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import structlog
@@ -39,17 +18,15 @@ from dicom_node.config.settings import Settings
 from dicom_node.errors import ConfigError
 from dicom_node.log import logger, silence_libraries, where
 from dicom_node.network.pynetdicom_setup import application_entity
-from dicom_node.scp.access import MAX_ASSOCIATIONS, MAX_ECHOES, Access, PeerIdentity, Place, Proposal, Rejection
+from dicom_node.scp.access import MAX_ASSOCIATIONS, MAX_ECHOES, Access, Mark, PeerIdentity, Place, Proposal, Rejection
 from dicom_node.scp.association import Conversation
 from dicom_node.scp.service import Services
-from dicom_node.storage.ingest import Store
 
 _MAX_UNASKED = 250  # connections on which no association was asked for yet; of more, the oldest are cut
 _BACKLOG = 1024  # connections that the system holds until they are accepted
 _FILES = 2 * (MAX_ASSOCIATIONS + MAX_ECHOES) + _MAX_UNASKED + 512 + 256  # a socket and an image's file for each
 # association, a socket for each other connection, the folders of the spool, everything else
 _STOP_SECONDS = 30.0
-_REMEMBERED_SECONDS = 600.0  # how long the release of an association is evidence; studies are complete long before
 _TELL_SECONDS = 60.0  # how often it is told that connections are cut
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
@@ -57,27 +34,24 @@ _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 class Receiver:
     """Listens as an AE; every association has a thread of its own.
 
-    ``services`` serve what is no C-STORE. ``on_release`` is called when an association has
-    brought instances and was released.
+    Args:
+        settings: our AE title, host and port, and who may associate.
+        services: what others may ask of this AE.
+        marks: hold off callers that may bring images.
+        clock: epoch seconds.
     """
 
     def __init__(
         self,
         settings: Settings,
-        store: Store,
         services: Services,
         *,
-        on_release: Callable[[], None] = lambda: None,
+        marks: Sequence[Mark] = (),
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        self._services = services
-        self._on_release = on_release
-        self._released: dict[str, float] = {}  # study to when an association that brings whole studies was released
         self._settings = settings
-        self._store = store
-        marks = (
-            (store.no_room, "make room on that disk"),
-            (store.backlog, "see in dicom-node studies and in the log why reading does not keep up"),
-        )
+        self._services = services
+        self._clock = clock
         self._access = Access(settings, marks, {each.sop_class for each in services.supported})
         self._numbers = itertools.count(1)
         # Every connection, the oldest first, and the place of its association; None: none was accepted yet.
@@ -137,20 +111,6 @@ class Receiver:
         for conversation in left:
             conversation.thread.join(max(deadline - time.monotonic(), 0.0))
 
-    def last_byte(self, study: str) -> float:
-        """When a byte last came on an open association that brought instances of ``study`` (epoch s; 0: never)."""
-        with self._opening:
-            return max((one.last_byte for one in self._open if study in one.studies), default=0.0)
-
-    def released(self, study: str) -> float:
-        """When the last association that brought instances of ``study`` was released (epoch s; 0: it was not).
-
-        Only where the caller brings whole studies (``sends_whole_studies``), and nobody else brings of it now.
-        """
-        with self._opening:
-            when = self._released.get(study, 0.0)
-            return 0.0 if when and any(study in one.studies for one in self._open) else when
-
     def _accept(self, ae: AE, listener: socket.socket) -> None:
         while True:
             try:
@@ -168,7 +128,7 @@ class Receiver:
                     sock,
                     (host, port),
                     ae,
-                    self._store,
+                    self._clock,
                     admit=self._admit,
                     services=self._services,
                     on_end=self._on_end,
@@ -196,21 +156,16 @@ class Receiver:
             logger().warning("connections.cut", reason=reason, fix="look who opens them: a port scan, a broken check?")
 
     def _on_end(self, conversation: Conversation) -> None:
-        brought = conversation.studies
         with self._opening:
-            place = self._open.pop(conversation, None)
+            place = self._open.get(conversation)
+        try:
+            if place is not None:
+                self._services.ended(conversation)
+        finally:
+            with self._opening:
+                self._open.pop(conversation, None)
             if place is not None:
                 self._access.leave(place)
-            for study in brought:
-                self._released.pop(study, None)
-            whole = conversation.released and not conversation.refused
-            if brought and whole and any(one.sends_whole_studies for one in conversation.peer.peers):
-                now = self._store.clock()
-                for study in [each for each, when in self._released.items() if when < now - _REMEMBERED_SECONDS]:
-                    del self._released[study]
-                self._released.update(dict.fromkeys(brought, now))
-        if brought and conversation.released:
-            self._on_release()
 
     def _admit(self, conversation: Conversation, proposal: Proposal) -> PeerIdentity | Rejection:
         """Decide whether the caller may associate, and log the decision; a failure rejects."""

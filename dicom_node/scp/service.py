@@ -4,6 +4,9 @@
 keeps the limits, and finds the service of each message by Command Field and SOP class. To add a service is to write a
 module beside this one, and to name it where `node.Node` makes the services.
 
+A `StreamingService` (C-STORE: `storage.StorageSCP`) is given the data set of a request while it comes, piece by piece,
+and answers with a status. Nothing of it is held in memory, and the pieces are not copied.
+
 A `CollectingService` is given a request with its whole data set (at most 4 MiB) and gives messages. The association
 sends each as soon as it is given, on the presentation context of the request, so that the order is the service's:
 
@@ -35,6 +38,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom.dsutils import decode, encode
 
+from dicom_node.network import dimse
 from dicom_node.scp.access import PeerIdentity
 
 # How the data set of a response is called, by service (PS3.7 9.1 and 10.1).
@@ -82,6 +86,14 @@ class OpenAssociation(Protocol):
     @property
     def peer(self) -> PeerIdentity:
         """Who opened it."""
+
+    @property
+    def last_byte(self) -> float:
+        """When the last byte came, in epoch seconds."""
+
+    @property
+    def released(self) -> bool:
+        """Whether the peer has released it."""
 
     @property
     def contexts(self) -> Sequence[AcceptedContext]:
@@ -186,6 +198,33 @@ class Service:
     commands: frozenset[int] = frozenset()
     on_any_context = False
 
+    def ended(self, association: OpenAssociation) -> None:
+        """Called once when an association has ended, also if this service was never asked on it."""
+
+
+class Receipt(Protocol):
+    """Takes the data set of one request. Its errors are its own: it answers them by the status that `end` returns."""
+
+    def write(self, pieces: Sequence[memoryview]) -> None:
+        """Take the next bytes; ``pieces`` are only valid during the call."""
+
+    def end(self) -> int:
+        """All bytes have come: the status of the response (PS3.7 annex C, and PS3.4 for each service)."""
+
+    def discard(self) -> None:
+        """Release what is held; called once, after the response is sent or when the association has ended."""
+
+
+class StreamingService(Service):
+    """A service that is given the data sets of requests while they come."""
+
+    def begin(self, command: dimse.Command, context: AcceptedContext, association: OpenAssociation) -> Receipt:
+        """Begin to serve a request.
+
+        ``command`` is as it came: its UIDs are not checked. If it has no data set, `Receipt.end` is called next.
+        """
+        raise NotImplementedError
+
 
 class CollectingService(Service):
     """A service that is given requests with their whole data sets."""
@@ -212,6 +251,7 @@ class Services:
         Raises:
             ValueError: two services serve the same message.
         """
+        self._services = tuple(services)
         self._table: dict[tuple[int, str | None], Service] = {}
         for service in services:
             sop_classes = [None] if service.on_any_context else [each.sop_class for each in service.supported]
@@ -226,6 +266,11 @@ class Services:
             peer_is_scp = known.peer_is_scp or each.peer_is_scp
             supported[each.sop_class] = Supported(each.sop_class, tuple(syntaxes), peer_is_scp)
         self.supported = tuple(supported.values())
+
+    def ended(self, association: OpenAssociation) -> None:
+        """Tell every service that an association has ended."""
+        for service in self._services:
+            service.ended(association)
 
     def find(self, field: int, sop_class: str) -> Service | None:
         """The service for a message by its Command Field and the abstract syntax of its presentation context."""
