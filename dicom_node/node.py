@@ -29,7 +29,7 @@ from dicom_node.reading.processes import Processors
 from dicom_node.reading.read_job import Reader
 from dicom_node.scp.commitment import StorageCommitmentReports, StorageCommitmentSCP
 from dicom_node.scp.mpps import MPPS
-from dicom_node.scp.server import Receiver
+from dicom_node.scp.server import Server
 from dicom_node.scp.service import Services
 from dicom_node.scp.storage import StorageSCP
 from dicom_node.scp.verification import VerificationSCP
@@ -72,7 +72,7 @@ class Node:
         self._spare_loading: Future[Loads] | None = None
         self._spare_failed = False
         self._shadow_process: WarmProcess | None = None  # a candidate that crashes or hangs takes nobody with it
-        self._receiver: Receiver | None = None
+        self._server: Server | None = None
         self._completer: Completer | None = None
         self._retention: Retention | None = None
         self._readers: list[Worker] = []
@@ -84,9 +84,9 @@ class Node:
     @property
     def port(self) -> int:
         """The TCP port that the node listens on, once started."""
-        if self._receiver is None:
+        if self._server is None:
             raise RuntimeError("the node is not started")
-        return self._receiver.port
+        return self._server.port
 
     @property
     def warm(self) -> bool:
@@ -162,8 +162,8 @@ class Node:
             (store.no_room, "make room on that disk"),
             (store.backlog, "see in dicom-node studies and in the log why reading does not keep up"),
         )
-        self._receiver = Receiver(settings, self._services(index, storage), marks=marks, clock=clock)
-        self._receiver.start()  # first of all: a modality that pushes now is served now
+        self._server = Server(settings, self._services(index, storage), marks=marks, clock=clock)
+        self._server.start()  # first of all: a modality that pushes now is served now
         Models(settings.node.data_dir).note_loaded(self._bundles)
         if settings.routes:
             count = os.cpu_count() or 1
@@ -216,7 +216,7 @@ class Node:
             "node.started",
             called_ae=settings.node.ae_title,
             address=settings.node.host,
-            port=self._receiver.port,
+            port=self._server.port,
             folder=str(self._spool.root),
             version=__version__,
         )
@@ -394,8 +394,8 @@ class Node:
 
     def stop(self) -> None:
         """Stop receiving, let go of what is in work (it is queued again), and free the folder."""
-        if self._receiver is not None:
-            self._receiver.stop()
+        if self._server is not None:
+            self._server.stop()
         if self._completer is not None:
             self._completer.stop()
         if self._retention is not None:

@@ -1,8 +1,7 @@
-"""One association of the Storage SCP, from the connection to the release: a thread that reads, stores and answers.
+"""One association, from the connection to its end: a thread that negotiates, assembles messages and dispatches them.
 
-pynetdicom negotiates, answers C-ECHO and decodes the normalized services' messages; the bytes of images go from the
-socket to the file without being held.
-Statuses of a C-STORE are explained in `receive`.
+It knows no service: `service` is the interface of those that it is given. pynetdicom negotiates, and codes the command
+sets of all messages but C-STORE's. The bytes of images go from the socket to their service without being held.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import Any
 
 import structlog
 from pynetdicom import AE
-from pynetdicom.association import Association
+from pynetdicom.association import Association as PynetdicomAssociation
 from pynetdicom.transport import AddressInformation
 
 from dicom_node.log import logger, where
@@ -35,22 +34,28 @@ from dicom_node.network.upper_layer import (
 from dicom_node.scp.access import PeerIdentity, Proposal, Rejection
 from dicom_node.scp.service import AcceptedContext, CollectingService, Receipt, Request, Services, StreamingService
 
-_LONGEST_PDU = 128 * 1024  # bytes; what is announced, longer ones are taken too
-_REQUEST_SECONDS = 10.0  # how long a connection may take to ask for an association
-_LEAST_BYTES = 6000  # of a message that is under way, in the time in which some byte must come: 100 a second
-_LONGEST_COMMAND = 64 * 1024  # bytes; a C-STORE's has about 200
-_LONGEST_OTHER = 4 * 1024 * 1024  # bytes of a data set that is held in memory: of messages that bring no image
-_MOST_ITEMS = 20_000  # of its sequences: pydicom makes objects of each, and a step or a request names one an image
-_ITEMS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")  # how one begins, in either byte order
+_LONGEST_PDU = 128 * 1024  # bytes; announced to the caller, but longer PDUs are taken too
+_REQUEST_SECONDS = 10.0  # the A-ASSOCIATE-RQ must come within this time
+_LEAST_BYTES = 6000  # of a message, within the time that an association may be silent: 100 bytes a second
+_LONGEST_COMMAND = 64 * 1024  # bytes; the command set of a C-STORE has about 200
+_LONGEST_OTHER = 4 * 1024 * 1024  # bytes of a data set that is collected in memory
+_MOST_ITEMS = 20_000  # of its sequences: pydicom makes an object of each; a procedure step names one for each image
+_ITEMS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")  # the tag of an item, in either byte order
 _PENDING = (0xFF00, 0xFF01)  # statuses of a response that is not the last one (PS3.7 C.1.3)
 _REJECT_VERSION = (0x01, 0x02, 0x02)  # PS3.8 9.3.4: permanently, by the ACSE: protocol version not supported
 
 
-class Conversation:
-    """A connection and the thread that serves it.
+class Association:
+    """A connection, and the thread that serves it.
 
-    ``admit`` decides whether an association that is asked for is accepted: it gives who asks, or the rejection.
-    ``services`` serve its messages. ``on_end`` is called when it has ended.
+    Args:
+        sock: the accepted connection.
+        address: IP address and port of the caller.
+        ae: our AE title, implementation and supported presentation contexts.
+        clock: epoch seconds.
+        admit: decides who may associate; a rejection that it returns is sent.
+        services: serve the messages.
+        on_end: called by the thread at its end, also if no association was established.
     """
 
     def __init__(
@@ -60,9 +65,9 @@ class Conversation:
         ae: AE,
         clock: Callable[[], float],
         *,
-        admit: Callable[[Conversation, Proposal], PeerIdentity | Rejection],
+        admit: Callable[[Association, Proposal], PeerIdentity | Rejection],
         services: Services,
-        on_end: Callable[[Conversation], None],
+        on_end: Callable[[Association], None],
     ) -> None:
         self.last_byte = 0.0  # epoch seconds
         self.released = False
@@ -76,7 +81,7 @@ class Conversation:
         self._peer: PeerIdentity | None = None
         self._association: Any = None
         self._accepted: dict[int, AcceptedContext] = {}
-        self._longest_answer = 0  # bytes of a PDU that the caller takes; 0: any
+        self._longest_answer = 0  # bytes of the longest PDU that the caller takes; 0: any
         self._stopping = False
         self._command = bytearray()
         self._streaming: _Streaming | None = None
@@ -85,11 +90,12 @@ class Conversation:
         self._fragments: Iterator[tuple[int, int, memoryview, bool]] = iter(())
         self._serving: Any = None  # the message that a service serves
         self._cancelled = False  # whether the caller has cancelled it
-        self._response: Any = None  # to the request of ours that a service waits for
+        self._asked: AcceptedContext | None = None  # on which a service waits for the response to its own request
+        self._response: Any = None
         self.thread = threading.Thread(target=self._run, name="association", daemon=True)
 
     def stop(self) -> None:
-        """Abort it, whatever it does; what was acknowledged is stored already."""
+        """Abort, at any time and from any thread. What was acknowledged is stored already."""
         self._stopping = True
         self._upper.abort()
         self._upper.cut()
@@ -100,7 +106,7 @@ class Conversation:
     def _run(self) -> None:
         structlog.contextvars.clear_contextvars()
         try:
-            self._converse()
+            self._serve_peer()
         except AbortedError:
             self._tell_aborted("the caller aborted it")
         except SilentError as error:
@@ -122,10 +128,12 @@ class Conversation:
             self._on_end(self)
 
     def _tell_aborted(self, reason: str) -> None:
-        if self._peer is not None and not self._stopping:  # a mere TCP check is no association
+        if (
+            self._peer is not None and not self._stopping
+        ):  # a connection that asks for no association, such as a TCP check, is not logged
             logger().warning("association.aborted", address=self._address[0], reason=reason)
 
-    def _converse(self) -> None:
+    def _serve_peer(self) -> None:
         if not self._negotiated():
             return
         self._upper.wait_at_most(pynetdicom_setup.SILENT_SECONDS)
@@ -136,12 +144,12 @@ class Conversation:
         self.released = True
         self._upper.released()
 
-    # -- the association
+    # -- negotiation (PS3.8 7.1)
 
     def _negotiated(self) -> bool:
-        """Let the caller be judged, and pynetdicom accept what may be accepted."""
+        """Accept or reject the association; pynetdicom negotiates. Returns whether the association is open."""
         request = self._upper.request()
-        association = self._association = Association(self._ae, "acceptor")
+        association = self._association = PynetdicomAssociation(self._ae, "acceptor")
         association.dul = PynetdicomProvider(self._upper)
         acceptor, host = association.acceptor, self._address[0]
         acceptor.ae_title = self._ae.ae_title
@@ -154,27 +162,27 @@ class Conversation:
             association.requestor.primitive = request.to_primitive()
         except Exception as error:  # as in `UpperLayer.request`
             raise ViolationError(INVALID_PARAMETER, "a request for an association that makes no sense") from error
-        asked = association.requestor.primitive.presentation_context_definition_list
+        primitive = association.requestor.primitive
+        asked = primitive.presentation_context_definition_list
         if not all(context.abstract_syntax and context.transfer_syntax for context in asked):
             raise ViolationError(INVALID_PARAMETER, "a presentation context that names no SOP class or transfer syntax")
         if not request.protocol_version & 0x0001:
             association.acse.send_reject(*_REJECT_VERSION)
             return False
-        primitive = association.requestor.primitive
         proposal = Proposal(
             called=primitive.called_ae_title.strip(" \0"),
             calling=primitive.calling_ae_title.strip(" \0"),
             address=host,
             sop_classes=frozenset(context.abstract_syntax for context in asked),
         )
-        admitted = self._admit(self, proposal)
-        if isinstance(admitted, Rejection):
-            association.acse.send_reject(*admitted.answer)
+        decision = self._admit(self, proposal)
+        if isinstance(decision, Rejection):
+            association.acse.send_reject(*decision.answer)
             return False
         association.acse.negotiate_association()
         if not association.is_established:
             return False
-        self._peer = admitted
+        self._peer = decision
         self._longest_answer = association.requestor.maximum_length
         self._accepted = {
             each.context_id: AcceptedContext(each.context_id, str(each.abstract_syntax), str(each.transfer_syntax[0]))
@@ -209,7 +217,7 @@ class Conversation:
         context = self._accepted.get(context_id)
         if context is None:
             raise ViolationError(INVALID_PARAMETER, "a command on a presentation context that was not accepted")
-        command_set, self._command = self._command, bytearray()  # others may come while this one is served
+        command_set, self._command = self._command, bytearray()  # others can come while this one is served
         try:
             command = dimse.decode(command_set)
         except ValueError as error:
@@ -221,30 +229,29 @@ class Conversation:
             if not command.has_data_set:
                 self._end_stream(self._streaming)
         elif isinstance(service, CollectingService):
-            self._begin_collecting(service, context, command, command_set)
+            self._begin_collecting(_Collecting(context, command, service), command_set)
+        elif context is self._asked and command.field & dimse.RESPONSE:
+            self._begin_collecting(_Collecting(context, command), command_set)
         else:
             raise ViolationError(INVALID_PARAMETER, f"a message {command.field:04X}H, which no service here knows")
 
-    def _begin_collecting(
-        self, service: CollectingService, context: AcceptedContext, command: dimse.Command, command_set: bytearray
-    ) -> None:
+    def _begin_collecting(self, collecting: _Collecting, command_set: bytearray) -> None:
+        command = collecting.command
         if command.field == dimse.C_CANCEL_RQ:  # one that comes too late is ignored (PS3.7 9.3.2.3)
             self._cancelled |= self._serving is not None and command.responds_to == self._serving.MessageID
             return
         try:
-            message = dimse.primitive(command_set)
+            message = collecting.message = dimse.primitive(command_set)
         except ValueError as error:
             raise ViolationError(INVALID_PARAMETER, "a message that cannot be parsed") from error
-        if command.field & dimse.RESPONSE:
-            is_whole = message.is_valid_response
-        else:
+        is_response = bool(command.field & dimse.RESPONSE)
+        if not is_response:
             self._expect_request()
-            is_whole = message.is_valid_request
-        if not is_whole:
+        if not (message.is_valid_response if is_response else message.is_valid_request):
             raise ViolationError(INVALID_PARAMETER, "a message that lacks what it must have")
-        self._collecting = _Collecting(service, context, command, message)
+        self._collecting = collecting
         if not command.has_data_set:
-            self._serve_collected(self._collecting)
+            self._serve_collected(collecting)
 
     def _expect_request(self) -> None:
         if self._serving is not None:  # several at a time are not negotiated (PS3.7 D.3.3.3)
@@ -286,7 +293,7 @@ class Conversation:
         """Have a whole message served; a response is kept for a service that waits for it, or dropped."""
         self._collecting = None
         message, context = collected.message, collected.context
-        if collected.command.field & dimse.RESPONSE:
+        if collected.service is None or collected.command.field & dimse.RESPONSE:
             self._response = message
             return
         sop_class = getattr(message, "RequestedSOPClassUID", None) or message.AffectedSOPClassUID
@@ -349,10 +356,13 @@ class Conversation:
 
     def ask(self, message: Any, context: AcceptedContext) -> Any:
         """As `Request.ask`."""
-        self._response = None
-        self._send(message, context)
-        while self._response is None:
-            self._take_next()
+        self._asked, self._response = context, None
+        try:
+            self._send(message, context)
+            while self._response is None:
+                self._take_next()
+        finally:
+            self._asked = None
         if self._response.MessageIDBeingRespondedTo != message.MessageID:
             raise ViolationError(INVALID_PARAMETER, "a response to another request than ours")
         return self._response
@@ -376,10 +386,10 @@ class _Streaming:
 
 @dataclass(slots=True)
 class _Collecting:
-    """A message whose data set is coming, to be served when all of it has come."""
+    """A message whose data set is collected. ``service`` is None if it is the response to a request of ours."""
 
-    service: CollectingService
     context: AcceptedContext
     command: dimse.Command
-    message: Any
+    service: CollectingService | None = None
+    message: Any = None
     data_set: bytearray = field(default_factory=bytearray)

@@ -19,19 +19,20 @@ from dicom_node.errors import ConfigError
 from dicom_node.log import logger, silence_libraries, where
 from dicom_node.network.pynetdicom_setup import application_entity
 from dicom_node.scp.access import MAX_ASSOCIATIONS, MAX_ECHOES, Access, Mark, PeerIdentity, Place, Proposal, Rejection
-from dicom_node.scp.association import Conversation
+from dicom_node.scp.association import Association
 from dicom_node.scp.service import Services
 
-_MAX_UNASKED = 250  # connections on which no association was asked for yet; of more, the oldest are cut
+_MAX_UNASKED = 250  # connections that have asked for no association yet; if there are more, the oldest are cut
 _BACKLOG = 1024  # connections that the system holds until they are accepted
-_FILES = 2 * (MAX_ASSOCIATIONS + MAX_ECHOES) + _MAX_UNASKED + 512 + 256  # a socket and an image's file for each
-# association, a socket for each other connection, the folders of the spool, everything else
+# A socket and an image's file for each association, a socket for each other connection, the folders of the spool, and
+# everything else.
+_FILES = 2 * (MAX_ASSOCIATIONS + MAX_ECHOES) + _MAX_UNASKED + 512 + 256
 _STOP_SECONDS = 30.0
-_TELL_SECONDS = 60.0  # how often it is told that connections are cut
+_TELL_SECONDS = 60.0  # at most one log line about cut connections in this time
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
-class Receiver:
+class Server:
     """Listens as an AE; every association has a thread of its own.
 
     Args:
@@ -55,9 +56,9 @@ class Receiver:
         self._access = Access(settings, marks, {each.sop_class for each in services.supported})
         self._numbers = itertools.count(1)
         # Every connection, the oldest first, and the place of its association; None: none was accepted yet.
-        self._open: dict[Conversation, Place | None] = {}
+        self._open: dict[Association, Place | None] = {}
         self._opening = threading.Lock()
-        self._tell_of_crowd = 0.0
+        self._log_cuts_after = 0.0
         self._ae: AE | None = None
         self._listener: socket.socket | None = None
         self._thread: threading.Thread | None = None
@@ -66,7 +67,7 @@ class Receiver:
     def port(self) -> int:
         """The TCP port in use: the configured one, or the one that the system chose for port 0."""
         if self._listener is None:
-            raise RuntimeError("the receiver is not started")
+            raise RuntimeError("the server is not started")
         return int(self._listener.getsockname()[1])
 
     def start(self) -> None:
@@ -91,11 +92,11 @@ class Receiver:
                 f"node.host, node.port: cannot listen on {node.host}:{node.port}: {error.strerror or error}"
             ) from error
         self._listener = listener
-        self._thread = threading.Thread(target=self._accept, args=(self._ae, listener), name="receiver", daemon=True)
+        self._thread = threading.Thread(target=self._accept, args=(self._ae, listener), name="server", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop listening and abort what is open; what was acknowledged is stored already."""
+        """Stop listening and abort every association. What was acknowledged is stored already."""
         if self._listener is None or self._thread is None:
             return
         with suppress(OSError):
@@ -105,11 +106,11 @@ class Receiver:
         self._listener = None
         with self._opening:
             left = list(self._open)
-        for conversation in left:
-            conversation.stop()
+        for association in left:
+            association.stop()
         deadline = time.monotonic() + _STOP_SECONDS
-        for conversation in left:
-            conversation.thread.join(max(deadline - time.monotonic(), 0.0))
+        for association in left:
+            association.thread.join(max(deadline - time.monotonic(), 0.0))
 
     def _accept(self, ae: AE, listener: socket.socket) -> None:
         while True:
@@ -124,7 +125,7 @@ class Receiver:
                 continue
             host, port = str(address[0]), int(address[1])
             try:
-                conversation = Conversation(
+                association = Association(
                     sock,
                     (host, port),
                     ae,
@@ -134,40 +135,40 @@ class Receiver:
                     on_end=self._on_end,
                 )
                 with self._opening:
-                    self._open[conversation] = None
+                    self._open[association] = None
                     unasked = [one for one, place in self._open.items() if place is None]
                 self._cut(unasked[:-_MAX_UNASKED])
                 try:
-                    conversation.thread.start()
+                    association.thread.start()
                 except BaseException:
-                    self._on_end(conversation)
+                    self._on_end(association)
                     raise
-            except Exception as error:  # no thread is to be had, or the caller is gone: the next one is served
+            except Exception as error:  # there is no thread left, or the caller is gone; the next caller is served
                 logger().error("association.rejected", address=host, reason=f"it cannot be served: {where(error)}")
                 sock.close()
 
-    def _cut(self, crowd: list[Conversation]) -> None:
-        """End connections that were opened first and ask for nothing: who wants an association asks for it at once."""
-        for one in crowd:
+    def _cut(self, oldest: list[Association]) -> None:
+        """Abort connections that still ask for nothing: a caller that wants an association asks for it at once."""
+        for one in oldest:
             one.stop()
-        if crowd and time.monotonic() > self._tell_of_crowd:
-            self._tell_of_crowd = time.monotonic() + _TELL_SECONDS
+        if oldest and time.monotonic() > self._log_cuts_after:
+            self._log_cuts_after = time.monotonic() + _TELL_SECONDS
             reason = f"{_MAX_UNASKED} connections are open that ask for no association; the oldest are cut"
             logger().warning("connections.cut", reason=reason, fix="look who opens them: a port scan, a broken check?")
 
-    def _on_end(self, conversation: Conversation) -> None:
+    def _on_end(self, association: Association) -> None:
         with self._opening:
-            place = self._open.get(conversation)
+            place = self._open.get(association)
         try:
             if place is not None:
-                self._services.ended(conversation)
+                self._services.ended(association)
         finally:
             with self._opening:
-                self._open.pop(conversation, None)
+                self._open.pop(association, None)
             if place is not None:
                 self._access.leave(place)
 
-    def _admit(self, conversation: Conversation, proposal: Proposal) -> PeerIdentity | Rejection:
+    def _admit(self, association: Association, proposal: Proposal) -> PeerIdentity | Rejection:
         """Decide whether the caller may associate, and log the decision; a failure rejects."""
         structlog.contextvars.bind_contextvars(
             association=next(self._numbers),
@@ -183,14 +184,14 @@ class Receiver:
             logger().warning("association.rejected", reason=decision.reason, fix=decision.fix)
             return decision
         with self._opening:
-            self._open[conversation] = decision.place
+            self._open[association] = decision.place
         names = ", ".join(peer.name for peer in decision.peer.peers)
         logger().debug("association.accepted", peer=names or "unknown caller")
         return decision.peer
 
 
 def _allow_files(count: int) -> None:
-    """Let this process open so many files and sockets, as far as the system lets it; say so where it does not."""
+    """Raise this process's limit of open files and sockets to ``count``; log it if the system does not allow that."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= count:
         return

@@ -18,10 +18,9 @@ sends each as soon as it is given, on the presentation context of the request, s
   ``request.answer(0xFF00, NumberOfRemainingSuboperations=3, ...)``.
 * C-CANCEL: a service that can be cancelled names C-CANCEL-RQ in ``commands``, asks ``request.is_cancelled()`` between
   two responses, and then answers FE00. The association reads what has come in the meantime, and waits for nothing.
-* sub-operations on the same association (C-GET): ``request.ask(message, context)`` sends a request of ours and returns
-  its response. The service names C-STORE-RSP in ``commands``, and chooses the presentation context among
-  ``request.association.contexts``. Sub-operations of a C-MOVE run on an association of their own, which this module
-  has no part in (`network.requestor`).
+* sub-operations on the same association (C-GET): ``request.ask(message, context)`` sends a request of ours on one of
+  ``request.association.contexts``, and returns its response. Sub-operations of a C-MOVE run on an association of their
+  own (`network.requestor`).
 
 An exception before the final response is logged and answered 0110 (processing failure); one behind it is logged. A
 service raises `ViolationError` if the message itself breaks the protocol: the association is aborted.
@@ -189,8 +188,8 @@ class Service:
 
     Attributes:
         supported: the SOP classes to accept, on whose presentation contexts the service is asked.
-        commands: Command Fields (PS3.7 E.1) of the requests that it serves, of the responses to requests of its own,
-            and C-CANCEL-RQ if it can be cancelled. A response that comes outside of `Request.ask` is dropped.
+        commands: Command Fields (PS3.7 E.1) of the requests that it serves; C-CANCEL-RQ if it can be cancelled; and
+            those of responses that come outside of `Request.ask`, to messages that it gave: they are dropped.
         on_any_context: whether it is asked on the presentation contexts of all SOP classes.
     """
 

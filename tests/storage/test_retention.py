@@ -349,7 +349,7 @@ def test_an_image_that_comes_again_is_kept_again_and_not_read_again(
     other.StudyInstanceUID = image.StudyInstanceUID
     assert send(node.port, image, other) == [0x0000, 0x0000]
     wait_until(lambda: index.studies_with_state()[0].state == "no route", "the study to be complete")
-    wait_until(lambda: not node._receiver._open, "the association to end")  # type: ignore[union-attr]
+    wait_until(lambda: not node._server._open, "the association to end")  # type: ignore[union-attr]
     retention = aged(node, clock)
     if swept:
         assert retention.look() == 1
@@ -372,7 +372,7 @@ def test_an_image_that_comes_again_is_kept_again_and_not_read_again(
     clock[0] += 20 * DAY
     assert retention.look() == 0, "it came again 20 days ago"
     clock[0] += 20 * DAY
-    wait_until(lambda: not node._receiver._open, "the association to end")  # type: ignore[union-attr]
+    wait_until(lambda: not node._server._open, "the association to end")  # type: ignore[union-attr]
     assert retention.look() == 1
     assert not list((tmp_path / "node/spool").rglob("*.dcm"))
 
@@ -443,7 +443,7 @@ def test_a_late_image_of_a_removed_study_is_read_and_the_results_say_what_is_gon
     uids = {"study_uid": sick.StudyInstanceUID, "series_uid": sick.SeriesInstanceUID}
     assert send(node.port, sick) == [0x0000]
     assert ended(node, sick.StudyInstanceUID)["state"] == "delivered"
-    wait_until(lambda: not node._receiver._open, "the association to end")  # type: ignore[union-attr]
+    wait_until(lambda: not node._server._open, "the association to end")  # type: ignore[union-attr]
     retention = aged(node, clock)
     assert retention.look() == 1
     assert not list((tmp_path / "node/results").rglob("*.dcm"))
@@ -479,7 +479,7 @@ def test_a_late_image_that_no_model_reads_tells_of_those_that_are_gone(
     late = make_image(Modality="CT", StudyInstanceUID=first.StudyInstanceUID)
     assert send(node.port, first) == [0x0000]
     assert ended(node, first.StudyInstanceUID)["state"] == "no eligible series"
-    wait_until(lambda: not node._receiver._open, "the association to end")  # type: ignore[union-attr]
+    wait_until(lambda: not node._server._open, "the association to end")  # type: ignore[union-attr]
     assert aged(node, clock).look() == 1
     association = associate(node.port, (late.SOPClassUID, late.file_meta.TransferSyntaxUID))
     assert association.send_c_store(late).Status == 0x0000
