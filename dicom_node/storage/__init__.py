@@ -1,1 +1,1 @@
-"""Files of images and results: the only room that makes a path."""
+"""Files of images and results on disk. Only this package builds a path."""

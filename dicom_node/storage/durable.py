@@ -1,4 +1,4 @@
-"""Small files that are there whole after a power cut, or as they were before."""
+"""Small files, written so that a crash leaves either the old content or the new, never a part of it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from typing import Any
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a file so that a reader sees the old content or the new, and a crash leaves one of them."""
+    """Replace a JSON file atomically and durably: a reader, also after a crash, finds the old content or the new.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     with part.open("x", encoding="utf-8") as file:
         json.dump(content, file, indent=2, ensure_ascii=False)
@@ -22,7 +26,11 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
+    """Make the creation, renaming and deletion of files in a folder durable.
+
+    Raises:
+        OSError: the folder cannot be opened or written.
+    """
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)

@@ -1,6 +1,6 @@
-"""One received data set on its way to disk and index: written as it comes, fsynced, recorded.
+"""Stores received instances (C-STORE, PS3.4 annex B): writes the data set, fsyncs it, records it in the index.
 
-The one way in for every image. It knows nothing of associations, so another way of receiving can feed it.
+Every image comes in here. The module knows nothing of associations, so another protocol can deliver images as well.
 """
 
 from __future__ import annotations
@@ -24,23 +24,24 @@ from dicom_node.storage.corrections import is_corrected
 from dicom_node.storage.spool import Spool
 
 _COMPARED_AT_ONCE = 1024 * 1024
-_MOST_EDITIONS = 10  # of an instance: two senders that disagree must not have its study read for ever
-_ASKED_SECONDS = 1.0  # how long an answer about the queue holds
+_MOST_EDITIONS = 10  # of an instance; two senders that disagree would otherwise have its study read again without end
+_ASKED_SECONDS = 1.0  # for which a count of the queue is used again
 
 
 class Incoming:
-    """A data set that is being received: its bytes go to a partial file as they come, their beginning is kept.
+    """A data set that is being received.
 
-    What it was announced as (the command's UIDs, which are checked to be UIDs) stands in the file's meta information.
+    Its bytes are appended to a partial file, and the first ones are kept in memory to read the header. The file meta
+    information is made of the command's UIDs, which the caller has checked to be valid UIDs.
     """
 
     def __init__(
         self, spool: Spool, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, calling_ae: str
     ) -> None:
-        """Begin the file.
+        """Create the partial file.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: it cannot be created.
         """
         self.sop_class_uid = sop_class_uid
         self.sop_instance_uid = sop_instance_uid
@@ -49,19 +50,19 @@ class Incoming:
         self._head = bytearray()
         self._header: Header | None = None
         self._meta = file_head(sop_class_uid, sop_instance_uid, transfer_syntax_uid, calling_ae)
-        self._unwritten = [memoryview(self._meta)]  # it goes with the first bytes of the data set
+        self._unwritten = [memoryview(self._meta)]  # written with the first bytes of the data set
         self.part = spool.part_for(sop_instance_uid)
 
     def write(self, pieces: Sequence[memoryview]) -> None:
         """Append bytes of the data set.
 
         Raises:
-            OSError: as the file system gave it (ENOSPC: the disk is full).
+            OSError: the file system refused them (ENOSPC: the disk is full).
         """
         if len(self._head) < HEAD_BYTES:
             for piece in pieces:
                 self._head += piece[: HEAD_BYTES - len(self._head)]
-            if len(self._head) == HEAD_BYTES:  # now, while the rest is on its way
+            if len(self._head) == HEAD_BYTES:  # now, while the rest is being received
                 self._header = glance(self._head, self.transfer_syntax_uid)
         if self._unwritten:
             pieces = [*self._unwritten, *pieces]
@@ -70,42 +71,42 @@ class Incoming:
 
     @property
     def data_set_bytes(self) -> int:
-        """How many bytes of the data set have come by now."""
+        """How many bytes of the data set have been received."""
         return self.part.size - len(self._meta)
 
     def header(self) -> Header:
-        """Read the header of the whole data set, and hold it against what was announced.
+        """Read the header of the complete data set, and compare its UIDs with the command's.
 
         Raises:
-            Refused: C000, it cannot be parsed; A900, its UIDs are others than the command's.
+            Refused: C000, the data set cannot be parsed; A900, its UIDs differ from the command's.
             OSError: the file cannot be read.
         """
         header = self._header
-        if header is None and len(self._head) < HEAD_BYTES:  # otherwise it was looked at on the way
+        if header is None and len(self._head) < HEAD_BYTES:  # a longer one was tried while it came in
             header = glance(self._head, self.transfer_syntax_uid)
         if header is None:
             with Path(self.part.path).open("rb") as file:
                 file.seek(len(self._meta))
                 header = scan(file, self.transfer_syntax_uid)
-        for name, ours, theirs in (
+        for name, found, announced in (
             ("Class", header.sop_class_uid, self.sop_class_uid),
             ("Instance", header.sop_instance_uid, self.sop_instance_uid),
         ):
-            if ours != theirs:
-                raise Refused(0xA900, f"the data set's SOP {name} UID {ours} is not the command's")
+            if found != announced:
+                raise Refused(0xA900, f"the data set's SOP {name} UID {found} is not the command's")
         return header
 
     def discard(self) -> None:
-        """Close and delete the partial file; what was stored from it stays."""
+        """Close and delete the partial file. A stored instance stays stored."""
         self.part.discard()
 
 
 class Store:
-    """Takes data sets, from any number of threads, to disk and index.
+    """Stores instances on disk and in the index. It may be used from any number of threads.
 
-    It takes none while less than ``keep_free`` bytes are free: the results of what is stored, and the index, need room.
-    While ``max_waiting`` studies wait to be read it takes no other one, but the rest of those that it has a part of: it
-    would read half a study as if it were all of it.
+    It accepts no instance while fewer than ``keep_free`` bytes are free, since the index and the results need space
+    too. While ``max_waiting`` studies wait to be read, it accepts no instance of a new study. It still accepts
+    instances of studies that it has begun to receive: otherwise half a study would be read as if it were complete.
     """
 
     def __init__(
@@ -124,26 +125,26 @@ class Store:
         self._spool = spool
         self.clock = clock
         self._commits = _Commits(index)
-        # The same instance may arrive on two associations at once: one of the two stores it, the other finds it stored.
-        self._free = threading.Condition()
-        self._taken: set[str] = set()
+        # The same instance may arrive on two associations at once: one thread stores it, the other finds it stored.
+        self._released = threading.Condition()
+        self._locked: set[str] = set()  # SOP Instance UIDs
 
     def begin(self, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, calling_ae: str) -> Incoming:
-        """Begin to receive an instance; the UIDs are checked to be UIDs.
+        """Begin to receive an instance. The caller has checked that the UIDs are valid UIDs.
 
         Raises:
-            Refused: A700, too little room is left.
-            OSError: its file cannot be written.
+            Refused: A700, too little disk space is free.
+            OSError: the partial file cannot be created.
         """
         if (reason := self.no_room()) is not None:
             raise Refused(0xA700, reason)
         return Incoming(self._spool, sop_class_uid, sop_instance_uid, transfer_syntax_uid, calling_ae)
 
     def no_room(self) -> str | None:
-        """Why nothing is taken now; None where there is room.
+        """The reason if too little disk space is free to accept an instance. None if there is enough.
 
         Raises:
-            OSError: the file system does not say.
+            OSError: the file system cannot be asked.
         """
         free = self._spool.free()
         if free >= self._keep_free:
@@ -153,13 +154,13 @@ class Store:
         )
 
     def backlog(self) -> str | None:
-        """Why no other study is taken now; None while few enough wait to be read.
+        """The reason if too many studies wait to be read to accept a new one. None if there are few enough.
 
-        What waits to be delivered does not count: it harms nothing but the disk, which has a mark of its own, and no
-        modality is to fail because a PACS is down.
+        Results that wait to be delivered do not count. They only use disk space, which has its own limit (`no_room`),
+        and a modality must not fail because a PACS is down.
 
         Raises:
-            sqlite3.Error: the index does not say.
+            sqlite3.Error: the index cannot be read.
         """
         if self._max_waiting is None:
             return None
@@ -172,14 +173,14 @@ class Store:
         return f"{waiting} studies wait to be read, and node.max_waiting_studies is {self._max_waiting}"
 
     def put(self, incoming: Incoming, header: Header) -> bool:
-        """Make an instance durable and known; the caller discards ``incoming`` afterwards, whatever comes of it.
+        """Store an instance durably and record it. In every case the caller discards ``incoming`` afterwards.
 
         Returns:
-            False where we had it already; nothing is changed then.
+            False if the instance was stored already; nothing has changed then.
 
         Raises:
-            Refused: C001, it is stored as an instance of another study; A700, no other study is taken now.
-            OSError, sqlite3.Error: nothing of it is kept.
+            Refused: C001, the instance is stored as part of another study; A700, no new study is accepted now.
+            OSError, sqlite3.Error: the instance is not stored.
         """
         uid = header.sop_instance_uid
         if (reason := self.backlog()) is not None and not self._index.knows(header.study):
@@ -187,54 +188,58 @@ class Store:
         with self._alone(uid):
             if self._added(incoming, header):
                 return True
-            known = self._index.received(uid)
-            if known is None:
-                raise RuntimeError("the index refuses an instance that it does not know")
-            if known.study != header.study:
-                raise Refused(0xC001, f"this SOP Instance UID is stored already, as an instance of study {known.study}")
-            whole = known.removed is None and self._spool.is_whole(known.file, known.bytes)
-            if whole and not self._is_corrected(known, header, incoming):
+            stored = self._index.received(uid)
+            if stored is None:
+                raise RuntimeError("the index refused an instance as a duplicate, and has no record of it")
+            if stored.study != header.study:
+                raise Refused(0xC001, f"this SOP Instance UID is already stored as an instance of study {stored.study}")
+            whole = stored.removed is None and self._spool.is_whole(stored.file, stored.bytes)
+            if whole and not self._is_corrected(stored, header, incoming):
                 return False
             if whole:
-                self._correct(known, incoming, header)
+                self._correct(stored, incoming, header)
                 return True
-            file = self._spool.place(incoming.part, uid, edition=known.edition, replace=True)
+            file = self._spool.place(incoming.part, uid, edition=stored.edition, replace=True)
             self._index.replace_file(uid, file, incoming.part.size, incoming.transfer_syntax_uid, self.clock())
             log = logger().bind(study=header.study, instance=uid)
-            if known.removed is None:
-                reason = "its file was gone or damaged; the one that came again took its place"
+            if stored.removed is None:
+                reason = "the stored file was missing or damaged; the instance came again and replaced it"
                 log.warning("instance.restored", reason=reason)
             else:
-                log.info("instance.restored", reason="retention had removed its file; it came again, and is kept again")
+                log.info(
+                    "instance.restored",
+                    reason="retention had removed the file; the instance came again and is stored again",
+                )
         return True
 
     def remove(self, sop_instance_uid: str) -> int:
-        """Delete the file of an instance that is recorded as removed, and has not come again since; for one thread.
+        """Delete the file of an instance that is recorded as removed, unless it came again. For one thread only.
 
         Returns:
-            how many bytes it had; 0 where there was nothing to delete.
+            the file's size in bytes; 0 if nothing was deleted.
 
         Raises:
-            OSError: it cannot be deleted.
+            OSError: the file cannot be deleted.
         """
         with self._alone(sop_instance_uid):
-            known = self._index.received(sop_instance_uid)
-            if known is None or known.removed is None:
+            stored = self._index.received(sop_instance_uid)
+            if stored is None or stored.removed is None:
                 return 0
-            return self._spool.delete(known.file)
+            return self._spool.delete(stored.file)
 
     def _added(self, incoming: Incoming, header: Header) -> bool:
-        """Place and record an instance; False where the index knows it already, and nothing is changed."""
+        """Place and record a new instance. False if the index has it already; nothing has changed then."""
         try:
             file = self._spool.place(incoming.part, header.sop_instance_uid)
         except FileExistsError:
             if self._index.received(header.sop_instance_uid) is not None:
                 return False
-            file = self._spool.place(incoming.part, header.sop_instance_uid, replace=True)  # nobody was told of it
+            # An earlier run left the file and never acknowledged it.
+            file = self._spool.place(incoming.part, header.sop_instance_uid, replace=True)
         try:
             self._commits.add(_new(incoming, header, file), self.clock())
         except BaseException as error:
-            self._spool.take_back(incoming.part, file)
+            self._spool.remove_placed(incoming.part, file)
             if isinstance(error, sqlite3.IntegrityError):
                 return False
             raise
@@ -242,53 +247,65 @@ class Store:
 
     @contextmanager
     def _alone(self, sop_instance_uid: str) -> Iterator[None]:
-        with self._free:
-            while sop_instance_uid in self._taken:
-                self._free.wait()
-            self._taken.add(sop_instance_uid)
+        """Hold the lock of one instance, so that two threads do not store or remove it at the same time."""
+        with self._released:
+            while sop_instance_uid in self._locked:
+                self._released.wait()
+            self._locked.add(sop_instance_uid)
         try:
             yield
         finally:
-            with self._free:
-                self._taken.discard(sop_instance_uid)
-                self._free.notify_all()
+            with self._released:
+                self._locked.discard(sop_instance_uid)
+                self._released.notify_all()
 
-    def _is_corrected(self, known: Received, header: Header, incoming: Incoming) -> bool:
-        """Whether an instance that is stored came again with another meaning, which is to take its place."""
+    def _is_corrected(self, stored: Received, header: Header, incoming: Incoming) -> bool:
+        """Whether a repeated instance is a correction (`is_corrected`) that must replace the stored one."""
         log = logger().bind(study=header.study, instance=header.sop_instance_uid)
-        kept, came = self._spool.path(known.file), Path(incoming.part.path)
+        kept, came = self._spool.path(stored.file), Path(incoming.part.path)
         if _end_alike(kept, came, incoming.data_set_bytes):
             log.debug("instance.repeated")
             return False
-        if known.own or known.transfer_syntax_uid != incoming.transfer_syntax_uid:
-            log.debug("instance.repeated", reason="it came again, as somebody else wrote it; the first one is kept")
+        if stored.own or stored.transfer_syntax_uid != incoming.transfer_syntax_uid:
+            log.debug(
+                "instance.repeated",
+                reason="results of this node and other transfer syntaxes are not compared; the stored one is kept",
+            )
             return False
-        if known.edition >= _MOST_EDITIONS:
+        if stored.edition >= _MOST_EDITIONS:
             log.warning(
-                "instance.repeated", reason=f"it was corrected {_MOST_EDITIONS} times: do two senders disagree?"
+                "instance.repeated",
+                reason=f"{_MOST_EDITIONS} versions of the instance came; the last is kept: do two senders disagree?",
             )
             return False
         try:
-            lengths = (known.bytes - _head_bytes(kept), incoming.data_set_bytes)
+            lengths = (stored.bytes - _head_bytes(kept), incoming.data_set_bytes)
             corrected = is_corrected(kept, came, lengths, incoming.transfer_syntax_uid)
         except (ValueError, struct.error) as error:
-            log.warning("instance.repeated", reason="it came again and cannot be compared", error=where(error))
+            log.warning(
+                "instance.repeated",
+                reason="the instance came again and cannot be compared; the stored one is kept",
+                error=where(error),
+            )
             return False
         if not corrected:
-            log.info("instance.repeated", reason="it came again with other content, of no meaning; the first is kept")
+            log.info(
+                "instance.repeated",
+                reason="the instance came again and differs only in attributes that no reading uses; it is not stored",
+            )
         return corrected
 
-    def _correct(self, known: Received, incoming: Incoming, header: Header) -> None:
-        """Have a corrected instance take the place of the one that is stored; its study is to be read again."""
-        edition = known.edition + 1
+    def _correct(self, stored: Received, incoming: Incoming, header: Header) -> None:
+        """Replace a stored instance with its correction. The index opens the study again, so that it is read again."""
+        edition = stored.edition + 1
         file = self._spool.place(incoming.part, header.sop_instance_uid, edition=edition, replace=True)
         try:
             self._index.correct_instance(_new(incoming, header, file), edition, self.clock())
         except BaseException:
-            self._spool.take_back(incoming.part, file)
+            self._spool.remove_placed(incoming.part, file)
             raise
-        self._spool.take_back(incoming.part, known.file)
-        reason = "it came again with another patient, geometry or pixels; it takes the place of the first one"
+        self._spool.remove_placed(incoming.part, stored.file)
+        reason = "the instance came again with another patient, geometry or pixels; it replaces the first one"
         logger().warning("instance.corrected", study=header.study, instance=header.sop_instance_uid, reason=reason)
 
 
@@ -310,9 +327,10 @@ def _new(incoming: Incoming, header: Header, file: str) -> NewInstance:
 
 
 class _Commits:
-    """Group commit: what several threads record at the same time is one transaction, and one fsync.
+    """Group commit: instances that several threads record at the same time share one transaction, and so one fsync.
 
-    Whoever comes first commits for all who wait by then; nobody waits for company.
+    A thread that finds no commit in progress commits at once, with everything that waits by then. It does not wait for
+    further instances.
     """
 
     def __init__(self, index: Index) -> None:
@@ -346,7 +364,7 @@ class _Commits:
         except Exception as error:
             if len(waiting) == 1:
                 waiting[0].error = error
-            else:  # it may be the fault of one, and is not to be everybody's
+            else:  # one instance may be the cause: record each alone, so that the others are kept
                 for one in waiting:
                     self._commit([one])
         for one in waiting:
@@ -354,7 +372,7 @@ class _Commits:
 
 
 class _Commit:
-    """An instance that waits to be recorded."""
+    """An instance that waits to be recorded, and whether that went well."""
 
     __slots__ = ("done", "error", "new", "now")
 
@@ -366,7 +384,7 @@ class _Commit:
 
 
 def _end_alike(first: Path, second: Path, count: int) -> bool:
-    """Whether the last ``count`` bytes of two files are the same, and the first has no more than a head before them."""
+    """Whether two files end with the same ``count`` bytes, and the first is long enough for a file head before them."""
     with first.open("rb") as one, second.open("rb") as other:
         start = os.fstat(one.fileno()).st_size - count
         if start < 132:
@@ -380,7 +398,7 @@ def _end_alike(first: Path, second: Path, count: int) -> bool:
 
 
 def _head_bytes(path: Path) -> int:
-    """How long the preamble and file meta information are that we wrote before a data set."""
+    """The length of preamble, prefix and file meta information in a file that we wrote (PS3.10 7.1)."""
     with path.open("rb") as file:
         file.seek(140)  # behind the prefix, and the tag, VR and length of the group's length
         return 144 + int.from_bytes(file.read(4), "little")

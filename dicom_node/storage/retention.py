@@ -1,8 +1,8 @@
-"""Removes the images and results of studies that are done with and old enough; what was read and sent stays known.
+"""Retention: removes the images and results of old, finished studies. What the index records of them stays.
 
-It is recorded that files are removed before the first of them is. A crash in between leaves files that nothing says are
-there, and never a row that says that one is there which is not; what is left is deleted at the next look. An image that
-comes again meanwhile is kept again: `Store.remove` and `Store.put` take turns.
+The removal is recorded first, then the files are deleted. A crash in between leaves files that the index calls removed;
+the next look deletes them. The reverse, a recorded file that does not exist, cannot happen. If an image comes again
+meanwhile, it is stored again: `Store.remove` and `Store.put` hold the same lock.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ from dicom_node.storage.ingest import Store
 from dicom_node.storage.spool import Spool
 
 _LOOK_SECONDS = 60.0
-_AT_ONCE = 20  # studies that the index is asked for
-_DONE_WITH = ("delivered", "no route", "no eligible series")  # one that failed is kept until somebody has seen to it
+_AT_ONCE = 20  # studies of one query
+_FINISHED = ("delivered", "no route", "no eligible series")  # a failed study is kept until somebody has handled it
 _DAY = 86400.0
 
 
 class Retention:
-    """Looks once a minute, in a thread of its own, for files to remove: the oldest study first, one at a time.
+    """Looks once a minute, in its own thread, for files to remove: the oldest study first, one study at a time.
 
-    ``last_byte`` tells of open associations that brought images of a study (0: none is): it may not be through.
+    ``last_byte`` returns when an open association last brought images of a study (epoch seconds; 0 if none does). Such
+    a study may still be incomplete and is kept.
     """
 
     def __init__(
@@ -50,11 +51,11 @@ class Retention:
         self._thread = threading.Thread(target=self._run, name="retention", daemon=True)
 
     def start(self) -> None:
-        """Begin to look."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread; what it leaves is recorded."""
+        """Stop the thread and wait for it. A removal that it leaves unfinished is recorded."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -65,19 +66,19 @@ class Retention:
             pause = _LOOK_SECONDS
             try:
                 self.look()
-            except Exception as error:  # the index or the disk is in trouble: say so and try again, for ever
+            except Exception as error:  # the index or the disk fails: log it and try again later
                 logger().error("retention.failed", error=where(error))
 
     def look(self) -> int:
-        """Delete what an earlier removal left, and remove what is to be removed now.
+        """Delete what an earlier removal left, then remove what is old enough.
 
         Returns:
-            how many studies that was.
+            how many studies were removed because they are old enough.
         """
         for study in self._index.leftover():
             if self._stopping.is_set():
                 return 0
-            self._delete(study, "the rest of what was being removed when the node ended, or could not be")
+            self._delete(study, "the rest of an earlier removal, which the end of the node or an error interrupted")
         days = self._settings.days
         if days is None:
             return 0
@@ -90,12 +91,12 @@ class Retention:
                 began = time.monotonic()
                 if self._remove(row, before, room):
                     removed += 1
-                    self._stopping.wait(time.monotonic() - began)  # half of the disk's time is for receiving
+                    self._stopping.wait(time.monotonic() - began)  # leave half of the disk's time to receiving
             after = (rows[-1].last_received, rows[-1].study)
         return removed
 
     def _room(self) -> str | None:
-        """What is to be said of the room on the disk; None while there is enough to keep what is old."""
+        """None while enough disk space is free to keep old studies; otherwise what the log says about the space."""
         wanted = self._settings.free_gb
         if wanted is None:
             return ""
@@ -104,25 +105,25 @@ class Retention:
 
     def _remove(self, row: StudyRow, before: float, room: str) -> bool:
         study, now = row.study, self._clock()
-        if row.state not in _DONE_WITH or self._last_byte(study):
+        if row.state not in _FINISHED or self._last_byte(study):
             return False
         if not self._index.remove_files(study, row.revision, before, now):
             return False
         ended = max(filter(None, (row.completed, row.read, row.delivered)))
-        age = f"{row.state}, done with {(now - ended) / _DAY:.1f} days ago; retention.days is {self._settings.days:g}"
+        age = f"{row.state}, finished {(now - ended) / _DAY:.1f} days ago; retention.days is {self._settings.days:g}"
         self._delete(study, age + room)
         return True
 
     def _delete(self, study: str, reason: str) -> None:
-        """Delete what is recorded as removed of a study, and log it."""
+        """Delete the files of a study that are recorded as removed, and log it."""
         log = logger().bind(study=study)
         images, results = self._index.removed_files(study)
         try:
             sizes = [self._store.remove(uid) for uid in images]
             sizes += [self._spool.delete(file) for file in results]
-            self._spool.settle()
+            self._spool.sync_deletions()
         except OSError as error:
-            fix = "mend the disk or the rights in data_dir; it is tried again once a minute"
+            fix = "repair the disk or the permissions in data_dir; the node tries again once a minute"
             log.error("retention.failed", error=where(error), reason=error.strerror or "", fix=fix)
             return
         self._index.nothing_left(study)

@@ -1,14 +1,17 @@
-"""Instance and result files: written durably, read, deleted. The only code that makes a path.
+"""The spool: files of received images and of results. The only module that builds the path of one.
 
-Layout under ``data_dir``, where every name is a digest and none is text from the network::
+Layout below ``data_dir``. Every file name is a digest; no text from the network becomes part of a path::
 
-    spool/<aa>/<SHA-256 of the SOP Instance UID>.dcm     what modalities sent, byte for byte; ...-2.dcm once corrected
-    results/<aa>/<SHA-256 of the SOP Instance UID>.dcm   what we made, kept to be sent again as it is
-    incoming/*.part                                      being written; nothing here was ever acknowledged
+    spool/<aa>/<SHA-256 of the SOP Instance UID>.dcm     received images, byte for byte; ...-2.dcm for a correction
+    results/<aa>/<SHA-256 of the SOP Instance UID>.dcm   result objects, kept so that they can be sent again unchanged
+    incoming/*.part                                      files that are being written; none of them is acknowledged
 
-A result is written and fsynced under ``incoming/``, then renamed into place and its folder fsynced: after a crash it is
-there whole or not at all. A received instance is linked into place instead, and its partial file, which is named after
-it, goes only when the index knows it: what a crash leaves in ``incoming/`` names every file that nobody was told of.
+A result is written and fsynced below ``incoming/``, renamed into place, and its folder is fsynced. After a crash it is
+complete or absent.
+
+A received image is hard-linked into place. Its partial file, whose name has the same digest, is deleted only when the
+index has recorded the image. So after a crash the partial files in ``incoming/`` name every image file that may be in
+place without being recorded or acknowledged (`Spool.recover`).
 """
 
 from __future__ import annotations
@@ -28,74 +31,78 @@ from pathlib import Path
 from typing import IO
 
 from dicom_node.errors import ConfigError
+from dicom_node.storage.durable import fsync_folder
 
-_WORTH_STARTING = 128 * 1024  # bytes
-_ASKED_SECONDS = 1.0  # how long an answer about the room on the disk holds
-_MOST_PIECES = 64  # of one write; more and smaller ones are joined first (the system takes 1024)
+_WRITEBACK_BYTES = 128 * 1024  # unwritten bytes after which the system is told to write them
+_ASKED_SECONDS = 1.0  # for which a measurement of the free disk space is used again
+_MOST_PIECES = 64  # of one writev(2), which takes at most 1024; more pieces are joined first
 
 
 class Part:
-    """The open partial file of an instance that is being received; for one thread."""
+    """The open partial file of an instance that is being received. It is used by one thread only."""
 
     def __init__(self, path: str) -> None:
-        """Create it.
+        """Create the file.
 
         Raises:
-            OSError: it exists already, or as the file system gave it.
+            OSError: the file exists already, or cannot be created.
         """
         self.path = path
         self.size = 0
-        self.names_a_stray = False  # a file in place that the index does not know, and that could not be deleted
-        self._on_its_way = 0  # bytes that the system was told to write to the disk
+        self.marks_unrecorded = False  # an unrecorded file in place could not be deleted; this part's name leads to it
+        self._started = 0  # bytes that the system was told to write to the disk
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
 
     def write(self, pieces: Sequence[memoryview]) -> None:
-        """Append ``pieces``.
+        """Append bytes.
 
         Raises:
-            OSError: as the file system gave it (ENOSPC: the disk is full).
+            OSError: the file system refused them (ENOSPC: the disk is full).
         """
         total = sum(map(len, pieces))
         if len(pieces) > _MOST_PIECES:
             pieces = [memoryview(b"".join(pieces))]
         written = os.writev(self._file, pieces)
-        if written < total:  # a nearly full disk takes less than it is given, and says why the next time
+        if written < total:  # a nearly full disk writes less; the next write raises the reason
             rest = memoryview(b"".join(pieces))
             while written < total:
                 written += os.write(self._file, rest[written:])
         self.size += total
-        if self.size - self._on_its_way >= _WORTH_STARTING:
-            # What is on its way to the disk while the rest comes is nothing to wait for at the end.
-            _start_writing(self._file, self._on_its_way, self.size - self._on_its_way)
-            self._on_its_way = self.size
+        if self.size - self._started >= _WRITEBACK_BYTES:
+            # What the disk writes while the rest is received, the final fsync does not wait for.
+            _start_writing(self._file, self._started, self.size - self._started)
+            self._started = self.size
 
     def sync(self) -> None:
-        """Make the file durable, with what the file system did to it so far (its links).
+        """Make the file's content and its links durable.
 
         Raises:
-            OSError: it is not.
+            OSError: the disk did not confirm it.
         """
         os.fsync(self._file)
 
-    def closed(self) -> Path:
-        """Close it and keep it; where it is."""
+    def close(self) -> Path:
+        """Close the file, keep it, and return its path."""
         os.close(self._file)
         self._file = -1
         return Path(self.path)
 
     def discard(self) -> None:
-        """Close it and delete its name, unless the next start is to find a stray file by it."""
+        """Close the file and delete it. It stays if the next start needs it to find an unrecorded file."""
         if self._file >= 0:
             with suppress(OSError):
                 os.close(self._file)
             self._file = -1
-            if not self.names_a_stray:
+            if not self.marks_unrecorded:
                 with suppress(OSError):
                     os.unlink(self.path)
 
 
 def _writeback() -> Callable[[int, int, int], None]:
-    """What has the system begin to write a range of a file to the disk (file, offset, bytes); Linux can."""
+    """The function (file, offset, bytes) that tells the system to begin writing a range of a file to the disk.
+
+    It uses Linux's sync_file_range(2), and does nothing where the C library has none.
+    """
     try:
         sync_file_range = ctypes.CDLL(None).sync_file_range
     except (AttributeError, OSError):
@@ -103,7 +110,7 @@ def _writeback() -> Callable[[int, int, int], None]:
     sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 
     def start(file: int, offset: int, count: int) -> None:
-        sync_file_range(file, offset, count, 2)  # SYNC_FILE_RANGE_WRITE; where it fails, fsync says so
+        sync_file_range(file, offset, count, 2)  # SYNC_FILE_RANGE_WRITE; a failure shows in the later fsync
 
     return start
 
@@ -112,7 +119,7 @@ _start_writing = _writeback()
 
 
 class Spool:
-    """The files of one node, below one folder that one node owns at a time."""
+    """The files of one node in one folder, which a single running node owns."""
 
     def __init__(self, data_dir: Path) -> None:
         self._root = data_dir
@@ -121,16 +128,16 @@ class Spool:
         self._numbers = itertools.count(1)
         self._folders: dict[str, int] = {}
         self._opening = threading.Lock()
-        self._thinned: set[str] = set()  # folders that files were deleted from, until `settle`
+        self._deleted_from: set[str] = set()  # folders with deletions that are not durable yet
         self._free = (0, float("-inf"))
 
     @property
     def root(self) -> Path:
-        """The node's folder of state."""
+        """The folder that holds all state of the node."""
         return self._root
 
     def open(self) -> None:
-        """Make the folders and lock them for this process.
+        """Create the folders and lock them for this process.
 
         Raises:
             ConfigError: the folder cannot be written, or another node uses it.
@@ -149,45 +156,45 @@ class Spool:
             raise ConfigError(f"data_dir {self._root}: another node is running on this folder") from error
 
     def _make_folders(self) -> None:
-        """Make the folders of all digests at once: one by one, each of the first images would pay for its own."""
+        """Create the folders of all digests at once. Otherwise each of the first images would wait for its own."""
         for area in (self._root / "spool", self._root / "results"):
             there = {each.name for each in area.iterdir()}
             missing = [name for number in range(256) if (name := f"{number:02x}") not in there]
             for name in missing:
                 (area / name).mkdir(mode=0o750)
             if missing:
-                _fsync_folder(area)
+                fsync_folder(area)
 
-    def recover(self, known: Callable[[Collection[str]], Collection[str]]) -> int:
-        """Delete what an earlier run left unfinished, none of which was ever acknowledged.
+    def recover(self, recorded: Callable[[Collection[str]], Collection[str]]) -> int:
+        """Delete what an earlier run left unfinished. None of it was acknowledged to a sender.
 
         Args:
-            known: which of some files, named as `place` names them, the index knows.
+            recorded: returns those of some file names (as `place` returns them) that the index has recorded.
 
         Returns:
             how many files were deleted.
         """
         parts = list(self._incoming.glob("*.part"))
         there = {name for part in parts for name in self._editions(part.name.split(".", 1)[0])}
-        unknown = there - set(known(there)) if there else set()
-        for name in unknown:
+        unrecorded = there - set(recorded(there)) if there else set()
+        for name in unrecorded:
             self.path(name).unlink()
-        for part in parts:  # only now: until here each says where its file may stand
+        for part in parts:  # last: until its image file is deleted, a partial file is needed to find it
             part.unlink()
-        return len(parts) + len(unknown)
+        return len(parts) + len(unrecorded)
 
     def _editions(self, digest: str) -> list[str]:
-        """The names of every file of an instance that there is."""
+        """The names of all files of an instance that are in place."""
         base = self.path(_name("spool", digest))
         return [str(path.relative_to(self._root)) for path in base.parent.glob(f"{base.stem}*.dcm")]
 
     def is_whole(self, name: str, size: int) -> bool:
-        """Whether a recorded file of ``size`` bytes stands in its place."""
+        """Whether a recorded file is in place and has its recorded size in bytes."""
         path = self.path(name)
         return path.is_file() and path.stat().st_size == size
 
     def in_use(self) -> bool:
-        """Whether a node holds the folder now."""
+        """Whether a running node has locked the folder."""
         try:
             with (self._root / "lock").open("r") as lock:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -198,7 +205,7 @@ class Spool:
         return False
 
     def close(self) -> None:
-        """Give the folder free for another node."""
+        """Release the folder so that another node can use it."""
         with self._opening:
             for folder in self._folders.values():
                 os.close(folder)
@@ -208,10 +215,10 @@ class Spool:
             self._lock = None
 
     def free(self, *, now: bool = False) -> int:
-        """How many bytes are free on the disk of the data, at most a second ago, or ``now``.
+        """Free bytes on the disk of ``data_dir``. The measurement is at most a second old; with ``now`` it is new.
 
         Raises:
-            OSError: the file system does not say.
+            OSError: the file system cannot be asked.
         """
         found, asked = self._free
         if now or time.monotonic() - asked > _ASKED_SECONDS:
@@ -220,12 +227,16 @@ class Spool:
         return found
 
     def write_parts(self, contents: Iterable[Sequence[bytes | memoryview]], batch: str = "") -> list[Path]:
-        """Write each of ``contents``, in pieces, to a new partial file, durably; on any error nothing is left behind.
+        """Write each of ``contents``, given in pieces, durably to a partial file. After an error none is left.
 
-        One is on its way to the disk while the next is made, where ``contents`` are made when they are asked for.
+        If ``contents`` is a generator, the disk writes one file while the next is made.
+
+        Args:
+            contents: the pieces of each file.
+            batch: begins the file names, so that `discard_parts` finds them; a random text if empty.
 
         Raises:
-            OSError: as the file system gave it (ENOSPC: the disk is full).
+            OSError: a file cannot be written (ENOSPC: the disk is full).
         """
         parts: list[Part] = []
         batch = batch or uuid.uuid4().hex
@@ -233,60 +244,64 @@ class Spool:
             for pieces in contents:
                 parts.append(Part(f"{self._incoming}/{batch}.{len(parts)}.part"))
                 parts[-1].write([memoryview(each) for each in pieces])
-            for part in parts:  # when all are on their way: the first of these waits for what the others would
+            for part in parts:  # after all are written: the first fsync does most of the work of the others
                 part.sync()
         except BaseException:
             for part in parts:
                 part.discard()
             raise
-        return [part.closed() for part in parts]
+        return [part.close() for part in parts]
 
     def discard_parts(self, batch: str) -> None:
-        """Delete what a process that is gone has left of a batch of `write_parts`."""
+        """Delete the partial files that a dead process left of a batch of `write_parts`."""
         for part in self._incoming.glob(f"{batch}.*.part"):
             self.discard_part(part)
 
     @staticmethod
     def discard_part(part: Path) -> None:
-        """Delete a partial file; where that cannot be done, the next start does it."""
+        """Delete a partial file. If that fails, the next start deletes it."""
         with suppress(OSError):
             part.unlink()
 
     def adopt(self, parts: Sequence[tuple[Path, str]]) -> list[str]:
-        """Rename the durable partial files of results into place, replacing unrecorded ones of the same instances.
+        """Move durable partial files of results into place. An unrecorded file of the same instance is replaced.
 
         Args:
-            parts: each with its SOP Instance UID.
+            parts: each path with its SOP Instance UID.
 
         Returns:
-            the files' names relative to ``data_dir``, as the index keeps them.
+            the file names relative to ``data_dir``, for the index.
+
+        Raises:
+            OSError: a file cannot be moved, or the disk did not confirm it.
         """
         names = [_name("results", _digest(uid)) for _, uid in parts]
         for (part, _), name in zip(parts, names, strict=True):
             part.replace(self.path(name))
-        for name in names:  # after all are renamed: the first of these writes what the others would
+        for name in names:  # after all are renamed: the first fsync does most of the work of the others
             os.fsync(self._folder(os.path.dirname(self.path(name))))
         return names
 
     def part_for(self, sop_instance_uid: str) -> Part:
-        """Begin the partial file of an instance that is being received.
+        """Create the partial file of an instance that is being received.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: it cannot be created.
         """
         return Part(f"{self._incoming}/{_digest(sop_instance_uid)}.{next(self._numbers)}.part")
 
     def place(self, part: Part, sop_instance_uid: str, *, edition: int = 1, replace: bool = False) -> str:
-        """Make a received instance durable in its place; each edition has one of its own.
+        """Link a received instance into place, durably.
 
-        ``part`` is to be discarded when the index knows the file, not before.
+        Each edition has its own file (1: as first received, 2: the first correction). The caller discards ``part`` only
+        when the index has recorded the file.
 
         Returns:
-            the file's name relative to ``data_dir``, as the index keeps it.
+            the file name relative to ``data_dir``, for the index.
 
         Raises:
-            FileExistsError: there is a file in its place, which is not to be replaced.
-            OSError: as the file system gave it; the file is not in its place.
+            FileExistsError: a file is in place already, and ``replace`` is False.
+            OSError: the disk did not confirm it; the file is not in place.
         """
         digest = _digest(sop_instance_uid)
         name = _name("spool", digest, f"-{edition}" if edition > 1 else "")
@@ -296,39 +311,39 @@ class Spool:
                 os.unlink(path)
         os.link(part.path, path)
         try:
-            # After the link, which is part of what fsync writes: the folder's own fsync has nothing left to write.
+            # After the link, so that this fsync writes the link too and the folder's fsync finds nothing left to write.
             part.sync()
             os.fsync(self._folder(os.path.dirname(path)))
         except BaseException:
-            self.take_back(part, name)
+            self.remove_placed(part, name)
             raise
         return name
 
     def _folder(self, path: str) -> int:
-        """A folder of the spool, opened once: opening it costs as much as having it written."""
+        """The open descriptor of a folder of the spool. It is kept: opening a folder takes as long as its fsync."""
         with self._opening:
             if path not in self._folders:
                 self._folders[path] = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             return self._folders[path]
 
-    def take_back(self, part: Part, name: str) -> None:
-        """Delete the file that a part was placed as; where that cannot be done, the part stays and names it."""
+    def remove_placed(self, part: Part, name: str) -> None:
+        """Delete a placed file of the part's instance. If that fails, keep the part, whose name leads to it."""
         try:
             self.path(name).unlink(missing_ok=True)
         except OSError:
-            part.names_a_stray = True
+            part.marks_unrecorded = True
 
     def delete(self, name: str) -> int:
-        """Delete the recorded file of an image or a result; for one thread. It is durable after `settle`.
+        """Delete the recorded file of an image or a result. `sync_deletions` makes it durable. For one thread only.
 
         Returns:
-            how many bytes it had; 0 where it was gone already.
+            the file's size in bytes; 0 if there was no file.
 
         Raises:
             OSError: it cannot be deleted.
         """
         path = f"{self._root}/{name}"
-        self._thinned.add(os.path.dirname(path))
+        self._deleted_from.add(os.path.dirname(path))
         try:
             size = os.lstat(path).st_size
             os.unlink(path)
@@ -336,15 +351,15 @@ class Spool:
             return 0
         return size
 
-    def settle(self) -> None:
-        """Make everything durable that was deleted.
+    def sync_deletions(self) -> None:
+        """Make all deletions durable.
 
         Raises:
-            OSError: it is not.
+            OSError: the disk did not confirm it.
         """
-        for folder in sorted(self._thinned):
+        for folder in sorted(self._deleted_from):
             os.fsync(self._folder(folder))
-        self._thinned.clear()
+        self._deleted_from.clear()
 
     def path(self, name: str) -> Path:
         """The absolute path of a name that `adopt` or `place` returned."""
@@ -357,11 +372,3 @@ def _digest(sop_instance_uid: str) -> str:
 
 def _name(area: str, digest: str, edition: str = "") -> str:
     return f"{area}/{digest[:2]}/{digest}{edition}.dcm"
-
-
-def _fsync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -151,7 +151,7 @@ def test_what_is_done_with_and_old_goes_and_stays_known(place: Place, state: str
     (told,) = logged("study.removed")
     assert (told["study"], told["removed"]) == ("1.1", there)
     assert told["bytes"] == 12 + 8 * (there - 2)
-    assert told["reason"] == f"{before}, done with 35.0 days ago; retention.days is 30"
+    assert told["reason"] == f"{before}, finished 35.0 days ago; retention.days is 30"
     assert place.retention().look() == 0
     assert len(logged("study.removed")) == 1
 
@@ -366,7 +366,7 @@ def test_an_image_that_comes_again_is_kept_again_and_not_read_again(
     assert node.received(other.SOPInstanceUID) is None
     assert [path.name for path in (tmp_path / "node/spool").rglob("*.dcm")] == [kept[0].name]
     assert len(logged("instance.restored")) == 1
-    assert "retention had removed its file" in logged("instance.restored")[0]["reason"]
+    assert "retention had removed the file" in logged("instance.restored")[0]["reason"]
     (row,) = index.studies_with_state()
     assert (row.revision, row.state, row.instances) == (1, "no route", 2)
     clock[0] += 20 * DAY
