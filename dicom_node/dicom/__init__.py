@@ -1,1 +1,1 @@
-"""PS3.5 and PS3.10 without a socket: elements, headers, file meta information."""
+"""Encoded DICOM data without a socket: elements, headers (PS3.5), file meta information (PS3.10)."""

@@ -1,4 +1,4 @@
-"""Attributes of a data set that a stranger sent: each value is checked before it is used."""
+"""Attributes of a data set that another AE sent: each value is checked before it is used."""
 
 from __future__ import annotations
 
@@ -6,41 +6,41 @@ import re
 
 from pydicom.dataset import Dataset
 
-_MOST_OBJECTS = 100_000  # of one answer; a run has some dozens
+_MOST_ITEMS = 100_000  # of one sequence; a request of this node has some dozens
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 
 
 def items(dataset: Dataset, name: str) -> list[Dataset]:
-    """The items of a sequence, none where it is missing.
+    """The items of a sequence; none if the data set has no such sequence.
 
     Raises:
-        Exception: whatever pydicom raises on hostile bytes; ValueError: there are too many.
+        ValueError: the sequence has too many items.
+        Exception: whatever pydicom raises on hostile bytes.
     """
     found = dataset.get(name)
     listed = list(found) if found is not None else []
-    if len(listed) > _MOST_OBJECTS:
-        raise ValueError("too many objects")
+    if len(listed) > _MOST_ITEMS:
+        raise ValueError(f"{name} has {len(listed)} items; at most {_MOST_ITEMS} are accepted")
     return listed
 
 
 def uid_of(dataset: Dataset, name: str) -> str:
-    """The value of an attribute that has to be a UID.
+    """The value of an attribute that must be a UID.
 
     Raises:
-        Exception: as in `items`; ValueError: it is none.
+        ValueError: the value is not a UID.
+        Exception: the attribute is missing, or pydicom cannot parse it.
     """
     value = str(getattr(dataset, name))
     if not is_uid(value):
-        raise ValueError(f"{name} is no UID")
+        raise ValueError(f"{name} is not a UID")
     return value
 
 
-_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
-
-
 def is_uid(text: str) -> bool:
-    """PS3.5 9.1: digits in components between dots, 64 characters at most.
+    """Whether a text is a UID (PS3.5 9.1): components of digits between dots, at most 64 characters.
 
-    Leading zeros of a component, which the standard forbids and some devices send, are let through: they do no harm, a
-    refused image does.
+    Leading zeros of a component are accepted. The standard forbids them, and some devices send them: they do no harm,
+    and a rejected image does.
     """
     return len(text) <= 64 and _UID.fullmatch(text) is not None

@@ -1,8 +1,9 @@
-"""A walk over the elements of an encoded data set (PS3.5 7), which builds nothing of what it passes by.
+"""Reads chosen elements of an encoded data set (PS3.5 7) without building objects for the rest.
 
-pydicom makes objects of every item of a sequence whose length is not said, and reads values whole: a few kilobytes,
-deflated, take gigabytes and minutes. Here a data set takes as much memory as its longest wanted value, and no more
-time than a limit of elements does. What is lenient in pydicom is so here: VRs that are missing, unknown or too many.
+pydicom builds objects for every item of a sequence of undefined length, and reads values whole. A few kilobytes of
+deflated data can so take gigabytes and minutes. Here the memory is bounded by the longest value that is read, and the
+time by the number of elements. What pydicom tolerates is tolerated here too: VRs that are missing, unknown or
+unexpected.
 """
 
 from __future__ import annotations
@@ -17,20 +18,26 @@ from pydicom.tag import BaseTag
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, STANDARD_VR
 
 LONGEST_VALUE = 4096
-"""Bytes of a value that are read; what a header has need of is 64 characters long (PS3.5 6.2)."""
+"""Bytes that are read of a value at most. The values that are needed have up to 64 characters (PS3.5 6.2)."""
 
-_MOST_ELEMENTS = 500_000  # and items; a header that names a hundred thousand instances has about as many
+_MOST_ELEMENTS = 500_000  # and items of one data set; a header that names 100,000 instances has about as many
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
-_SEARCHED_AT_ONCE = 64 * 1024
+_SEARCHED_AT_ONCE = 64 * 1024  # bytes
 _VRS = {vr.encode(): str(vr) for vr in STANDARD_VR}
 
 
 class Walk:
-    """Goes through a data set once, from where its file stands."""
+    """Reads one data set once, from the current position of its file."""
 
     def __init__(self, file: BinaryIO, *, implicit: bool, little: bool) -> None:
-        """``implicit`` is what the transfer syntax says; where the first element shows otherwise, that counts."""
+        """Prepare to read.
+
+        Args:
+            file: stands at the first element.
+            implicit: what the transfer syntax says. If the first element shows otherwise, the element is believed.
+            little: whether the byte order is little endian.
+        """
         self._file = file
         self.little = little
         order = "<" if little else ">"
@@ -42,8 +49,10 @@ class Walk:
         file.seek(-len(begin), 1)
         self.implicit = not _is_vr(begin[4:]) if len(begin) == 6 else implicit
 
-    def wanted(self, tags: Container[int], last: int) -> dict[BaseTag, RawDataElement]:
-        """The elements with some tags, in front of the first one behind ``last``; of one that comes twice the second.
+    def read(self, tags: Container[int], last: int) -> dict[BaseTag, RawDataElement]:
+        """Read the elements with some tags, up to the first element whose tag is greater than ``last``.
+
+        If an element occurs twice, the second counts. Of a value at most `LONGEST_VALUE` bytes are read.
 
         Raises:
             ValueError, struct.error: the data set is broken, or has too many elements.
@@ -56,7 +65,7 @@ class Walk:
             if size == _UNDEFINED:
                 found.pop(tag, None)
                 if not self._pass(tag, vr, implicit=self.implicit):
-                    return {}  # as in pydicom: a data set that is cut off there has nothing
+                    return {}  # as pydicom does with a data set that is cut off there
             elif tag in tags:
                 found[tag] = (vr, size, self._file.read(min(size, LONGEST_VALUE)))
                 self._file.seek(max(size - LONGEST_VALUE, 0), 1)
@@ -72,10 +81,10 @@ class Walk:
     def _count(self) -> None:
         self._left -= 1
         if self._left < 0:
-            raise ValueError("a header of too many elements")
+            raise ValueError(f"the data set has more than {_MOST_ELEMENTS} elements")
 
     def _head(self, *, implicit: bool) -> tuple[int, str | None, int] | None:
-        """The tag, VR and length of the next element, whose value the file then stands at; None at its end."""
+        """The tag, VR and length of the next element; the file then stands at its value. None at the file's end."""
         self._count()
         head = self._file.read(8)
         if len(head) < 8:
@@ -87,34 +96,35 @@ class Walk:
                 if name in EXPLICIT_VR_LENGTH_32:
                     (size,) = self._size.unpack(self._file.read(4))
                 return group << 16 | element, name, size
-            if b"AA" <= vr <= b"ZZ":  # one that is not known, and is taken to be short
+            if b"AA" <= vr <= b"ZZ":  # an unknown VR; its length is assumed to have 16 bits
                 return group << 16 | element, vr.decode("latin-1"), size
         group, element, size = self._implicit.unpack(head)
         return group << 16 | element, None, size
 
     def _pass(self, tag: int, vr: str | None, *, implicit: bool) -> bool:
-        """Go past a value whose length is not said; whether it has an end."""
+        """Skip a value of undefined length. False if it has no end."""
         if self._is_sequence(tag, vr):
             self._pass_sequence(implicit=implicit)
             return True
         return self._pass_delimiter()
 
     def _is_sequence(self, tag: int, vr: str | None) -> bool:
+        """Whether a value of undefined length is a sequence; otherwise it is encapsulated pixel data, or unknown."""
         if vr is not None:
             return vr in ("SQ", "UN")  # PS3.5 6.2.2
         try:
             return dictionary_VR(tag) == "SQ"
-        except KeyError:  # a private one, which its first item tells
+        except KeyError:  # a private element: look whether its value begins with an item
             begin = self._file.read(4)
             self._file.seek(-len(begin), 1)
             return begin == self._implicit.pack(_ITEM >> 16, _ITEM & 0xFFFF, 0)[:4]
 
     def _pass_sequence(self, *, implicit: bool) -> None:
-        """Go past a sequence, however deep others lie in it."""
+        """Skip a sequence of undefined length. Nested sequences are kept in a list, so the depth has no limit."""
         items: list[bool | None] = [
             None
-        ]  # of each open sequence, whether its open item is implicit; None: none is open
-        around = [implicit]
+        ]  # for each open sequence: whether its open item is implicit; None: no open item
+        around = [implicit]  # for each open sequence: whether the elements around it are implicit
         while items:
             inside = items[-1]
             if inside is None:
@@ -124,7 +134,7 @@ class Walk:
                     items.pop()
                     around.pop()
                 elif group << 16 | element != _ITEM:
-                    raise ValueError("a sequence holds what is no item")
+                    raise ValueError("a sequence contains an element that is not an item")
                 elif size != _UNDEFINED:
                     self._file.seek(size, 1)
                 else:
@@ -132,7 +142,7 @@ class Walk:
                 continue
             head = self._head(implicit=inside)
             if head is None:
-                raise ValueError("the data set ends within a sequence")
+                raise ValueError("the data set ends inside a sequence")
             tag, vr, size = head
             if tag == _ITEM_END:
                 items[-1] = None
@@ -142,16 +152,16 @@ class Walk:
                 items.append(None)
                 around.append(inside)
             elif not self._pass_delimiter():
-                raise ValueError("the data set ends within a sequence")
+                raise ValueError("the data set ends inside a sequence")
 
     def _seems_implicit(self) -> bool:
-        """Whether an item has no VRs where those around it have (PS3.5 6.2.2)."""
+        """Whether the item that begins here has no VRs, although the elements around it have (PS3.5 6.2.2)."""
         begin = self._file.read(6)
         self._file.seek(-len(begin), 1)
         return len(begin) == 6 and not _is_vr(begin[4:])
 
     def _pass_delimiter(self) -> bool:
-        """Go behind the next sequence delimiter; whether there is one."""
+        """Skip to behind the next sequence delimiter. False if there is none."""
         delimiter = self._implicit.pack(_SEQUENCE_END >> 16, _SEQUENCE_END & 0xFFFF, 0)[:4]
         kept = b""
         while piece := self._file.read(_SEARCHED_AT_ONCE):
@@ -165,10 +175,10 @@ class Walk:
 
 
 def _empty(vr: str | None) -> bytes | None:
-    """What pydicom has for a value of no length."""
+    """What pydicom uses as a value of length 0."""
     return cast("bytes | None", empty_value_for_VR(vr, raw=True))
 
 
 def _is_vr(text: bytes) -> bool:
-    """Whether two bytes look like a VR; the length that stands there in an implicit element hardly ever does."""
+    """Whether two bytes look like a VR. In an implicit element the length stands there, and it hardly ever looks so."""
     return all(0x40 < each < 0x5B for each in text)

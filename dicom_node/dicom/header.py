@@ -1,4 +1,9 @@
-"""What the index needs of an encoded data set, read from its first bytes; and what stands before it in a file."""
+"""Reads the header attributes that the index records from an encoded data set (PS3.5 7), without reading the pixels.
+
+There are two readers with the same results. `read_plain_header` is fast. It reads plain data sets: little endian, tags
+in ascending order, the header within the first bytes. `read_header` reads every data set that can be parsed; pydicom
+decodes its values.
+"""
 
 from __future__ import annotations
 
@@ -20,24 +25,9 @@ from dicom_node.dicom.element_walk import LONGEST_VALUE, Walk
 from dicom_node.errors import Refused
 
 HEAD_BYTES = 16 * 1024
-"""How much of a data set's beginning is worth keeping in memory to be scanned: most headers end before it."""
+"""Bytes of a data set's beginning that `read_plain_header` needs at most; most headers end before."""
 
-_DEFLATED_HEAD_LIMIT = 4 * 1024 * 1024  # a header larger than this is no header; it bounds what a bomb can inflate to
-
-
-@dataclass(frozen=True, slots=True)
-class Header:
-    """What the index needs of a data set; texts are empty where the data set has none."""
-
-    sop_class_uid: str
-    sop_instance_uid: str
-    study: str
-    series: str
-    modality: str
-    body_part: str
-    study_description: str
-    series_description: str
-
+_DEFLATED_HEAD_LIMIT = 4 * 1024 * 1024  # bytes; limits what a decompression bomb inflates to
 
 _HEADER_TAGS: dict[str, int] = {
     "sop_class_uid": 0x00080016,
@@ -56,26 +46,60 @@ _WANTED = frozenset((_SPECIFIC_CHARACTER_SET, *_HEADER_TAGS.values()))
 _VRS = {tag: b"UI" if tag in _UID_TAGS else b"LO" if tag in _LO_TAGS else b"CS" for tag in _WANTED}
 _LAST_HEADER_TAG = max(_HEADER_TAGS.values())
 
+# for the plain reader
+_EXPLICIT = struct.Struct("<HHHH")  # group, element, VR, 16 bits of length
+_IMPLICIT = struct.Struct("<HHI")
+_LONG_SIZE = struct.Struct("<I")
+_SHORT_VRS = frozenset(
+    int.from_bytes(vr, "little") for vr in b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split()
+)
+_LONG_VRS = frozenset(int.from_bytes(vr, "little") for vr in b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+_SQ = int.from_bytes(b"SQ", "little")
+_UNDEFINED = 0xFFFFFFFF
+_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+_DELIMITER_GROUP = 0xFFFE
+_FIRST_GROUP = 0x0008
+_DEEPEST = 16  # nested sequences
 
-def glance(head: bytes | bytearray, transfer_syntax_uid: str) -> Header | None:
-    """Read what the index needs from a data set's first bytes; None where they are too few, or call for `scan`."""
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The attributes that the index records. A text is empty if the data set does not have it."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    study: str
+    series: str
+    modality: str
+    body_part: str
+    study_description: str
+    series_description: str
+
+
+def read_plain_header(head: bytes | bytearray, transfer_syntax_uid: str) -> Header | None:
+    """Read the header from the first bytes of a data set.
+
+    Returns:
+        None if the bytes are too few or not plain: `read_header` must read the data set then.
+    """
     try:
         texts = _plain(head, transfer_syntax_uid)
-    except Exception:  # hostile bytes; `scan` says what they are
+    except Exception:  # hostile bytes; `read_header` says what is wrong
         return None
     header = None if texts is None else Header(**texts)
     return None if header is None or _missing(header) else header
 
 
-def scan(data_set: BinaryIO, transfer_syntax_uid: str) -> Header:
-    """Read what the index needs from an encoded data set, from its start, stopping long before the pixels.
+def read_header(data_set: BinaryIO, transfer_syntax_uid: str) -> Header:
+    """Read the header of any encoded data set, from its start. Reading stops long before the pixels.
 
     Raises:
-        Refused: C000, if it cannot be parsed or names no study and series.
+        Refused: C000, the data set cannot be parsed, or has no valid SOP Class, SOP Instance, Study Instance or Series
+            Instance UID.
     """
     try:
         header = Header(**_thorough(data_set, transfer_syntax_uid))
-    except Exception as error:  # whatever a parser raises on hostile bytes means the same: it cannot be parsed
+    except Exception as error:  # whatever a parser raises on hostile bytes
         raise Refused(0xC000, f"the data set cannot be parsed as {transfer_syntax_uid} ({where(error)})") from error
     if missing := _missing(header):
         raise Refused(0xC000, f"the data set has no valid {', '.join(missing)}")
@@ -83,6 +107,7 @@ def scan(data_set: BinaryIO, transfer_syntax_uid: str) -> Header:
 
 
 def _missing(header: Header) -> list[str]:
+    """The names of required UIDs that the header does not have, or whose values are not valid."""
     return [
         name
         for name, uid in (
@@ -95,15 +120,16 @@ def _missing(header: Header) -> list[str]:
     ]
 
 
-# -- the thorough way: pydicom decodes, for whatever is not plain
+# -- the thorough reader, for whatever is not plain: pydicom decodes
 
 
 def _thorough(data_set: BinaryIO, syntax: str) -> dict[str, str]:
+    """The texts of any header; raises whatever pydicom and the parser raise on hostile bytes."""
     if syntax == DeflatedExplicitVRLittleEndian:
         data_set = io.BytesIO(_inflate(data_set))
-    # Encapsulated and private syntaxes are Explicit VR Little Endian (PS3.5 A.4); it is noticed where not.
+    # Encapsulated and private transfer syntaxes are Explicit VR Little Endian (PS3.5 A.4). `Walk` notices an exception.
     walk = Walk(data_set, implicit=syntax == ImplicitVRLittleEndian, little=syntax != ExplicitVRBigEndian)
-    elements = walk.wanted(_WANTED, _LAST_HEADER_TAG)
+    elements = walk.read(_WANTED, _LAST_HEADER_TAG)
     found = Dataset({**elements})
     charset = elements.get(BaseTag(_SPECIFIC_CHARACTER_SET))
     if charset is not None:
@@ -113,7 +139,7 @@ def _thorough(data_set: BinaryIO, syntax: str) -> dict[str, str]:
 
 
 def _inflate(data_set: BinaryIO) -> bytearray:
-    """The beginning of a deflated data set, as far as a header can reach."""
+    """The beginning of a deflated data set (PS3.5 A.5), as far as a header can reach."""
     inflate = zlib.decompressobj(-zlib.MAX_WBITS)
     head = bytearray()
     while len(head) < _DEFLATED_HEAD_LIMIT and (packed := data_set.read(64 * 1024)):
@@ -130,34 +156,20 @@ def _text(found: Dataset, tag: int) -> str:
     return "" if value is None else str(value).strip(" \0")
 
 
-# -- the plain way: little endian, sorted, everything within the head
-
-_EXPLICIT = struct.Struct("<HHHH")  # group, element, VR, 16 bits of length
-_IMPLICIT = struct.Struct("<HHI")
-_LONG_SIZE = struct.Struct("<I")
-_SHORT_VRS = frozenset(
-    int.from_bytes(vr, "little") for vr in b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split()
-)
-_LONG_VRS = frozenset(int.from_bytes(vr, "little") for vr in b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
-_SQ = int.from_bytes(b"SQ", "little")
-_UNDEFINED = 0xFFFFFFFF
-_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
-_DELIMITER_GROUP = 0xFFFE
-_FIRST_GROUP = 0x0008
-_DEEPEST = 16
+# -- the plain reader: little endian, tags in ascending order, all of it within the first bytes
 
 
 class _NotPlainError(Exception):
-    """The bytes need a thorough look, or there are too few of them."""
+    """The bytes are not plain, or too few: `read_header` must read the data set."""
 
 
 def _plain(head: bytes | bytearray, syntax: str) -> dict[str, str] | None:
-    """The texts of a plain header, exactly as `_thorough` gives them; None where it is not plain."""
+    """The texts of a plain header, exactly as `_thorough` returns them. None if it is not plain."""
     if syntax in (DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian):
         return None
     explicit = syntax != ImplicitVRLittleEndian
     if not explicit and head[4:6].isalpha() and head[4:6].isupper():
-        return None  # a VR, it seems, where there should be none
+        return None  # it looks like a VR, and the transfer syntax has none
     found: dict[int, bytes] = {}
     at, last = 0, -1
     try:
@@ -166,7 +178,7 @@ def _plain(head: bytes | bytearray, syntax: str) -> dict[str, str] | None:
             if tag > _LAST_HEADER_TAG and last >= 0:
                 break
             if tag <= last:
-                raise _NotPlainError  # noqa: TRY301 - as everything else that is not plain
+                raise _NotPlainError  # noqa: TRY301 - handled below with all that is not plain
             if tag in _WANTED:
                 if end > len(head) or end < begin or (explicit and head[at + 4 : at + 6] != _VRS[tag]):
                     raise _NotPlainError  # noqa: TRY301
@@ -175,12 +187,12 @@ def _plain(head: bytes | bytearray, syntax: str) -> dict[str, str] | None:
             last = tag
         charset = found.pop(_SPECIFIC_CHARACTER_SET, b"")
         return {name: _decoded(found.get(tag, b""), tag, charset) for name, tag in _HEADER_TAGS.items()}
-    except (_NotPlainError, struct.error):  # struct.error: the head ends here
+    except (_NotPlainError, struct.error):  # struct.error: the first bytes end here
         return None
 
 
 def _element(head: bytes | bytearray, at: int, *, explicit: bool) -> tuple[int, int, int]:
-    """The tag of the element at ``at``, where its value begins and ends; -1 for an end that is not said."""
+    """The tag of the element at ``at``, and where its value begins and ends (-1: its length is undefined)."""
     if explicit:
         group, element, vr, size = _EXPLICIT.unpack_from(head, at)
         begin = at + 8
@@ -200,7 +212,7 @@ def _element(head: bytes | bytearray, at: int, *, explicit: bool) -> tuple[int, 
 
 
 def _past_sequence(head: bytes | bytearray, at: int, *, explicit: bool, depth: int) -> int:
-    """Where a sequence of undefined length ends whose first item stands at ``at``."""
+    """Where a sequence of undefined length ends. Its first item is at ``at``."""
     if depth > _DEEPEST:
         raise _NotPlainError
     while True:
@@ -215,7 +227,7 @@ def _past_sequence(head: bytes | bytearray, at: int, *, explicit: bool, depth: i
 
 
 def _past_item(head: bytes | bytearray, at: int, *, explicit: bool, depth: int) -> int:
-    """Where an item of undefined length ends whose first element stands at ``at``."""
+    """Where an item of undefined length ends. Its first element is at ``at``."""
     while True:
         group, element, _ = _IMPLICIT.unpack_from(head, at)
         if group << 16 | element == _ITEM_END:
@@ -225,6 +237,7 @@ def _past_item(head: bytes | bytearray, at: int, *, explicit: bool, depth: int) 
 
 
 def _decoded(value: bytes, tag: int, charset: bytes) -> str:
+    """The text of a value, decoded by pydicom if it is not plain ASCII."""
     if value.isascii() and b"\x1b" not in value and b"\\" not in value:
         text = value.decode("ascii").strip(" \0")
         if tag in _UID_TAGS and text != text.strip():
@@ -236,6 +249,3 @@ def _decoded(value: bytes, tag: int, charset: bytes) -> str:
     names = charset.decode("latin-1").rstrip(" \0").split("\\")
     decoded = convert_raw_data_element(raw, encoding=convert_encodings(names) if charset else None).value
     return "" if decoded is None else str(decoded).strip(" \0")
-
-
-# -- the beginning of a file

@@ -1,4 +1,4 @@
-"""An Explicit VR Little Endian file as Implicit VR Little Endian."""
+"""Converts a file from Explicit VR Little Endian to Implicit VR Little Endian (PS3.5 annex A)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,14 @@ from pydicom.uid import ImplicitVRLittleEndian
 
 
 def as_implicit(path: Path) -> Dataset:
-    """The data set of an Explicit VR Little Endian file for an AE that takes Implicit VR Little Endian only.
+    """Read a file in Explicit VR Little Endian as a data set that pydicom writes in Implicit VR Little Endian.
 
-    Values travel as the bytes that they are; only sequences are parsed, because their items hold VRs.
+    For an AE that accepts no other transfer syntax. Values keep their bytes. Only sequences are parsed, because the
+    elements of their items have VRs of their own.
+
+    Raises:
+        OSError: the file cannot be read.
+        Exception: whatever pydicom raises if the file is damaged.
     """
     dataset = dcmread(path)
     dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian

@@ -68,5 +68,5 @@ def is_corrected(kept: Path, came: Path, data_set_bytes: tuple[int, int], transf
 def _compared_values(data_set: BinaryIO, transfer_syntax_uid: str) -> dict[int, bytes]:
     """The compared attributes by tag, without padding. Leaves the file at the first element behind them: the pixels."""
     implicit, little = transfer_syntax_uid == ImplicitVRLittleEndian, transfer_syntax_uid != ExplicitVRBigEndian
-    found = Walk(data_set, implicit=implicit, little=little).wanted(_COMPARED_TAGS, _LAST_BEFORE_PIXELS)
+    found = Walk(data_set, implicit=implicit, little=little).read(_COMPARED_TAGS, _LAST_BEFORE_PIXELS)
     return {int(tag): (element.value or b"").strip(b" \0") for tag, element in found.items()}

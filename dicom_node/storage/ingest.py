@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dicom_node.dicom.file_meta import file_head
-from dicom_node.dicom.header import HEAD_BYTES, Header, glance, scan
+from dicom_node.dicom.header import HEAD_BYTES, Header, read_header, read_plain_header
 from dicom_node.errors import Refused
 from dicom_node.index.index import Index
 from dicom_node.index.rows import NewInstance, Received
@@ -63,7 +63,7 @@ class Incoming:
             for piece in pieces:
                 self._head += piece[: HEAD_BYTES - len(self._head)]
             if len(self._head) == HEAD_BYTES:  # now, while the rest is being received
-                self._header = glance(self._head, self.transfer_syntax_uid)
+                self._header = read_plain_header(self._head, self.transfer_syntax_uid)
         if self._unwritten:
             pieces = [*self._unwritten, *pieces]
             self._unwritten.clear()
@@ -83,11 +83,11 @@ class Incoming:
         """
         header = self._header
         if header is None and len(self._head) < HEAD_BYTES:  # a longer one was tried while it came in
-            header = glance(self._head, self.transfer_syntax_uid)
+            header = read_plain_header(self._head, self.transfer_syntax_uid)
         if header is None:
             with Path(self.part.path).open("rb") as file:
                 file.seek(len(self._meta))
-                header = scan(file, self.transfer_syntax_uid)
+                header = read_header(file, self.transfer_syntax_uid)
         for name, found, announced in (
             ("Class", header.sop_class_uid, self.sop_class_uid),
             ("Instance", header.sop_instance_uid, self.sop_instance_uid),

@@ -29,7 +29,7 @@ from pynetdicom.dsutils import split_dataset
 from dicom_node import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 from dicom_node.dicom.element_walk import LONGEST_VALUE
 from dicom_node.dicom.file_meta import file_head
-from dicom_node.dicom.header import _HEADER_TAGS, HEAD_BYTES, _plain, _text, _thorough, glance, scan
+from dicom_node.dicom.header import _HEADER_TAGS, HEAD_BYTES, _plain, _text, _thorough, read_header, read_plain_header
 from dicom_node.errors import Refused
 from tests.node.test_real_files import with_sop_class
 
@@ -272,7 +272,7 @@ def test_a_plain_header_is_read_from_its_bytes_alone(explicit: bool, charset: by
         b"ISO_IR 100": text.encode("latin-1", "replace"),
     }.get(charset, text.encode())
     syntax = ExplicitVRLittleEndian if explicit else ImplicitVRLittleEndian
-    header = glance(plain_header(explicit=explicit, charset=charset, description=encoded), syntax)
+    header = read_plain_header(plain_header(explicit=explicit, charset=charset, description=encoded), syntax)
     assert header is not None, "it would be read again"
     assert (header.sop_instance_uid, header.study, header.series, header.modality, header.study_description) == (
         "1.2.3",
@@ -287,10 +287,10 @@ def test_a_plain_header_is_read_from_its_bytes_alone(explicit: bool, charset: by
 def test_a_header_longer_than_its_kept_beginning_is_read_from_the_file(explicit: bool) -> None:
     syntax = ExplicitVRLittleEndian if explicit else ImplicitVRLittleEndian
     whole = plain_header(explicit=explicit, charset=b"ISO_IR 100", description=b"Chest")
-    expected = scan(io.BytesIO(whole), syntax)
+    expected = read_header(io.BytesIO(whole), syntax)
     assert (expected.study, expected.series, expected.study_description) == ("1.2.4", "1.2.5", "Chest")
     for cut in range(len(whole)):
-        found = glance(whole[:cut], syntax)
+        found = read_plain_header(whole[:cut], syntax)
         assert found in (None, expected)
         assert found is None or cut > len(whole) - 9, "the last element tells that the header has ended"
 
@@ -327,7 +327,7 @@ def test_no_header_takes_much_memory(costly: bytes, syntax: str) -> None:
     tracemalloc.start()
     try:
         with suppress(Refused):
-            assert len(scan(file, syntax).modality) <= LONGEST_VALUE
+            assert len(read_header(file, syntax).modality) <= LONGEST_VALUE
         _, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -337,7 +337,7 @@ def test_no_header_takes_much_memory(costly: bytes, syntax: str) -> None:
 def test_a_header_of_elements_without_end_is_refused() -> None:
     one = element(0x00080060, b"CS", b"CR", explicit=True)
     with pytest.raises(Refused, match="cannot be parsed"):
-        scan(
+        read_header(
             io.BytesIO(one * 600_000 + plain_header(explicit=True, charset=b"", description=b"")),
             ExplicitVRLittleEndian,
         )
@@ -347,12 +347,15 @@ def test_a_header_of_elements_without_end_is_refused() -> None:
 def test_a_header_behind_sequences_in_one_another_is_read(depth: int) -> None:
     nest = (_SEQUENCE + _OPEN_ITEM) * depth + (_ITEM_END + _SEQUENCE_END) * depth
     data = nest + plain_header(explicit=True, charset=b"", description=b"Chest")
-    assert scan(io.BytesIO(data), ExplicitVRLittleEndian).study == "1.2.4"
+    assert read_header(io.BytesIO(data), ExplicitVRLittleEndian).study == "1.2.4"
 
 
 def test_a_long_text_is_cut_both_ways() -> None:
     data = plain_header(explicit=False, charset=b"", description=b"A" * 9000)
-    for header in (glance(data, ImplicitVRLittleEndian), scan(io.BytesIO(data), ImplicitVRLittleEndian)):
+    for header in (
+        read_plain_header(data, ImplicitVRLittleEndian),
+        read_header(io.BytesIO(data), ImplicitVRLittleEndian),
+    ):
         assert header is not None
         assert header.study_description == "A" * LONGEST_VALUE
 

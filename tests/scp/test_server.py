@@ -37,7 +37,7 @@ from pynetdicom.sop_class import Verification
 
 from dicom_node import log
 from dicom_node.dicom.attributes import is_uid
-from dicom_node.dicom.header import scan
+from dicom_node.dicom.header import read_header
 from dicom_node.errors import Refused
 from dicom_node.node import Node
 from tests.support.nodes import settings_for
@@ -264,7 +264,7 @@ def test_a_data_set_without_its_uids_is_refused(node: Node, keyword: str) -> Non
 @given(st.binary(max_size=300), st.sampled_from([ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian]))
 def test_scanning_any_bytes_answers_or_refuses(data: bytes, syntax: str) -> None:
     try:
-        scan(io.BytesIO(data), syntax)
+        read_header(io.BytesIO(data), syntax)
     except Refused as refused:
         assert refused.status == 0xC000
 
@@ -273,7 +273,7 @@ def test_a_deflate_bomb_is_bounded() -> None:
     squeeze = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
     bomb = squeeze.compress(b"\0" * 200_000_000) + squeeze.flush()
     with pytest.raises(Refused):
-        scan(io.BytesIO(bomb), DeflatedExplicitVRLittleEndian)
+        read_header(io.BytesIO(bomb), DeflatedExplicitVRLittleEndian)
 
 
 @pytest.mark.parametrize(
