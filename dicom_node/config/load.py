@@ -1,4 +1,4 @@
-"""From a file to settings, or to one error that names the file, the key, what stands there and what was expected."""
+"""Reads the configuration file into `Settings`, or reports each fault: file, key, value found and value expected."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from dicom_node.errors import ConfigError
 
 
 def load(path: Path) -> Settings:
-    """Read and check a configuration file.
+    """Read and check a configuration file. A relative ``data_dir`` is taken relative to the file's folder.
 
     Raises:
-        ConfigError: with one line for each fault: file, key or line, what stands there, what was expected.
+        ConfigError: the file cannot be used. It has one line for each fault: file, key or line, value found and value
+            expected.
     """
     try:
-        # Windows' Notepad begins a UTF-8 file with a byte order mark, which is no TOML.
+        # Windows' Notepad begins a UTF-8 file with a byte order mark, which TOML does not allow.
         raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
@@ -39,12 +40,13 @@ def load(path: Path) -> Settings:
 
 
 def _fault(path: Path, error: Any) -> str:
+    """One line about a fault that pydantic found."""
     key = ""
     for part in error["loc"]:
         key += f"[{part}]" if isinstance(part, int) else f".{part}" if key else str(part)
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
-        return f"{path}: {key}: there is no such key; see config/hospital.toml for every key"
+        return f"{path}: {key}: there is no such key; config/hospital.toml lists every key"
     if error["type"] == "missing":
         return f"{path}: {key}: is missing"
     shown = repr(error["input"])
