@@ -1,1 +1,1 @@
-"""Workers that claim and finish jobs. Nothing here knows a kind of job."""
+"""Workers that claim, do and finish jobs of the queue. This package knows no kind of job."""

@@ -1,15 +1,15 @@
-"""Claim, do, finish: one thread that works through one kind of job and knows none of them.
+"""The job worker: a thread that claims, does and finishes jobs of one kind, and knows no kind of job.
 
-A job's effects and its being done are one transaction. What a crash leaves running is queued again when the node
-starts, or when its lease runs out; a worker that comes late finds that its token is gone, and everything that it wanted
-to write is rolled back.
+The effects of a job and its state "done" are written in one transaction. A job that a crash left running is queued
+again when the node starts, or when its lease expires. A worker that finishes after its lease expired finds that its
+token is no longer valid; everything that it wanted to write is rolled back.
 
-The death of the node is no attempt of the job that ran, and is counted apart (`Index.requeue_running`). Models read in
-a process of their own, and when that one dies it is an attempt. What ends the whole node is mostly a power cut or a
-kill; only a job that ran at so many deaths (`Patience.deaths`) must be what they come from.
+The death of the node is not an attempt of the job that ran; it is counted apart (`Index.requeue_running`), since most
+often a power failure or a kill is the cause. Only after many deaths (`Patience.deaths`) is the job taken for the cause.
+Models run in a process of their own; the death of that process is an attempt.
 
-Where the machine itself is in trouble (its disk is full or fails, its index cannot be written) a job waits for as long
-as it takes, and the worker with it: that is no attempt either.
+If the machine itself fails (its disk is full or broken, the index cannot be written), the job and its worker wait until
+the machine works again. That is not an attempt either.
 """
 
 from __future__ import annotations
@@ -28,15 +28,16 @@ from dicom_node.index.rows import Job, JobKind, Outcome
 from dicom_node.jobs.patience import Patience
 from dicom_node.log import logger, where
 
-_POLL_SECONDS = 1.0  # another process (dicom-node retry) may have queued something
-_LONGEST_REST_SECONDS = 15.0  # of a worker that the machine keeps from working, before it tries again
+_POLL_SECONDS = 1.0  # another process (dicom-node retry) may have queued a job
+_LONGEST_REST_SECONDS = 15.0  # between two tries while the machine fails
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """How a job went well: ``effects`` are written in the transaction that marks it done, ``then`` runs after it.
+    """The result of a job that went well.
 
-    ``outcome`` None is the success of the job's kind; ``reason`` is what a person is told.
+    ``effects`` runs in the transaction that marks the job done, ``then`` after that transaction. ``outcome`` says how
+    the job ended; None is the success of its kind. ``reason`` is for IT.
     """
 
     reason: str = ""
@@ -46,15 +47,19 @@ class Done:
     then: Callable[[], None] = lambda: None
 
 
-class _TakenOver(Exception):  # noqa: N818 - never seen outside: it rolls a transaction back
+class _TakenOver(Exception):  # noqa: N818 - never seen outside
+    """The lease expired, and another worker has the job. Raised to roll the transaction back; never seen outside."""
+
     pass
 
 
 class Worker:
-    """Works through the jobs of one kind (and one target, where given), one at a time.
+    """Does the jobs of one kind (and of one target, if given), one at a time.
 
-    ``on_failure`` says what is still done for a job that fails for good; it is written in the transaction that says so.
-    ``when`` says whether this worker is to take a job now, where others do the same work.
+    ``do`` does a job. It returns `Done`, or raises `Retryable`, `Waits` or `Permanent`. ``on_failure`` returns what
+    else has to be written when a job fails for good; it is written in the transaction that marks the job failed.
+    ``when`` returns whether this worker may claim a job now, if several do the same work. ``idle`` is called when no
+    job is due.
     """
 
     def __init__(
@@ -83,11 +88,11 @@ class Worker:
         self._clock = clock
         self._wake = threading.Event()
         self._stopping = threading.Event()
-        self._held: Job | None = None  # in work, or not given back since the index could not be written
+        self._current: Job | None = None  # in progress, or not back in the queue since the index cannot be written
         self._thread = threading.Thread(target=self._run, name=f"{kind}-{target or 'any'}", daemon=True)
 
     def start(self) -> None:
-        """Begin to work."""
+        """Start the thread."""
         self._thread.start()
 
     def wake(self) -> None:
@@ -95,13 +100,13 @@ class Worker:
         self._wake.set()
 
     def ask_to_stop(self) -> None:
-        """Take no further job."""
+        """Claim no further job."""
         self._stopping.set()
         self._wake.set()
 
     @property
     def name(self) -> str:
-        """What the worker does, for a person."""
+        """The kind and the target of the jobs, as text."""
         return self._thread.name
 
     @property
@@ -110,7 +115,7 @@ class Worker:
         return self._thread.is_alive()
 
     def join(self, timeout: float | None = None) -> None:
-        """Wait for the job in work."""
+        """Wait until the thread ends, which it does after the job in progress; at most ``timeout`` seconds."""
         if self._thread.is_alive():
             self._thread.join(timeout)
 
@@ -125,11 +130,11 @@ class Worker:
                     continue
                 self._idle()
                 pause = self._pause() if self._when() else _POLL_SECONDS
-            except Exception as error:  # the index or the disk is in trouble: say so and try again, for ever
+            except Exception as error:  # the index or the disk fails: log it and try again later
                 logger().error("worker.failed", kind=self._kind, reason=trouble(error), error=where(error))
                 pause, rest = rest, min(2 * rest, _LONGEST_REST_SECONDS)
             self._wake.wait(pause)
-        with suppress(Exception):  # otherwise it is queued again at the next start
+        with suppress(Exception):  # if this fails, the next start queues the job again
             self._put_back()
 
     def _pause(self) -> float:
@@ -140,10 +145,10 @@ class Worker:
         """Claim and do one job.
 
         Returns:
-            whether there was one.
+            whether there was a job.
 
         Raises:
-            Exception: the machine is in trouble (`trouble`); the job is given back the next time.
+            Exception: the machine fails (`trouble`). The next call returns the job to the queue.
         """
         self._put_back()
         if not self._when():
@@ -151,19 +156,19 @@ class Worker:
         job = self._index.claim(self._kind, self._target, self._clock(), self._lease_seconds)
         if job is None:
             return False
-        self._held = job
+        self._current = job
         with structlog.contextvars.bound_contextvars(
             study=job.study, revision=job.revision, job=job.id, kind=job.kind, attempt=job.attempts
         ):
             self._attempt(job)
-        self._held = None
+        self._current = None
         return True
 
     def _put_back(self) -> None:
-        """Give the last job back where trouble ended it; until its lease ran out nobody else would do it."""
-        if self._held is not None:
-            self._index.give_back(self._held, self._clock())
-            self._held = None
+        """Return the last job to the queue if the machine failed. Its lease would keep other workers from it."""
+        if self._current is not None:
+            self._index.give_back(self._current, self._clock())
+            self._current = None
 
     def _attempt(self, job: Job) -> None:
         if reason := self._patience.used_up(job):
@@ -178,7 +183,9 @@ class Worker:
                     raise _TakenOver  # noqa: TRY301 - it must pass through the transaction to roll it back
                 done.effects()
         except _TakenOver:
-            logger().warning("job.taken_over", reason="its lease ran out before it was finished")
+            logger().warning(
+                "job.taken_over", reason="its lease expired before it was finished; what this worker did is rolled back"
+            )
         except Waits as error:
             self._wait(job, error)
         except Permanent as error:
@@ -195,7 +202,7 @@ class Worker:
 
     def _retry(self, job: Job, reason: str) -> None:
         now = self._clock()
-        if self._stopping.is_set():  # cut off by the node's own end: no fault of the job
+        if self._stopping.is_set():  # the stop of the node interrupted it: not the job's fault
             self._index.give_back(job, now)
         elif self._patience.is_over(job, now):
             self._fail(job, f"{reason} (given up after {job.attempts} attempt{'s' * (job.attempts != 1)})")
@@ -209,24 +216,27 @@ class Worker:
         if self._patience.is_over(job, now) and not waits.begins:
             self._fail(job, f"{waits} (given up)")
             return
-        with self._index.transaction():  # what comes is recorded in one, too: it is either seen here, or finds the job
+        with self._index.transaction():  # as what it waits for is recorded: one sees the other
             self._index.retry_later(job, now if waits.came() else now + waits.seconds, str(waits))
 
     def _fail(self, job: Job, reason: str) -> None:
-        logger().error("job.failed", reason=reason, fix="after mending it: dicom-node retry")
+        logger().error("job.failed", reason=reason, fix="remove the cause, then run: dicom-node retry")
         try:
             done = self._on_failure(job, reason)
             with self._index.transaction():
                 if self._index.fail(job, self._clock(), reason, run_key=done.run_key):
                     done.effects()
         except Exception as error:
-            if self._stopping.is_set():  # cut off by the node's own end: told after the next start
+            if self._stopping.is_set():  # the stop of the node interrupted it: reported after the next start
                 self._index.give_back(job, self._clock())
                 return
             if trouble(error):
                 raise
             told = str(error) if isinstance(error, NodeError) else where(error)
-            logger().error("failure.untold", reason=f"no report says so: {told}")
-            self._index.fail(job, self._clock(), reason)  # that it failed is known all the same
+            logger().error(
+                "failure.untold",
+                reason=f"the failure of the job is recorded, but no report of it could be made: {told}",
+            )
+            self._index.fail(job, self._clock(), reason)  # without a report
         else:
             done.then()

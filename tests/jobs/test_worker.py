@@ -217,7 +217,7 @@ def test_what_ended_the_node_each_time_comes_later_each_time_and_is_not_begun_fo
     for given, wanted in zip(waited, [0, 2, 6, 14, 30, 60, 60, 60, 60, 60], strict=True):
         assert 0.8 * wanted <= given <= 1.2 * wanted
     assert worker(index, dies, clock, Patience(3, None)).work_once()
-    assert (job(index).state, job(index).reason) == ("failed", "the node ended 10 times while it did this")
+    assert (job(index).state, job(index).reason) == ("failed", "the node died 10 times during this job")
     assert index.revive("1", clock.now) == 1
     with pytest.raises(KeyboardInterrupt):
         worker(index, dies, clock, Patience(3, None)).work_once()
@@ -229,7 +229,7 @@ def test_an_attempt_that_never_ends_is_counted(index: Index) -> None:
         assert index.claim("read", None, clock.now, 60.0) is not None  # by a worker that hangs
         clock.now += 61.0
     assert worker(index, dies, clock, Patience(3, None)).work_once()
-    assert (job(index).state, job(index).reason) == ("failed", "begun 3 times, and none came to an end")
+    assert (job(index).state, job(index).reason) == ("failed", "3 attempts began and none ended")
 
 
 def test_a_delivery_that_a_death_cut_off_waits_for_nothing(index: Index) -> None:
