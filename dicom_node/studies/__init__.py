@@ -1,1 +1,1 @@
-"""Is a study whole, and which routes take it?"""
+"""Decides whether a study is complete, and which routes take it."""

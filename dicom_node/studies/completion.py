@@ -1,4 +1,7 @@
-"""When a study is complete, and which routes take it."""
+"""Study completion: decides when a study is complete, and queues a reading for each route that takes it.
+
+The evidence is MPPS (PS3.4 annex F), the count of a PACS (C-FIND), the release of an association, or a quiet time.
+"""
 
 from __future__ import annotations
 
@@ -13,35 +16,39 @@ from dicom_node.index.rows import OpenStudy
 from dicom_node.log import logger, where
 from dicom_node.studies.routing import routes_of, shadows_of
 
-_LONGEST_PAUSE = 0.25
-_ASKED_AFTER_SECONDS = 0.5  # of quiet: a PACS is not asked after each image
-_LONGEST_IMAGE_SECONDS = 3600.0  # that one may be on its way before the study is complete without it
-_CHECK_SECONDS = 5.0  # how soon a job that nobody does is told
+_LONGEST_PAUSE = 0.25  # seconds between two looks
+_ASKED_AFTER_SECONDS = 0.5  # of quiet, so that a PACS is not asked after each image
+_LONGEST_IMAGE_SECONDS = 3600.0  # for which an image that is being received delays its study
+_CHECK_SECONDS = 5.0  # between two looks for jobs that no worker does
 
 
 class Evidence(NamedTuple):
-    """What speaks for a study's being complete (or not), in words for a person."""
+    """What says that a study is complete or incomplete, in words for IT."""
 
     complete: bool
     reason: str
 
 
 class Completer:
-    """Completes studies: at once where something says that all of it is here, else when they have been quiet.
+    """Completes studies: at once if there is evidence that they are complete, else after their quiet time.
 
-    The evidence, the best first:
+    The evidence, strongest first:
 
-    * procedure steps (MPPS): the modality names every instance that it made. While a step is in progress, or instances
-      that it made are missing, the study waits.
-    * the count of a PACS (``count_at``): while it has more than we, the study waits.
-    * the release of an association by a peer that brings whole studies (``sends_whole_studies``).
+    * procedure steps (MPPS): the modality names every instance that it made. While a step is in progress, or an
+      instance that it made is missing, the study waits.
+    * the count of a PACS (``count_at``): while the PACS has more instances than this node, the study waits.
+    * the release of an association by a peer that sends whole studies (``sends_whole_studies``).
 
-    A study waits ``wait_seconds`` at most, since not every modality ends its steps and sends all that it made. Without
-    evidence it is complete after the longest quiet time of the routes that take it. Quiet means that no byte came on
-    any association that brought images of the study: an image that takes longer than the quiet time to cross a slow
-    network does not leave its study half read; for an hour, that is: a sender that trickles, or an association that
-    never ends, holds no study up for ever. ``last_byte`` knows (epoch seconds), as ``released`` knows when an
-    association's release said that the study is whole; ``counts`` asks a peer, by its name.
+    A study waits at most ``wait_seconds``, since not every modality ends its steps or sends all that it made. Without
+    evidence it is complete after its quiet time, the longest of the routes that take it.
+
+    Quiet means that no byte arrived on any association that brought images of the study. So an image that takes longer
+    than the quiet time to cross a slow network does not split its study. This holds for one hour: a sender that
+    trickles bytes, or an association that never ends, does not delay a study without end.
+
+    ``last_byte`` returns when an open association last received bytes for a study, and ``released`` when an association
+    whose release completes the study was released; both in epoch seconds, 0 if never. ``counts`` has, by the name of a
+    peer, the function that returns its count of a study's instances (`Counter.count`).
     """
 
     def __init__(
@@ -71,11 +78,11 @@ class Completer:
         self._thread = threading.Thread(target=self._run, name="completer", daemon=True)
 
     def start(self) -> None:
-        """Begin to look for complete studies."""
+        """Start the thread."""
         self._thread.start()
 
     def wake(self) -> None:
-        """Look now: there is new evidence."""
+        """Look at once: there is new evidence."""
         self._wake.set()
 
     @property
@@ -84,7 +91,7 @@ class Completer:
         return self._thread.is_alive()
 
     def stop(self) -> None:
-        """End the thread."""
+        """Stop the thread and wait for it."""
         self._stopping = True
         self._wake.set()
         if self._thread.is_alive():
@@ -99,26 +106,26 @@ class Completer:
                 return
             try:
                 pause = self.tick(self._clock())
-            except Exception as error:  # the index is in trouble: say so and try again, for ever
+            except Exception as error:  # the index fails: log it and try again later
                 logger().error("completer.failed", error=where(error))
                 pause = 1.0
 
     def tick(self, now: float) -> float:
-        """Complete what is due.
+        """Complete the studies that are due. ``now`` is epoch seconds.
 
         Returns:
-            seconds until it is worth looking again.
+            seconds until the next call is useful.
         """
         pause = _LONGEST_PAUSE
         queued = False
         if now >= self._next_check:
             self._next_check = now + _CHECK_SECONDS
-            self._fail_what_nobody_does(now)
-        told = self._index.studies_with_steps()
+            self._fail_unconfigured(now)
+        with_steps = self._index.studies_with_steps()
         for study in self._index.open_studies():
             longest = study.last_received + _LONGEST_IMAGE_SECONDS
             last = max(study.last_received, min(self._last_byte(study.study), longest))
-            left, reason = self._left(study, last, now, has_steps=study.study in told)
+            left, reason = self._left(study, last, now, has_steps=study.study in with_steps)
             if left > 0:
                 pause = min(pause, left)
             else:
@@ -128,23 +135,24 @@ class Completer:
         return max(pause, 0.01)
 
     def _left(self, study: OpenStudy, last: float, now: float, *, has_steps: bool) -> tuple[float, str]:
-        """For how many seconds a study is still to wait, none where it is complete, and what says so."""
+        """The seconds that a study still has to wait (0 or less: it is complete), and the evidence in words."""
         can_tell = has_steps or self._counts or self._released(study.study)
-        if not can_tell and last + self._shortest > now:  # most studies, most of the time
+        if not can_tell and last + self._shortest > now:  # the usual case
             return last + self._shortest - now, ""
         routes = [route for route, _ in routes_of(self._settings, self._index.series_of(study.study))]
         quiet = max((self._settings.quiet_seconds(each) for each in routes), default=self._settings.node.quiet_seconds)
         evidence = self._evidence(study, routes, last, now, has_steps=has_steps)
         if evidence is None:
-            return last + quiet - now, "no image for the quiet time"
+            return last + quiet - now, "no image arrived during the quiet time"
         if evidence.complete:
             return 0.0, evidence.reason
         wait = max(quiet, self._settings.node.wait_seconds)
-        return last + wait - now, f"waited {wait:g} s in vain: {evidence.reason}"
+        return last + wait - now, f"the longest wait of {wait:g} s is over: {evidence.reason}"
 
     def _evidence(
         self, study: OpenStudy, routes: Sequence[Route], last: float, now: float, *, has_steps: bool
     ) -> Evidence | None:
+        """The strongest evidence there is. None if there is none."""
         if has_steps and (told := self._of_steps(study.study)) is not None:
             return told
         counted = self._of_counts(study, routes, last, now)
@@ -153,39 +161,43 @@ class Completer:
         return self._of_release(study) or counted
 
     def _of_steps(self, study: str) -> Evidence | None:
+        """What the procedure steps say. None if they say nothing, or do not name every instance that came."""
         steps = self._index.steps_of(study)
         open_steps = sum(step.state == "IN PROGRESS" for step in steps)
         if open_steps:
-            return Evidence(False, f"a procedure step of {len(steps)} is in progress")
+            return Evidence(
+                False, f"{open_steps} of {len(steps)} procedure steps {'is' if open_steps == 1 else 'are'} in progress"
+            )
         made, missing = sum(step.made for step in steps), sum(step.missing for step in steps)
         if missing:
-            return Evidence(False, f"{missing} of the {made} instances that its procedure steps made did not come")
-        if not made or self._index.has_unnamed(study):  # of what else comes the steps say nothing
+            return Evidence(False, f"{missing} of the {made} instances that its procedure steps made are missing")
+        if not made or self._index.has_unnamed(study):  # the steps do not say how many other instances there are
             return None
         return Evidence(True, f"all {made} instances that its procedure steps made are here")
 
     def _of_release(self, study: OpenStudy) -> Evidence | None:
+        """Evidence if an association whose release completes the study was released after its last image."""
         if self._released(study.study) < study.last_received:
             return None
-        return Evidence(True, "the association that brought it was released")
+        return Evidence(True, "the association that brought the study was released")
 
     def _of_counts(self, study: OpenStudy, routes: Sequence[Route], last: float, now: float) -> Evidence | None:
-        """What the PACSs say that its routes ask, once it is quiet for a moment."""
+        """What the PACSs say that the study's routes ask. They are asked only after a short quiet time."""
         if now - last < _ASKED_AFTER_SECONDS:
             return None
         complete = None
         for name in dict.fromkeys(route.count_at for route in routes if route.count_at in self._counts):
             count = self._counts[str(name)](study.study, study.last_received)
             if not count:
-                continue  # it does not say, or knows nothing of the study yet
+                continue  # the PACS gave no count, or does not have the study yet
             here = self._index.count_with(study.study, str(name))
             if here < count:
-                return Evidence(False, f"{name} has {count} instances of it, {here} are here")
-            complete = Evidence(True, f"{name} has {count} instances of it, all are here")
+                return Evidence(False, f"{name} has {count} instances of the study, {here} are here")
+            complete = Evidence(True, f"{name} has {count} instances of the study, all are here")
         return complete
 
     def _complete(self, study: OpenStudy, evidence: str, now: float) -> bool:
-        """Complete a study; whether there is something to read."""
+        """Complete a study and queue its readings. True if there is something to read."""
         series = self._index.series_of(study.study)
         pairs = [(route.name, model) for route, model in routes_of(self._settings, series)]
         shadows = [(route.name, model) for route, model in shadows_of(self._settings, series)]
@@ -199,32 +211,32 @@ class Completer:
             revision=study.revision,
             routes=sorted({name for name, _ in pairs}),
             evidence=evidence,
-            reason="" if pairs else "no route takes it",
+            reason="" if pairs else "no route takes the study",
         )
         return bool(pairs)
 
-    def _fail_what_nobody_does(self, now: float) -> None:
-        """Jobs for a model or destination that is no longer in the configuration would wait for ever."""
+    def _fail_unconfigured(self, now: float) -> None:
+        """Fail the jobs of models and destinations that are no longer configured; they would wait without end."""
         settings = self._settings
         destinations = [peer.name for peer in settings.destinations()]
         failed = (
             self._index.fail_unknown(
-                "read", settings.reading_models(), "the model is in no route of the configuration any more", now
+                "read", settings.reading_models(), "the model is no longer in any route of the configuration", now
             )
             + self._index.fail_unknown(
-                "shadow", settings.shadow_models(), "no route has the model in shadow any more", now
+                "shadow", settings.shadow_models(), "no route lists the model under shadow any longer", now
             )
-            + self._index.fail_unknown(
-                "send", destinations, "the destination is not in the configuration any more", now
-            )
+            + self._index.fail_unknown("send", destinations, "the destination is no longer in the configuration", now)
             + self._index.fail_unknown(
                 "promise",
                 [peer.name for peer in settings.callable()],
-                "the configuration does not say any more where to reach who asked",
+                "the configuration no longer says how to reach the peer that asked for the commitment",
                 now,
             )
         )
         committing = [peer.name for peer in settings.destinations() if peer.commitment]
-        self._index.waive_commits(committing, "commitment = false for this destination now", now)
+        self._index.waive_commits(committing, "the configuration now says commitment = false for this destination", now)
         if failed:
-            logger().error("jobs.failed", jobs=failed, reason="their model or destination left the configuration")
+            logger().error(
+                "jobs.failed", jobs=failed, reason="their model or destination is no longer in the configuration"
+            )

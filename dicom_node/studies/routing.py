@@ -1,4 +1,4 @@
-"""Which routes take a study."""
+"""Study routing: which routes of the configuration take a study, for which models."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from dicom_node.index.rows import StoredSeries
 
 
 def matches(match: Match, series: StoredSeries) -> bool:
-    """Whether a series fits every key of a route's match; patterns are fnmatch, case-blind, a list is any-of."""
+    """Whether a series fits every key of a route's match.
+
+    Patterns are those of `fnmatch`, without regard to case. One pattern of a list has to fit.
+    """
     return (
         _any(match.modality, (series.modality,))
         and _any(match.body_part, (series.body_part,))
@@ -24,7 +27,10 @@ def _any(patterns: Sequence[str], values: Sequence[str]) -> bool:
 
 
 def routes_of(settings: Settings, series: Sequence[StoredSeries]) -> list[tuple[Route, str]]:
-    """Which (route, model) pairs take a study: a route needs one fitting series; the first route of a model wins."""
+    """The (route, model) pairs that read a study.
+
+    A route takes the study if one of its series fits. If several routes take it for one model, the first one counts.
+    """
     taken: dict[str, Route] = {}
     for route in settings.routes:
         if any(matches(route.match, one) for one in series):
@@ -34,7 +40,7 @@ def routes_of(settings: Settings, series: Sequence[StoredSeries]) -> list[tuple[
 
 
 def shadows_of(settings: Settings, series: Sequence[StoredSeries]) -> list[tuple[Route, str]]:
-    """Which (route, model) pairs read a study in shadow: as `routes_of`, without the models that read it anyway."""
+    """The (route, model) pairs that read a study in shadow: as `routes_of`, without the models that read it anyway."""
     reading = {model for _, model in routes_of(settings, series)}
     taken: dict[str, Route] = {}
     for route in settings.routes:

@@ -204,8 +204,8 @@ def test_what_leaves_the_configuration_is_told(tmp_path: Path, index: Index, set
     complete(index, routed(tmp_path, {"models": ["b"], "shadow": ["a"]}), 30.0)
     told = {job.kind: (job.state, job.reason) for job in index.jobs_of("1.1")}
     assert told == {
-        "read": ("failed", "the model is in no route of the configuration any more"),
-        "shadow": ("failed", "no route has the model in shadow any more"),
+        "read": ("failed", "the model is no longer in any route of the configuration"),
+        "shadow": ("failed", "no route lists the model under shadow any longer"),
     }
 
 

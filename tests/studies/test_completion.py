@@ -139,7 +139,7 @@ def test_work_for_a_route_that_was_removed_fails_visibly(tmp_path: Path, index: 
     Completer(settings(tmp_path), index).tick(106.0)
     row = index.studies_with_state("1")[0]
     assert row.state == "failed"
-    assert "in no route of the configuration any more" in row.reason
+    assert "no longer in any route of the configuration" in row.reason
 
 
 def test_it_says_when_to_look_again(tmp_path: Path, index: Index) -> None:

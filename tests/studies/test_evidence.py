@@ -118,7 +118,7 @@ def test_a_study_waits_while_a_step_is_in_progress_but_not_for_ever(start_node: 
         steps[0].end(images)
         time.sleep(1.0)
         assert row(node, images[0]).completed is None
-        assert completed(node, images[0]) == "waited 2.5 s in vain: a procedure step of 2 is in progress"
+        assert completed(node, images[0]) == "the longest wait of 2.5 s is over: 1 of 2 procedure steps is in progress"
 
 
 def test_images_that_never_come_hold_nothing_up_for_ever(start_node: StartNode, tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_images_that_never_come_hold_nothing_up_for_ever(start_node: StartNode, 
         step.begin()
         send(node.port, images[0])
         step.end(images)
-    told = "waited 1.5 s in vain: 2 of the 3 instances that its procedure steps made did not come"
+    told = "the longest wait of 1.5 s is over: 2 of the 3 instances that its procedure steps made are missing"
     assert completed(node, images[0]) == told
     # They come after all: the study is opened again, and complete at once.
     send(node.port, *images[1:])
@@ -150,7 +150,7 @@ def test_images_that_no_step_made_have_their_quiet_time(start_node: StartNode, t
     for image in images[1:]:
         send(node.port, image)
         time.sleep(0.4)
-    assert completed(node, images[0]) == "no image for the quiet time"
+    assert completed(node, images[0]) == "no image arrived during the quiet time"
     assert row(node, images[0]).revision == 2
 
 
@@ -219,7 +219,7 @@ def test_the_release_of_an_association_completes_what_it_brought(start_node: Sta
     images, others = study_of(3), study_of(2)
     assert send(node.port, *images, *others, calling="DX1") == [0x0000] * 5
     for image in (images[0], others[0]):
-        assert completed(node, image, 5.0) == "the association that brought it was released"
+        assert completed(node, image, 5.0) == "the association that brought the study was released"
     late = make_image(StudyInstanceUID=images[0].StudyInstanceUID)
     send(node.port, late, calling="DX1")
     wait_until(lambda: row(node, late).revision == 2, "the next revision")
@@ -254,7 +254,7 @@ def test_what_is_no_evidence_completes_nothing(start_node: StartNode, tmp_path: 
         send(node.port, image)
     time.sleep(0.8)
     assert row(node, image).completed is None
-    assert completed(node, image) == "no image for the quiet time"
+    assert completed(node, image) == "no image arrived during the quiet time"
 
 
 def counting(pacs_port: int) -> dict[str, Any]:
@@ -279,7 +279,7 @@ def test_a_study_is_complete_when_as_much_is_here_as_the_pacs_has(
     time.sleep(2.5)
     assert row(node, images[0]).completed is None, "the PACS has another one"
     send(node.port, images[2])
-    assert completed(node, images[0], 15.0) == "pacs has 3 instances of it, all are here"
+    assert completed(node, images[0], 15.0) == "pacs has 3 instances of the study, all are here"
 
 
 def test_a_pacs_that_does_not_say_is_not_waited_for(start_node: StartNode, orthanc: Orthanc, tmp_path: Path) -> None:
@@ -289,7 +289,7 @@ def test_a_pacs_that_does_not_say_is_not_waited_for(start_node: StartNode, ortha
         orthanc.know(node.port)
         image = make_image()
         send(node.port, image)
-        assert completed(node, image, 20.0) == "no image for the quiet time"
+        assert completed(node, image, 20.0) == "no image arrived during the quiet time"
         assert row(node, image).completed - row(node, image).last_received < 5.0
 
 
@@ -303,7 +303,10 @@ def test_a_pacs_that_has_more_is_waited_for_a_while(start_node: StartNode, ortha
     node = start_node(settings_for(tmp_path / "node", node=limits, **counting(orthanc.dicom)))
     orthanc.know(node.port)
     send(node.port, images[0])
-    assert completed(node, images[0], 15.0) == "waited 4 s in vain: pacs has 2 instances of it, 1 are here"
+    assert (
+        completed(node, images[0], 15.0)
+        == "the longest wait of 4 s is over: pacs has 2 instances of the study, 1 are here"
+    )
 
 
 def test_unknown_services_are_refused_at_the_negotiation(start_node: StartNode, tmp_path: Path) -> None:
