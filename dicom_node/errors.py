@@ -1,14 +1,14 @@
-"""The errors that cross rooms, and what a worker does about each.
+"""The errors that cross packages, and what a worker does about each.
 
 NodeError
 ├── ConfigError     the configuration or the machine is wrong: the node does not start
 ├── ModelError      a model cannot be installed, shown or removed: nothing has changed
-├── Retryable       it may go well later: a PACS that is down, a reading process that died
-│   └── Hindered    the machine keeps us from it (`trouble`): no fault of the job, and no attempt of it
-├── Waits           nothing went wrong: somebody else's answer is waited for
-└── Permanent       it will never go well by itself: shown to IT, revived by ``dicom-node retry``
+├── Retryable       it may succeed later: a PACS is down, a reading process died
+│   └── Hindered    the machine fails (`trouble`): not the job's fault, and not an attempt of it
+├── Waits           nothing went wrong: the job waits for another system's answer
+└── Permanent       it will never succeed by itself: shown to IT, queued again by ``dicom-node retry``
 
-Messages are read by a hospital's IT: they say what is wrong, where, and what was expected, and hold no patient data.
+Messages are for a hospital's IT. They say what is wrong, where, and what was expected. They contain no patient data.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import errno
 import sqlite3
 from collections.abc import Callable
 
-_OF_THE_MACHINE = {
+_MACHINE_ERRORS = {  # of the disk, of its permissions, of open files and memory
     *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM),
     *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN),
 }
@@ -32,21 +32,22 @@ class ConfigError(NodeError):
 
 
 class ModelError(NodeError):
-    """What was asked of the store of models cannot be done; nothing has changed."""
+    """A command on the store of models cannot be carried out. Nothing has changed."""
 
 
-class Retryable(NodeError):  # noqa: N818 - it names what to do, as the table above is read
-    """The job goes back into the queue with a later due time."""
+class Retryable(NodeError):  # noqa: N818 - the name says what the worker does
+    """The job returns to the queue, with a later due time."""
 
 
 class Hindered(Retryable):
-    """The job is tried again for as long as it takes: its turn comes when the machine is well again."""
+    """The machine fails. The job is tried again, without limit, until the machine works again."""
 
 
 class Waits(NodeError):  # noqa: N818 - as above
-    """The job goes back into the queue for ``seconds``, unless what it waits for ``came`` meanwhile.
+    """The job returns to the queue for ``seconds``, or is due at once if ``came`` returns True.
 
-    Where it ``begins`` to wait it is not given up, however old the job is.
+    ``came`` returns whether what the job waits for has arrived meanwhile. With ``begins`` the wait has just begun: the
+    job is not given up, however old it is.
     """
 
     def __init__(
@@ -59,11 +60,11 @@ class Waits(NodeError):  # noqa: N818 - as above
 
 
 class Permanent(NodeError):  # noqa: N818 - as above
-    """The job fails for good, visibly, until somebody revives it."""
+    """The job fails for good and is shown as failed, until somebody queues it again."""
 
 
-class Refused(Exception):  # noqa: N818 - it is an answer, not an error of ours
-    """A C-STORE that is answered with another status than success."""
+class Refused(Exception):  # noqa: N818 - it is an answer, not an error of the node
+    """A C-STORE that is answered with a status other than success (PS3.4 B.2.3)."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
@@ -72,10 +73,10 @@ class Refused(Exception):  # noqa: N818 - it is an answer, not an error of ours
 
 
 def trouble(error: Exception) -> str:
-    """What of the machine an error comes from, its disk or its index, in plain words; empty where it is another's."""
+    """Which part of the machine failed, its disk or its index, in words for IT. Empty if it was neither."""
     if isinstance(error, Hindered):
         return str(error)
-    if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
+    if isinstance(error, OSError) and error.errno in _MACHINE_ERRORS:
         return f"the disk gave an error: {error.strerror}"
     if isinstance(error, sqlite3.OperationalError):
         return "the index gave an error"

@@ -1,9 +1,9 @@
-"""Structured logs: one JSON line an event, pretty on a terminal, and no patient data by construction.
+"""Structured logging: one JSON line for each event (formatted text on a terminal), without patient data.
 
-Only the keys of ``FIELDS`` are ever written. A value under any other key is replaced by a note that names the key, so a
-careless ``log.info("x", patient=...)`` shows up in a test and leaks nothing. Free text comes from our own code alone;
-text from the network (AE titles, UIDs) is cut and its control characters are escaped, so no peer can forge a line or
-drive a terminal.
+Only the keys of ``FIELDS`` are written. A value under another key is replaced by a note that names the key, so that a
+careless ``log.info("x", patient=...)`` is found by a test and discloses nothing. Free text comes only from our own
+code. Text from the network (AE titles, UIDs) is truncated and its control characters are escaped, so that no peer can
+forge a line or control a terminal.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ai.errors import where
 
 __all__ = ["FIELDS", "configure", "logger", "printable", "silence_libraries", "where"]
 
-#: Every key that a log line may carry, with what it means. docs/operations.md shows this table.
+#: Every key that a log line may have, and its meaning. docs/operations.md has this table.
 FIELDS: dict[str, str] = {
     "event": "what happened, as area.verb",
     "level": "debug, info, warning or error",
@@ -63,20 +63,21 @@ FIELDS: dict[str, str] = {
     "file": "a file of the node",
     "removed": "how many were removed",
 }
-_MAX_TEXT = 400
+_MAX_TEXT = 400  # characters
 
 
 def printable(text: str, limit: int = _MAX_TEXT) -> str:
-    """``text`` with control and other unprintable characters shown as escapes, cut to ``limit`` characters."""
+    """The text with control and other unprintable characters as escapes, truncated to ``limit`` characters."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text[: limit + 1])
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
 
 def _only_known_fields(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """The structlog processor that lets only ``FIELDS`` pass."""
     kept: dict[str, Any] = {}
     for key, value in event.items():
         if key not in FIELDS:
-            kept["error"] = f"a log call gave the field {key!r}, which may not be logged"
+            kept["error"] = f"the field {key!r} may not be logged; its value was left out"
         elif isinstance(value, str):
             kept[key] = printable(value)
         elif value is None or isinstance(value, bool | int | float):
@@ -89,7 +90,7 @@ def _only_known_fields(_: Any, __: str, event: MutableMapping[str, Any]) -> Muta
 
 
 class _Sink:
-    """A stream whose faults (a full disk, a closed pipe) lose log lines and never stop the work that logs."""
+    """A stream whose errors (a full disk, a closed pipe) lose log lines and do not stop the node."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -104,7 +105,7 @@ class _Sink:
 
 
 def configure(stream: TextIO | None = None, *, level: int = logging.INFO) -> None:
-    """Send structlog to ``stream`` (default standard error); silence libraries, whose messages quote data sets."""
+    """Write the log to ``stream`` (default: standard error), and silence libraries, whose messages quote data sets."""
     stream = stream or sys.stderr
     renderer: Any = (
         structlog.dev.ConsoleRenderer() if stream.isatty() else structlog.processors.JSONRenderer(ensure_ascii=False)
@@ -122,22 +123,22 @@ def configure(stream: TextIO | None = None, *, level: int = logging.INFO) -> Non
         cache_logger_on_first_use=False,
     )
     silence_libraries()
-    threading.excepthook = _tell_of_thread
+    threading.excepthook = _log_thread_death
 
 
-def _tell_of_thread(failed: threading.ExceptHookArgs) -> None:
-    """A thread that dies (pynetdicom's do on garbage) is one line of the log, not a stack trace with values in it."""
+def _log_thread_death(failed: threading.ExceptHookArgs) -> None:
+    """Log the death of a thread as one line. A stack trace could contain values, that is patient data."""
     if failed.exc_value is not None and failed.exc_type is not SystemExit:
         logger().warning("thread.failed", error=where(failed.exc_value))
 
 
 def silence_libraries() -> None:
-    """Keep the messages of DICOM libraries off every stream: they quote values, and values are patient data."""
+    """Suppress the messages of DICOM libraries on every stream: they quote values, which are patient data."""
     for name in ("pydicom", "pynetdicom", "highdicom"):
         library = logging.getLogger(name)
         library.handlers = [logging.NullHandler()]
         library.propagate = False
-    warnings.filterwarnings("ignore", category=UserWarning)  # what pydicom and highdicom warn with
+    warnings.filterwarnings("ignore", category=UserWarning)  # the category of pydicom's and highdicom's warnings
 
 
 def logger() -> Any:
