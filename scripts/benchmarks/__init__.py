@@ -1,1 +1,1 @@
-"""Measures the node on this machine."""
+"""Benchmarks: measure the node on this machine."""

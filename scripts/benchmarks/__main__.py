@@ -1,4 +1,4 @@
-"""Measures the node on this machine: beside the programs that one would use instead, and beside its bare network."""
+"""Measures the node on this machine, compared with other Storage SCPs and with the network of the model alone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Verb:
-    """A benchmark: what it measures, its rounds (0: it has none), the run, its figures as a table, its own options."""
+    """A benchmark: help, rounds (0: none), the function that measures, the one that makes a table, its own options."""
 
     help: str
     rounds: int

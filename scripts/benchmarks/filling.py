@@ -1,7 +1,7 @@
-"""An index as years of a hospital fill it: the rows that a node would have written, many at a time.
+"""Fills an index as years in a hospital would: the rows that a node would have written, many in one transaction.
 
-Half of the devices number their UIDs one after the other below a root of their own, half draw them at random, as
-pydicom does: the first go to the end of an index's pages, the others anywhere in them.
+Half of the devices number their UIDs consecutively below a root of their own; their rows go to the end of an index's
+pages. The other half draw random UIDs, as pydicom does; their rows go anywhere in the pages.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _CT, _EXPLICIT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1"
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """A study that comes in: its instances, and when the last of them is here (epoch seconds)."""
+    """A study that arrives: its instances, and when the last of them was received (epoch seconds)."""
 
     uid: str
     instances: tuple[NewInstance, ...]
@@ -42,7 +42,7 @@ class Study:
 
 
 class Hospital:
-    """Studies as its devices send them, the same ones of a ``seed``, others of another; ``now`` is epoch seconds."""
+    """Studies as devices send them. The same ``seed`` gives the same studies. ``now`` is epoch seconds."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)  # noqa: S311 - no secret
@@ -51,7 +51,7 @@ class Hospital:
         self.now = 1.7e9
 
     def study(self) -> Study:
-        """The next one."""
+        """The next study."""
         self._number += 1
         self.now += _APART
         number, device = self._number, self._number % _DEVICES
@@ -76,15 +76,15 @@ class Hospital:
         )
 
     def random_uid(self) -> str:
-        """A UID as `pydicom.uid.generate_uid` makes them."""
+        """A random UID, as `pydicom.uid.generate_uid` makes them."""
         return f"1.2.826.0.1.3680043.8.498.{self.number()}"[:64]
 
     def number(self) -> int:
-        """A random one, as in a UID that is made of a UUID."""
+        """A random number of the size of a UUID."""
         return self._random.getrandbits(128)
 
     def digest(self) -> str:
-        """A random one, as a run's key."""
+        """A random digest, such as a run key."""
         return f"{self._random.getrandbits(256):064x}"
 
 
@@ -110,7 +110,7 @@ def fill(path: Path, hospital: Hospital, studies: int) -> list[str]:
 
 
 def queue(path: Path, hospital: Hospital, studies: int, *, due: float, images: int = IMAGES) -> None:
-    """Add studies that wait to be read, none before ``due`` (epoch seconds), to an index that is there already."""
+    """Add studies that wait to be read to an existing index; no reading is due before ``due`` (epoch seconds)."""
     for part in _parts(hospital, studies):
         with _writing(path) as conn:
             for study in part:
@@ -125,7 +125,7 @@ def _parts(hospital: Hospital, studies: int) -> Iterator[list[Study]]:
 
 @contextmanager
 def _writing(path: Path) -> Iterator[sqlite3.Connection]:
-    """A transaction of a connection that waits for no disk."""
+    """A transaction that does not wait for the disk."""
     conn = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None)
     try:
         conn.execute("PRAGMA synchronous=OFF")
@@ -144,7 +144,7 @@ def _insert(conn: sqlite3.Connection, table: str, rows: Sequence[Mapping[str, ob
 
 
 def _receive(conn: sqlite3.Connection, study: Study) -> None:
-    """A study that came in and is complete."""
+    """Record a study that was received and is complete."""
     received = study.received
     times = {"first_received": received - 20.0, "last_received": received, "completed": received + 5.0}
     _insert(conn, "studies", [{"study": study.uid, "routes": json.dumps([ROUTE]), **times}])
@@ -157,7 +157,7 @@ def _receive(conn: sqlite3.Connection, study: Study) -> None:
 
 
 def _deliver(conn: sqlite3.Connection, study: Study, hospital: Hospital) -> None:
-    """Its reading, the results, and the jobs that they were made and sent by."""
+    """Record the study's reading, its results, and the jobs that made and sent them."""
     created, key = study.received + 5.0, hospital.digest()
     said = {"study": study.uid, "model": MODEL, "version": "1.0", "digest": _DIGEST, "created": created}
     _insert(conn, "readings", [{"run_key": key, **said, "reading": _reading(study)}])
@@ -196,7 +196,7 @@ def _job(
 
 
 def _reading(study: Study) -> str:
-    """About as much as a reading by a model of 18 classes is."""
+    """A reading of about the size that a model of 18 classes gives."""
     classes = [
         {"key": f"class_{each}", "name": f"Class {each}", "presence": "absent", "score": 0.0123456789, "threshold": 0.5}
         | {"code": {"value": "12345678", "scheme": "SCT", "meaning": "A finding of the chest"}, "not_assessed": ""}

@@ -1,7 +1,7 @@
-"""What the index costs when it is full, beside what the same costs when it is empty.
+"""Measures what each operation on the index costs when it is full, compared with an empty one.
 
-Both are used alternately, a few repetitions each: a disk or a machine that is slower for a while is so for both. In a
-turn, with an empty index that is new, the medians of both are compared; what counts is the median over the turns.
+The two are measured alternately, a few repetitions at a time, so that a slow moment of the disk or the machine affects
+both. Each turn uses a new empty index and compares the medians of both. The result is the median over the turns.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from scripts.benchmarks.filling import IMAGES, Hospital, fill
 from scripts.benchmarks.operations import OPERATIONS, Operation, Ward
 
 BAR = 1.1
-_FOR_MEANS = 400  # repetitions of a turn that a mean is worth something of
-_AT_ONCE = 10  # repetitions, before it is the other index's turn
+_FOR_MEANS = 400  # repetitions of a turn from which on a mean is meaningful
+_AT_ONCE = 10  # repetitions in one index, before the other index is measured
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How many instances the full index has at last, and in how many turns each operation is measured.
+    """How many instances the full index has in the end, and in how many turns each operation is measured.
 
-    In a turn it is repeated as often as it says itself, divided by ``divisor``.
+    In a turn an operation is repeated as often as it asks for, divided by ``divisor``.
     """
 
     instances: int
@@ -76,7 +76,7 @@ def run(folder: Path, scale: Scale, *, say: Callable[[str], None]) -> dict[str, 
 
 
 class _Small:
-    """Empty indexes, and those with a few studies: a fresh one for each turn, so that none fills up."""
+    """Empty indexes, and indexes with a few studies: a new one for each turn, so that none fills up."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -84,7 +84,7 @@ class _Small:
         self._uids: dict[int, list[str]] = {}
 
     def template(self, studies: int) -> Path:
-        """The file that those with so many studies are copies of."""
+        """The file that the indexes with so many studies are copied from."""
         path = self._folder / f"small-{studies}.sqlite"
         if studies not in self._uids:
             Index(path, create=True).close()
@@ -93,7 +93,7 @@ class _Small:
 
     @contextmanager
     def fresh(self, studies: int) -> Iterator[Ward]:
-        """One of them, in use."""
+        """A new index with so many studies, opened."""
         number = next(self._numbers)
         path = self._folder / f"turn-{number}.sqlite"
         shutil.copy(self.template(studies), path)
@@ -114,7 +114,7 @@ def _ward(path: Path, hospital: Hospital, uids: Sequence[str], newest: int) -> I
 
 
 def _age(path: Path) -> None:
-    """Have the write-ahead log as long as SQLite lets it become: one that still grows costs more with each commit."""
+    """Let the write-ahead log grow to the length at which SQLite keeps it. While it grows, each commit costs more."""
     conn = sqlite3.connect(path, isolation_level=None)
     try:
         conn.execute("PRAGMA synchronous=OFF")
@@ -129,7 +129,7 @@ def _size(instances: int, file: Path, operations: list[dict[str, Any]]) -> dict[
 
 
 def _measure(operation: Operation, big: Ward | None, small: _Small, scale: Scale) -> dict[str, Any]:
-    """An operation in the full index (None: another empty one) and in empty ones, in turns."""
+    """Measure an operation in the full index (None: in a second empty one) and in empty ones, in turns."""
     beside = operation.beside if big is None else min(operation.beside, big.newest)
     repetitions = -(-operation.repetitions // scale.divisor)
     turns = []
@@ -155,7 +155,7 @@ def _measure(operation: Operation, big: Ward | None, small: _Small, scale: Scale
 
 
 def _turn(operation: Operation, repetitions: int, empty: Ward, full: Ward) -> tuple[list[float], list[float]]:
-    """The seconds of each repetition in both, a few of one and a few of the other, after some that are not counted."""
+    """The seconds of each repetition in both, a few of one and a few of the other. The first ones are not counted."""
     unseen = max(2, repetitions // 10)
     wards = [(ward, operation.ready(ward, unseen + repetitions)) for ward in (empty, full)]
     taken: tuple[list[float], list[float]] = ([], [])
@@ -176,7 +176,7 @@ def _turn(operation: Operation, repetitions: int, empty: Ward, full: Ward) -> tu
 
 
 def table(found: dict[str, Any]) -> str:
-    """The figures as Markdown: what each operation takes in the full index, and how many times what in an empty one."""
+    """The figures as Markdown: each operation's time in the full index, and its ratio to that in an empty one."""
     sizes = found["sizes"]
     titles = [f"{size['instances']:,} ({size['bytes'] / 1e6:.0f} MB)" for size in sizes[1:]]
     lines = [

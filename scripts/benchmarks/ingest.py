@@ -1,8 +1,8 @@
-"""Images a second from ``storescu`` to the disk: every server in turn, several rounds, the same files and sender.
+"""Measures images per second from ``storescu`` to the disk: every server in turn, several rounds, the same files.
 
-A turn is a fresh server in an empty folder: nothing is a duplicate, and no index is fuller than another. What counts is
-the time from the start of the first sender to the end of the last; how many instances a server has afterwards is asked,
-since an image that was lost quickly is no figure.
+In each turn a new server starts in an empty folder, so that no image is a duplicate and all indexes are equally empty.
+The time runs from the start of the first sender to the end of the last. Afterwards the server must have all instances:
+a fast server that loses images has no result.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _LIMIT_SECONDS = 1800.0
 
 
 class LostError(Exception):
-    """A sender failed, or a server has not what was sent to it."""
+    """A sender failed, or a server does not have all that was sent to it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is sent at once: ``associations`` senders of ``images`` each, ``rows`` x ``columns`` of 16 bit."""
+    """What is sent at the same time: ``associations`` senders of ``images`` each; ``rows`` x ``columns`` of 16 bit."""
 
     name: str
     associations: int
@@ -128,7 +128,7 @@ def send(parts: Sequence[Path], port: int) -> None:
 
 
 def make(folder: Path, count: int, load: Load) -> Path:
-    """Write ``count`` instances of one series into ``folder``; noise, so that no disk can pack it."""
+    """Write ``count`` instances of one series into ``folder``. The pixels are noise, which no disk can compress."""
     folder.mkdir(parents=True)
     small = load.name.startswith("CT")
     image = Dataset()

@@ -1,8 +1,8 @@
-"""What the node holds in memory: while one large object comes, over thousands of associations, and with a long queue.
+"""Measures the node's memory: while a large object is received, over thousands of associations, and with a long queue.
 
-And what many connections at a time take that do little or nothing, and whether C-ECHO is answered beside them.
+It also measures the memory of many connections that are idle or slow, and whether a C-ECHO is answered meanwhile.
 
-Asked is the system (/proc), about the node's own process, as one that starts a node would have it: ``dicom_node run``.
+The figures are those of the system (/proc) for the process of ``dicom_node run``.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from scripts.benchmarks.servers import AE_TITLE, SERVERS, Server, free_port
 BAR = 200e6  # bytes that an object may take while it is received, whatever its size
 _FRAME = 1024  # rows and columns of a frame of 8 bit
 _SAMPLES = 20
-_WARM_SAMPLES = 2  # until everything was used once: every folder is open, every cache is full
+_WARM_SAMPLES = 2  # samples until every folder is open and every cache is full
 _AT_ONCE = 4  # associations
 _SETTLE_SECONDS = 5.0
-_IDLE_SECONDS = 0.5  # until the connection that asked whether it listens has ended
-_AT_FIRST = 400  # bytes of an image that a slow sender begins with: the command, and a little of the data set
-_SLOW_BYTES = 5  # and how many come one by one
+_IDLE_SECONDS = 0.5  # until the connection that tested the port has ended
+_AT_FIRST = 400  # bytes that a slow sender sends at once: the command and the beginning of the data set
+_SLOW_BYTES = 5  # bytes that it then sends one by one
 _NODE = SERVERS["dicom-node"]
 
 
@@ -110,7 +110,7 @@ def _object(folder: Path, scale: Scale) -> dict[str, Any]:
 
 
 def _write_large(file: Path, size: int) -> int:
-    """Write an image of ``size`` bytes of pixels, or a frame's more, frame by frame; returns the bytes of the file."""
+    """Write an image of at least ``size`` bytes of pixels, frame by frame. Returns the size of the file in bytes."""
     image = Dataset()
     image.file_meta = FileMetaDataset()
     image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -135,7 +135,7 @@ def _write_large(file: Path, size: int) -> int:
 
 
 def _associations(folder: Path, scale: Scale, say: Callable[[str], None]) -> dict[str, Any]:
-    """Every association brings a study of its own; the node is asked after each twentieth of them."""
+    """Each association sends a study of its own. Memory is read after each twentieth of the associations."""
     block = scale.associations // _SAMPLES
     samples = []
     with _NODE.running(folder / "node-associations") as running:
@@ -169,12 +169,12 @@ def _associations(folder: Path, scale: Scale, say: Callable[[str], None]) -> dic
 
 
 def _slope(samples: list[dict[str, int]]) -> float:
-    """Bytes of memory an association: that of the straight line through the samples."""
+    """Bytes of memory per association: the slope of the straight line through the samples."""
     return float(np.polyfit([each["associations"] for each in samples], [each["memory"] for each in samples], 1)[0])
 
 
 def _state(pid: int, threads: int = 0) -> dict[str, int]:
-    """Resident memory (bytes), threads and open files; the threads of associations have a moment to end."""
+    """Resident memory (bytes), threads and open files. The threads of ended associations get a moment to end."""
     deadline = time.monotonic() + _SETTLE_SECONDS
     while threads and _number(pid, "Threads") > threads and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -203,7 +203,7 @@ def _queue(folder: Path, scale: Scale) -> dict[str, Any]:
 
 
 def _with_queue(studies: int) -> Server:
-    """A node that reads, and finds so many studies in its queue. All are due later, so that they stay there."""
+    """A node that reads and starts with so many studies in its queue. All are due later, so that they stay there."""
 
     def prepare(folder: Path, port: int) -> tuple[list[str], Callable[[], int]]:
         command, stored = _NODE.prepare(folder, port)
@@ -226,7 +226,7 @@ def _with_queue(studies: int) -> Server:
 
 
 def _pressure(folder: Path, scale: Scale, say: Callable[[str], None]) -> dict[str, Any]:
-    """Each kind comes beside those that are there already; then all go."""
+    """Each kind of connection is added to those that are open already. In the end all are closed."""
     stages: list[dict[str, Any]] = []
     with _NODE.running(folder / "node-pressure") as running, ExitStack() as opened:
         sender = Sender(running.port)

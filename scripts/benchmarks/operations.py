@@ -1,4 +1,4 @@
-"""What is measured of an index: each operation that a node, its completer, its workers and its users do with it."""
+"""The operations on an index that are measured: those of a node, its completer, its workers and its users."""
 
 from __future__ import annotations
 
@@ -23,10 +23,7 @@ _SETTINGS = Settings(
 
 
 class Ward:
-    """An index in use: ``uids`` are those of the studies that it was filled with, ``hospital`` sends more.
-
-    The last ``newest`` of them are its newest studies when the first operation is measured.
-    """
+    """An index in use, and the hospital that sends studies to it; ``uids`` are the studies that it was filled with."""
 
     def __init__(self, path: Path, hospital: Hospital, uids: Sequence[str], newest: int) -> None:
         self.index = Index(path)
@@ -72,7 +69,7 @@ class Ward:
             index.queue_sends(job, key, destinations, now)
 
     def tidy(self) -> None:
-        """Leave no study open, and no job queued."""
+        """Complete all studies, and end all queued jobs."""
         self.complete()
         kinds: tuple[JobKind, ...] = ("read", "shadow", "send")
         with self.index.transaction():
@@ -82,9 +79,9 @@ class Ward:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """What is measured: ``ready`` makes what the repetitions of a turn are given, ``act`` is timed.
+    """An operation that is measured: ``ready`` prepares the arguments of a turn's repetitions, ``act`` is timed.
 
-    ``beside`` is how many studies the empty index has where none would be no comparison.
+    ``beside`` is the number of studies in the empty index, for an operation that would have nothing to do without any.
     """
 
     name: str
@@ -100,7 +97,7 @@ def _instances(ward: Ward, count: int) -> Sequence[tuple[NewInstance, float]]:
 
 
 def _complete(ward: Ward, study: Study) -> None:
-    """As the completer does, for one of the studies that are open."""
+    """Complete one open study, as the completer does."""
     (row,) = [each for each in ward.index.open_studies() if each.study == study.uid]
     ward.index.series_of(study.uid)
     if not ward.index.complete(row.study, row.revision, row.last_received, [(ROUTE, MODEL)], study.received + 5.0):
@@ -144,7 +141,7 @@ def _list(ward: Ward, _: float) -> None:
 
 
 def _show(ward: Ward, uid: str) -> None:
-    """All of one study, as `dicom-node studies UID` asks for it."""
+    """Read all of one study, as `dicom-node studies UID` does."""
     if not ward.index.studies_with_state(uid):
         raise RuntimeError("a study is gone")
     ward.index.jobs_of(uid)
@@ -152,7 +149,7 @@ def _show(ward: Ward, uid: str) -> None:
 
 
 def _tell(ward: Ward, uid: str) -> None:
-    """All that a reader asks about the study of its job."""
+    """Read all that a reader needs about the study of its job."""
     index = ward.index
     index.revision(uid)
     index.instances_of(uid)
@@ -162,7 +159,7 @@ def _tell(ward: Ward, uid: str) -> None:
 
 
 def _look(ward: Ward, now: float) -> None:
-    """As the workers do that have nothing to do, each once a second."""
+    """Look for jobs as idle workers do once a second."""
     kinds: tuple[tuple[JobKind, str | None], ...] = (("read", None), ("shadow", None), ("send", DESTINATION))
     for kind, target in kinds:
         if ward.index.claim(kind, target, now, 600.0) or ward.index.next_due(kind, target):

@@ -1,7 +1,8 @@
-"""How soon a study's results are in the PACS, step by step; and how many studies a minute, beside the bare network.
+"""Measures how soon a study's results are in the PACS, by step, and how many studies a minute are read.
 
 The node is a process of its own, the PACS is Orthanc, the sender is storescu. The times of a study are those of the
-node's own index, which is what IT sees. The quiet time, which IT chooses, is left out.
+node's index, which IT sees. The quiet time, which IT chooses, is not included. For comparison the model's network runs
+alone.
 """
 
 from __future__ import annotations
@@ -163,7 +164,7 @@ def _steps(study: dict[str, Any]) -> dict[str, float]:
 
 
 def first_echo(port: int) -> float:
-    """When a C-ECHO is answered (`time.perf_counter`)."""
+    """The moment (`time.perf_counter`) at which a C-ECHO is answered."""
     ae = AE("STORESCU")
     ae.add_requested_context(Verification)
     association = ae.associate("127.0.0.1", port, ae_title=AE_TITLE)
@@ -175,7 +176,7 @@ def first_echo(port: int) -> float:
 
 
 def _bare_seconds(image: Path, rounds: int) -> float:
-    """The median of one forward pass of the network alone over the same image, decoded and prepared beforehand."""
+    """The median seconds of a forward pass of the network alone, over the same image, already prepared."""
     command = [sys.executable, "-m", "ai.inference.timing", str(image), "--json", "--rounds", str(rounds)]
     done = subprocess.run(command, capture_output=True, check=False, text=True)
     if done.returncode:

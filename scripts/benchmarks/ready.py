@@ -1,7 +1,7 @@
-"""How soon a node that was killed serves again: with a full index, a long queue and files left over, and with nothing.
+"""Measures how soon a killed node serves again: with a full index, a long queue and leftover files, and empty.
 
-Killed is it with SIGKILL, while it receives images and works through the queue. The time is from the start of the
-program to the answer to a C-ECHO, and to the first image that is answered 0000.
+The node is killed with SIGKILL while it receives images and works through its queue. The time runs from the start of
+the program to the answer to a C-ECHO, and to the first image that is answered 0000.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _PART_BYTES = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How many instances the index has, how many of their studies wait to be read, and how many files are left over."""
+    """How many instances the index has, how many studies wait to be read, and how many partial files are left over."""
 
     instances: int
     queued: int
@@ -72,7 +72,7 @@ def run(folder: Path, scale: Scale, *, rounds: int, say: Callable[[str], None]) 
 
 
 class _Ward:
-    """A node with its folder, and what is sent to it."""
+    """A node in its folder, and what is sent to it."""
 
     def __init__(self, folder: Path, scale: Scale) -> None:
         self.node = Node(folder, free_port())
@@ -91,7 +91,7 @@ class _Ward:
         self.node.start()
 
     def killed_and_started(self) -> dict[str, float]:
-        """Kill it while it works, and start it again; how long that took, and what it found."""
+        """Kill the node while it works, and start it again. Returns the times (seconds), and the jobs that waited."""
         sender = Sender(self.node.port)
         working = threading.Thread(target=self._send_on, args=(sender,))
         working.start()
@@ -111,10 +111,10 @@ class _Ward:
         return {"C-ECHO": echo, "image": took, "jobs that wait": waiting}
 
     def _work(self) -> None:
-        """Let it work: for a while, and until it has taken from its queue, if it has one.
+        """Wait a while, and until the node has taken a job from its queue, if it has one.
 
         Raises:
-            LostError: it does not.
+            LostError: it takes no job.
         """
         before, until = self._waiting(), time.monotonic() + _LIMIT_SECONDS
         time.sleep(_WORK_SECONDS)
@@ -134,7 +134,7 @@ class _Ward:
                 sender.associate(self._number, 20)
 
     def _leave_over(self) -> None:
-        """Partial files, each of an instance that is in its place and that the index does not know."""
+        """Write partial files, each of an instance that is in place and not in the index."""
         for number in range(self._scale.partials):
             name = hashlib.sha256(f"{self._number}.{number}".encode()).hexdigest()
             part = self.node.data / "incoming" / f"{name}.left-over.part"

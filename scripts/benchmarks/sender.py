@@ -1,4 +1,4 @@
-"""A Storage SCU that costs next to nothing: prepared bytes with other UIDs in them. It takes no answer but success."""
+"""A fast Storage SCU: it replaces the UIDs in prepared bytes. Any answer but success is an error."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Sender:
         return connection
 
     def message(self, number: int) -> bytes:
-        """What brings an image of a study of its own."""
+        """The C-STORE request for one image of a study of its own."""
         message = self._message
         for kind, uid in enumerate(self._uids):
             message = message.replace(uid, _uid(number, kind))
@@ -68,7 +68,7 @@ class Sender:
 
 
 def _uid(number: int, kind: int) -> bytes:
-    """One of 64 characters, so that every other one takes its room."""
+    """A UID of 64 characters. All have the same length, so that one can replace another in the bytes."""
     return f"1.2.826.0.1.3680043.8.498.1{number:018d}1{kind:018d}".encode()
 
 
@@ -117,7 +117,7 @@ def _pdu(piece: bytes, control: int) -> bytes:
 
 
 def _answer(connection: socket.socket, kind: int) -> bytes:
-    """The next PDU's content, which is to be of a kind."""
+    """The content of the next PDU, which must be of the given type."""
     head = _read(connection, 6)
     content = _read(connection, int(struct.unpack(">I", head[2:])[0]))
     if head[0] != kind:

@@ -1,4 +1,4 @@
-"""Storage SCPs that are measured, each with its best settings, as processes on loopback with a folder of their own."""
+"""The Storage SCPs that are compared, each with its fastest settings, as processes on loopback in their own folders."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Hostile bytes by the hundred thousand, and what the node answers."""
+"""Fuzzing: sends hundreds of thousands of hostile inputs to the node, and checks what it answers."""

@@ -1,8 +1,8 @@
-"""Sends hostile bytes to the node: broken PDUs, commands and data sets, and counts what it answers to each kind.
+"""Fuzzes the node over TCP with broken PDUs, commands and data sets, and counts its answers to each kind of input.
 
-A real process is talked to over TCP, by some connections at once. Every input is made from the seed and its number, so
-that what was found once is found again (--first, --inputs 1). Behind an input comes a C-ECHO, and every fifty inputs a
-C-STORE that is as it should be: a node that hangs or has died does not answer them. In the end the audit looks at the
+The node is a real process, and several connections send at the same time. Every input is made from the seed and its
+number, so one that found a fault can be sent again alone (--first, --inputs 1). A C-ECHO follows each input, and a
+valid C-STORE every fifty inputs: a node that hangs or has died does not answer them. In the end an audit checks the
 process, its memory, its folder, its index and its log.
 """
 
@@ -138,7 +138,7 @@ _LIVES = "no answer, and it goes on"  # to what asks for none
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back: in words, and the statuses of C-STOREs with their Message ID and SOP Instance UID."""
+    """What came back: in words, and the status of each C-STORE with its Message ID and SOP Instance UID."""
 
     words: tuple[str, ...]
     stores: tuple[tuple[int, bytes, int], ...]
@@ -148,7 +148,7 @@ class Answer:
 
 @dataclass(slots=True)
 class Seen:
-    """What all connections together saw."""
+    """What all connections together received."""
 
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
@@ -159,7 +159,7 @@ class Seen:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def note(self, number: int, kind: str, sent: Input, answer: Answer) -> None:
-        """Count what came back to an input, and judge it."""
+        """Count the answer to an input, and judge it."""
         words = " + ".join(answer.words)
         faults = judged(sent, answer)
         kept = [
@@ -365,19 +365,19 @@ def send(port: int, seed: int, numbers: range, seen: Seen) -> None:
 
 @dataclass(slots=True)
 class Process:
-    """What the system tells of the node, from time to time: its memory (bytes), threads and open files."""
+    """Figures of the node's process, read from the system: memory (bytes), threads and open files."""
 
     pid: int
     memory: list[int] = field(default_factory=list)
 
     def status(self, name: str) -> int:
-        """A number of /proc/PID/status; bytes where it is memory."""
+        """A number from /proc/PID/status; sizes of memory in bytes."""
         text = Path(f"/proc/{self.pid}/status").read_text(encoding="ascii")
         (found,) = re.findall(rf"^{name}:\s+(\d+)", text, re.MULTILINE)
         return int(found) * (1024 if name.startswith("Vm") else 1)
 
     def files(self) -> int:
-        """Open files and sockets, without the folders of the spool, each of which is opened once and kept."""
+        """Open files and sockets, without the folders of the spool, which are opened once and stay open."""
         count = 0
         for each in Path(f"/proc/{self.pid}/fd").iterdir():
             with suppress(OSError):

@@ -1,6 +1,6 @@
-"""What hostile inputs are made of: bytes of PDUs and commands, texts and numbers that hurt, and one random change more.
+"""The parts of hostile inputs: bytes of PDUs and commands, harmful texts and numbers, and random changes of bytes.
 
-Everything is drawn from dice that are thrown by the number of the input: the same seed and number give the same bytes.
+Everything is random and reproducible: the same seed and the same number of an input give the same bytes.
 """
 
 from __future__ import annotations

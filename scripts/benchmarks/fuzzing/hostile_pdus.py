@@ -1,4 +1,4 @@
-"""Hostile connections: requests for an association, PDUs and fragments that break PS3.8 in every way."""
+"""Hostile connections: association requests, PDUs and fragments that break PS3.8 in every way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hostile data sets: a valid small image, changed as somebody would who knows how it is encoded (PS3.5 7), or bombs."""
+"""Hostile data sets: a small valid image with changes of its encoding (PS3.5 7), and decompression bombs."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Kills and disk faults while studies come in, and what was lost or sent twice."""
+"""Torture test: kills the node and makes its disk fail while studies arrive; counts what was lost or sent twice."""

@@ -1,6 +1,6 @@
-"""A file system that fails below one folder, in a real process and for a while: faults.c does it, this tells it.
+"""A file system that fails below one folder, for a while and in a real process. faults.c does it, and this controls it.
 
-``EMFILE`` is no fault of the file system but the process's own limit, and is made as such.
+``EMFILE`` is an error of the process's limit, not of the file system. It is produced with that limit.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ERRORS: dict[int, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What fails: calls in areas with an ``error``, one in so many of them."""
+    """What fails: calls in areas, with an ``error``; one in ``one_in`` of the calls."""
 
     error: int
     calls: tuple[str, ...]
@@ -49,7 +49,7 @@ class Fault:
 
 
 def choose(error: int, dice: random.Random) -> Fault:
-    """A fault with an ``error``: of all that it can strike, or of one call or area, always or now and then."""
+    """A random fault with an ``error``: in all calls and areas that it can concern or in one; always or sometimes."""
     calls = ERRORS[error]
     if error != errno.EROFS and calls:
         calls = dice.choice([calls, (dice.choice(calls),)])
@@ -92,7 +92,7 @@ class Faults:
         self._map[:4] = struct.pack("=i", fault.error)  # the last: from now on it is looked at
 
     def end(self, children: list[int]) -> None:
-        """All is well again; ``children`` of a process that had no file left began with its limit."""
+        """End the fault. ``children`` started while their parent had its limit of files, and get the old limit back."""
         self._map[:4] = bytes(4)
         for pid, limits in self._limited.items():
             for each in (pid, *children):

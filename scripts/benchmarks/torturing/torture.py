@@ -1,12 +1,15 @@
-"""Kills the node and has its file system fail, while studies come in; then counts what was lost or sent twice.
+"""Kills the node and makes its file system fail while studies arrive, then counts what was lost or sent twice.
 
-Real processes: storescu and pynetdicom send, as modalities do until they are answered 0000, and the PACS is Orthanc. A
-kill is SIGKILL, of the node, of its reading process or of all its processes, while something is received, completed,
-read, written, delivered or committed to by the PACS, each in turn. Between kills the file system below the node's
-folder fails in the node's own processes (`faults`) for a while: with every error in turn, in some calls and places or
-in all. Some faults meet a kill or the next start, the last of each error nothing but the node, which then has to
-recover by itself. In the end it is left alone until it has done everything, and then the audit compares what the
-senders were answered, what the node has, and what the PACS has.
+All programs are real: storescu and pynetdicom send as modalities do, until they are answered 0000, and the PACS is
+Orthanc. A kill is a SIGKILL of the node, of its reading process or of all its processes, while something is received,
+completed, read, written, delivered or committed to by the PACS, each in turn.
+
+Between the kills the file system below the node's folder fails for a while in the node's own processes (`faults`): with
+each error in turn, in some calls and places or in all. Some faults coincide with a kill or with the next start. The
+last fault of each error does not: the node has to recover by itself.
+
+In the end the node is left alone until all is done. Then the audit compares what the senders were answered, what the
+node has, and what the PACS has.
 """
 
 from __future__ import annotations
@@ -251,9 +254,10 @@ def torture(
 
 
 def _rest(node: Node) -> None:
-    """Let a node that is behind catch up: a slow machine's would be killed each time before its models are loaded.
+    """Let a node that is behind catch up.
 
-    Then nothing came to an end, the senders waited, and there was nothing to lose.
+    Otherwise a node on a slow machine is killed each time before its models are loaded: nothing is ever finished, the
+    senders wait, and there is nothing to lose.
     """
     until = time.monotonic() + _REST_SECONDS
     while node.unfinished() > _OUTSTANDING and time.monotonic() < until:
@@ -261,14 +265,16 @@ def _rest(node: Node) -> None:
 
 
 def _kill(node: Node, wanted: str, dice: random.Random) -> tuple[str, str]:
-    """Kill while a step is done, and start again; what was being done in truth, and who was killed."""
+    """Kill while a step is in progress, and start again. Returns the step that was in progress, and what was killed."""
     doing = wait_for(node, wanted, dice)
     victims = ["node", "all processes"]
     if wanted in ("reading", "writing"):
         victims.append("reading process")
     victim = dice.choice(victims)
     if victim == "reading process" and node.is_last_attempt():
-        victim = "node"  # what the reading process dies of thrice is rightly given up, and not our theme
+        victim = (
+            "node"  # a third death of the reading process would fail the job, as it should; that is not tested here
+        )
     if not node.kill(victim):
         victim = "node"
         node.kill(victim)
@@ -278,7 +284,7 @@ def _kill(node: Node, wanted: str, dice: random.Random) -> tuple[str, str]:
 
 
 def _settle(node: Node) -> None:
-    """Leave the node alone until all is done; nobody revives what failed."""
+    """Leave the node alone until all is done. Failed jobs are not revived."""
     until = time.monotonic() + _DRAIN_SECONDS
     calm = 0
     while calm < 5 and time.monotonic() < until:

@@ -1,4 +1,4 @@
-"""The node as a program that is killed and started again, and what it is doing: what `torture` plays with."""
+"""The node as a program that `torture` kills and starts again, and what it is doing at a moment."""
 
 from __future__ import annotations
 

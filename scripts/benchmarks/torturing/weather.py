@@ -1,4 +1,4 @@
-"""What the file system does to the node that `torture` kills: faults, one at a time, and how the node bore them."""
+"""The faults of the file system that `torture` produces, one at a time, and how the node survived them."""
 
 from __future__ import annotations
 
