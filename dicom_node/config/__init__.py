@@ -1,1 +1,1 @@
-"""The file that IT edits: its keys, their values, and how it is read."""
+"""The configuration file that IT edits: its keys, their values, and how it is read."""
