@@ -22,7 +22,7 @@ from ai.errors import where
 
 __all__ = ["FIELDS", "configure", "logger", "printable", "silence_libraries", "where"]
 
-#: Every key that a log line may have, and its meaning. docs/operations.md has this table.
+#: Every key that a log line may have, and its meaning. docs/reference/log-events.md has this table.
 FIELDS: dict[str, str] = {
     "event": "what happened, as area.verb",
     "level": "debug, info, warning or error",

@@ -44,6 +44,6 @@ def test_an_unexpected_error_is_told_without_its_message() -> None:
 
 
 def test_every_field_is_documented() -> None:
-    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "reference" / "log-events.md").read_text(encoding="utf-8")
     for name, meaning in log.FIELDS.items():
         assert f"| `{name}` | {meaning} |" in text

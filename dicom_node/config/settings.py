@@ -34,7 +34,9 @@ _WILDCARDS = frozenset("*?[")
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    """A table of the file. The text below a key is its line in docs/reference/configuration.md."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +77,17 @@ class _Wishes(_Strict):
     """What a route or a destination may say of the results; what neither says has the default of :class:`Profile`."""
 
     outputs: Annotated[tuple[Output, ...], Field(min_length=1), AfterValidator(_with_words)] | None = None
+    """Which result objects are made; one of sr, sc and pdf must be among them."""
     language: Language | None = None
+    """The language of the texts that people read."""
     content_qualification: Literal["RESEARCH", "PRODUCT", "SERVICE"] | None = None
+    """PRODUCT only for a model that is cleared for clinical use: it removes the words 'not for diagnostic use'."""
     series_number_base: Annotated[int, Field(strict=True, ge=1, le=2147483000)] | None = None
+    """The number of the first result series; the other kinds follow it."""
     character_set: Literal["source", "utf-8"] | None = None
+    """'source' keeps the images' character set where it can hold the texts; 'utf-8' always converts to Unicode."""
     sr_class: Literal["comprehensive", "comprehensive3d"] | None = None
+    """The kind of structured report; 'comprehensive3d' where the PACS asks for it."""
 
     def wishes(self) -> dict[str, Any]:
         """What is said, by the name of :class:`Profile`'s field."""
@@ -90,24 +98,44 @@ class NodeSettings(_Strict):
     """``[node]``: who we are, where we listen, where we keep things."""
 
     ae_title: AETitle = "AINODE"
+    """Our AE title: what modalities and the PACS call."""
     host: Host = "127.0.0.1"
+    """The address to listen on; 0.0.0.0 is every address of this machine."""
     port: Annotated[int, Field(strict=True, ge=0, le=65535)] = 11112
+    """The TCP port to listen on; 0 takes any free one."""
     data_dir: Annotated[Path, BeforeValidator(to_folder)] = Path("var")
+    """The folder of images, index and results, on a local disk; a relative path counts from this file's folder."""
     quiet_seconds: Seconds = 5.0
+    """A study is complete after this long without a new image."""
     accept_unknown_callers: Flag = False
+    """With true every station on the network may store images here."""
     read_timeout_seconds: Annotated[Seconds, Field(ge=1)] = 120.0
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]{1,2})?)$")] = "auto"
+    """A reading that takes longer is stopped and tried again, three times in all."""
+    device: Annotated[
+        str,
+        Field(
+            pattern=r"^(auto|cpu|cuda(:[0-9]{1,2})?)$",
+            json_schema_extra={"allowed": "auto, cpu, cuda, cuda:0 to cuda:99"},
+        ),
+    ] = "auto"
+    """Where models run: auto takes a GPU where there is one, else the CPU."""
     keep_free_gb: Annotated[float, Field(strict=True, ge=0, le=1_000_000, allow_inf_nan=False)] = 1.0
+    """Images are refused (A700) while fewer gigabytes are free where data_dir lies."""
     max_waiting_studies: Annotated[int, Field(strict=True, ge=1, le=1_000_000_000)] = 10_000
+    """Images of further studies are refused (A700) while so many studies wait to be read."""
     wait_seconds: Seconds = 30.0
+    """How long a study waits at most for images that are known to be missing."""
     deliver_for_hours: Annotated[float, Field(strict=True, gt=0, le=8760, allow_inf_nan=False)] = 72.0
+    """How long a result is offered to a PACS that does not take it."""
 
 
 class Retention(_Strict):
     """``[retention]``: when files of studies that are done with are removed; without ``days`` never."""
 
     days: Annotated[float, Field(strict=True, ge=0.04, le=36500, allow_inf_nan=False)] | None = None
+    """Files of a study that is done with are removed after so many days without any change."""
     free_gb: Annotated[float, Field(strict=True, gt=0, le=1_000_000, allow_inf_nan=False)] | None = None
+    """Files are removed only while fewer gigabytes are free; more than keep_free_gb."""
 
 
 class Peer(_Wishes):
@@ -119,14 +147,23 @@ class Peer(_Wishes):
     """
 
     name: Name
+    """Your name for the peer, used in this file and in the log."""
     ae_title: AETitle
+    """The peer's AE title."""
     host: Host | None = None
+    """Where we reach it, and the only address that it may call from; needed unless any_host is true."""
     port: Port | None = None
+    """The TCP port where it listens; needed for a destination."""
     may_store: Flag = False
+    """It may send images to us."""
     destination: Flag = False
+    """It receives results."""
     any_host: Flag = False
+    """It may call from every address; only its AE title is checked."""
     sends_whole_studies: Flag = False
+    """It sends a whole study over one association: the release of the association completes the study."""
     commitment: Flag = False
+    """A study is delivered only when this destination has committed to keep the results (storage commitment)."""
 
     @model_validator(mode="after")
     def _complete(self) -> Peer:
@@ -151,9 +188,13 @@ class Match(_Strict):
     """``[routes.match]``: all given keys must match; a list is any-of; patterns are fnmatch, case-blind."""
 
     modality: Patterns = ("*",)
+    """Modality of the series."""
     body_part: Patterns = ("*",)
+    """Body Part Examined of the series."""
     description: Patterns = ("*",)
+    """Description of the study or of the series."""
     from_: Annotated[Patterns, Field(alias="from")] = ("*",)
+    """AE titles that the series was received from."""
 
 
 class Route(_Wishes):
@@ -164,22 +205,34 @@ class Route(_Wishes):
     """
 
     name: Name
+    """Your name for the route, used in the log and in `dicom-node studies`."""
     models: Annotated[tuple[Name, ...], Field(min_length=1)]
+    """Models that read the study; their results are sent."""
     shadow: tuple[Name, ...] = ()
+    """Models on trial: they read the study too, and nothing of it is sent."""
     to: Annotated[tuple[Name, ...], Field(min_length=1)]
+    """Names of the peers that receive the results; each has destination = true."""
     report_failures: Flag = True
+    """A study that cannot be read gets a report that says so."""
     quiet_seconds: Seconds | None = None
+    """Used instead of the node's quiet_seconds."""
     count_at: Name | None = None
+    """The peer that is asked how many images it has of a study (C-FIND)."""
     match: Match = Match()
+    """Which studies take the route."""
 
 
 class Settings(_Strict):
     """The whole file. ``data_dir`` is absolute once loaded: a relative one is taken from the file's own folder."""
 
     node: NodeSettings = NodeSettings()
+    """Who we are, where we listen, where we keep things."""
     retention: Retention = Retention()
+    """What is removed and when."""
     peers: tuple[Peer, ...] = ()
+    """Every AE that we talk to."""
     routes: tuple[Route, ...] = ()
+    """Which studies are read by which models, and where the results go."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:

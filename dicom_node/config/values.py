@@ -46,10 +46,24 @@ def _any_of(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
-Patterns = Annotated[tuple[str, ...], BeforeValidator(_any_of), Field(min_length=1)]
-AETitle = Annotated[str, AfterValidator(_ae_title)]
-Host = Annotated[str, AfterValidator(_host)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+Patterns = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_any_of),
+    Field(min_length=1, json_schema_extra={"allowed": "patterns with * and ?; capitals do not count"}),
+]
+AETitle = Annotated[
+    str, AfterValidator(_ae_title), Field(json_schema_extra={"allowed": "1 to 16 printable ASCII characters"})
+]
+Host = Annotated[
+    str, AfterValidator(_host), Field(json_schema_extra={"allowed": "an IP address or a host name, without a port"})
+]
+Name = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$",
+        json_schema_extra={"allowed": "1 to 64 letters, digits, dots, hyphens or underscores"},
+    ),
+]
 Flag = Annotated[bool, Field(strict=True)]  # strict: "yes" and 1 are not booleans, and true is not a number
 Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
 Seconds = Annotated[float, Field(strict=True, ge=0, le=86400, allow_inf_nan=False)]
