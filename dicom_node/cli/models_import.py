@@ -29,7 +29,10 @@ def import_weights(
         ),
     ],
     normalise: Annotated[
-        str, typer.Option(help="How an image becomes the input: chexnet, torchxrayvision or none (docs/models.md).")
+        str,
+        typer.Option(
+            help="How an image becomes the input: chexnet, torchxrayvision or none (docs/how-to/published-weights.md)."
+        ),
     ],
     name: Annotated[str, typer.Option(help="The model's name; without it, that of the file.")] = "",
     channels: Annotated[int | None, typer.Option(help="1 or 3; checked against the weights.")] = None,

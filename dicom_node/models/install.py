@@ -153,7 +153,7 @@ def _add(
     elif folder.is_dir() and not (folder / READING).is_file():
         raise ModelError(
             f"{READING} is missing: it says which images the model takes and what its outputs mean, which MONAI's own "
-            "files do not; write one (docs/models.md) and give it with --reading FILE"
+            "files do not; write one (docs/reference/reading-json.md) and give it with --reading FILE"
         )
     info = bundle_model.describe(folder)
     name, digest = info.identity.name, info.identity.digest

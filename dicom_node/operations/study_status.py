@@ -19,7 +19,7 @@ STATES: dict[str, str] = {
     "reading": "complete; a model reads it or it waits for one",
     "delivering": "read; results are on their way",
     "delivered": "every result is stored at every destination that takes its kind (and committed to, where "
-    "`commitment = true`); the reason names what one does not take",
+    "`commitment = true`); the reason names what is not taken",
     "no route": "no route of the configuration takes it",
     "no eligible series": "a route took it, but none of its images is of the kind that the model reads",
     "failed": "a reading or a delivery failed for good; see the reason, then dicom-node retry",

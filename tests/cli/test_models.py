@@ -275,7 +275,7 @@ def test_import_tells_what_it_lacks(config: Path, weights: Path, args: list[str]
 
 
 def test_every_command_of_models_is_documented() -> None:
-    text = (ROOT / "docs/models.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/how-to/models.md").read_text(encoding="utf-8")
     names = [c.name or c.callback.__name__ for c in models_app.registered_commands if c.callback]
     assert {"list", "add", "show", "verify", "remove", "rollback", "import"} <= set(names)
     for name in names:
@@ -285,7 +285,7 @@ def test_every_command_of_models_is_documented() -> None:
 def test_every_key_of_reading_json_is_documented() -> None:
     from ai.bundle import manifest  # noqa: PLC0415 - the names of its parts are looked at, and nothing else
 
-    text = (ROOT / "docs/models.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/reference/reading-json.md").read_text(encoding="utf-8")
     for part in (manifest.ReadingSpec, manifest.InputSpec, manifest.Output, manifest.CamSpec, manifest.DetectionSpec):
         for key in part.model_fields:
             assert f"`{key}`" in text, key

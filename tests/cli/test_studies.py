@@ -158,15 +158,15 @@ def test_demo_tells_what_it_lacks(tmp_path: Path, args: list[str], told: str) ->
 
 
 def test_every_state_of_a_study_is_documented_and_no_other_is_told() -> None:
-    text = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/reference/study-states.md").read_text(encoding="utf-8")
     for state, meaning in STATES.items():
         assert f"| {state} | {meaning} |" in text
     assert set(re.findall(r"(?:THEN|ELSE) '([a-z ]+)'", _STATE)) == set(STATES)
 
 
 def test_every_command_is_documented() -> None:
-    text = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/reference/commands.md").read_text(encoding="utf-8")
     names = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
     assert len(names) == 6
     for name in names:
-        assert f"| `dicom-node {name}` |" in text
+        assert f"| [`dicom-node {name}`](#dicom-node-{name}) | " in text

@@ -1000,7 +1000,7 @@ def test_a_value_that_cannot_be_decoded_is_a_difference() -> None:
 def test_every_return_key_is_documented() -> None:
     text = (ROOT / "docs/conformance.md").read_text(encoding="utf-8")
     for level, keywords in KEYS.items():
-        assert f"| {level} | {', '.join(dictionary_description(keyword) for keyword in keywords)} |" in text
+        assert f"\n* {level}: {', '.join(dictionary_description(keyword) for keyword in keywords)}\n" in text
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

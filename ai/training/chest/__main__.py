@@ -45,7 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands.choices["hold-out"].add_argument("--out", type=Path, required=True, help="the folder that is written")
     commands.choices["hold-out"].add_argument("--fold", type=int, choices=range(FOLDS), default=0)
     commands.choices["crossvalidate"].add_argument("--folds", default=",".join(map(str, range(FOLDS))))
-    commands.add_parser("figures", help="print the figures of the shipped bundle as the tables of docs/models.md")
+    commands.add_parser(
+        "figures", help="print the shipped bundle's figures as the tables of docs/reference/chest-xray.md"
+    )
     given = parser.parse_args(arguments)
     if given.command == "figures":
         reading, metadata = (

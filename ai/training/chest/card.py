@@ -216,7 +216,7 @@ GROUPS = ("women", "men", "PA", "AP", "aged 18 to 39", "aged 40 to 64", "aged 65
 
 
 def summary(reading: dict[str, Any], measured: dict[str, Any]) -> str:
-    """The figures of ``eval_metrics`` as two Markdown tables, for docs/models.md."""
+    """The figures of ``eval_metrics`` as two Markdown tables, for docs/reference/chest-xray.md."""
     classes = measured["classes"]
     silent = {output["key"] for output in reading["outputs"] if output.get("undetermined")}
     head = [

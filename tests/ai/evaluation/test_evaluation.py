@@ -289,7 +289,7 @@ def test_an_installed_model_is_found_by_its_name_and_refused_when_its_files_chan
 
 
 def test_every_option_is_documented() -> None:
-    text = (ROOT / "docs/models.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/how-to/evaluate.md").read_text(encoding="utf-8")
     command = get_command(app).commands["models"].commands["evaluate"]  # type: ignore[attr-defined]
     options = [name for parameter in command.params for name in parameter.opts if name.startswith("--")]
     assert len(options) == 11

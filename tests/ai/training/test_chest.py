@@ -409,7 +409,7 @@ def test_the_documentation_shows_the_figures_of_the_shipped_bundle(capsys: pytes
     assert main(["figures"]) == 0
     tables = capsys.readouterr().out
     assert tables.count("| nodule_or_mass |") == 2
-    assert tables in (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    assert tables in (ROOT / "docs" / "reference" / "chest-xray.md").read_text(encoding="utf-8")
 
 
 def test_the_region_of_a_map_lies_where_the_map_is_highest() -> None:
