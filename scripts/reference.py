@@ -38,7 +38,11 @@ RESULTS = {field.name: field.default for field in dataclasses.fields(Profile)}
 
 
 def needs_restart(_table: str, _key: str) -> bool:
-    """Whether a running node must be restarted for a change of this key. Today it reads the file at its start alone."""
+    """Whether a running node must be restarted for a change of this key.
+
+    No command of today gives a running node other settings, so every key needs it. With such a command the answer is in
+    `dicom_node.config.holder.NEEDS_RESTART`.
+    """
     return True
 
 
