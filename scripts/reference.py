@@ -22,6 +22,7 @@ from dicom_node import log
 from dicom_node.cli.main import app
 from dicom_node.cli.options import EXIT_STATUSES
 from dicom_node.config.settings import Match, NodeSettings, Peer, Profile, Retention, Route
+from dicom_node.config.values import Output
 from dicom_node.log_events import CONTEXTS, EVENTS
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"
@@ -35,6 +36,15 @@ TABLES: tuple[tuple[str, type[BaseModel], str], ...] = (
 )
 RESULTS = {field.name: field.default for field in dataclasses.fields(Profile)}
 """The keys that may stand on a route and on a destination, with the default where neither says anything."""
+
+KINDS: dict[Output, str] = {
+    "sr": "structured report",
+    "sc": "secondary capture: a picture that every viewer shows",
+    "gsps": "presentation state: the marks as a layer that can be switched on and off",
+    "seg": "segmentation, where the model outlines something",
+    "pdf": "one page to print or mail",
+    "kos": "key images",
+}
 
 
 def needs_restart(_table: str, _key: str) -> bool:
@@ -98,13 +108,7 @@ def configuration() -> str:
         "How results are made. Each key may stand on a route and on a peer with `destination = true`.\n"
         "What the destination says counts before what the route says.",
         table(("key", "type", "default", "allowed", "restart", "meaning"), rows),
-        "| kind | what it is |\n|---|---|\n"
-        "| `sr` | structured report |\n"
-        "| `sc` | secondary capture: a picture that every viewer shows |\n"
-        "| `gsps` | presentation state: the marks as a layer that can be switched on and off |\n"
-        "| `seg` | segmentation, where the model outlines something |\n"
-        "| `kos` | key images |\n"
-        "| `pdf` | one page to print or mail |",
+        table(("kind", "what it is"), [[f"`{kind}`", KINDS[kind]] for kind in get_args(Output)]),
     ]
     return _page(parts)
 
