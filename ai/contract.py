@@ -12,9 +12,10 @@ Conventions, everywhere in the project:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Literal, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 if TYPE_CHECKING:  # the receiver's process does without numpy
     import numpy as np
@@ -33,15 +34,39 @@ class Code:
 
 
 @dataclass(frozen=True, slots=True)
-class InstanceRef:
-    """A stored SOP instance; ``path`` is a DICOM Part 10 file on this machine.
+class OpenFile:
+    """A file that whoever made this value opened for reading, by its descriptor in this process.
 
-    ``edition`` counts how often its content was corrected under the same UID, from 1.
+    It is read by position (``pread``), so several threads may read it at once. Whoever opened it closes it, and not
+    before the last reader is done: the number of a closed descriptor soon means another file. A number means nothing
+    in another process, so pickle refuses it; `ai.engine.pipe` hands the descriptor itself over.
+    """
+
+    descriptor: int
+
+    def __reduce__(self) -> Any:
+        raise TypeError("an open file cannot be pickled: its descriptor means nothing in another process")
+
+
+Content: TypeAlias = str | Path | OpenFile | bytes | None
+"""Where the bytes of an image, a DICOM Part 10 file (PS3.10 section 7), are.
+
+A path on this machine, an open file, or the bytes themselves. None if they are not here: the file is gone, or only the
+identity of the image was told. `ai.images.content.open_content` opens each of them.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceRef:
+    """A stored SOP instance and where its bytes are.
+
+    ``edition`` counts from 1 how often the instance was stored under the same UID with other content. Each edition has
+    a file of its own, so a path never leads to the content of another edition.
     """
 
     sop_instance_uid: str
     sop_class_uid: str
-    path: str
+    content: Content = field(repr=False)  # it may hold a patient's data, which no message shows
     edition: int = 1
 
 

@@ -7,6 +7,7 @@ log lines are suppressed, and an error message names only the type of their exce
 from __future__ import annotations
 
 import logging
+import os
 import re
 import threading
 import warnings
@@ -16,14 +17,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from math import isfinite
-from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import pydicom
 from pydicom import uid
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
 
-from ai.contract import ReadingError
+from ai.contract import Content, ReadingError
+from ai.images.content import open_content
 from ai.images.pixels import MAX_PIXELS
 
 _MAX_FILE = 1 << 30
@@ -84,15 +85,16 @@ def guarded() -> Iterator[None]:
             raise ReadingError(f"the file cannot be read as a DICOM image ({type(error).__name__})") from None
 
 
-def open_dataset(path: Path, keywords: list[str], *, pixels: bool) -> tuple[Dataset, bool, uid.UID]:
+def open_dataset(content: Content, keywords: list[str], *, pixels: bool) -> tuple[Dataset, bool, uid.UID]:
     """The elements of a Part 10 file, whether it has pixels, and its transfer syntax."""
-    syntax = _syntax(path)
-    with path.open("rb") as file:
+    with open_content(content) as file:
+        syntax = _syntax(file)
         dataset = _read(file, keywords, pixels=pixels)
         if pixels:
             return dataset, True, syntax
         if syntax == uid.DeflatedExplicitVRLittleEndian:  # pydicom reads out of a buffer that it keeps
-            whole = pydicom.dcmread(path, specific_tags=["PixelData"])
+            file.seek(0)
+            whole = pydicom.dcmread(file, specific_tags=["PixelData"])
             return dataset, "PixelData" in whole, syntax
         # pydicom stops in front of the element, whose group and element stand in the byte order of the file.
         tag = file.read(4)
@@ -116,26 +118,27 @@ class PixelValue:
 
 
 @contextmanager
-def open_pixels(path: Path, keywords: list[str]) -> Iterator[tuple[Dataset, uid.UID, PixelValue]]:
+def open_pixels(content: Content, keywords: list[str]) -> Iterator[tuple[Dataset, uid.UID, PixelValue]]:
     """The elements of a Part 10 file, its transfer syntax, and its pixels, which are not read.
 
     Raises:
         ReadingError: it has no integer pixels.
     """
-    syntax = _syntax(path)
-    with path.open("rb") as file:
+    with open_content(content) as file:
+        syntax = _syntax(file)
         dataset = _read(file, keywords, pixels=False)
         if syntax == uid.DeflatedExplicitVRLittleEndian:
-            element = pydicom.dcmread(path, specific_tags=["PixelData"]).get_item("PixelData")
+            file.seek(0)
+            element = pydicom.dcmread(file, specific_tags=["PixelData"]).get_item("PixelData")
             value = getattr(element, "value", None)
             if not isinstance(value, bytes):
                 raise ReadingError("the file has no PixelData")
             yield dataset, syntax, PixelValue(BytesIO(value), 0, len(value), len(value), "OW")
             return
-        yield dataset, syntax, _pixel_value(file, dataset, path.stat().st_size)
+        yield dataset, syntax, _pixel_value(file, dataset)
 
 
-def _pixel_value(file: BinaryIO, dataset: Dataset, size: int) -> PixelValue:
+def _pixel_value(file: BinaryIO, dataset: Dataset) -> PixelValue:
     """Read the header of the element in front of which pydicom stopped."""
     start = file.tell()
     order: Literal["little", "big"] = "little" if dataset.original_encoding[1] else "big"
@@ -154,59 +157,66 @@ def _pixel_value(file: BinaryIO, dataset: Dataset, size: int) -> PixelValue:
         file,
         start + (12 if explicit else 8),
         None if length == 0xFFFFFFFF else length,
-        size,
+        file.seek(0, os.SEEK_END),
         head[4:6].decode("ascii") if explicit else "OW",
     )
 
 
-def _syntax(path: Path) -> uid.UID:
+def _syntax(file: BinaryIO) -> uid.UID:
     """The transfer syntax of a Part 10 file that is not too large."""
-    size = path.stat().st_size
+    size = file.seek(0, os.SEEK_END)
     if size > _MAX_FILE:
         raise ReadingError(f"the file has {size} bytes, at most {_MAX_FILE} are read")
-    with path.open("rb") as file:
-        if file.read(132)[128:] != b"DICM":
-            raise ReadingError("the file is no DICOM Part 10 file: the prefix DICM is missing")
-    meta = pydicom.filereader.read_file_meta_info(path)
+    file.seek(0)
+    if file.read(132)[128:] != b"DICM":
+        raise ReadingError("the file is no DICOM Part 10 file: the prefix DICM is missing")
+    meta = _meta(file)
     syntax = meta.get("TransferSyntaxUID")
     if not isinstance(syntax, uid.UID) or not syntax:
         raise ReadingError("the file meta information names no transfer syntax")
     if syntax == uid.DeflatedExplicitVRLittleEndian:
-        _check_inflated(path, meta)
+        _check_inflated(file, meta)
     return syntax
 
 
-def refuse_bomb(path: Path) -> None:
+def _meta(file: BinaryIO) -> FileMetaDataset:
+    """The File Meta Information (PS3.10 section 7.1) of an open file."""
+    file.seek(0)
+    pydicom.filereader.read_preamble(file, force=False)
+    return pydicom.filereader._read_file_meta_info(file)  # pydicom's public function takes a path alone
+
+
+def refuse_bomb(file: BinaryIO) -> None:
     """Refuse a deflated file that inflates to more than an image can need, before pydicom inflates all of it.
 
     Raises:
         ReadingError: the file inflates to more.
     """
     with guarded():
-        meta = pydicom.filereader.read_file_meta_info(path)
+        meta = _meta(file)
         if meta.get("TransferSyntaxUID") == uid.DeflatedExplicitVRLittleEndian:
-            _check_inflated(path, meta)
+            _check_inflated(file, meta)
 
 
 def _read(file: BinaryIO, keywords: list[str], *, pixels: bool) -> Dataset:
+    file.seek(0)
     dataset = pydicom.dcmread(file, stop_before_pixels=not pixels, specific_tags=list(keywords))
     if len(dataset) == 0:  # the file is empty, or ends before its pixels
         raise ReadingError("the data set is empty or cut off")
     return dataset
 
 
-def _check_inflated(path: Path, meta: Dataset) -> None:
+def _check_inflated(file: BinaryIO, meta: Dataset) -> None:
     """Refuse a deflated data set (PS3.5 section A.5) that inflates to more than an image can need."""
     start = 132 + 12 + int(meta.FileMetaInformationGroupLength)
     limit = 4 * MAX_PIXELS
     inflate = zlib.decompressobj(-zlib.MAX_WBITS)
     total = 0
-    with path.open("rb") as file:
-        file.seek(start)
-        while not inflate.eof and (piece := inflate.unconsumed_tail or file.read(1 << 16)):
-            total += len(inflate.decompress(piece, 1 << 20))
-            if total > limit:
-                raise ReadingError(f"the deflated data set grows beyond {limit} bytes")
+    file.seek(start)
+    while not inflate.eof and (piece := inflate.unconsumed_tail or file.read(1 << 16)):
+        total += len(inflate.decompress(piece, 1 << 20))
+        if total > limit:
+            raise ReadingError(f"the deflated data set grows beyond {limit} bytes")
 
 
 def frame_count(dataset: Dataset) -> int:

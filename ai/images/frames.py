@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import uid
 from pydicom.dataset import Dataset
 
-from ai.contract import ReadingError
+from ai.contract import Content, ReadingError
 from ai.images import pixels
 from ai.images.colour import PALETTE, SAMPLES, paletted, rgb
 from ai.images.elements import frame_count, guarded, open_pixels, or_missing, text_of, whole_of
@@ -34,7 +33,7 @@ _GROUPS = {
 }
 
 
-def load_display(path: str | Path, frame: int = 1) -> NDArray[np.uint8]:
+def load_display(content: Content, frame: int = 1) -> NDArray[np.uint8]:
     """Display a frame (from 1) as a viewer does: grey (rows, columns), or RGB (rows, columns, 3) if it has colours.
 
     255 is white. Greys pass the stages of PS3.3 section C.11, with rescale and window of the frame's functional groups
@@ -46,7 +45,7 @@ def load_display(path: str | Path, frame: int = 1) -> NDArray[np.uint8]:
     Raises:
         ReadingError: the file cannot be parsed or decoded, has no such frame, or contradicts itself.
     """
-    with guarded(), open_pixels(Path(path), IMAGE) as (dataset, syntax, value):
+    with guarded(), open_pixels(content, IMAGE) as (dataset, syntax, value):
         photometric = text_of(dataset, "PhotometricInterpretation").upper()
         if photometric not in (*GREYS, *SAMPLES):
             expected = ", ".join((*GREYS, *SAMPLES))

@@ -12,16 +12,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isfinite
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from ai.contract import Code, ReadingError
+from ai.contract import Code, Content, ReadingError
 from ai.images import pixels
-from ai.images.elements import frame_count, guarded, open_dataset, refuse_bomb, text_of, texts_of, whole_of
+from ai.images.elements import frame_count, guarded, open_dataset, text_of, texts_of, whole_of
 from ai.images.frames import load_display
 from ai.images.grayscale import FORM, PIPELINE, grey_form, grey_of
 from ai.images.voi import Grey, Window, as_bytes, render
@@ -36,7 +35,6 @@ __all__ = [
     "load_display",
     "load_radiograph",
     "read_header",
-    "refuse_bomb",
 ]
 
 LEFT = Code("7771000", "SCT", "Left")
@@ -137,14 +135,14 @@ class Radiograph:
     transfer_syntax_uid: str
 
 
-def read_header(path: str | Path) -> Header:
+def read_header(content: Content) -> Header:
     """Read the header of a file for the selection, without the pixels.
 
     Raises:
         ReadingError: the file cannot be parsed as DICOM.
     """
     with guarded():
-        dataset, has_pixels, _ = open_dataset(Path(path), HEADER, pixels=False)
+        dataset, has_pixels, _ = open_dataset(content, HEADER, pixels=False)
         return header_of(dataset, has_pixels=has_pixels)
 
 
@@ -171,14 +169,14 @@ def header_of(dataset: Dataset, *, has_pixels: bool) -> Header:
     )
 
 
-def load_radiograph(path: str | Path) -> Radiograph:
+def load_radiograph(content: Content) -> Radiograph:
     """Read a single-frame grey image as a viewer displays it.
 
     Raises:
         ReadingError: the file cannot be parsed or decoded, is no single-frame grey image, or contradicts itself.
     """
     with guarded():
-        dataset, _, syntax = open_dataset(Path(path), _IMAGE, pixels=True)
+        dataset, _, syntax = open_dataset(content, _IMAGE, pixels=True)
         form = grey_form(dataset)
         element = _pixel_element(dataset)
         grey = grey_of(dataset, form, syntax)

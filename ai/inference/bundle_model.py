@@ -284,7 +284,7 @@ class BundleModel:
         from ai.inference.volume_answer import segment  # noqa: PLC0415  (see load)
 
         started = time.perf_counter()
-        image = load_radiograph(instance.path)
+        image = load_radiograph(instance.content)
         if image.sop_instance_uid != instance.sop_instance_uid:
             raise ReadingError("the file holds another instance than the one that was stored under its name")
         decoded = time.perf_counter()

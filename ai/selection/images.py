@@ -55,7 +55,7 @@ def _judge(spec: InputSpec, series: SeriesRef, instance: InstanceRef) -> tuple[_
     if instance.sop_class_uid.startswith(NO_IMAGES):
         return last, NO_IMAGE
     try:
-        header = read_header(instance.path)
+        header = read_header(instance.content)
     except ReadingError:
         return last, ""
     order = (

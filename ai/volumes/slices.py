@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import isfinite, sqrt
-from pathlib import Path
 
 from pydicom.dataset import Dataset
 
@@ -115,7 +114,7 @@ def read_sheet(instance: InstanceRef) -> Sheet:
         ReadingError: the file cannot be parsed as DICOM, or holds another instance.
     """
     with guarded():
-        dataset, has_pixels, _ = open_dataset(Path(instance.path), _KEYWORDS, pixels=False)
+        dataset, has_pixels, _ = open_dataset(instance.content, _KEYWORDS, pixels=False)
         header = header_of(dataset, has_pixels=has_pixels)
         if header.sop_instance_uid != instance.sop_instance_uid:
             raise ReadingError("the file holds another instance than the one that was stored under its name")

@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isfinite, isqrt
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -154,7 +153,7 @@ def _decode(stack: Stack, values: Values) -> NDArray[np.float32]:
 def _frames(slices: Sequence[Slice], *, windowed: bool) -> Iterator[tuple[Words, Grey]]:
     """The stored words of frames of one instance, with their pipelines. A wrong window counts as missing."""
     instance = slices[0].instance
-    with _naming(instance), guarded(), open_pixels(Path(instance.path), IMAGE) as (dataset, syntax, value):
+    with _naming(instance), guarded(), open_pixels(instance.content, IMAGE) as (dataset, syntax, value):
         photometric = text_of(dataset, "PhotometricInterpretation")
         if photometric not in GREYS:
             raise ReadingError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -41,11 +40,14 @@ class StoredImages:
 
     @staticmethod
     def _read_header(ref: InstanceRef) -> Dataset:
-        from ai.images import radiograph  # noqa: PLC0415 - as in `_read_pixels`
+        from ai.images.content import open_content  # noqa: PLC0415 - as in `_read_pixels`
+        from ai.images.elements import refuse_bomb  # noqa: PLC0415 - as above
 
         try:
-            radiograph.refuse_bomb(Path(ref.path))
-            return pydicom.dcmread(ref.path, stop_before_pixels=True, force=True)
+            with open_content(ref.content) as file:
+                refuse_bomb(file)
+                file.seek(0)
+                return pydicom.dcmread(file, stop_before_pixels=True, force=True)
         except Exception as error:  # pydicom raises nearly anything on a damaged file, and its messages quote the file
             raise ReadingError(f"the header of instance {ref.sop_instance_uid} cannot be parsed") from error
 
@@ -53,6 +55,6 @@ class StoredImages:
     def _read_pixels(ref: InstanceRef, frame: int) -> NDArray[np.uint8]:
         from ai.images import radiograph  # noqa: PLC0415 (what reads pixels is heavy, and only an encoder needs it)
 
-        pixels = radiograph.load_display(ref.path, frame)
+        pixels = radiograph.load_display(ref.content, frame)
         pixels.flags.writeable = False
         return pixels

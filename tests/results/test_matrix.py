@@ -103,14 +103,14 @@ def test_every_source_is_what_its_name_says(studies: list[Study]) -> None:
     assert len(by_name["ct-oblique"].refs) == 4
     assert by_name["ct-oblique"].located
     assert not by_name["dx"].located
-    header = pydicom.dcmread(by_name["uids-with-leading-zeros"].refs[0].path, stop_before_pixels=True)
+    header = pydicom.dcmread(by_name["uids-with-leading-zeros"].refs[0].content, stop_before_pixels=True)
     assert text_of(header, "StudyInstanceUID") == "1.2.03.4"
 
 
 @needs_programs
 def test_a_fault_of_ours_is_found_and_not_called_inherited(studies: list[Study], tmp_path: Path) -> None:
     by_name = {study.name: study for study in studies}
-    source = Path(by_name["uids-with-leading-zeros"].refs[0].path)
+    source = Path(by_name["uids-with-leading-zeros"].refs[0].content)
     data = pydicom.dcmread(source)
     for keyword, value in (
         ("PatientSex", b"male"),  # which the source has not
@@ -185,5 +185,5 @@ def test_what_dcmpschk_does_not_know_is_allowed_where_it_is_right(message: str, 
 
 @needs_programs
 def test_complaints_name_the_attribute_and_the_value(studies: list[Study]) -> None:
-    source = Path(next(study for study in studies if study.name == "bad-age-and-sex").refs[0].path)
+    source = Path(next(study for study in studies if study.name == "bad-age-and-sex").refs[0].content)
     assert ("PatientSex", "Unrecognized enumerated value = <male>") in complaints([source])

@@ -163,7 +163,9 @@ def validated(chosen: Sequence[Case], folder: Path, jobs: int) -> Report:
 
 def files_of(everything: Iterable[Built]) -> dict[Path, tuple[Path, ...]]:
     """Every object and the images that it was made of."""
-    return {path: tuple(Path(ref.path) for ref in each.case.study.refs) for each in everything for path in each.files}
+    return {
+        path: tuple(Path(ref.content) for ref in each.case.study.refs) for each in everything for path in each.files
+    }
 
 
 def _table(report: Report) -> list[str]:

@@ -145,7 +145,7 @@ def test_a_picture_reads_as_the_radiograph_does(classifier: BundleModel, tmp_pat
 
     instance = radiograph(tmp_path, bright((50, 100, 150, 200)))
     reading = classifier.read(chosen(instance))
-    found = classifier.read_display(load_radiograph(instance.path).display)
+    found = classifier.read_display(load_radiograph(instance.content).display)
     assert found.scores == tuple(result.score for result in reading.classes)
     assert [(box.left, box.bottom) for box in found.boxes] == [
         (each.region.left, each.region.bottom) for each in reading.findings
@@ -611,9 +611,9 @@ def test_a_volume_that_would_fill_the_memory_at_the_models_spacing_is_refused(
     ct: tuple[InstanceRef, ...], tmp_path: Path
 ) -> None:
     for one in ct:
-        image = pydicom.dcmread(one.path)
+        image = pydicom.dcmread(one.content)
         image.PixelSpacing = [500, 500]
-        image.save_as(one.path)
+        image.save_as(one.content)
     model = load(bundles.ct_segmentation(tmp_path / "bundle"), threads=1)
     with pytest.raises(ReadingError, match=r"the volume would have 9\.6e\+09 voxels; at most 750000000 are read"):
         model.read(chosen(*ct))

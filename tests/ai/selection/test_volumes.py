@@ -300,7 +300,7 @@ def test_a_stack_that_lacks_a_slice_is_chosen_only_where_there_is_no_other(tmp_p
 
 def test_a_slice_whose_header_cannot_be_read_is_not_lost_in_silence(tmp_path: Path) -> None:
     torn = made(tmp_path, "1.2.9", SliceThickness=1)
-    Path(torn.instances[5].path).write_bytes(b"torn")
+    Path(torn.instances[5].content).write_bytes(b"torn")
     alone = select(spec(), [torn])
     assert alone.chosen == torn.instances
     with pytest.raises(ReadingError, match=r"instance 1\.2\.9\.6: the file is no DICOM"):
@@ -317,7 +317,7 @@ def test_a_slice_whose_header_cannot_be_read_is_not_lost_in_silence(tmp_path: Pa
 def test_a_series_of_which_nothing_can_be_read_is_chosen_so_that_it_fails(tmp_path: Path) -> None:
     refs = ct_series(tmp_path)
     for ref in refs:
-        Path(ref.path).write_bytes(b"torn")
+        Path(ref.content).write_bytes(b"torn")
     assert select(spec(), [series_of(refs)]).chosen == tuple(refs)
 
 

@@ -61,7 +61,7 @@ def test_each_voxel_lies_where_its_own_image_says(tmp_path: Path, geometry: str)
     assert volume.frames == tuple((ref, 1) for ref in refs)
     np.testing.assert_array_equal(as_frames(volume), pixels(6).astype(np.float32) - 1024)
     for k, ref in enumerate(refs):
-        image = pydicom.dcmread(ref.path)
+        image = pydicom.dcmread(ref.content)
         for i, j in ((0, 0), (COLUMNS - 1, 0), (4, ROWS - 1)):
             place = (volume.affine @ (i, j, k, 1))[:3]
             np.testing.assert_allclose(place, place_in_patient(image, i, j), atol=1e-4)
@@ -209,7 +209,7 @@ def test_slices_that_are_shifted_sideways_are_refused(tmp_path: Path) -> None:
 
 def test_an_exact_copy_of_a_slice_is_left_out_and_another_image_in_its_place_refused(tmp_path: Path) -> None:
     refs = ct_series(tmp_path)
-    copy = pydicom.dcmread(refs[2].path)
+    copy = pydicom.dcmread(refs[2].content)
     copy.SOPInstanceUID = "1.2.4.99"
     again = write(tmp_path, copy)
     volume = load_volume([*refs, again])
@@ -256,7 +256,7 @@ def test_one_bad_image_refuses_the_volume_and_is_named(tmp_path: Path, changes: 
 def test_a_file_that_is_none_or_holds_another_instance_is_named(tmp_path: Path) -> None:
     refs = ct_series(tmp_path)
     assert "holds another instance" in refusal([*refs[1:], replace(refs[0], sop_instance_uid="1.9")])
-    Path(refs[1].path).write_bytes(b"SECRET")
+    Path(refs[1].content).write_bytes(b"SECRET")
     assert refusal(refs).startswith("instance 1.2.4.2: the file is no DICOM Part 10 file")
 
 

@@ -1,0 +1,90 @@
+"""Opening an image wherever its bytes are: a path, an open descriptor, bytes in memory.
+
+Everything that reads an image opens it here, so all of them can read from everywhere.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+from ai.contract import Content, OpenFile
+
+
+def open_content(content: Content) -> BinaryIO:
+    """Open the bytes of an image for reading, at their start; close what is returned.
+
+    A path is opened anew. An open file is read by position and stays open; bytes are read where they are, uncopied.
+
+    Raises:
+        FileNotFoundError: there is no content, or no file at the path.
+        OSError: as the file system gave it.
+    """
+    if content is None:
+        raise FileNotFoundError
+    if isinstance(content, OpenFile):
+        return io.BufferedReader(_OpenFile(content.descriptor))
+    if isinstance(content, bytes):
+        return io.BufferedReader(_Bytes(content))
+    return Path(content).open("rb")
+
+
+class _Positioned(io.RawIOBase):
+    """A readable that keeps its own position; pydicom asks each `io.BufferedReader` for the name of its file."""
+
+    name = ""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        if start + offset < 0:
+            raise ValueError("a position before the start of the file")
+        self._at = start + offset
+        return self._at
+
+    def readall(self) -> bytes:
+        pieces = []
+        while piece := self.read(max(self._size - self._at, 1)):
+            pieces.append(piece)
+        return b"".join(pieces)
+
+
+class _OpenFile(_Positioned):
+    """A file by its descriptor, which others may read at the same time."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(os.fstat(descriptor).st_size)
+        self._descriptor = descriptor
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # typeshed has it wider
+        count = os.preadv(self._descriptor, [buffer], self._at)
+        self._at += count
+        return count
+
+
+class _Bytes(_Positioned):
+    """Bytes in memory."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(len(data))
+        self._data = memoryview(data)
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # as above
+        piece = self._data[self._at : self._at + len(buffer)]
+        buffer[: len(piece)] = piece
+        self._at += len(piece)
+        return len(piece)
