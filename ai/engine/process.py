@@ -13,12 +13,14 @@ import queue
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
+from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
 from ai.contract import BusyError, ReadingError
+from ai.engine.pipe import received, send
 from ai.errors import where
 
 R = TypeVar("R")
@@ -84,7 +86,10 @@ class WarmProcess(Executor):
         return self._ready and self.pid is not None
 
     def submit(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:
-        """Queue ``fn(*args)``; all of it must be picklable.
+        """Queue ``fn(*args)``; all of it must be picklable, but for open files (`ai.contract.OpenFile`).
+
+        The process gets descriptors of its own for open files and closes them after the task. The caller's must stay
+        open until the future is done.
 
         The future raises ReadingError and MachineError as the task raised it, or WarmProcessError for everything that
         went wrong with the process: it died, took too long, could not load.
@@ -174,7 +179,8 @@ class WarmProcess(Executor):
     def _run(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         pipe = self._ensure_ready()
         try:
-            pipe.send((fn, args))
+            with self._limit():
+                send(pipe, (fn, args))
         except OSError as error:
             self._kill()
             raise WarmProcessError("the reading process is gone") from error
@@ -195,7 +201,8 @@ class WarmProcess(Executor):
     def _receive(self, pipe: Connection, seconds: float, doing: str) -> tuple[str, Any]:
         try:
             if pipe.poll(seconds):
-                answer: tuple[str, Any] = pipe.recv()
+                with self._limit():
+                    answer: tuple[str, Any] = pipe.recv()
                 return answer
         except (EOFError, OSError):
             process = self._process
@@ -206,6 +213,17 @@ class WarmProcess(Executor):
             raise WarmProcessError(f"the reading process died while {doing} ({_exit_text(code)})") from None
         self._kill()
         raise WarmProcessError(f"{doing} took longer than {seconds:g} s; the reading process was stopped")
+
+    @contextmanager
+    def _limit(self) -> Iterator[None]:
+        """End the process if it does not take or give all of a large message in time: the pipe then breaks here."""
+        timer = threading.Timer(self._timeout, self._process.kill)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def _kill(self) -> None:
         self._ready = False
@@ -241,20 +259,25 @@ def _main(pipe: Connection, load: Callable[[], Any]) -> None:
     pipe.send(("ready", None))
     while True:
         try:
-            fn, args = pipe.recv()
+            answer = _next_answer(pipe)
         except EOFError:
             return
-        try:
-            answer = ("done", fn(*args))
-        except ReadingError as error:
-            answer = ("reading error", str(error))
-        except MachineError as error:
-            answer = ("machine", str(error))
-        except BusyError as error:
-            answer = ("busy", str(error))
-        except Exception as error:
-            answer = ("lost" if _lost_its_gpu(error) else "error", where(error))
         pipe.send(answer)
+
+
+def _next_answer(pipe: Connection) -> tuple[str, Any]:
+    """Do the next task; what it was given is let go of with this call."""
+    with received(pipe) as (fn, args):
+        try:
+            return "done", fn(*args)
+        except ReadingError as error:
+            return "reading error", str(error)
+        except MachineError as error:
+            return "machine", str(error)
+        except BusyError as error:
+            return "busy", str(error)
+        except Exception as error:
+            return ("lost" if _lost_its_gpu(error) else "error"), where(error)
 
 
 def _lost_its_gpu(error: Exception) -> bool:

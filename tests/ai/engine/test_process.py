@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from ai.contract import BusyError, ReadingError
+from ai.contract import BusyError, OpenFile, ReadingError
 from ai.engine import process as engine
 from ai.engine.process import MachineError, WarmProcess, WarmProcessError
 from tests.support.programs import ROOT
@@ -76,6 +76,15 @@ def leave() -> None:
 
 def hang() -> None:
     time.sleep(600)
+
+
+def read_all(files: list[OpenFile]) -> list[bytes]:
+    assert len({each.descriptor for each in files}) == len(set(files))
+    return [os.pread(each.descriptor, 100, 0) for each in files]
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 Start = Callable[..., WarmProcess]
@@ -267,3 +276,40 @@ def _alive(pid: int) -> bool:
     except FileNotFoundError:
         return False
     return state != "Z"
+
+
+def test_open_files_are_handed_over_and_closed_after_the_task(start: Start, tmp_path: Path) -> None:
+    process = start()
+    before = process.submit(open_files).result()
+    descriptors = []
+    for number in range(20):
+        file = tmp_path / f"{number}"
+        file.write_bytes(b"content %d" % number)
+        descriptors.append(os.open(file, os.O_RDONLY))
+        file.unlink()  # it is the file that travels, not its name
+    files = [OpenFile(each) for each in descriptors]
+    contents = [b"content %d" % number for number in range(20)]
+    try:
+        for _ in range(3):
+            assert process.submit(read_all, [*files, files[0]]).result() == [*contents, contents[0]]
+        assert process.submit(open_files).result() == before
+        assert [os.pread(each, 100, 0) for each in descriptors] == contents, "here they stay open"
+    finally:
+        for each in descriptors:
+            os.close(each)
+    with pytest.raises(WarmProcessError, match="the reading process is gone"):
+        process.submit(read_all, files).result()
+    assert process.submit(double, 2).result() == 4
+
+
+def test_a_process_that_does_not_take_a_large_task_is_killed(start: Start) -> None:
+    process = start(timeout=2.0)
+    large = bytes(50_000_000)
+    assert process.submit(len, large).result() == len(large)
+    pid = process.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(WarmProcessError, match="the reading process is gone"):
+        process.submit(len, large).result(60)
+    assert process.submit(double, 2).result() == 4
+    assert process.pid != pid
