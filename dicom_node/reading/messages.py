@@ -1,18 +1,27 @@
-"""What goes to a warm process and what comes back."""
+"""The messages between the node and a process that reads: a request for a reading, and its answer.
+
+On one machine both name files: the request those of the images, the answer those of the results. `by_value` makes a
+request for a process without a disk in common with the node: images and results then travel as bytes. `by_descriptor`
+makes one for a process on this machine that may not open files itself.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
-from ai.contract import PassedOver, Reading, SeriesRef
+from ai.contract import Content, InstanceRef, OpenFile, PassedOver, Reading, SeriesRef
 from dicom_node.config.settings import Profile
 from dicom_node.index.rows import StoredReport
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Results for the destinations of one profile, and the report that these have already."""
+    """Results for the destinations of one profile, and the latest report that they have, or None."""
 
     profile: Profile
     predecessor: StoredReport | None
@@ -20,10 +29,13 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class ReadRequest:
-    """What goes into the warm process; ``known`` are this study's runs, each with the profiles it has results for.
+    """A study for a model to read, and which results to make of the reading.
 
-    ``threads`` is how many processors the network may use; None leaves it to torch. ``batch`` is in the names of the
-    result files while they lie under ``incoming/``. ``removed`` are instances that retention has removed.
+    ``created`` (epoch seconds) is the one time in the results. ``known`` are the runs of this study that the index has,
+    each with the digests of the profiles that it has results for. ``data_dir`` is the node's folder, where the process
+    writes the results durably; None if it has no such folder, and the results come back as bytes. ``threads`` is how
+    many processors the network may use; None leaves it to torch. ``batch`` begins the names of the result files under
+    ``incoming/``. ``removed`` are the instances that retention has removed.
     """
 
     model: str
@@ -33,39 +45,44 @@ class ReadRequest:
     created: float
     wanted: tuple[Wanted, ...]
     known: Mapping[str, frozenset[str]]
-    data_dir: str
+    data_dir: str | None
     threads: int | None = None
     batch: str = ""
     removed: tuple[str, ...] = ()
 
     def missing(self, run_key: str) -> tuple[Wanted, ...]:
-        """What a run has no results for yet: a destination that was added takes nothing from the others."""
+        """The profiles that a run has no results for; a destination that was added leaves those of the others alone."""
         there = self.known.get(run_key, frozenset())
         return tuple(each for each in self.wanted if each.profile.digest not in there)
 
     def is_done(self, run_key: str) -> bool:
-        """Whether a run is known and has all that is wanted of it, which for a reading in shadow is nothing."""
+        """Whether a run is known and has every result that is wanted; a reading in shadow wants none."""
         return run_key in self.known and not self.missing(run_key)
 
 
 @dataclass(frozen=True, slots=True)
 class ResultPart:
-    """A result file that the warm process wrote, still under ``incoming/``; ``profile`` is that profile's digest."""
+    """A result object: ``content`` is the path of its durable file under ``incoming/``, or its bytes.
+
+    ``profile`` is the digest of the profile that it was made for; ``bytes`` is its size.
+    """
 
     role: str
     sop_class_uid: str
     sop_instance_uid: str
     series_instance_uid: str
     profile: str
-    part: str
+    content: str | bytes = dataclasses.field(repr=False)  # as bytes it holds a patient's data
     bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class ReadAnswer:
-    """What comes back: no ``run_key`` where nothing was eligible, no ``reading`` where the run is known already.
+    """What became of a request.
 
-    ``created`` (epoch seconds) is the one time in the results. ``notes`` say what could not be made of the reading.
+    ``run_key`` is None if nothing was eligible. ``reading`` is None if the run was known already; it comes without maps
+    and masks, which are in the results, and without the content of its sources. ``notes`` say which results could not
+    be made, and why.
     """
 
     passed_over: tuple[PassedOver, ...]
@@ -75,3 +92,52 @@ class ReadAnswer:
     parts: tuple[ResultPart, ...] = ()
     seconds: tuple[tuple[str, float], ...] = ()
     notes: tuple[str, ...] = ()
+
+
+def by_value(request: ReadRequest) -> ReadRequest:
+    """The request with the bytes of its images, whose results come back as bytes, too.
+
+    An image whose file is gone has no content: its reading fails as that of a file that is not there.
+
+    Raises:
+        OSError: an image cannot be read, as the file system gave it.
+    """
+
+    def content(path: Path) -> Content:
+        return path.read_bytes()
+
+    return dataclasses.replace(_with_content(request, content), data_dir=None)
+
+
+@contextmanager
+def by_descriptor(request: ReadRequest) -> Iterator[ReadRequest]:
+    """The request with its images open for reading, until the block ends; results come back as the request says.
+
+    Each image takes one of the descriptors that a process may have (``ulimit -n``).
+
+    Raises:
+        OSError: as `by_value`; EMFILE if there are more images than descriptors.
+    """
+    with ExitStack() as stack:
+
+        def content(path: Path) -> Content:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            stack.callback(os.close, descriptor)
+            return OpenFile(descriptor)
+
+        yield _with_content(request, content)
+
+
+def _with_content(request: ReadRequest, of: Callable[[Path], Content]) -> ReadRequest:
+    """The request with other content in place of each path."""
+
+    def moved(ref: InstanceRef) -> InstanceRef:
+        if not isinstance(ref.content, str | Path):
+            return ref
+        try:
+            return dataclasses.replace(ref, content=of(Path(ref.content)))
+        except FileNotFoundError:
+            return dataclasses.replace(ref, content=None)
+
+    series = (dataclasses.replace(one, instances=tuple(map(moved, one.instances))) for one in request.series)
+    return dataclasses.replace(request, series=tuple(series))

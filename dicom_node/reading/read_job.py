@@ -229,16 +229,19 @@ class Reader:
         return Done("; ".join(answer.notes)[:1000], run_key=key, effects=effects)
 
     def _in_place(self, answer: ReadAnswer) -> list[NewResult]:
-        """Put the result files into their places, before the transaction that names them.
+        """Put the results into their places durably, whether they came as files or as bytes.
 
-        The disk is not waited for while the index is held, which receiving needs. A crash in between leaves files that
-        the next attempt replaces, and nothing of them was sent.
+        This happens before the transaction that names them: receiving needs the index, which must not be held while the
+        disk writes. After a crash in between, the next attempt replaces the files; nothing of them was sent.
         """
+        files = {part.sop_instance_uid: Path(part.content) for part in answer.parts if isinstance(part.content, str)}
         try:
-            names = self._spool.adopt([(Path(part.part), part.sop_instance_uid) for part in answer.parts])
+            others = {part.sop_instance_uid: part.content for part in answer.parts if isinstance(part.content, bytes)}
+            files |= zip(others, self._spool.write_parts([content] for content in others.values()), strict=True)
+            names = self._spool.adopt([(files[part.sop_instance_uid], part.sop_instance_uid) for part in answer.parts])
         except BaseException:
-            for part in answer.parts:
-                self._spool.discard_part(Path(part.part))
+            for file in files.values():
+                self._spool.discard_part(file)
             raise
         return [
             NewResult(

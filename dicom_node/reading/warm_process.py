@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -131,7 +131,7 @@ def _encoded(request: ReadRequest, key: str, reading: Reading, images: Any) -> R
     if request.is_done(key):
         return ReadAnswer(reading.passed_over, run_key=key)
     began = time.perf_counter()
-    created, spool = _moment(request.created), Spool(Path(request.data_dir))
+    created = _moment(request.created)
     notes: list[str] = list(reading.remarks)
     if reading.failed:
         reasons = "; ".join(dict.fromkeys(each.reason for each in reading.failed))
@@ -153,18 +153,32 @@ def _encoded(request: ReadRequest, key: str, reading: Reading, images: Any) -> R
                 yield each.pieces
             notes.extend(results.left_out(run, roles, images))
 
+    written: Sequence[str | bytes]
+    if request.data_dir is None:
+        written = [b"".join(pieces) for pieces in contents()]
+    else:
+        written = _durable(contents(), Path(request.data_dir), request.batch)
+    parts = tuple(ResultPart(*told, content, size) for (told, size), content in zip(made, written, strict=True))
+    writing = time.perf_counter() - began - sum(encoding)
+    seconds = (*reading.seconds, ("encode", sum(encoding)), ("write", writing))
+    # Maps, masks and images are large, and the other process has no use for them: the results are made.
+    sources = tuple(dataclasses.replace(ref, content=None) for ref in reading.sources)
+    small = dataclasses.replace(reading, sources=sources, heat_maps=(), segmentations=())
+    return ReadAnswer(reading.passed_over, key, small, request.created, parts, seconds, tuple(dict.fromkeys(notes)))
+
+
+def _durable(contents: Iterable[Sequence[bytes | memoryview]], data_dir: Path, batch: str) -> list[str]:
+    """Write each result to a durable file under ``incoming/``; the paths of the files.
+
+    Raises:
+        MachineError: the disk is full or fails; no file is left.
+    """
     try:
-        files = spool.write_parts(contents(), request.batch)
+        return [str(file) for file in Spool(data_dir).write_parts(contents, batch)]
     except OSError as error:
         if reason := trouble(error):
             raise process.MachineError(reason) from error
         raise
-    parts = tuple(ResultPart(*told, str(file), size) for (told, size), file in zip(made, files, strict=True))
-    writing = time.perf_counter() - began - sum(encoding)
-    seconds = (*reading.seconds, ("encode", sum(encoding)), ("write", writing))
-    # Maps and masks are in the objects now, and would be most of what crosses to the other process.
-    small = dataclasses.replace(reading, heat_maps=(), segmentations=())
-    return ReadAnswer(reading.passed_over, key, small, request.created, parts, seconds, tuple(dict.fromkeys(notes)))
 
 
 def _timed(items: Iterator[T], seconds: list[float]) -> Iterator[T]:
