@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
-from functools import partial
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ai.bundle.pins import Pinned
-from ai.engine.devices import reads_on_cpu
-from ai.engine.process import WarmProcess
 from dicom_node import __version__
 from dicom_node.config.settings import Peer, Settings
 from dicom_node.delivery.commit_job import Committer, note_report
@@ -24,8 +19,7 @@ from dicom_node.jobs.patience import Patience
 from dicom_node.jobs.worker import Done, Worker
 from dicom_node.log import logger, where
 from dicom_node.models.registry import Models, find
-from dicom_node.reading.loading import Loads, loader, loads
-from dicom_node.reading.processes import Processors
+from dicom_node.reading.processes import Slot, WarmProcesses
 from dicom_node.reading.read_job import Reader
 from dicom_node.scp.commitment import StorageCommitmentReports, StorageCommitmentSCP
 from dicom_node.scp.mpps import MPPS
@@ -40,10 +34,6 @@ from dicom_node.studies.completion import Completer
 from dicom_node.studies.pacs_count import Counter
 
 _SEND_LEASE_SECONDS = 3600.0  # one worker serves a destination, so a lease only matters where that worker is gone
-_SPARE_WORTH = 12  # studies that wait for a reading: then it is worth loading the models a second time
-_SPARE_REST_SECONDS = 60.0  # what the second process of models is kept for when there is nothing for it to read
-_READ_PATIENCE = Patience(attempts=3, seconds=None, first_delay=1.0, longest_delay=30.0)
-_SHADOW_PATIENCE = Patience(attempts=2, seconds=None, first_delay=1.0)  # nobody waits for it, and each try costs time
 
 
 class Node:
@@ -66,12 +56,7 @@ class Node:
         self._clock = clock
         self._spool = Spool(settings.node.data_dir)
         self.index: Index | None = None
-        self._process: WarmProcess | None = None
-        self._spare_process: WarmProcess | None = None  # reads beside the first while many studies wait, on CPUs
-        self._spare_until = 0.0  # when it may rest (`time.monotonic`)
-        self._spare_loading: Future[Loads] | None = None
-        self._spare_failed = False
-        self._shadow_process: WarmProcess | None = None  # a candidate that crashes or hangs takes nobody with it
+        self._processes: WarmProcesses | None = None
         self._server: Server | None = None
         self._completer: Completer | None = None
         self._retention: Retention | None = None
@@ -91,22 +76,22 @@ class Node:
     @property
     def warm(self) -> bool:
         """Whether the models are loaded (a node without routes has none to load); those in shadow do not count."""
-        return not self.settings.routes or (self._process is not None and self._process.warm)
+        return not self.settings.routes or (self._processes is not None and self._processes.warm)
 
     @property
     def reading_pid(self) -> int | None:
-        """Process id of the warm process."""
-        return self._process.pid if self._process is not None else None
+        """The process id of the first warm process while it lives."""
+        return self._processes.first_pid if self._processes is not None else None
 
     @property
     def spare_pid(self) -> int | None:
-        """Process id of the second warm process, which is there while many studies wait."""
-        return self._spare_process.pid if self._spare_process is not None else None
+        """The process id of the spare warm process, which lives while many studies wait."""
+        return self._processes.spare_pid if self._processes is not None else None
 
     @property
     def shadow_pid(self) -> int | None:
-        """Process id of the warm process of the models in shadow; None where no route has any."""
-        return self._shadow_process.pid if self._shadow_process is not None else None
+        """The process id of the warm process of models in shadow; None if no route has any."""
+        return self._processes.shadow_pid if self._processes is not None else None
 
     def received(self, sop_instance_uid: str) -> tuple[Path, float] | None:
         """The file of a received instance and when it came (epoch seconds), or None where we have it not."""
@@ -165,29 +150,8 @@ class Node:
         self._server = Server(settings, self._services(index, storage), marks=marks, clock=clock)
         self._server.start()  # first of all: a modality that pushes now is served now
         Models(settings.node.data_dir).note_loaded(self._bundles)
-        if settings.routes:
-            count = os.cpu_count() or 1
-            processors = Processors(count)
-            self._process = self._warm_process(settings.reading_models(), partial(self._tell_load, False))
-            self._readers.append(self._reader("read", index, self._process, _READ_PATIENCE, processors=processors))
-            if count > 1 and reads_on_cpu(settings.node.device):
-                self._spare_process = self._warm_process(settings.reading_models(), self._tell_spare, background=True)
-                self._readers.append(
-                    self._reader(
-                        "read",
-                        index,
-                        self._spare_process,
-                        _READ_PATIENCE,
-                        processors=processors,
-                        when=self._spare_is_wanted,
-                        idle=self._spare_idles,
-                    )
-                )
-        if settings.shadow_models():
-            self._shadow_process = self._warm_process(
-                settings.shadow_models(), partial(self._tell_load, True), background=True
-            )
-            self._readers.append(self._reader("shadow", index, self._shadow_process, _SHADOW_PATIENCE))
+        self._processes = WarmProcesses(settings, self._bundles, index, self._wake_readers)
+        self._readers = [self._reader(slot, index) for slot in self._processes.start()]
         for peer in settings.destinations():
             sender = Sender(settings, peer, index, self._spool)
             self._senders.append(self._calling_worker(index, "send", sender, peer, sender.close))
@@ -273,82 +237,27 @@ class Node:
         if self._completer is not None:
             self._completer.wake()
 
-    def _warm_process(
-        self, models: Sequence[str], on_load: Callable[[str], None], *, background: bool = False
-    ) -> WarmProcess:
-        """A process with these models; one in the background is loaded when it is needed, and yields to the others.
-
-        It takes memory, a GPU's above all, when the others have theirs.
-        """
-        bundles = {name: self._bundles[name] for name in models if name in self._bundles}
-        node = self.settings.node
-        return WarmProcess(
-            loader(bundles, node.device, background=background),
-            timeout=node.read_timeout_seconds,
-            on_load=on_load,
-            eager=not background,
-        )
-
-    def _tell_spare(self, reason: str) -> None:
-        if reason:
-            self._spare_failed = True
-            logger().warning("models.failed", reason=f"studies are read by one process alone: {reason}")
-        else:
-            self._wake_readers()
-
-    def _spare_is_wanted(self) -> bool:
-        """Whether the second process is to take a job, which it does only when its models are loaded.
-
-        Until they are the first process reads on, and no study waits for them.
-        """
-        process, index = self._spare_process, self.index
-        if process is None or index is None or self._spare_failed:
-            return False
-        if index.is_waiting("read", 2 if process.warm else _SPARE_WORTH):
-            self._spare_until = time.monotonic() + _SPARE_REST_SECONDS
-            if process.warm:
-                return True
-            if self._spare_loading is None or self._spare_loading.done():
-                self._spare_loading = process.submit(loads)
-        return False
-
-    def _spare_idles(self) -> None:
-        process = self._spare_process
-        if process is not None and process.warm and time.monotonic() > self._spare_until:
-            process.rest()
-
-    def _reader(
-        self,
-        kind: JobKind,
-        index: Index,
-        process: WarmProcess,
-        patience: Patience,
-        *,
-        processors: Processors | None = None,
-        when: Callable[[], bool] = lambda: True,
-        idle: Callable[[], None] = lambda: None,
-    ) -> Worker:
-        settings = self.settings
-        site = f"{settings.node.ae_title}/{index.node_id()}"
+    def _reader(self, slot: Slot, index: Index) -> Worker:
+        """The worker of one executor of readings."""
         reader = Reader(
-            settings,
+            self.settings,
             index,
             self._spool,
-            process,
-            site,
+            slot.executor,
+            f"{self.settings.node.ae_title}/{index.node_id()}",
             on_sends=self._wake_senders,
-            processors=processors,
+            processors=slot.processors,
             clock=self._clock,
         )
         return Worker(
             index,
-            kind,
+            slot.kind,
             reader,
-            patience=patience,
-            lease_seconds=settings.node.read_timeout_seconds + 600.0,  # the process may have to load its models first
+            patience=slot.patience,
+            lease_seconds=slot.lease_seconds,
             on_failure=reader.failed,
-            when=when,
-            idle=idle,
+            when=slot.when,
+            idle=slot.idle,
             clock=self._clock,
         )
 
@@ -362,27 +271,6 @@ class Node:
     @property
     def _workers(self) -> list[Worker]:
         return [*self._readers, *self._senders, *self._committers.values(), *self._reporters.values()]
-
-    def _tell_load(self, shadow: bool, reason: str) -> None:
-        process = self._shadow_process if shadow else self._process
-        if reason:
-            means = "nothing is read in shadow" if shadow else "studies wait or fail"
-            logger().error("models.failed", reason=reason, fix=f"dicom-node check says more; {means}")
-        elif process is not None:
-            process.submit(loads).add_done_callback(partial(self._tell_models, process))
-
-    def _tell_models(self, process: WarmProcess, done: Future[Loads]) -> None:
-        if done.exception() is not None:
-            return  # the process died at once; it is loaded again, and told again
-        went = done.result()
-        if went.complaint:
-            logger().warning("device.missing", reason=went.complaint)
-        for name, reason in went.failed.items():
-            logger().error("models.failed", model=name, reason=reason, fix="mend the bundle and restart the node")
-        for name, reason in went.waiting.items():
-            logger().warning("models.waiting", model=name, reason=reason, fix="it is loaded when a study needs it")
-        for name, device in went.loaded.items():
-            logger().info("models.loaded", model=name, device=device, pid=process.pid)
 
     def _wake_readers(self) -> None:
         for worker in self._readers:
@@ -405,9 +293,8 @@ class Node:
             worker.ask_to_stop()
         for counter in self._counters.values():
             counter.stop()
-        for process in (self._process, self._spare_process, self._shadow_process):
-            if process is not None:
-                process.shutdown()
+        if self._processes is not None:
+            self._processes.stop()
         for worker in workers:
             worker.join(timeout=90.0)
         if self.index is not None:

@@ -394,7 +394,7 @@ def dicom_node(*args: object) -> str:
 def test_candidates_that_are_broken_or_hang_leave_the_study_delivered(
     start_node: StartNode, start_pacs: StartPacs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dicom_node.node._SHADOW_PATIENCE", Patience(attempts=1, seconds=None))
+    monkeypatch.setattr("dicom_node.reading.processes._SHADOW_PATIENCE", Patience(attempts=1, seconds=None))
     pacs = start_pacs()
     broken = candidate(tmp_path, "broken")
     (broken / "models/model.pt").write_bytes(b"no weights")

@@ -116,13 +116,14 @@ def test_a_study_without_findings_says_so(
 def test_a_second_process_reads_while_many_studies_wait_and_then_rests(
     start_node: StartNode, start_pacs: StartPacs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dicom_node.node._SPARE_WORTH", 3)
-    monkeypatch.setattr("dicom_node.node._SPARE_REST_SECONDS", 5.0)
+    monkeypatch.setattr("dicom_node.reading.processes._SPARE_WORTH", 3)
+    monkeypatch.setattr("dicom_node.reading.processes._SPARE_REST_SECONDS", 5.0)
     pacs = start_pacs()
     node = start_node(settings_for(tmp_path / "node", pacs_port=pacs.port, node={"device": "cpu"}))
     wait_until(lambda: node.warm, "the models to be loaded", 60)
     assert node.spare_pid is None
-    spare = node._spare_process
+    assert node._processes is not None
+    spare = node._processes._spare
     assert spare is not None
     taken: list[object] = []
     submit = spare.submit
@@ -498,7 +499,9 @@ def test_a_process_that_dies_while_it_encodes_leaves_nothing_behind(
 def test_a_model_that_takes_too_long_fails_with_the_reason(
     start_node: StartNode, start_pacs: StartPacs, tmp_path: Path, healthy: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dicom_node.node._READ_PATIENCE", Patience(attempts=3, seconds=None, first_delay=0.1))
+    monkeypatch.setattr(
+        "dicom_node.reading.processes._READ_PATIENCE", Patience(attempts=3, seconds=None, first_delay=0.1)
+    )
     bundles = spoiled(tmp_path, "x.shape[-1] == 1024 and __import__('time').sleep(600)")
     settings = settings_for(tmp_path / "node", pacs_port=start_pacs().port, node={"read_timeout_seconds": 1.0})
     node = start_node(settings, bundles=bundles)
