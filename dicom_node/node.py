@@ -1,4 +1,4 @@
-"""One node: wires the rooms together, starts them in order, stops them in order."""
+"""One node: wires the packages together, starts them in order and stops them in order. It holds no policy."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _SEND_LEASE_SECONDS = 3600.0  # one worker serves a destination, so a lease only
 
 
 class Node:
-    """A node over one configuration; start it once, stop it once."""
+    """A node with one configuration; start it once, stop it once."""
 
     def __init__(
         self,
@@ -46,10 +46,10 @@ class Node:
         bundles: Mapping[str, Path] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Check what can be checked without touching the disk or the network.
+        """Check the configuration, without disk or network.
 
         Raises:
-            ConfigError: a route names a model that is not there.
+            ConfigError: a route names a model that is not installed.
         """
         self.settings = settings
         self._bundles = find(settings) if bundles is None else {name: Pinned(path) for name, path in bundles.items()}
@@ -68,14 +68,14 @@ class Node:
 
     @property
     def port(self) -> int:
-        """The TCP port that the node listens on, once started."""
+        """The TCP port that the node listens on, after `start`."""
         if self._server is None:
             raise RuntimeError("the node is not started")
         return self._server.port
 
     @property
     def warm(self) -> bool:
-        """Whether the models are loaded (a node without routes has none to load); those in shadow do not count."""
+        """Whether the models are loaded, other than those in shadow; always true for a node without routes."""
         return not self.settings.routes or (self._processes is not None and self._processes.warm)
 
     @property
@@ -94,22 +94,22 @@ class Node:
         return self._processes.shadow_pid if self._processes is not None else None
 
     def received(self, sop_instance_uid: str) -> tuple[Path, float] | None:
-        """The file of a received instance and when it came (epoch seconds), or None where we have it not."""
+        """The file of a received instance and when it came (epoch seconds); None if the node does not have it."""
         known = self.index.received(sop_instance_uid) if self.index is not None else None
         if known is None or known.removed is not None:
             return None
         return self._spool.path(known.file), known.received
 
     def result_file(self, sop_instance_uid: str) -> Path | None:
-        """The file of a result that this node made, or None where it did not, or retention has removed it."""
+        """The file of a result of this node; None if the node did not make it, or retention has removed it."""
         result = self.index.result(sop_instance_uid) if self.index is not None else None
         return None if result is None or result.removed is not None else self._spool.path(result.file)
 
     def start(self) -> None:
-        """Take the data folder, listen, and begin to work.
+        """Lock the data folder, listen, and begin to work.
 
         Raises:
-            ConfigError: the folder or the port cannot be used; nothing is left running.
+            ConfigError: the folder or the port cannot be used; nothing keeps running.
         """
         try:
             self._start()
@@ -263,7 +263,7 @@ class Node:
 
     @property
     def stuck(self) -> str:
-        """The name of a part of the node that has died and would leave studies without an outcome; mostly empty."""
+        """The name of a part of the node that has died, so that studies get no outcome; empty if all parts run."""
         if self._completer is not None and not self._completer.alive:
             return "completer"
         return next((worker.name for worker in self._workers if not worker.alive), "")
@@ -281,7 +281,7 @@ class Node:
             worker.wake()
 
     def stop(self) -> None:
-        """Stop receiving, let go of what is in work (it is queued again), and free the folder."""
+        """Stop receiving, queue running jobs again, and release the data folder so another node can use it."""
         if self._server is not None:
             self._server.stop()
         if self._completer is not None:

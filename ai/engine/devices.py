@@ -14,18 +14,17 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A place to compute: torch's name for it, and what asks how many bytes are free there now (None: nobody knows)."""
+    """A device of torch by its name; ``free`` returns how many bytes it has free now, None if that is unknown."""
 
     name: str
     free: Callable[[], int | None]
 
 
 def devices(wanted: str) -> tuple[tuple[Device, ...], str]:
-    """The devices to use, best first, and what is wrong with the wish (empty: nothing).
+    """The devices to use, best first, and a complaint about ``wanted`` (empty if there is none).
 
-    ``wanted`` is "cpu", "cuda" (every GPU), "cuda:N" (one of them) or "auto": the GPUs where there are any. The CPU is
-    always the last, so that a model is never without a device: a GPU that is asked for and not there is a complaint,
-    not the end.
+    ``wanted`` is "cpu", "cuda" (every GPU), "cuda:N" (one GPU) or "auto" (every GPU, if there is one). The CPU is
+    always the last, so a model always has a device: a missing GPU leads to a complaint, and the CPU is used.
     """
     cpu = Device(CPU, cpu_free)
     if wanted == CPU:
@@ -43,12 +42,12 @@ def devices(wanted: str) -> tuple[tuple[Device, ...], str]:
 
 
 def reads_on_cpu(wanted: str) -> bool:
-    """Whether models will run on the CPU, as far as can be told without torch: no GPU is wanted, or none is there."""
+    """Whether models will run on the CPU: no GPU is wanted, or the machine has none. It does not import torch."""
     return wanted == CPU or (wanted == "auto" and not any(Path("/dev").glob("nvidia[0-9]*")))
 
 
 def use_threads(count: int) -> None:
-    """Let torch use so many processors of this machine from now on, in this process."""
+    """Let torch use ``count`` processors in this process from now on."""
     import torch  # noqa: PLC0415  (see devices)
 
     if torch.get_num_threads() != count:
@@ -56,7 +55,7 @@ def use_threads(count: int) -> None:
 
 
 def _cuda_free(name: str) -> int:
-    """What the driver has free, and what torch has taken from it and does not use."""
+    """The bytes that the driver has free, and those that torch holds without use."""
     import torch  # noqa: PLC0415  (see devices)
 
     free, _ = torch.cuda.mem_get_info(name)
@@ -64,9 +63,9 @@ def _cuda_free(name: str) -> int:
 
 
 def cpu_free(meminfo: Path = _MEMINFO, cgroup: Path = _CGROUP) -> int | None:
-    """The memory that this machine, or the container that the node runs in, has left; None where neither tells.
+    """The bytes of memory that this machine, or the container of the node, has left; None if neither tells.
 
-    A container's limit is that of cgroup v2; its cache of files does not count, the kernel gives it back.
+    The limit of a container is that of cgroup v2. Its file cache counts as free, because the kernel releases it.
     """
     known = [value for value in (_available(meminfo), _left_in_group(cgroup)) if value is not None]
     return min(known) if known else None

@@ -1,8 +1,8 @@
 """A warm process behind `concurrent.futures.Executor`.
 
-Models are loaded once and stay loaded. What they do to their process (a crash, a leak, an endless loop) ends with it.
+Models are loaded once and stay loaded. A crash, a leak or an endless loop of a model ends with this process.
 
-A larger site puts another executor in its place (a cluster's); nothing above this room would notice.
+A larger site can put another executor in its place, such as that of a cluster; the callers stay the same.
 """
 
 from __future__ import annotations
@@ -24,33 +24,33 @@ from ai.engine.pipe import received, send
 from ai.errors import where
 
 R = TypeVar("R")
-_state: Any = None  # what the warm process loaded; nothing in any other process
-_WATCH_SECONDS = 1.0  # how soon a process that died while idle is started anew
-_REST: Any = object()  # a task that is none: see `WarmProcess.rest`
-_LOAD_SECONDS = 300.0  # a model that takes longer than this to load is taken for stuck
+_state: Any = None  # what the warm process loaded; None in every other process
+_WATCH_SECONDS = 1.0  # how soon a process that died while idle is started again
+_REST: Any = object()  # takes the place of a task in the queue: see `WarmProcess.rest`
+_LOAD_SECONDS = 300.0  # loading that takes longer is stuck
 
 
 def state() -> Any:
-    """What ``load`` returned in this warm process; None everywhere else."""
+    """What ``load`` returned in this warm process; None in every other process."""
     return _state
 
 
 class WarmProcessError(Exception):
-    """The process could not do the task; the message says why. Another try may go well."""
+    """The process could not do the task, and the message says why. Another attempt may succeed."""
 
 
 class MachineError(WarmProcessError):
-    """The machine (its disk, its memory) keeps a task from being done: no fault of the task. Tasks may raise it."""
+    """The machine (its disk, its memory) prevents a task; the task is not the cause. Tasks may raise it."""
 
 
 class WarmProcess(Executor):
-    """Runs tasks one after the other in one spawned process that first loads its state and then keeps it.
+    """Runs tasks one after the other in one spawned process, which loads its state first and keeps it.
 
     Args:
-        load: a picklable function without arguments; what it returns in the process is `state` there.
-        timeout: seconds that one task may take; after that the process is killed and started anew.
-        on_load: told each time that the process has loaded (with "") or could not (with the reason).
-        eager: load at once; otherwise when the first task comes.
+        load: a picklable function without arguments; in the process, `state` returns its result.
+        timeout: how many seconds one task may take; after that the process is killed and started again.
+        on_load: called after each attempt to load, with "" if the process has loaded, else with the reason.
+        eager: whether to load at once; if not, the first task loads.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class WarmProcess(Executor):
 
     @property
     def warm(self) -> bool:
-        """Whether the state is loaded and waits for tasks."""
+        """Whether the process has loaded and can take a task."""
         return self._ready and self.pid is not None
 
     def submit(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:
@@ -91,8 +91,8 @@ class WarmProcess(Executor):
         The process gets descriptors of its own for open files and closes them after the task. The caller's must stay
         open until the future is done.
 
-        The future raises ReadingError and MachineError as the task raised it, or WarmProcessError for everything that
-        went wrong with the process: it died, took too long, could not load.
+        The future raises ReadingError and MachineError as the task raised them. It raises WarmProcessError if the
+        process died, took too long or could not load.
         """
         if kwargs:
             raise TypeError("tasks take positional arguments only")
@@ -103,11 +103,11 @@ class WarmProcess(Executor):
         return future
 
     def rest(self) -> None:
-        """End the process when what was queued before is done; the next task starts it anew."""
+        """End the process after the tasks that are queued now; the next task starts it again."""
         self._tasks.put(_REST)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """End the process at once; a task in work fails."""
+        """End the process at once; the running task fails."""
         self._stopping = True
         self._tasks.put(None)
         self._kill()
@@ -117,7 +117,7 @@ class WarmProcess(Executor):
     def _serve(self) -> None:
         loads = self._eager
         while not self._stopping:
-            if loads:  # start it, or start it anew where it died; what will not load waits for a task to say so to
+            if loads:  # start it, also after it died; if it cannot load, the next task tries again and gets the reason
                 try:
                     self._ensure_ready()
                 except WarmProcessError as error:
@@ -140,7 +140,7 @@ class WarmProcess(Executor):
                 continue
             try:
                 future.set_result(self._run(fn, args))
-            except BaseException as error:  # the future carries it to whoever waits
+            except BaseException as error:  # the future passes it to the caller
                 future.set_exception(error)
         while True:
             try:
@@ -162,7 +162,7 @@ class WarmProcess(Executor):
             ours, theirs = ends = self._context.Pipe()
             process = self._context.Process(target=_main, args=(theirs, self._load), name="warm-process", daemon=True)
             process.start()
-        except OSError as error:  # no memory, no process, no file left: it may go well later
+        except OSError as error:  # no memory, process or descriptor is left: a later attempt may succeed
             for end in ends:
                 end.close()
             raise MachineError(f"the reading process could not be started: {error.strerror}") from error
@@ -246,8 +246,8 @@ def _exit_text(code: int | None) -> str:
 
 
 def _main(pipe: Connection, load: Callable[[], Any]) -> None:
-    """The process: load, say so, then do one task after the other until the parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's: it decides when this process ends
+    """Run in the process: load, report that, then do one task after the other until the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which decides when this process ends
     threading.Thread(target=_end_with_parent, daemon=True).start()
     global _state  # noqa: PLW0603 - one process, one state, set once: as an executor's initializer does
     try:
@@ -266,7 +266,7 @@ def _main(pipe: Connection, load: Callable[[], Any]) -> None:
 
 
 def _next_answer(pipe: Connection) -> tuple[str, Any]:
-    """Do the next task; what it was given is let go of with this call."""
+    """Do the next task; its arguments are released with the end of this call."""
     with received(pipe) as (fn, args):
         try:
             return "done", fn(*args)
@@ -281,13 +281,13 @@ def _next_answer(pipe: Connection) -> tuple[str, Any]:
 
 
 def _lost_its_gpu(error: Exception) -> bool:
-    """Whether the driver refuses this process from now on: after such an error it answers nothing but the same."""
-    torch = sys.modules.get("torch")  # what is not imported has raised nothing
+    """Whether the driver refuses this process from now on: after such an error each call to the GPU fails."""
+    torch = sys.modules.get("torch")  # if it is not imported, the error is not from it
     return torch is not None and isinstance(error, torch.AcceleratorError)
 
 
 def _end_with_parent() -> None:
-    """Leave no process behind when the node is killed, whatever this one is doing."""
+    """End this process as soon as the node is gone, whatever this process is doing."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])

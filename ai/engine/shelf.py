@@ -1,7 +1,7 @@
-"""Models that share devices: each is loaded where there is room, and the one that was used least recently makes room.
+"""Models that share devices: each is loaded where memory is free, and the least recently used one makes room.
 
-Memory is asked for before a model is loaded. Where a GPU runs out of memory while it reads, the others leave it and the
-reading is tried again; where that does not help it is done on the CPU, and the reading says so.
+Free memory is checked before a model is loaded. If a GPU runs out of memory during a reading, the other models leave it
+and the reading is repeated. If that fails too, the reading is done on the CPU, and says so.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from ai.contract import BusyError, Model, ModelIdentity, Reading, Selection, Ser
 from ai.engine.devices import CPU, Device
 
 _MIB = 1024**2
-_MARGIN = 256 * _MIB  # what a reading needs beside the weights, until it is known better
+_MARGIN = 256 * _MIB  # what a reading needs beside the weights, until it was measured
 
 
 class Loaded(Model, Protocol):
-    """A model with its weights in memory, which can move to another device."""
+    """A model with its weights in memory, on a device."""
 
     def to(self, device: str) -> None:
-        """Move the weights to a device of torch."""
+        """Move the weights to another device of torch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Title:
-    """What the shelf knows of a model that is not loaded.
+    """What the shelf knows of a model before it is loaded.
 
-    ``bytes`` is the size of its weights; ``load`` loads it onto the device of that name and runs it once.
+    ``bytes`` is the size of its weights. ``load`` loads it onto the device with the given name and runs it once.
     """
 
     identity: ModelIdentity
@@ -51,12 +51,12 @@ class _Copy:
 
 
 class Shelf(Mapping[str, Model]):
-    """The models of a process by their names; each can be used whether it is loaded now or not.
+    """The models of a process by their names. Each can be used at any time; it is loaded when it is needed.
 
     Args:
-        titles: what there is.
-        devices: where models may run, best first; the CPU last.
-        out_of_memory: what torch raises where a device has no memory left.
+        titles: the models.
+        devices: where models may run, best first; the CPU is the last.
+        out_of_memory: the error that torch raises if a device has no memory left.
     """
 
     def __init__(
@@ -77,34 +77,34 @@ class Shelf(Mapping[str, Model]):
         return len(self._copies)
 
     def places(self) -> dict[str, str]:
-        """The device that each model is loaded on; a model that is not loaded is not there."""
+        """The device of each loaded model."""
         return {name: copy.device.name for name, copy in self._copies.items() if copy.device is not None}
 
     def warm(self, name: str) -> None:
-        """Load a model, if that makes none of the others go.
+        """Load a model if no other model has to leave its device.
 
         Raises:
-            BusyError: there is no room for it beside the others now; it is loaded when it is needed.
+            BusyError: there is no memory for it beside the others; it is loaded when it is needed.
             BundleError: it cannot be loaded.
         """
         self._fetch(self._copies[name], evict=False)
 
     def read(self, copy: _Copy, selection: Selection) -> Reading:
-        """Read with a model on the best device that has room for it."""
+        """Read with a model on the best device that has memory for it."""
         copy.remarks.clear()
         model, device = self._fetch(copy, evict=True)
         reading: Reading | None = None
         try:
             with suppress(self._out_of_memory):
                 reading = model.read(selection)
-            if reading is None:  # not while the error is handled: it holds what filled the device
+            if reading is None:  # after the error was released, which holds the memory that filled the device
                 reading, device = self._again(copy, device, selection)
         except MemoryError:
             raise BusyError("the machine has no memory left for this reading") from None
         return replace(reading, device=device.name, remarks=(*reading.remarks, *copy.remarks))
 
     def _again(self, copy: _Copy, device: Device, selection: Selection) -> tuple[Reading, Device]:
-        """The reading once more: on the same device with nobody beside it, then on the CPU."""
+        """Repeat the reading: on the same device without other models, then on the CPU."""
         if device.name == CPU:
             raise BusyError("the machine has no memory left for this reading")
         model = copy.model
@@ -157,16 +157,16 @@ class Shelf(Mapping[str, Model]):
             if device.name != CPU and before is not None and after is not None:
                 copy.need = max(copy.need, before - after + _MARGIN)
             return
-        copy.device = None  # while it moves it is nowhere: a move that fails leaves it half on each
+        copy.device = None  # a move that fails leaves parts of it on both devices
         copy.model.to(device.name)
         copy.device = device
 
     def _room(self, copy: _Copy, device: Device, *, evict: bool) -> bool:
-        """Whether a device has room, after the least recently used have left it where that is allowed."""
+        """Whether a device has memory for a model; with ``evict`` the least recently used ones leave it first."""
         others = self._on(device, but=copy) if evict else []
         held = sum(other.need - _MARGIN for other in others)
         while (free := device.free()) is not None and free < copy.need:
-            if not others or free + held < copy.need:  # nobody leaves for one who will not fit all the same
+            if not others or free + held < copy.need:  # it would not fit even without the others
                 return False
             first = others.pop(0)
             held -= first.need - _MARGIN
@@ -174,12 +174,12 @@ class Shelf(Mapping[str, Model]):
         return True
 
     def _on(self, device: Device, but: _Copy) -> list[_Copy]:
-        """The models on a device, the least recently used first."""
+        """The other models on a device, the least recently used first."""
         there = (copy for copy in self._copies.values() if copy is not but and copy.device is device)
         return sorted(there, key=lambda copy: copy.used)
 
     def _leave(self, copy: _Copy, *, drop: bool = False) -> None:
-        """Take a model off its device: to the CPU's memory if there is room, whence it is soon back, else away."""
+        """Take a model off its device: to the CPU if it has memory, which is quick to undo, else unload it."""
         cpu = self._devices[-1]
         free = cpu.free()
         if not drop and copy.model is not None and (free is None or free >= copy.need):
@@ -191,7 +191,7 @@ class Shelf(Mapping[str, Model]):
 
 
 class _Shelved:
-    """A model on the shelf; `ai.contract.Model`."""
+    """A model on the shelf, as an `ai.contract.Model`."""
 
     def __init__(self, shelf: Shelf, copy: _Copy) -> None:
         self._shelf = shelf
@@ -199,26 +199,26 @@ class _Shelved:
 
     @property
     def identity(self) -> ModelIdentity:
-        """Name, version and digest, loaded or not."""
+        """Name, version and digest; the model need not be loaded."""
         return self._copy.title.identity
 
     def select(self, series: Sequence[SeriesRef]) -> Selection:
-        """Choose what to read by headers alone; needs nothing loaded."""
+        """Choose what to read by headers alone; the model need not be loaded."""
         return self._copy.title.select(series)
 
     def read(self, selection: Selection) -> Reading:
-        """Read the chosen instances, on whatever device has room.
+        """Read the chosen instances on the best device that has memory.
 
         Raises:
             ReadingError: see `ai.contract.Model`.
             BusyError: no device has the memory now.
-            BundleError: it was not loaded yet, and cannot be.
+            BundleError: the model was not loaded yet and cannot be loaded.
         """
         return self._shelf.read(self._copy, selection)
 
 
 def _give_back() -> None:
-    """Have torch hand unused memory of the GPU to the driver: others of the machine see it only then."""
+    """Return unused GPU memory from torch to the driver: only then can other processes use it."""
     import torch  # noqa: PLC0415  (see ai.engine.devices)
 
     if torch.cuda.is_available():
@@ -226,7 +226,7 @@ def _give_back() -> None:
 
 
 def out_of_memory() -> type[BaseException]:
-    """What torch raises where a GPU has no memory left."""
+    """The error that torch raises if a GPU has no memory left."""
     import torch  # noqa: PLC0415  (see ai.engine.devices)
 
     error: Any = torch.OutOfMemoryError

@@ -1,4 +1,4 @@
-"""The models of a warm process: loaded at its start, and what could not be loaded."""
+"""Loads the models of a warm process at its start, and reports which could not be loaded."""
 
 from __future__ import annotations
 
@@ -18,18 +18,14 @@ from ai.engine.shelf import Loaded, Shelf, Title, out_of_memory
 from ai.inference import bundle_model
 from dicom_node.log import silence_libraries
 
-_NICE = 10  # of 19: reading leaves a busy processor to receiving, which a modality waits for
-
-
-_NICE_IN_BACKGROUND = 15  # and what nobody waits for leaves it to reading
-
-
-_OOM_SCORE = "800"  # of 1000: where memory runs out it is ended, and no process that somebody waits for
+_NICE = 10  # of 19: reading yields a busy processor to receiving, because a modality waits for that
+_NICE_IN_BACKGROUND = 15  # a process in the background yields to reading
+_OOM_SCORE = "800"  # of 1000: if memory runs out, the system ends a process in the background first
 
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """A bundle that could not be loaded, and why; ``path`` is None where its files are not what was pinned."""
+    """A bundle that could not be loaded, and why; ``path`` is None if its files differ from their pins."""
 
     path: Path | None
     reason: str
@@ -37,7 +33,7 @@ class Broken:
 
 @dataclass(frozen=True, slots=True)
 class Warm:
-    """What the warm process keeps: the models, and what is to be told of each."""
+    """The state of a warm process: its models, and how loading each of them went."""
 
     models: dict[str, Model | Broken]
     bundles: Mapping[str, Pinned]
@@ -48,10 +44,10 @@ class Warm:
 
 @dataclass(frozen=True, slots=True)
 class Loads:
-    """How loading went: ``failed`` and ``waiting`` models with the reason, the ``loaded`` ones with their device.
+    """How loading went: ``loaded`` models with their device, ``failed`` and ``waiting`` ones with the reason.
 
-    A model that waits has no room beside the others and is loaded when a study needs it. ``complaint`` is about the
-    device that the configuration asks for.
+    For a waiting model there is no memory beside the others; it is loaded when a study needs it. ``complaint`` is about
+    the device that the configuration asks for, empty if there is none.
     """
 
     loaded: Mapping[str, str]
@@ -61,10 +57,10 @@ class Loads:
 
 
 def load_models(bundles: Mapping[str, Pinned], device: str, *, background: bool = False) -> Warm:
-    """Load every bundle that there is room for, and everything that encoding needs; runs in the warm process.
+    """Load every bundle that memory is free for, and all that encoding needs; runs in the warm process.
 
-    One in the ``background`` leaves the processor to the others wherever they want it, and is the one that the system
-    ends where memory runs out.
+    A process in the ``background`` yields the processor to the other processes of the node. If memory runs out, the
+    system ends it first.
     """
     os.nice(_NICE_IN_BACKGROUND if background else _NICE)
     if background:
@@ -84,7 +80,7 @@ def load_models(bundles: Mapping[str, Pinned], device: str, *, background: bool 
             models[name] = broken_by(pinned, error)
     shelf = Shelf(titles, there, out_of_memory())
     waiting: dict[str, str] = {}
-    for name in titles:  # one damaged bundle must not keep the others from reading
+    for name in titles:  # one damaged bundle must not prevent the others from reading
         try:
             shelf.warm(name)
             models[name] = shelf[name]
@@ -97,7 +93,7 @@ def load_models(bundles: Mapping[str, Pinned], device: str, *, background: bool 
 
 
 def _title(pinned: Pinned) -> Title:
-    """What the shelf knows of a bundle, whose files are compared with their pins now and at each loading."""
+    """The title of a bundle; its files are compared with their pins now and each time it is loaded."""
     pinned.check()
     title = bundle_model.title(pinned.path)
     return dataclasses.replace(title, load=partial(_load, pinned, title.load))
@@ -109,7 +105,7 @@ def _load(pinned: Pinned, load: Callable[[str], Loaded], device: str) -> Loaded:
 
 
 def broken_by(pinned: Pinned, error: bundle_model.BundleError) -> Broken:
-    """What was tampered with is not even asked what it would have read."""
+    """The record of a bundle that cannot be loaded; of one that was tampered with no file is opened again."""
     return Broken(None if isinstance(error, TamperedError) else pinned.path, str(error))
 
 
@@ -121,5 +117,5 @@ def loads() -> Loads:
 
 
 def loader(bundles: Mapping[str, Pinned], device: str, *, background: bool = False) -> Callable[[], Warm]:
-    """`load_models` as the picklable function that the warm process starts with."""
+    """`load_models` with its arguments, as the picklable function that a warm process starts with."""
     return partial(load_models, dict(bundles), device, background=background)

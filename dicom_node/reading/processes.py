@@ -1,7 +1,7 @@
 """The warm processes of a node, which jobs each of them takes, and the processors that they share.
 
 The first process reads. On CPUs a second one, the spare, is loaded while many studies wait. Models in shadow have a
-process of their own, so a candidate that crashes or hangs takes nobody with it.
+process of their own, so a candidate that crashes or hangs disturbs no other model.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from dicom_node.reading.loading import Loads, loader, loads
 _SPARE_WORTH = 12  # studies that wait for a reading: then it is worth loading the models a second time
 _SPARE_REST_SECONDS = 60.0  # how long the spare process keeps its models while it has nothing to read
 _READ_PATIENCE = Patience(attempts=3, seconds=None, first_delay=1.0, longest_delay=30.0)
-_SHADOW_PATIENCE = Patience(attempts=2, seconds=None, first_delay=1.0)  # nobody waits for it, and each try costs time
+_SHADOW_PATIENCE = Patience(attempts=2, seconds=None, first_delay=1.0)  # it is not urgent, and each attempt costs time
 _LOAD_SECONDS = 600.0  # a process may have to load its models before it reads
 
 

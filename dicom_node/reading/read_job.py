@@ -1,13 +1,13 @@
-"""The jobs "read" and "shadow": a study's revision and a model -> a reading, result files, the jobs that send them.
+"""The jobs "read" and "shadow": a model reads a revision of a study; the results are stored and queued for sending.
 
-Reading and encoding run in the warm process (`dicom_node.reading.warm_process`); it writes the result files under
-``incoming/`` and answers with their names. This process moves them into place and records everything in the transaction
-that ends the job.
+Reading and encoding run in an executor (`dicom_node.reading.warm_process`). It answers with the names of the result
+files that it wrote under ``incoming/``, or with their bytes. This process puts the files into place and records
+everything in the transaction that ends the job.
 
-A study is read once and its results are encoded once for each profile: the settings of one or more destinations. A
-reading that fails for good leads to a report, too, which says that it failed and that this is no negative answer.
+A study is read once. Its results are encoded once for each profile, that is, the settings of one or more destinations.
+A reading that fails for good leads to a report that it failed, which says that this is no negative result.
 
-A reading in shadow is recorded, and that is all: no result is encoded, nothing is called off or sent, and no failure is
+A reading in shadow is only recorded: no result is encoded or sent, no earlier one is called off, no failure is
 reported.
 """
 
@@ -39,7 +39,14 @@ from dicom_node.studies.routing import matches
 
 
 class Reader:
-    """Does the jobs "read" and "shadow", each with a warm process."""
+    """Does the jobs "read" and "shadow" with one executor.
+
+    Args:
+        executor: where readings run; its tasks get a `ReadRequest`.
+        site: what tells this node's results from those of every other node.
+        on_sends: called after results were queued for sending.
+        processors: shared with the other readers of this machine; None leaves the number of threads to torch.
+    """
 
     def __init__(
         self,
@@ -67,9 +74,9 @@ class Reader:
         """Read a study's revision with a model.
 
         Raises:
-            Retryable: the warm process died, took too long or could not load its models.
-            Hindered: it could not be started, or the results not be written.
-            Permanent: the images cannot be read, or the route is gone from the configuration.
+            Retryable: the reading process died, took too long or could not load its models.
+            Hindered: the process could not be started, or the results could not be written.
+            Permanent: the images cannot be read, or the route is no longer in the configuration.
         """
         revision = self._index.revision(job.study)
         if revision > job.revision:
@@ -86,11 +93,11 @@ class Reader:
                 request = dataclasses.replace(self._request(job, route, job.created), threads=threads, batch=batch)
                 answer = self._executor.submit(read, request).result()
         except ReadingError as error:
-            if self._index.revision(job.study) > revision:  # a corrected image took the place of one amid the reading
+            if self._index.revision(job.study) > revision:  # an image was corrected during the reading
                 return Done(f"not read: superseded by revision {self._index.revision(job.study)}", "superseded")
             raise Permanent(str(error)) from error
         except (process.WarmProcessError, RuntimeError) as error:
-            self._spool.discard_parts(batch)  # a process that dies while it encodes leaves what it had written
+            self._spool.discard_parts(batch)  # a process that dies while it encodes leaves files behind
             kind = Hindered if isinstance(error, process.MachineError) else Retryable
             raise kind(str(error)) from error
         now = self._index.revision(job.study)
@@ -100,20 +107,20 @@ class Reader:
         return self._done(job, route, answer, time.perf_counter() - began)
 
     def failed(self, job: Job, reason: str) -> Done:
-        """What is still done for a reading that failed for good: the destinations get a report that says so.
+        """Report to the destinations that a reading failed for good.
 
         Raises:
-            ReadingError, WarmProcessError: no report can be made; that the job failed is known all the same.
+            ReadingError, WarmProcessError: no report can be made; the job is recorded as failed all the same.
             Hindered: no report can be made now.
         """
         route = self._route(job)
         if route is None or not route.report_failures or job.kind == "shadow":
             return Done()
         if self._index.revision(job.study) > job.revision:
-            return Done()  # the study is read anew, and that reading's report is the one that counts
-        # The moment is that of the failure: a reading revived later must not look older than this report.
+            return Done()  # the new revision is read, and its report counts
+        # The report has the time of the failure: a reading that is revived later must not look older than the report.
         request = self._request(job, route, self._clock())
-        # A failure replaces nothing: what an earlier reading found still stands.
+        # A failure replaces no earlier report: what an earlier reading found still holds.
         wanted = tuple(dataclasses.replace(each, predecessor=None) for each in request.wanted)
         request = dataclasses.replace(request, wanted=wanted)
         try:
@@ -125,7 +132,7 @@ class Reader:
         return self._recorded(job, route, answer, answer.run_key, supersedes=False)
 
     def _route(self, job: Job) -> Route | None:
-        """The route and model of a job, none where either has left the configuration."""
+        """The route of a job; None if the route or the model is no longer in the configuration."""
         shadow = job.kind == "shadow"
         models = self._settings.shadow_models() if shadow else self._settings.reading_models()
         there = job.target in models
@@ -166,7 +173,7 @@ class Reader:
     def _wanted(self, job: Job, route: Route, *, replaces: bool) -> tuple[Wanted, ...]:
         """Each profile once, with the latest report that one of its destinations has, if this reading replaces it.
 
-        It does not where images are gone that the report may be about: what was found on them still stands.
+        It replaces none if retention has removed images: the report may be about them, and its findings still hold.
         """
         destinations: dict[Profile, list[str]] = {}
         for name in route.to:
@@ -202,9 +209,9 @@ class Reader:
         return dataclasses.replace(recorded, then=then)
 
     def _recorded(self, job: Job, route: Route, answer: ReadAnswer, key: str, *, supersedes: bool) -> Done:
-        """The reading and its files are recorded, and each file is queued for the destinations it was made for.
+        """Record the reading and its files, and queue each file for the destinations that it was made for.
 
-        One that ``supersedes`` calls off what older readings still have to send; a failure does not.
+        If it ``supersedes``, results of older readings that were not sent yet are called off; a failure does not.
         """
         targets = [(name, self._settings.profile(route, name).digest) for name in route.to]
         results = self._in_place(answer)
@@ -219,7 +226,7 @@ class Reader:
         return Done("; ".join(answer.notes)[:1000], run_key=key, effects=effects, then=self._on_sends)
 
     def _in_shadow(self, job: Job, answer: ReadAnswer, key: str) -> Done:
-        """What the model said is recorded, beside what others said and never instead of it."""
+        """Record what the model said, beside the readings of other models; it never replaces one."""
         results = self._in_place(answer)
 
         def effects() -> None:
@@ -275,13 +282,13 @@ class Reader:
 
 
 def _same(texts: Iterable[str]) -> str:
-    """What all instances of a series say; empty where they differ, which leaves it to each one's own header."""
+    """The value that all instances of a series share; empty if they differ: then each header is asked."""
     distinct = set(texts)
     return distinct.pop() if len(distinct) == 1 else ""
 
 
 def _as_json(reading: Reading, seconds: Iterable[tuple[str, float]]) -> str:
-    """A reading as the index keeps it: everything but the paths of files, which may move."""
+    """A reading as the index keeps it: all but where the bytes of its sources are, which may change."""
     whole: dict[str, Any] = dataclasses.asdict(reading)
     whole["sources"] = [source["sop_instance_uid"] for source in whole["sources"]]
     whole["seconds"] = dict(seconds)

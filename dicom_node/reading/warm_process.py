@@ -1,6 +1,6 @@
-"""What the warm process does with a study: choose, read, encode, and leave the result files under ``incoming/``.
+"""The tasks of a warm process: choose the images of a study, read them, encode the results, report a failure.
 
-Everything that goes in and comes back is picklable and small; pixels, maps and masks never leave the process.
+Requests and answers (`dicom_node.reading.messages`) are picklable. Decoded pixels, maps and masks stay in the process.
 """
 
 from __future__ import annotations
@@ -42,7 +42,13 @@ def _model(name: str) -> Model | Broken:
 
 
 def read(request: ReadRequest) -> ReadAnswer:
-    """Choose, read and encode; runs in the warm process."""
+    """Choose images, read them and encode the results; runs in the warm process.
+
+    Raises:
+        ReadingError: the model is broken, or cannot read the images.
+        BusyError: there is no memory for the model now.
+        MachineError: the results cannot be written.
+    """
     # highdicom stays out of the receiver's process
     from dicom_node import results  # noqa: PLC0415
     from dicom_node.results.images import StoredImages  # noqa: PLC0415
@@ -53,7 +59,7 @@ def read(request: ReadRequest) -> ReadAnswer:
     selection = model.select(request.series)
     if not selection.chosen:
         return ReadAnswer((*selection.passed_over, *_told_of_removed(request)))
-    # As what there is too much of: it should be read and cannot, so no class is absent.
+    # Like surplus images, removed ones should be read and cannot be: so no class may be called absent.
     gone = tuple(PassedOver(uid, _REMOVED) for uid in request.removed)
     selection = dataclasses.replace(selection, surplus=(*selection.surplus, *gone))
     uids = _editions(selection.chosen)
@@ -64,23 +70,23 @@ def read(request: ReadRequest) -> ReadAnswer:
         use_threads(request.threads)
     try:
         reading = model.read(selection)
-    except bundle_model.BundleError as error:  # it had no room when the others were loaded
+    except bundle_model.BundleError as error:  # it was not loaded at the start, for lack of memory
         warm: Warm = process.state()
         warm.models[request.model] = broken_by(warm.bundles[request.model], error)
         raise ReadingError(f"model {request.model} could not be loaded: {error}") from error
-    if reading.failed:  # under another key: once the images can be read, the question is open again
+    if reading.failed:  # another key: once all images can be read, the study is read again
         unread = [[each.uid, each.reason] for each in reading.failed]
         key = results.run_key(request.site, model.identity, uids, _digest("incomplete", unread))
     return _encoded(request, key, reading, StoredImages())
 
 
 def _editions(refs: Iterable[InstanceRef]) -> list[str]:
-    """What tells a run's images from every other's: a corrected one is another."""
+    """The images of a run by UID and edition: a corrected image makes another run."""
     return [f"{ref.sop_instance_uid}/{ref.edition}" if ref.edition > 1 else ref.sop_instance_uid for ref in refs]
 
 
 def _told_of_removed(request: ReadRequest) -> Iterator[PassedOver]:
-    """For a person who wonders why nothing was read of a study that has images."""
+    """Why nothing was read of a study that once had images."""
     if count := len(request.removed):
         yield PassedOver(
             request.study, f"{count} earlier image{'s were' if count > 1 else ' was'} removed by retention"
@@ -88,9 +94,12 @@ def _told_of_removed(request: ReadRequest) -> Iterator[PassedOver]:
 
 
 def report_failure(request: ReadRequest, reason: str) -> ReadAnswer:
-    """Encode that a study could not be read, and why; runs in the warm process, and needs no pixels and no network.
+    """Encode a report that a study could not be read, and why; runs in the warm process, without pixels or network.
 
-    No run key in the answer: there is nothing that should have been read, or nothing that says whose it is.
+    The answer has no run key if no image should have been read, or none says which patient and study it is of.
+
+    Raises:
+        MachineError: the report cannot be written.
     """
     from dicom_node import results  # noqa: PLC0415 - as in read
     from dicom_node.results.images import StoredImages  # noqa: PLC0415
@@ -98,7 +107,7 @@ def report_failure(request: ReadRequest, reason: str) -> ReadAnswer:
     model = _model(request.model)
     if isinstance(model, Broken):
         identity, selection = _of_broken(request, model)
-        reason = f"model {request.model} could not be loaded"  # the rest names files of this machine: for IT alone
+        reason = f"model {request.model} could not be loaded"  # its files are for IT alone
     else:
         identity, selection = model.identity, model.select(request.series)
     images = StoredImages()
@@ -113,7 +122,7 @@ def report_failure(request: ReadRequest, reason: str) -> ReadAnswer:
 
 
 def _of_broken(request: ReadRequest, broken: Broken) -> tuple[ModelIdentity, Selection]:
-    """What a model that cannot be loaded says of itself and would have read, as far as its files tell."""
+    """The identity of a model that cannot be loaded and what it would have read, as far as its files tell."""
     try:
         info = None if broken.path is None else bundle_model.describe(broken.path)
     except bundle_model.BundleError:
@@ -125,7 +134,7 @@ def _of_broken(request: ReadRequest, broken: Broken) -> tuple[ModelIdentity, Sel
 
 
 def _encoded(request: ReadRequest, key: str, reading: Reading, images: Any) -> ReadAnswer:
-    """Write the result files of a reading, for each profile that has none of this run yet."""
+    """The answer with the results of a reading, for each profile that has none of this run yet."""
     from dicom_node import results  # noqa: PLC0415 - as in read
 
     if request.is_done(key):
@@ -182,7 +191,7 @@ def _durable(contents: Iterable[Sequence[bytes | memoryview]], data_dir: Path, b
 
 
 def _timed(items: Iterator[T], seconds: list[float]) -> Iterator[T]:
-    """The items, with how long each took to come."""
+    """The items; the seconds that each took are appended to ``seconds``."""
     while True:
         began = time.perf_counter()
         item = next(items, None)
