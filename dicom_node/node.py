@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ai.bundle.pins import Pinned
 from dicom_node import __version__
+from dicom_node.config.holder import SettingsHolder
 from dicom_node.config.settings import Peer, Settings
 from dicom_node.delivery.commit_job import Committer, note_report
 from dicom_node.delivery.send_job import Sender
@@ -51,7 +52,7 @@ class Node:
         Raises:
             ConfigError: a route names a model that is not installed.
         """
-        self.settings = settings
+        self._holder = SettingsHolder(settings)
         self._bundles = find(settings) if bundles is None else {name: Pinned(path) for name, path in bundles.items()}
         self._clock = clock
         self._spool = Spool(settings.node.data_dir)
@@ -65,6 +66,19 @@ class Node:
         self._committers: dict[str, Worker] = {}
         self._reporters: dict[str, Worker] = {}
         self._counters: dict[str, Counter] = {}
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force."""
+        return self._holder.current
+
+    def use(self, settings: Settings) -> tuple[str, ...]:
+        """Put other settings in force while the node runs.
+
+        Returns:
+            the keys that differ and take effect only at the next start.
+        """
+        return self._holder.replace(settings)
 
     @property
     def port(self) -> int:
@@ -118,7 +132,8 @@ class Node:
             raise
 
     def _start(self) -> None:
-        settings, clock = self.settings, self._clock
+        holder, clock = self._holder, self._clock
+        settings = holder.current
         self._spool.open()
         index = self.index = Index(self._spool.root / INDEX_FILE, create=True)
         try:
@@ -139,15 +154,15 @@ class Node:
             index,
             self._spool,
             clock,
-            keep_free=round(settings.node.keep_free_gb * 1e9),
-            max_waiting=settings.node.max_waiting_studies,
+            keep_free=lambda: round(holder.current.node.keep_free_gb * 1e9),
+            max_waiting=lambda: holder.current.node.max_waiting_studies,
         )
         storage = StorageSCP(store, on_release=self._wake_completer)
         marks = (
             (store.no_room, "make room on that disk"),
             (store.backlog, "see in dicom-node studies and in the log why reading does not keep up"),
         )
-        self._server = Server(settings, self._services(index, storage), marks=marks, clock=clock)
+        self._server = Server(holder, self._services(index, storage), marks=marks, clock=clock)
         self._server.start()  # first of all: a modality that pushes now is served now
         Models(settings.node.data_dir).note_loaded(self._bundles)
         self._processes = WarmProcesses(settings, self._bundles, index, self._wake_readers)
@@ -165,7 +180,7 @@ class Node:
         for counter in self._counters.values():
             counter.start()
         self._completer = Completer(
-            settings,
+            holder,
             index,
             self._wake_readers,
             clock,
@@ -174,7 +189,7 @@ class Node:
             counts={name: counter.count for name, counter in self._counters.items()},
         )
         self._completer.start()
-        self._retention = Retention(settings.retention, index, self._spool, store, clock, last_byte=storage.last_byte)
+        self._retention = Retention(holder, index, self._spool, store, clock, last_byte=storage.last_byte)
         self._retention.start()
         logger().info(
             "node.started",
@@ -192,7 +207,7 @@ class Node:
             if peer.commitment:
                 committer = Committer(settings, peer, index, on_answer=self._tell_committed, clock=clock)
                 self._committers[peer.name] = self._calling_worker(index, "commit", committer, peer, committer.idle)
-        commitment = StorageCommitmentSCP(settings, index, self._spool, on_request=self._wake_reporter, clock=clock)
+        commitment = StorageCommitmentSCP(self._holder, index, self._spool, on_request=self._wake_reporter, clock=clock)
         for peer in settings.callable():
             reporter = commitment.reporter(peer)
             self._reporters[peer.name] = self._calling_worker(index, "promise", reporter, peer, reporter.close)
@@ -240,7 +255,7 @@ class Node:
     def _reader(self, slot: Slot, index: Index) -> Worker:
         """The worker of one executor of readings."""
         reader = Reader(
-            self.settings,
+            self._holder,
             index,
             self._spool,
             slot.executor,

@@ -15,6 +15,7 @@ from dicom_node.config.settings import Settings
 
 #: Keys that take effect at the next start, and why. ``*`` stands for the name of a peer or route.
 NEEDS_RESTART: Mapping[str, str] = {
+    "node.ae_title": "the node calls other stations by it",
     "node.host": "the node listens there from its start",
     "node.port": "the node listens there from its start",
     "node.data_dir": "the node locks this folder at its start",
@@ -51,17 +52,21 @@ class SettingsHolder:
             self._followers.append(told)
 
     def replace(self, settings: Settings) -> tuple[str, ...]:
-        """Put other settings in force, all at once.
+        """Put other settings in force, all at once. Keys of ``[node]`` that need a restart keep their value until then.
 
         Returns:
             the keys that differ and take effect only at the next start (`needs_restart`).
         """
         with self._lock:
-            before, self._current = self._current, settings
+            before = self._current
+            waiting = needs_restart(differences(before, settings))
+            kept = [key.removeprefix("node.") for key in waiting if key.startswith("node.")]
+            node = settings.node.model_copy(update={key: getattr(before.node, key) for key in kept})
+            now = self._current = settings.model_copy(update={"node": node})
             followers = list(self._followers)
         for told in followers:
-            told(settings)
-        return needs_restart(differences(before, settings))
+            told(now)
+        return waiting
 
 
 def differences(before: Settings, after: Settings) -> tuple[str, ...]:

@@ -25,7 +25,8 @@ from typing import Any
 
 from ai.contract import InstanceRef, Reading, ReadingError, SeriesRef
 from ai.engine import process
-from dicom_node.config.settings import Profile, Route, Settings
+from dicom_node.config.holder import SettingsHolder
+from dicom_node.config.settings import Profile, Route
 from dicom_node.errors import Hindered, Permanent, Retryable
 from dicom_node.index.index import Index
 from dicom_node.index.rows import Job, NewReading, NewResult
@@ -36,6 +37,19 @@ from dicom_node.reading.processes import Processors
 from dicom_node.reading.warm_process import read, report_failure
 from dicom_node.storage.spool import Spool
 from dicom_node.studies.routing import matches
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Way:
+    """Where the results of a job go, by the settings in force when it begins: they may change while it runs.
+
+    ``profiles``: each destination of the route, with how its results are made. ``committing``: the destinations that
+    are asked to commit.
+    """
+
+    route: Route
+    profiles: tuple[tuple[str, Profile], ...]
+    committing: frozenset[str]
 
 
 class Reader:
@@ -50,7 +64,7 @@ class Reader:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: SettingsHolder,
         index: Index,
         spool: Spool,
         executor: Executor,
@@ -68,7 +82,6 @@ class Reader:
         self._site = site
         self._on_sends = on_sends
         self._clock = clock
-        self._committing = frozenset(peer.name for peer in settings.destinations() if peer.commitment)
 
     def __call__(self, job: Job) -> Done:
         """Read a study's revision with a model.
@@ -81,8 +94,8 @@ class Reader:
         revision = self._index.revision(job.study)
         if revision > job.revision:
             return Done(f"not read: superseded by revision {revision}", "superseded")
-        route = self._route(job)
-        if route is None:
+        way = self._way(job)
+        if way is None:
             raise Permanent(
                 f"route {job.route!r} with model {job.target!r} is no longer in the configuration; "
                 "push the study again, or put it back and retry"
@@ -90,7 +103,7 @@ class Reader:
         began, batch = time.perf_counter(), uuid.uuid4().hex
         try:
             with self._processors.shared() if self._processors is not None else nullcontext() as threads:
-                request = dataclasses.replace(self._request(job, route, job.created), threads=threads, batch=batch)
+                request = dataclasses.replace(self._request(job, way, job.created), threads=threads, batch=batch)
                 answer = self._executor.submit(read, request).result()
         except ReadingError as error:
             if self._index.revision(job.study) > revision:  # an image was corrected during the reading
@@ -104,7 +117,7 @@ class Reader:
         if now > revision and (answer.reading is None or answer.reading.failed):  # as above
             self._spool.discard_parts(batch)
             return Done(f"not read: superseded by revision {now}", "superseded")
-        return self._done(job, route, answer, time.perf_counter() - began)
+        return self._done(job, way, answer, time.perf_counter() - began)
 
     def failed(self, job: Job, reason: str) -> Done:
         """Report to the destinations that a reading failed for good.
@@ -113,13 +126,13 @@ class Reader:
             ReadingError, WarmProcessError: no report can be made; the job is recorded as failed all the same.
             Hindered: no report can be made now.
         """
-        route = self._route(job)
-        if route is None or not route.report_failures or job.kind == "shadow":
+        way = self._way(job)
+        if way is None or not way.route.report_failures or job.kind == "shadow":
             return Done()
         if self._index.revision(job.study) > job.revision:
             return Done()  # the new revision is read, and its report counts
         # The report has the time of the failure: a reading that is revived later must not look older than the report.
-        request = self._request(job, route, self._clock())
+        request = self._request(job, way, self._clock())
         # A failure replaces no earlier report: what an earlier reading found still holds.
         wanted = tuple(dataclasses.replace(each, predecessor=None) for each in request.wanted)
         request = dataclasses.replace(request, wanted=wanted)
@@ -129,20 +142,26 @@ class Reader:
             raise Hindered(str(error)) from error
         if answer.run_key is None:
             return Done()
-        return self._recorded(job, route, answer, answer.run_key, supersedes=False)
+        return self._recorded(job, way, answer, answer.run_key, supersedes=False)
 
-    def _route(self, job: Job) -> Route | None:
-        """The route of a job; None if the route or the model is no longer in the configuration."""
-        shadow = job.kind == "shadow"
-        models = self._settings.shadow_models() if shadow else self._settings.reading_models()
-        there = job.target in models
-        return next((route for route in self._settings.routes if there and route.name == job.route), None)
+    def _way(self, job: Job) -> _Way | None:
+        """The route of a job and what belongs to it; None if the route or the model left the configuration."""
+        settings = self._settings.current
+        models = settings.shadow_models() if job.kind == "shadow" else settings.reading_models()
+        route = next((each for each in settings.routes if each.name == job.route), None)
+        if route is None or job.target not in models:
+            return None
+        return _Way(
+            route,
+            tuple((name, settings.profile(route, name)) for name in route.to),
+            frozenset(peer.name for peer in settings.destinations() if peer.commitment),
+        )
 
-    def _request(self, job: Job, route: Route, created: float) -> ReadRequest:
+    def _request(self, job: Job, way: _Way, created: float) -> ReadRequest:
         instances = self._index.instances_of(job.study)
         removed = self._index.removed_from(job.study)
         said = self._index.series_of(job.study)
-        taken = dict.fromkeys(one.series for one in said if matches(route.match, one))
+        taken = dict.fromkeys(one.series for one in said if matches(way.route.match, one))
         series = tuple(
             SeriesRef(
                 job.study,
@@ -164,26 +183,26 @@ class Reader:
             series=series,
             site=self._site,
             created=created,
-            wanted=() if job.kind == "shadow" else self._wanted(job, route, replaces=not removed),
+            wanted=() if job.kind == "shadow" else self._wanted(job, way, replaces=not removed),
             known=self._index.known_runs(job.study),
             data_dir=str(self._spool.root),
             removed=tuple(each.sop_instance_uid for each in removed if each.series in taken),
         )
 
-    def _wanted(self, job: Job, route: Route, *, replaces: bool) -> tuple[Wanted, ...]:
+    def _wanted(self, job: Job, way: _Way, *, replaces: bool) -> tuple[Wanted, ...]:
         """Each profile once, with the latest report that one of its destinations has, if this reading replaces it.
 
         It replaces none if retention has removed images: the report may be about them, and its findings still hold.
         """
         destinations: dict[Profile, list[str]] = {}
-        for name in route.to:
-            destinations.setdefault(self._settings.profile(route, name), []).append(name)
+        for name, profile in way.profiles:
+            destinations.setdefault(profile, []).append(name)
         return tuple(
             Wanted(profile, self._index.latest_report(job.study, job.target, names) if replaces else None)
             for profile, names in destinations.items()
         )
 
-    def _done(self, job: Job, route: Route, answer: ReadAnswer, seconds: float) -> Done:
+    def _done(self, job: Job, way: _Way, answer: ReadAnswer, seconds: float) -> Done:
         log = logger().bind(model=job.target, seconds=round(seconds, 3))
         if answer.run_key is None:
             reasons = "; ".join(dict.fromkeys(passed.reason for passed in answer.passed_over)) or "no images"
@@ -194,7 +213,7 @@ class Reader:
         if job.kind == "shadow":
             recorded = self._in_shadow(job, answer, answer.run_key)
         else:
-            recorded = self._recorded(job, route, answer, answer.run_key, supersedes=True)
+            recorded = self._recorded(job, way, answer, answer.run_key, supersedes=True)
 
         def then() -> None:
             if answer.reading is not None:
@@ -208,12 +227,12 @@ class Reader:
 
         return dataclasses.replace(recorded, then=then)
 
-    def _recorded(self, job: Job, route: Route, answer: ReadAnswer, key: str, *, supersedes: bool) -> Done:
+    def _recorded(self, job: Job, way: _Way, answer: ReadAnswer, key: str, *, supersedes: bool) -> Done:
         """Record the reading and its files, and queue each file for the destinations that it was made for.
 
         If it ``supersedes``, results of older readings that were not sent yet are called off; a failure does not.
         """
-        targets = [(name, self._settings.profile(route, name).digest) for name in route.to]
+        targets = [(name, profile.digest) for name, profile in way.profiles]
         results = self._in_place(answer)
 
         def effects() -> None:
@@ -221,7 +240,7 @@ class Reader:
                 self._record(job, key, answer.reading, answer, results)
             if supersedes:
                 self._index.supersede(job, key, targets, self._clock())
-            self._index.queue_sends(job, key, targets, self._clock(), committing=self._committing)
+            self._index.queue_sends(job, key, targets, self._clock(), committing=way.committing)
 
         return Done("; ".join(answer.notes)[:1000], run_key=key, effects=effects, then=self._on_sends)
 

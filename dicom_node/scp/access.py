@@ -13,7 +13,8 @@ from enum import Enum
 
 from pynetdicom.sop_class import Verification
 
-from dicom_node.config.settings import Peer, Settings
+from dicom_node.config.holder import SettingsHolder
+from dicom_node.config.settings import Peer
 from dicom_node.log import printable
 
 MAX_ASSOCIATIONS = 500  # for every service
@@ -98,7 +99,7 @@ class Access:
         without_images: the SOP classes that bring no images; a caller that proposes no others is not held off.
     """
 
-    def __init__(self, settings: Settings, marks: Sequence[Mark], without_images: Collection[str]) -> None:
+    def __init__(self, settings: SettingsHolder, marks: Sequence[Mark], without_images: Collection[str]) -> None:
         self._settings = settings
         self._marks = marks
         self._without_images = frozenset(without_images)
@@ -142,14 +143,15 @@ class Access:
 
     def _identify(self, proposal: Proposal) -> PeerIdentity | Rejection:
         """Find the caller among the peers by its AE title and address."""
-        node, calling, address = self._settings.node, proposal.calling, proposal.address
+        settings = self._settings.current
+        node, calling, address = settings.node, proposal.calling, proposal.address
         if proposal.called != node.ae_title:
             return Rejection(
                 _CALLED_UNKNOWN,
                 f"it called AE title '{printable(proposal.called)}', but this node is '{node.ae_title}'",
                 "correct the called AE title on the sender, or node.ae_title here",
             )
-        titled = [peer for peer in self._settings.peers if peer.ae_title == calling]
+        titled = [peer for peer in settings.peers if peer.ae_title == calling]
         peers = tuple(peer for peer in titled if peer.any_host or _calls_from(peer, address))
         if peers or node.accept_unknown_callers:
             return PeerIdentity(calling, peers)

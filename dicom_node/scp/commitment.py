@@ -19,6 +19,7 @@ from pynetdicom import build_role
 from pynetdicom.dimse_primitives import N_EVENT_REPORT
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 
+from dicom_node.config.holder import SettingsHolder
 from dicom_node.config.settings import Peer, Settings
 from dicom_node.dicom.attributes import items, uid_of
 from dicom_node.dicom.commitment import CLASS_CONFLICT, NO_SUCH_OBJECT, report
@@ -57,7 +58,7 @@ class StorageCommitmentSCP(CollectingService):
 
     def __init__(
         self,
-        settings: Settings,
+        settings: SettingsHolder,
         index: Index,
         spool: Spool,
         *,
@@ -86,7 +87,7 @@ class StorageCommitmentSCP(CollectingService):
             return [request.answer(0x0115)]
         if not instances:
             return [request.answer(0x0115)]
-        peer = next((one for one in request.peer.peers if one in self._settings.callable()), None)
+        peer = next((one for one in request.peer.peers if one in self._settings.current.callable()), None)
         name = peer.name if peer is not None else None
         promise = Promise(transaction_uid, request.peer.ae_title, instances)
         self._index.add_promise(promise, name, self._clock())
@@ -127,7 +128,7 @@ class StorageCommitmentSCP(CollectingService):
 
     def reporter(self, peer: Peer) -> CommitmentReporter:
         """What brings the reports to one peer."""
-        return CommitmentReporter(self._settings, peer, self._index, self.report)
+        return CommitmentReporter(self._settings.current, peer, self._index, self.report)
 
 
 def _checked(request: Request) -> int:

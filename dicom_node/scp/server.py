@@ -14,7 +14,7 @@ from contextlib import suppress
 import structlog
 from pynetdicom import AE
 
-from dicom_node.config.settings import Settings
+from dicom_node.config.holder import SettingsHolder
 from dicom_node.errors import ConfigError
 from dicom_node.log import logger, silence_libraries, where
 from dicom_node.network.pynetdicom_setup import application_entity
@@ -44,7 +44,7 @@ class Server:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: SettingsHolder,
         services: Services,
         *,
         marks: Sequence[Mark] = (),
@@ -78,7 +78,7 @@ class Server:
         """
         silence_libraries()
         _allow_files(_FILES)
-        node = self._settings.node
+        node = self._settings.current.node
         self._ae = application_entity(node.ae_title)
         for each in self._services.supported:
             roles = each.peer_roles

@@ -115,8 +115,8 @@ class Store:
         spool: Spool,
         clock: Callable[[], float] = time.time,
         *,
-        keep_free: int = 0,
-        max_waiting: int | None = None,
+        keep_free: Callable[[], int] = lambda: 0,
+        max_waiting: Callable[[], int | None] = lambda: None,
     ) -> None:
         self._keep_free = keep_free
         self._max_waiting = max_waiting
@@ -147,11 +147,10 @@ class Store:
             OSError: the file system cannot be asked.
         """
         free = self._spool.free()
-        if free >= self._keep_free:
+        keep_free = self._keep_free()
+        if free >= keep_free:
             return None
-        return (
-            f"{free / 1e9:.2f} GB are free where data_dir lies, and node.keep_free_gb keeps {self._keep_free / 1e9:g}"
-        )
+        return f"{free / 1e9:.2f} GB are free where data_dir lies, and node.keep_free_gb keeps {keep_free / 1e9:g}"
 
     def backlog(self) -> str | None:
         """The reason if too many studies wait to be read to accept a new one. None if there are few enough.
@@ -162,15 +161,16 @@ class Store:
         Raises:
             sqlite3.Error: the index cannot be read.
         """
-        if self._max_waiting is None:
+        max_waiting = self._max_waiting()
+        if max_waiting is None:
             return None
         waiting, asked = self._waiting
         if (now := time.monotonic()) - asked > _ASKED_SECONDS:
-            waiting = self._index.studies_waiting(self._max_waiting)
+            waiting = self._index.studies_waiting(max_waiting)
             self._waiting = (waiting, now)
         if not waiting:
             return None
-        return f"{waiting} studies wait to be read, and node.max_waiting_studies is {self._max_waiting}"
+        return f"{waiting} studies wait to be read, and node.max_waiting_studies is {max_waiting}"
 
     def put(self, incoming: Incoming, header: Header) -> bool:
         """Store an instance durably and record it. In every case the caller discards ``incoming`` afterwards.

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from dicom_node.config.settings import Retention as RetentionSettings
+from dicom_node.config.holder import SettingsHolder
 from dicom_node.index.index import Index
 from dicom_node.index.rows import StudyRow
 from dicom_node.log import logger, where
@@ -33,7 +33,7 @@ class Retention:
 
     def __init__(
         self,
-        settings: RetentionSettings,
+        settings: SettingsHolder,
         index: Index,
         spool: Spool,
         store: Store,
@@ -79,7 +79,7 @@ class Retention:
             if self._stopping.is_set():
                 return 0
             self._delete(study, "the rest of an earlier removal, which the end of the node or an error interrupted")
-        days = self._settings.days
+        days = self._settings.current.retention.days
         if days is None:
             return 0
         removed, before, after = 0, self._clock() - days * _DAY, (float("-inf"), "")
@@ -89,7 +89,7 @@ class Retention:
                 if room is None or self._stopping.is_set():
                     return removed
                 began = time.monotonic()
-                if self._remove(row, before, room):
+                if self._remove(row, before, days, room):
                     removed += 1
                     self._stopping.wait(time.monotonic() - began)  # leave half of the disk's time to receiving
             after = (rows[-1].last_received, rows[-1].study)
@@ -97,20 +97,20 @@ class Retention:
 
     def _room(self) -> str | None:
         """None while enough disk space is free to keep old studies; otherwise what the log says about the space."""
-        wanted = self._settings.free_gb
+        wanted = self._settings.current.retention.free_gb
         if wanted is None:
             return ""
         free = self._spool.free(now=True) / 1e9
         return None if free >= wanted else f"; {free:.2f} GB are free, and retention.free_gb is {wanted:g}"
 
-    def _remove(self, row: StudyRow, before: float, room: str) -> bool:
+    def _remove(self, row: StudyRow, before: float, days: float, room: str) -> bool:
         study, now = row.study, self._clock()
         if row.state not in _FINISHED or self._last_byte(study):
             return False
         if not self._index.remove_files(study, row.revision, before, now):
             return False
         ended = max(filter(None, (row.completed, row.read, row.delivered)))
-        age = f"{row.state}, finished {(now - ended) / _DAY:.1f} days ago; retention.days is {self._settings.days:g}"
+        age = f"{row.state}, finished {(now - ended) / _DAY:.1f} days ago; retention.days is {days:g}"
         self._delete(study, age + room)
         return True
 

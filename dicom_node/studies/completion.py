@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from dicom_node.config.settings import Route, Settings
+from dicom_node.config.holder import SettingsHolder
+from dicom_node.config.settings import Route
 from dicom_node.index.index import Index
 from dicom_node.index.rows import OpenStudy
 from dicom_node.log import logger, where
@@ -53,7 +54,7 @@ class Completer:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: SettingsHolder,
         index: Index,
         on_jobs: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.time,
@@ -70,9 +71,6 @@ class Completer:
         self._index = index
         self._on_jobs = on_jobs
         self._clock = clock
-        self._shortest = min(
-            [settings.node.quiet_seconds, *(settings.quiet_seconds(route) for route in settings.routes)]
-        )
         self._wake = threading.Event()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="completer", daemon=True)
@@ -136,17 +134,19 @@ class Completer:
 
     def _left(self, study: OpenStudy, last: float, now: float, *, has_steps: bool) -> tuple[float, str]:
         """The seconds that a study still has to wait (0 or less: it is complete), and the evidence in words."""
+        settings = self._settings.current
         can_tell = has_steps or self._counts or self._released(study.study)
-        if not can_tell and last + self._shortest > now:  # the usual case
-            return last + self._shortest - now, ""
-        routes = [route for route, _ in routes_of(self._settings, self._index.series_of(study.study))]
-        quiet = max((self._settings.quiet_seconds(each) for each in routes), default=self._settings.node.quiet_seconds)
+        shortest = min([settings.node.quiet_seconds, *map(settings.quiet_seconds, settings.routes)])
+        if not can_tell and last + shortest > now:  # the usual case
+            return last + shortest - now, ""
+        routes = [route for route, _ in routes_of(settings, self._index.series_of(study.study))]
+        quiet = max(map(settings.quiet_seconds, routes), default=settings.node.quiet_seconds)
         evidence = self._evidence(study, routes, last, now, has_steps=has_steps)
         if evidence is None:
             return last + quiet - now, "no image arrived during the quiet time"
         if evidence.complete:
             return 0.0, evidence.reason
-        wait = max(quiet, self._settings.node.wait_seconds)
+        wait = max(quiet, settings.node.wait_seconds)
         return last + wait - now, f"the longest wait of {wait:g} s is over: {evidence.reason}"
 
     def _evidence(
@@ -199,8 +199,9 @@ class Completer:
     def _complete(self, study: OpenStudy, evidence: str, now: float) -> bool:
         """Complete a study and queue its readings. True if there is something to read."""
         series = self._index.series_of(study.study)
-        pairs = [(route.name, model) for route, model in routes_of(self._settings, series)]
-        shadows = [(route.name, model) for route, model in shadows_of(self._settings, series)]
+        settings = self._settings.current
+        pairs = [(route.name, model) for route, model in routes_of(settings, series)]
+        shadows = [(route.name, model) for route, model in shadows_of(settings, series)]
         if not self._index.complete(
             study.study, study.revision, study.last_received, pairs, now, shadows=shadows, evidence=evidence
         ):
@@ -217,7 +218,7 @@ class Completer:
 
     def _fail_unconfigured(self, now: float) -> None:
         """Fail the jobs of models and destinations that are no longer configured; they would wait without end."""
-        settings = self._settings
+        settings = self._settings.current
         destinations = [peer.name for peer in settings.destinations()]
         failed = (
             self._index.fail_unknown(

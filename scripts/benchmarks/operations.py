@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dicom_node.config.holder import SettingsHolder
 from dicom_node.config.settings import Match, NodeSettings, Peer, Route, Settings
 from dicom_node.index.index import Index
 from dicom_node.index.rows import Job, JobKind, NewInstance, NewReading, NewResult
@@ -30,7 +31,7 @@ class Ward:
         self.hospital = hospital
         self.uids = uids
         self.newest = newest
-        self.completer = Completer(_SETTINGS, self.index)
+        self.completer = Completer(SettingsHolder(_SETTINGS), self.index)
 
     def receive(self, count: int, images: int = IMAGES) -> list[Study]:
         """Record studies in one transaction."""

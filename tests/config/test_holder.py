@@ -23,7 +23,7 @@ def test_a_replacement_is_seen_at_once_and_told_to_who_follows(tmp_path: Path) -
     later = changed(first, quiet_seconds=9.0)
     assert holder.current is first
     assert holder.replace(later) == ()
-    assert holder.current is later
+    assert holder.current == later
     assert told == [later]
 
 
@@ -34,6 +34,9 @@ def test_what_takes_effect_at_the_next_start_is_named(tmp_path: Path) -> None:
     )
     assert differences(first, moved) == ("peers.pacs.port",)
     assert SettingsHolder(first).replace(moved) == ("peers.pacs.port",)
+    holder = SettingsHolder(first)
+    assert holder.replace(changed(first, ae_title="OTHER", quiet_seconds=9.0)) == ("node.ae_title",)
+    assert holder.current == changed(first, quiet_seconds=9.0), "until the restart it is called as it calls"
     both = changed(moved, port=1, quiet_seconds=9.0)
     assert differences(first, both) == ("node.port", "node.quiet_seconds", "peers.pacs.port")
     assert needs_restart(differences(first, both)) == ("node.port", "peers.pacs.port")

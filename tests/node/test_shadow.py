@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from ai.bundle import pins
 from ai.inference import bundle_model
 from dicom_node.cli.main import app
+from dicom_node.config.holder import SettingsHolder
 from dicom_node.config.settings import Profile, Settings
 from dicom_node.errors import ConfigError
 from dicom_node.index.index import INDEX_FILE, Index
@@ -148,7 +149,7 @@ def state(index: Index) -> str:
 
 
 def complete(index: Index, settings: Settings, now: float) -> None:
-    Completer(settings, index).tick(now)
+    Completer(SettingsHolder(settings), index).tick(now)
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from ai.contract import OpenFile
 from ai.engine import process
 from ai.engine.process import WarmProcess
 from ai.inference.bundle_model import shipped
+from dicom_node.config.holder import SettingsHolder
 from dicom_node.errors import Permanent
 from dicom_node.index.index import INDEX_FILE, Index
 from dicom_node.index.rows import NewInstance
@@ -100,7 +101,7 @@ class OneNode:
         """Do the job "read"; its reason."""
         job = self.index.claim("read", None, 30.0, 60.0)
         assert job is not None
-        reader = Reader(self.settings, self.index, self.spool, executor, "site", clock=lambda: 30.0)
+        reader = Reader(SettingsHolder(self.settings), self.index, self.spool, executor, "site", clock=lambda: 30.0)
         done = reader(job)
         with self.index.transaction():
             assert self.index.finish(job, 40.0, reason=done.reason, run_key=done.run_key)

@@ -8,6 +8,7 @@ import pytest
 from pydicom.uid import ComputedRadiographyImageStorage
 from pynetdicom.sop_class import ModalityPerformedProcedureStep, Verification
 
+from dicom_node.config.holder import SettingsHolder
 from dicom_node.scp import access
 from dicom_node.scp.access import Acceptance, Access, Mark, Place, Proposal, Rejection
 from tests.support.nodes import settings_for
@@ -16,7 +17,7 @@ FULL: Mark = (lambda: "the disk is full", "make room")
 
 
 def access_to(folder: Path, *marks: Mark) -> Access:
-    return Access(settings_for(folder), marks, {Verification, ModalityPerformedProcedureStep})
+    return Access(SettingsHolder(settings_for(folder)), marks, {Verification, ModalityPerformedProcedureStep})
 
 
 def proposal(

@@ -19,6 +19,7 @@ from pydicom.uid import ImplicitVRLittleEndian
 from pynetdicom.sop_class import Verification
 
 from dicom_node import log
+from dicom_node.config.holder import SettingsHolder
 from dicom_node.index.index import INDEX_FILE, Index
 from dicom_node.index.rows import NewInstance
 from dicom_node.node import Node
@@ -175,7 +176,7 @@ def test_an_association_that_never_falls_quiet_holds_its_studies_up_for_an_hour_
     index = Index(tmp_path / INDEX_FILE, create=True)
     index.add_instance(NewInstance("1.1", "1", "1", "1", "1.0", "CR", "", "", "", "A", "f", 1), 1000.0)
     now = [1000.0]
-    completer = Completer(settings_for(tmp_path), index, last_byte=lambda _study: now[0])
+    completer = Completer(SettingsHolder(settings_for(tmp_path)), index, last_byte=lambda _study: now[0])
     for seconds, state in ((60.0, "receiving"), (3599.0, "receiving"), (3601.0, "no route")):
         now[0] = 1000.0 + seconds
         completer.tick(now[0])

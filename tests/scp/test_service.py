@@ -23,6 +23,7 @@ from pynetdicom.sop_class import (
 )
 
 from dicom_node import log
+from dicom_node.config.holder import SettingsHolder
 from dicom_node.network import dimse
 from dicom_node.scp.server import Server
 from dicom_node.scp.service import CollectingService, Request, Service, Services, Supported
@@ -105,7 +106,7 @@ def query(matches: int) -> bytes:
 
 @contextmanager
 def serving(folder: Path, *services: Service) -> Iterator[Server]:
-    server = Server(settings_for(folder), Services([VerificationSCP(), *services]))
+    server = Server(SettingsHolder(settings_for(folder)), Services([VerificationSCP(), *services]))
     server.start()
     try:
         yield server

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from dicom_node import log
 from dicom_node.cli.main import app
+from dicom_node.config.holder import SettingsHolder
 from dicom_node.config.settings import Retention as RetentionSettings
 from dicom_node.config.settings import Settings
 from dicom_node.index.index import INDEX_FILE, Index
@@ -60,8 +61,10 @@ class Place:
         self.store = Store(self.index, self.spool, lambda: self.now)
 
     def retention(self, days: float | None = 30.0, **wishes: Any) -> Retention:
-        settings = RetentionSettings(days=days, free_gb=wishes.pop("free_gb", None))
-        return Retention(settings, self.index, self.spool, self.store, lambda: self.now, **wishes)
+        kept = RetentionSettings(days=days, free_gb=wishes.pop("free_gb", None))
+        return Retention(
+            SettingsHolder(Settings(retention=kept)), self.index, self.spool, self.store, lambda: self.now, **wishes
+        )
 
     def receive(self, study: str, day: float, *, images: int = 2) -> None:
         for number in range(images):

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from dicom_node.config.holder import SettingsHolder
 from dicom_node.config.settings import Match, Settings
 from dicom_node.index.index import Index
 from dicom_node.index.rows import NewInstance, StoredSeries
@@ -81,7 +82,7 @@ def test_a_study_is_complete_when_it_was_quiet_for_the_longest_of_its_routes(tmp
         {"name": "long", "models": ["b"], "quiet_seconds": 8.0, "match": {"modality": "DX"}},
     )
     queued: list[int] = []
-    completer = Completer(config, index, lambda: queued.append(1))
+    completer = Completer(SettingsHolder(config), index, lambda: queued.append(1))
     receive(index, "1.1.1", 100.0)
     receive(index, "2.1.1", 100.0, study="2", series="2.1", modality="CR")
     completer.tick(101.9)
@@ -97,7 +98,7 @@ def test_a_study_is_complete_when_it_was_quiet_for_the_longest_of_its_routes(tmp
 def test_every_new_instance_begins_the_quiet_time_anew_whichever_association_brought_it(
     tmp_path: Path, index: Index
 ) -> None:
-    completer = Completer(settings(tmp_path, {"name": "r", "models": ["a"]}), index)
+    completer = Completer(SettingsHolder(settings(tmp_path, {"name": "r", "models": ["a"]})), index)
     for number, now in enumerate((100.0, 104.0, 108.0)):
         receive(index, f"1.1.{number}", now)
         completer.tick(now + 4.9)
@@ -107,14 +108,16 @@ def test_every_new_instance_begins_the_quiet_time_anew_whichever_association_bro
 
 
 def test_a_study_that_no_route_takes_ends_visibly(tmp_path: Path, index: Index) -> None:
-    completer = Completer(settings(tmp_path, {"name": "r", "models": ["a"], "match": {"modality": "MG"}}), index)
+    completer = Completer(
+        SettingsHolder(settings(tmp_path, {"name": "r", "models": ["a"], "match": {"modality": "MG"}})), index
+    )
     receive(index, "1.1.1", 100.0)
     completer.tick(105.0)
     assert index.studies_with_state("1")[0].state == "no route"
 
 
 def test_a_late_instance_is_a_new_revision_with_jobs_of_its_own(tmp_path: Path, index: Index) -> None:
-    completer = Completer(settings(tmp_path, {"name": "r", "models": ["a"]}), index)
+    completer = Completer(SettingsHolder(settings(tmp_path, {"name": "r", "models": ["a"]})), index)
     receive(index, "1.1.1", 100.0)
     completer.tick(105.0)
     receive(index, "1.1.2", 200.0)
@@ -125,7 +128,7 @@ def test_a_late_instance_is_a_new_revision_with_jobs_of_its_own(tmp_path: Path, 
 def test_bytes_on_an_open_association_keep_a_study_from_being_complete(tmp_path: Path, index: Index) -> None:
     config = settings(tmp_path, {"name": "r", "models": ["a"]})
     last_byte = {"1": 109.0}
-    completer = Completer(config, index, last_byte=lambda study: last_byte.get(study, 0.0))
+    completer = Completer(SettingsHolder(config), index, last_byte=lambda study: last_byte.get(study, 0.0))
     receive(index, "1.1.1", 100.0)
     completer.tick(113.9)
     assert index.studies_with_state("1")[0].state == "receiving"
@@ -135,14 +138,14 @@ def test_bytes_on_an_open_association_keep_a_study_from_being_complete(tmp_path:
 
 def test_work_for_a_route_that_was_removed_fails_visibly(tmp_path: Path, index: Index) -> None:
     receive(index, "1.1.1", 100.0)
-    Completer(settings(tmp_path, {"name": "r", "models": ["a"]}), index).tick(105.0)
-    Completer(settings(tmp_path), index).tick(106.0)
+    Completer(SettingsHolder(settings(tmp_path, {"name": "r", "models": ["a"]})), index).tick(105.0)
+    Completer(SettingsHolder(settings(tmp_path)), index).tick(106.0)
     row = index.studies_with_state("1")[0]
     assert row.state == "failed"
     assert "no longer in any route of the configuration" in row.reason
 
 
 def test_it_says_when_to_look_again(tmp_path: Path, index: Index) -> None:
-    completer = Completer(settings(tmp_path, {"name": "r", "models": ["a"]}), index)
+    completer = Completer(SettingsHolder(settings(tmp_path, {"name": "r", "models": ["a"]})), index)
     receive(index, "1.1.1", 100.0)
     assert completer.tick(104.9) == pytest.approx(0.1)
