@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -21,8 +20,8 @@ from pydicom.dataset import FileDataset
 from pynetdicom import AE, evt
 
 from dicom_node.network.pynetdicom_setup import configure_pynetdicom, on_open
-from tests.support.programs import tool
-from tests.support.waiting import wait_until
+from tests.support.programs import running, tool
+from tests.support.waiting import scaled, wait_until
 
 ORTHANC_PLUGINS = Path("/usr/share/orthanc/plugins")
 
@@ -43,7 +42,7 @@ def associate(port: int, *contexts: tuple[str, str], calling: str = "TESTER", ca
     """An established association to a node under test, proposing (SOP class, transfer syntax) pairs."""
     configure_pynetdicom()
     ae = AE(ae_title=calling)
-    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 30
+    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = scaled(30)
     for sop_class, syntax in dict.fromkeys(contexts):
         ae.add_requested_context(sop_class, syntax)
     for _ in range(5):
@@ -88,7 +87,7 @@ class Orthanc:
     http: int
 
     def fetch(self, path: str) -> bytes:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.http}{path}", timeout=60) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.http}{path}", timeout=scaled(60)) as answer:
             return bytes(answer.read())
 
     def get(self, path: str) -> Any:
@@ -101,7 +100,7 @@ class Orthanc:
 
         def told() -> bool:
             with suppress(OSError):  # right after its start it resets a connection now and then
-                urllib.request.urlopen(put, timeout=10).close()
+                urllib.request.urlopen(put, timeout=scaled(10)).close()
                 return True
             return False
 
@@ -141,11 +140,7 @@ def running_orthanc(folder: Path, *plugins: str) -> Iterator[Orthanc]:
     (folder / "orthanc.json").write_text(json.dumps(config))
     # Without TCP_NODELAY it waits 40 ms a message (Nagle against delayed ACK).
     environment = {**os.environ, "TCP_NODELAY": "1"}
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen([program, str(folder / "orthanc.json")], stdout=log, stderr=log, env=environment)
-    try:
+    command = [program, folder / "orthanc.json"]
+    with (folder / "log").open("wb") as log, running(command, stdout=log, stderr=log, env=environment):
         wait_until(lambda: listens(pacs.http) and listens(pacs.dicom), "Orthanc to listen")
         yield pacs
-    finally:
-        process.terminate()
-        process.wait(30)

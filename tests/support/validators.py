@@ -22,6 +22,8 @@ from pathlib import Path
 import pydicom
 from pydicom.dataset import Dataset
 
+from tests.support.waiting import scaled
+
 SR_ROOT, KOS = "1.2.840.10008.5.1.4.1.1.88.", "1.2.840.10008.5.1.4.1.1.88.59"
 GSPS_ROOT, PDF = "1.2.840.10008.5.1.4.1.1.11.", "1.2.840.10008.5.1.4.1.1.104.1"
 _PIXELMED = Path("/usr/share/java/pixelmed.jar")
@@ -192,7 +194,7 @@ _Done = subprocess.CompletedProcess[str]
 def _run(command: Sequence[object], env: dict[str, str] | None = None, timeout: float = 300) -> _Done:
     return subprocess.run(
         [str(part) for part in command],
-        capture_output=True, text=True, errors="replace", timeout=timeout, env=env, check=False,
+        capture_output=True, text=True, errors="replace", timeout=scaled(timeout), env=env, check=False,
     )  # fmt: skip
 
 

@@ -28,6 +28,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Response
 from pydicom.dataset import Dataset
 
 from tests.support.programs import ROOT, tool
+from tests.support.waiting import scaled
 
 OHIF = ROOT / ".cache" / "ohif-3.12.10"  # scripts/test names the same folder
 PATIENCE_MS = 120_000  # a machine that is busy with other things draws slowly; nothing here waits longer than it must
@@ -191,7 +192,7 @@ class Study:
 
     def drawn(self, path: Path) -> Image.Image:
         """The page once something is to be seen in the viewport, and stands still: OHIF says so a moment before."""
-        frame, before, deadline = self.frame(), None, time.monotonic() + 30
+        frame, before, deadline = self.frame(), None, time.monotonic() + scaled(30)
         while time.monotonic() < deadline:
             page = self.screenshot(path)
             now = page.crop((int(frame.left), int(frame.top), int(frame.right), int(frame.bottom))).tobytes()
@@ -215,7 +216,7 @@ class Ohif:
     @contextmanager
     def study(self, study_uid: str) -> Iterator[Study]:
         page = self.browser.new_page(viewport={"width": 1500, "height": 950})
-        page.set_default_timeout(PATIENCE_MS)
+        page.set_default_timeout(scaled(PATIENCE_MS))
         page.add_init_script(SEEN)
         study = Study(page)
 
@@ -263,7 +264,7 @@ class _Handler(SimpleHTTPRequestHandler):
         headers = {"Accept": self.headers.get("Accept", "*/*")}
         request = urllib.request.Request(self._orthanc + self.path, headers=headers)
         try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
+            with urllib.request.urlopen(request, timeout=scaled(60)) as answer:
                 return answer.status, answer.headers["Content-Type"], answer.read()
         except urllib.error.HTTPError as error:
             with error:
@@ -308,7 +309,7 @@ def viewing(orthanc_http: int) -> Iterator[Ohif]:
         pytest.skip(f"OHIF is not unpacked in {OHIF.relative_to(ROOT)} (scripts/test does it by npm)")
     chromium = tool("chromium")
     with serving(orthanc_http) as address, sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=chromium, args=CHROMIUM, timeout=PATIENCE_MS)
+        browser = play.chromium.launch(executable_path=chromium, args=CHROMIUM, timeout=scaled(PATIENCE_MS))
         try:
             yield Ohif(browser, address)
         finally:

@@ -16,7 +16,7 @@ from pynetdicom.dsutils import split_dataset
 from pynetdicom.sop_class import Verification
 
 from dicom_node.node import Node
-from tests.support.waiting import wait_until
+from tests.support.waiting import scaled, wait_until
 
 ASSOCIATE_RQ, ASSOCIATE_AC, ASSOCIATE_RJ, P_DATA, RELEASE_RQ, RELEASE_RP, ABORT = range(1, 8)
 ECHO, STORE, COMPRESSED = 1, 3, 5  # presentation context ids
@@ -139,7 +139,7 @@ class Raw:
     """A connection to a node, which is no association until it is asked for."""
 
     def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=20)
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=scaled(20))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.longest = 0  # of the PDUs that came, behind their header
 

@@ -1,0 +1,81 @@
+"""Kills what a test session left running, however the session ended.
+
+    python reaper.py PID MARK
+
+It waits for process PID to end, by SIGKILL as well, and then kills every process that was started below it. Those carry
+MARK in the environment variable that `tests.support.programs` sets; their children are killed with them. It runs alone
+and imports nothing of the project, so that it starts in milliseconds.
+"""
+
+import os
+import select
+import signal
+import sys
+import time
+from pathlib import Path
+
+VARIABLE = "DICOM_NODE_TEST_SESSION"
+_SECONDS = 10.0  # how long it looks for more
+
+
+def running() -> dict[int, int]:
+    """Every process that has not ended, and its parent."""
+    found = {}
+    for entry in os.listdir("/proc"):  # noqa: PTH208 - a Path for every file in /proc costs more than reading it
+        if entry.isdigit():
+            try:
+                fields = Path("/proc", entry, "stat").read_text(errors="replace").rsplit(")", 1)[1].split()
+            except OSError:
+                continue
+            if fields[0] not in "ZX":
+                found[int(entry)] = int(fields[1])
+    return found
+
+
+def below(roots: set[int], parents: dict[int, int]) -> set[int]:
+    """Processes, their children, and those children's."""
+    found, more = set(roots), set(roots)
+    while more:
+        more = {pid for pid, parent in parents.items() if parent in more} - found
+        found |= more
+    return found
+
+
+def marked(mark: str) -> set[int]:
+    """The processes that run with a mark in their environment, and all that they started."""
+    wanted, parents, found = mark.encode(), running(), set()
+    for pid in parents:
+        try:
+            environment = Path("/proc", str(pid), "environ").read_bytes().split(b"\0")
+        except OSError:  # it ended, or it is another user's
+            continue
+        if any(each.startswith(VARIABLE.encode() + b"=") and wanted in each for each in environment):
+            found.add(pid)
+    return below(found, parents) - {os.getpid()}
+
+
+def kill(pids: set[int]) -> None:
+    """Kill processes by SIGKILL."""
+    for pid in pids:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except OSError:
+            continue
+
+
+def main(pid: int, mark: str) -> None:
+    """Wait for the session's process, then kill until nothing is left."""
+    try:
+        session = os.pidfd_open(pid)
+    except ProcessLookupError:
+        session = -1
+    if session >= 0 and os.getppid() == pid:  # otherwise it ended before this began
+        select.select([session], [], [])
+    end = time.monotonic() + _SECONDS
+    while (left := marked(mark)) and time.monotonic() < end:
+        kill(left)
+        time.sleep(0.05)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2])
