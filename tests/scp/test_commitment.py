@@ -26,7 +26,7 @@ from dicom_node.storage.spool import Spool
 from tests.support.nodes import settings_for
 from tests.support.peers import Orthanc, free_port, send
 from tests.support.samples import make_image, reading_text
-from tests.support.waiting import wait_until
+from tests.support.waiting import scaled, wait_until
 
 StartNode = Callable[..., Node]
 COMMITMENT, INSTANCE = StorageCommitmentPushModel, StorageCommitmentPushModelInstance
@@ -123,7 +123,7 @@ class Archive:
 def calling(port: int, *, ae_title: str, handlers: list[Any] | None = None) -> Iterator[Any]:
     configure_pynetdicom()
     ae = AE(ae_title=ae_title)
-    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 20
+    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = scaled(20)
     ae.add_requested_context(COMMITMENT, ExplicitVRLittleEndian)
     opened = [(evt.EVT_CONN_OPEN, on_open), *(handlers or [])]
     association = ae.associate("127.0.0.1", port, ae_title="AINODE", evt_handlers=opened)
@@ -328,6 +328,7 @@ def test_a_report_of_a_stranger_changes_nothing(
     assert state(node) == "delivering"
 
 
+@pytest.mark.programs
 def test_orthanc_commits_and_names_what_it_lacks(
     start_node: StartNode, orthanc: Orthanc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -341,7 +342,7 @@ def test_orthanc_commits_and_names_what_it_lacks(
         for one in orthanc.get("/instances"):
             if orthanc.get(f"/instances/{one}")["MainDicomTags"]["SOPInstanceUID"] in lost:
                 gone = urllib.request.Request(f"http://127.0.0.1:{orthanc.http}/instances/{one}", method="DELETE")
-                urllib.request.urlopen(gone, timeout=10).close()
+                urllib.request.urlopen(gone, timeout=scaled(10)).close()
         with node.index.transaction():
             node.index._run("DELETE FROM committed")
             node.index._run("DELETE FROM asks")

@@ -29,7 +29,7 @@ from tests.support.nodes import settings_for
 from tests.support.peers import send
 from tests.support.programs import ROOT
 from tests.support.samples import make_image
-from tests.support.waiting import wait_until
+from tests.support.waiting import scaled, wait_until
 from tests.support.wire import ECHO, Raw, associated, data_set, echo_rq, message, new_uid, store_message
 
 StartNode = Callable[..., Node]
@@ -236,7 +236,7 @@ def test_the_limit_of_open_files_is_raised_as_far_as_it_may_be(tmp_path: Path, h
         [sys.executable, "-c", LIMITED, "400", str(hard), str(tmp_path / "node")],
         env=environment,
         check=True,
-        timeout=60,
+        timeout=scaled(60),
         capture_output=True,
         text=True,
     )

@@ -35,7 +35,7 @@ from tests.support.nodes import settings_for
 from tests.support.peers import Orthanc
 from tests.support.programs import ROOT, run_tool, tool
 from tests.support.samples import make_image
-from tests.support.waiting import wait_until
+from tests.support.waiting import scaled, wait_until
 
 StartNode = Callable[..., Node]
 
@@ -105,6 +105,7 @@ def watched(start_node: StartNode, tmp_path: Path) -> Iterator[Watched]:
     yield Watched(start_node(settings_for(tmp_path / "node", peers=peers)), stream)
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("longest", [4096, 16384, 131072])
 @pytest.mark.parametrize("program", ["storescu", "dcmsend"])
 def test_dcmtk(watched: Watched, images: list[Path], program: str, longest: int) -> None:
@@ -114,16 +115,18 @@ def test_dcmtk(watched: Watched, images: list[Path], program: str, longest: int)
     watched.assert_holds(images)
 
 
+@pytest.mark.programs
 def test_many_of_dcmtk_at_once(watched: Watched, images: list[Path]) -> None:
     command = [tool("storescu"), "--propose-jls-lossless", "-aec", "AINODE", "127.0.0.1", watched.port]
     running = [
         subprocess.Popen([*command, "--max-send-pdu", str(longest), *map(str, images[n % 2 :])])
         for n, longest in enumerate((4096, 5000, 16384, 65536))
     ]
-    assert [one.wait(60) for one in running] == [0] * len(running)
+    assert [one.wait(scaled(60)) for one in running] == [0] * len(running)
     watched.assert_holds(images)
 
 
+@pytest.mark.programs
 def test_gdcm(watched: Watched, images: list[Path]) -> None:
     run_tool("gdcmscu", "--echo", "--aetitle", "TESTER", "--call", "AINODE", "127.0.0.1", watched.port, check=False)
     done = run_tool(
@@ -143,10 +146,11 @@ def test_gdcm(watched: Watched, images: list[Path]) -> None:
     watched.assert_holds(images)
 
 
+@pytest.mark.programs
 def test_orthanc(watched: Watched, images: list[Path], orthanc: Orthanc) -> None:
     def ask(method: str, path: str, body: bytes) -> Any:
         request = urllib.request.Request(f"http://127.0.0.1:{orthanc.http}{path}", data=body, method=method)
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=scaled(60)) as answer:
             return json.loads(answer.read() or "{}")
 
     ids = [ask("POST", "/instances", file.read_bytes())["ID"] for file in images]
@@ -164,6 +168,7 @@ def by_transfer_syntax(files: list[Path]) -> list[list[Path]]:
     return [files[:2], files[2:]]
 
 
+@pytest.mark.programs
 def test_pixelmed(watched: Watched, images: list[Path]) -> None:
     if not PIXELMED.is_file():
         pytest.skip("PixelMed's library is not installed (scripts/test installs it by apt-get)")
@@ -174,13 +179,14 @@ def test_pixelmed(watched: Watched, images: list[Path]) -> None:
             input="".join(f"{path}\n" for path in files),
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=scaled(120),
             check=True,
         )
         assert "Exception" not in done.stdout + done.stderr
     watched.assert_holds(images)
 
 
+@pytest.mark.programs
 def test_dcmjs(watched: Watched, images: list[Path]) -> None:
     """It encodes anew, in Implicit VR where that is taken, and in other fragments: values are compared."""
     if not (DCMJS / "node_modules/dcmjs-dimse").is_dir():
@@ -191,7 +197,7 @@ def test_dcmjs(watched: Watched, images: list[Path]) -> None:
             env={**os.environ, "NODE_PATH": str(DCMJS / "node_modules")},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=scaled(120),
             check=False,
         )
         assert (done.returncode, done.stdout.split()) == (0, ["0000"] * len(files) + ["released"]), done.stderr
@@ -213,7 +219,7 @@ def test_dcmjs(watched: Watched, images: list[Path]) -> None:
 def test_pynetdicom(watched: Watched, images: list[Path], longest: int, as_file: bool) -> None:
     """A file goes as its bytes, in pieces (`configure_pynetdicom`); ``longest``: what it takes itself, 0: anything."""
     ae = application_entity("TESTER")
-    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 30
+    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = scaled(30)
     for syntax in (ExplicitVRLittleEndian, JPEGLSLossless):
         ae.add_requested_context(ComputedRadiographyImageStorage, syntax)
     association = ae.associate(

@@ -44,7 +44,7 @@ from tests.support.nodes import settings_for
 from tests.support.peers import associate, send
 from tests.support.programs import run_tool, tool
 from tests.support.samples import make_image
-from tests.support.waiting import wait_until
+from tests.support.waiting import scaled, wait_until
 
 StartNode = Callable[..., Node]
 
@@ -103,6 +103,7 @@ def test_echo(node: Node) -> None:
     association.release()
 
 
+@pytest.mark.programs
 def test_dcmtk_echo_and_store(node: Node, tmp_path: Path) -> None:
     image = make_image()
     image.save_as(tmp_path / "a.dcm", enforce_file_format=True)
@@ -283,6 +284,7 @@ def test_uid_rules(uid: str, good: bool) -> None:
     assert is_uid(uid) is good
 
 
+@pytest.mark.programs
 def test_a_stranger_is_rejected_and_the_log_says_what_to_add(
     node: Node, logged: Callable[[str], list[dict[str, Any]]]
 ) -> None:
@@ -295,6 +297,7 @@ def test_a_stranger_is_rejected_and_the_log_says_what_to_add(
     assert 'ae_title = "STRANGER", host = "127.0.0.1", may_store = true' in event["fix"]
 
 
+@pytest.mark.programs
 def test_a_wrong_called_ae_title_is_rejected(node: Node, logged: Callable[[str], list[dict[str, Any]]]) -> None:
     done = run_tool("echoscu", "-aet", "TESTER", "-aec", "OTHER", "127.0.0.1", node.port, check=False)
     assert "Called AE Title Not Recognized" in done.stderr
@@ -318,9 +321,9 @@ def test_control_characters_in_an_ae_title_do_not_reach_the_log(
     title = b"A\x1b[2J\nB".ljust(16)
     item = b"\x10\x00\x00\x15" + b"1.2.840.10008.3.1.1.1"
     body = b"\x00\x01\x00\x00" + b"AINODE".ljust(16) + title + b"\0" * 32 + item
-    with socket.create_connection(("127.0.0.1", node.port), timeout=10) as peer:
+    with socket.create_connection(("127.0.0.1", node.port), timeout=scaled(10)) as peer:
         peer.sendall(b"\x01\x00" + len(body).to_bytes(4, "big") + body)
-        peer.settimeout(10)
+        peer.settimeout(scaled(10))
         answer = peer.recv(64)
     assert answer[:1] == b"\x03", "an A-ASSOCIATE-RJ"
     (event,) = wait_until(lambda: logged("association.rejected"), "the rejection in the log")
@@ -432,6 +435,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run([tool("umount"), "-l", str(folder)], check=True)
 
 
+@pytest.mark.programs
 def test_a_full_disk_is_answered_a700_and_the_node_lives_on(start_node: StartNode, small_disk: Path) -> None:
     node = start_node(settings_for(small_disk / "node", node={"keep_free_gb": 0.0}))
     filler = small_disk / "filler"
@@ -447,6 +451,7 @@ def test_a_full_disk_is_answered_a700_and_the_node_lives_on(start_node: StartNod
     assert send(node.port, *again) == [0x0000]
 
 
+@pytest.mark.programs
 def test_so_much_as_is_to_be_kept_free_stays_free(
     start_node: StartNode, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -493,7 +498,7 @@ def test_a_node_stops_while_senders_are_silent(tmp_path: Path) -> None:
     held = [half_an_image(node.port) for _ in range(3)]
     began = time.monotonic()
     node.stop()
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < scaled(20)
     for sock in held:
         sock.close()
 
@@ -579,7 +584,7 @@ def test_a_title_padded_with_nul_is_known(node: Node) -> None:
     user = b"\x51\x00\x00\x04\x00\x00\x40\x00" + b"\x52\x00\x00\x05" + b"1.2.3"
     items += b"\x50\x00" + len(user).to_bytes(2, "big") + user
     body = b"\x00\x01\x00\x00" + called + title + b"\0" * 32 + items
-    with socket.create_connection(("127.0.0.1", node.port), timeout=10) as peer:
+    with socket.create_connection(("127.0.0.1", node.port), timeout=scaled(10)) as peer:
         peer.sendall(b"\x01\x00" + len(body).to_bytes(4, "big") + body)
-        peer.settimeout(10)
+        peer.settimeout(scaled(10))
         assert peer.recv(1) == b"\x02", "an A-ASSOCIATE-AC"
