@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -35,9 +34,9 @@ from dicom_node.network.requestor import Timeouts
 from dicom_node.storage.spool import Spool
 from tests.support.nodes import settings_for
 from tests.support.peers import Pacs, free_port, listens
-from tests.support.programs import tool
+from tests.support.programs import running, tool
 from tests.support.samples import make_image, reading_text
-from tests.support.waiting import wait_until
+from tests.support.waiting import scaled, wait_until
 
 StartPacs = Callable[..., Pacs]
 
@@ -177,7 +176,7 @@ def test_something_that_is_no_pacs_is_tried_again(bench: Bench) -> None:
 
 def test_a_pacs_that_takes_an_object_and_never_answers_is_tried_again(bench: Bench, start_pacs: StartPacs) -> None:
     pacs, awake = start_pacs(), threading.Event()
-    pacs.answer = lambda _uid: 0xA700 if awake.wait(60) else 0
+    pacs.answer = lambda _uid: 0xA700 if awake.wait(scaled(60)) else 0
     sender, job = bench.sender(pacs.port, Timeouts(answer=0.5)), bench.result()
     with pytest.raises(Retryable, match=r"no answer within 0\.5 s"):
         sender(job)
@@ -313,26 +312,22 @@ PresentationContexts = Pictures
 """
 
 
+@pytest.mark.programs
 def test_a_pacs_that_refuses_a_class_gets_the_others(bench: Bench, tmp_path: Path) -> None:
     port, folder, rules = free_port(), tmp_path / "dcmtk", tmp_path / "rules.cfg"
     folder.mkdir()
     rules.write_text(LIMITED)
     picture, marks = bench.results(SecondaryCaptureImageStorage, GrayscaleSoftcopyPresentationStateStorage)
     (report,) = bench.results(ComprehensiveSRStorage)
-    command = [tool("storescp"), "-xf", str(rules), "PicturesAlone", "-aet", "PACS", "-od", str(folder), str(port)]
-    with subprocess.Popen(command) as dcmtk:
-        try:
-            wait_until(lambda: listens(port), "DCMTK's storescp to listen")
-            sender = bench.sender(port)
-            assert sender(marks).reason == (
-                f"not taken: pacs (PACS at 127.0.0.1:{port}) does not take "
-                "Grayscale Softcopy Presentation State Storage"
-            )
-            assert sender(picture).reason == ""
-            with pytest.raises(Permanent, match="does not take Comprehensive SR Storage"):  # it was all there was
-                sender(report)
-        finally:
-            dcmtk.terminate()
+    with running([tool("storescp"), "-xf", rules, "PicturesAlone", "-aet", "PACS", "-od", folder, port]):
+        wait_until(lambda: listens(port), "DCMTK's storescp to listen")
+        sender = bench.sender(port)
+        assert sender(marks).reason == (
+            f"not taken: pacs (PACS at 127.0.0.1:{port}) does not take Grayscale Softcopy Presentation State Storage"
+        )
+        assert sender(picture).reason == ""
+        with pytest.raises(Permanent, match="does not take Comprehensive SR Storage"):  # it was all there was
+            sender(report)
     (file,) = folder.iterdir()
     assert split_dataset(file)[0].MediaStorageSOPInstanceUID == picture.subject
 
@@ -347,17 +342,15 @@ def test_every_kind_of_result_is_proposed(bench: Bench, start_pacs: StartPacs) -
     assert len(jobs) == 7
 
 
+@pytest.mark.programs
 def test_a_pacs_that_takes_implicit_vr_only_gets_it(bench: Bench, tmp_path: Path) -> None:
     port, folder = free_port(), tmp_path / "dcmtk"
     folder.mkdir()
     job = bench.result()
-    with subprocess.Popen([tool("storescp"), "+xi", "-aet", "PACS", "-od", str(folder), str(port)]) as dcmtk:
-        try:
-            wait_until(lambda: listens(port), "DCMTK's storescp to listen")
-            bench.sender(port)(job)
-            (file,) = wait_until(lambda: list(folder.iterdir()), "the object")
-        finally:
-            dcmtk.terminate()
+    with running([tool("storescp"), "+xi", "-aet", "PACS", "-od", folder, port]):
+        wait_until(lambda: listens(port), "DCMTK's storescp to listen")
+        bench.sender(port)(job)
+        (file,) = wait_until(lambda: list(folder.iterdir()), "the object")
     assert dcmread(file) == dcmread(bench.path(job))
     assert split_dataset(file)[0].TransferSyntaxUID == ImplicitVRLittleEndian
     assert split_dataset(file)[0].MediaStorageSOPInstanceUID == job.subject
