@@ -47,8 +47,8 @@ from dicom_node.operations.check import Point
 from dicom_node.operations.preflight import Limits, compare, points
 from dicom_node.operations.preflight.asking import KEYS
 from tests.support.peers import free_port, listens
-from tests.support.programs import ROOT, run_tool, tool
-from tests.support.waiting import wait_until
+from tests.support.programs import ROOT, run_tool, running, tool
+from tests.support.waiting import scaled, wait_until
 
 _DRAW = cache(draw.draw_phantom)
 QUICK = Limits(connect=2.0, answer=3.0, found=0.5, hidden=0.5, pause=0.05, whole=60.0)
@@ -273,7 +273,7 @@ def listening(speak: Callable[[socket.socket], None]) -> Iterator[int]:
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()
-        server.settimeout(20)
+        server.settimeout(scaled(20))
         done = threading.Event()
 
         def serve() -> None:
@@ -296,7 +296,7 @@ def listening(speak: Callable[[socket.socket], None]) -> Iterator[int]:
 
 
 def silent(connection: socket.socket) -> None:
-    connection.settimeout(20)
+    connection.settimeout(scaled(20))
     while connection.recv(4096):
         pass
 
@@ -310,7 +310,7 @@ def test_a_port_that_accepts_and_says_nothing(tmp_path: Path) -> None:
         rf"is {port} its DICOM port",
         line(told, "association"),
     )
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < scaled(15)
 
 
 def test_a_port_that_hangs_up(tmp_path: Path) -> None:
@@ -333,6 +333,7 @@ def test_a_web_server(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("client_certificate", [False, True])
 def test_a_port_with_tls_only(tmp_path: Path, client_certificate: bool) -> None:
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
@@ -379,7 +380,7 @@ ABORT = bytes.fromhex("0700 00000004 0000 0201")
 )
 def test_an_answer_that_is_no_acceptance(tmp_path: Path, answer: bytes, expected: str) -> None:
     def speak(connection: socket.socket) -> None:
-        connection.settimeout(20)
+        connection.settimeout(scaled(20))
         if connection.recv(4096):
             connection.sendall(answer)
             silent(connection)
@@ -406,7 +407,7 @@ def test_a_transfer_syntax_that_was_not_proposed(tmp_path: Path) -> None:
     acceptance = b"\2\0" + len(body).to_bytes(4, "big") + body
 
     def speak(connection: socket.socket) -> None:
-        connection.settimeout(20)
+        connection.settimeout(scaled(20))
         if connection.recv(4096):
             connection.sendall(acceptance)
             silent(connection)
@@ -429,7 +430,7 @@ def test_whatever_it_does_the_whole_ends_in_time(tmp_path: Path) -> None:
     with listening(speak) as port:
         told = flown(configured(tmp_path, port), limits=Limits(connect=0.5, answer=0.5, whole=3.0))
     assert line(told, "association").startswith("FAIL ")
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < scaled(8)
 
 
 # --- the association --------------------------------------------------------------------------------------------------
@@ -698,7 +699,7 @@ def test_a_pacs_that_never_answers_is_left_after_two_objects(tmp_path: Path, sta
     release = threading.Event()
 
     def wait(_: Dataset) -> int:
-        release.wait(20)
+        release.wait(scaled(20))
         return 0x0000
 
     archive.answer = wait
@@ -805,6 +806,7 @@ def test_a_pacs_that_takes_no_rejection_notes(tmp_path: Path, start: Callable[..
     )
 
 
+@pytest.mark.programs
 def test_every_object_sent_is_valid(tmp_path: Path, start: Callable[..., Archive]) -> None:
     archive = start()
     flown(configured(tmp_path, archive.port), reject=True)
@@ -816,6 +818,7 @@ def test_every_object_sent_is_valid(tmp_path: Path, start: Callable[..., Archive
         assert [text for text in (done.stdout + done.stderr).splitlines() if text.startswith("Error")] == []
 
 
+@pytest.mark.programs
 def test_the_rejection_note_follows_its_template(tmp_path: Path, start: Callable[..., Archive]) -> None:
     archive = start()
     flown(configured(tmp_path, archive.port), reject=True)
@@ -850,16 +853,13 @@ def orthanc(folder: Path, **changes: Any) -> Iterator[int]:
         **changes,
     }
     (storage / "orthanc.json").write_text(json.dumps(config))
-    with (storage / "log").open("wb") as log:
-        process = subprocess.Popen([program, str(storage / "orthanc.json")], stdout=log, stderr=log)
-    try:
+    command = [program, storage / "orthanc.json"]
+    with (storage / "log").open("wb") as log, running(command, stdout=log, stderr=log):
         wait_until(lambda: listens(dicom) and listens(http), "Orthanc to listen")
         yield dicom
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
+@pytest.mark.programs
 def test_orthanc_is_ready(tmp_path: Path) -> None:
     with orthanc(tmp_path) as port:
         told = flown(configured(tmp_path, port), reject=True)
@@ -868,6 +868,7 @@ def test_orthanc_is_ready(tmp_path: Path) -> None:
     assert line(told, "in all") == "ok PACS took 3 of 3 objects, kept 3, changed 0"
 
 
+@pytest.mark.programs
 def test_orthanc_that_takes_implicit_vr_only(tmp_path: Path) -> None:
     with orthanc(tmp_path, AcceptedTransferSyntaxes=[ImplicitVRLittleEndian]) as port:
         told = flown(configured(tmp_path, port))
@@ -875,6 +876,7 @@ def test_orthanc_that_takes_implicit_vr_only(tmp_path: Path) -> None:
     assert line(told, "C-GET sr").startswith("ok came back, all ")
 
 
+@pytest.mark.programs
 def test_orthanc_that_does_not_know_us(tmp_path: Path) -> None:
     changes = {"DicomModalities": {}, "DicomAlwaysAllowStore": False, "DicomAlwaysAllowEcho": False}
     with orthanc(tmp_path, **changes) as port:
@@ -884,12 +886,14 @@ def test_orthanc_that_does_not_know_us(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.programs
 def test_orthanc_of_another_name(tmp_path: Path) -> None:
     with orthanc(tmp_path, DicomCheckCalledAet=True, DicomAet="OTHER") as port:
         told = flown(configured(tmp_path, port))
     assert line(told, "association").startswith("FAIL rejected: it does not answer to AE title 'PACS'")
 
 
+@pytest.mark.programs
 def test_orthanc_that_lets_us_call_but_neither_store_nor_query(tmp_path: Path) -> None:
     with orthanc(tmp_path, DicomModalities={}, DicomAlwaysAllowStore=False) as port:
         told = flown(configured(tmp_path, port))
@@ -898,6 +902,7 @@ def test_orthanc_that_lets_us_call_but_neither_store_nor_query(tmp_path: Path) -
     assert line(told, "C-STORE") == "FAIL broken off after 2 objects without an answer; not sent: sc"
 
 
+@pytest.mark.programs
 def test_orthanc_that_may_not_be_queried(tmp_path: Path) -> None:
     with orthanc(tmp_path, DicomModalities={}) as port:
         told = flown(configured(tmp_path, port))
@@ -905,6 +910,7 @@ def test_orthanc_that_may_not_be_queried(tmp_path: Path) -> None:
     assert line(told, "in all") == "warn PACS took 3 of 3 objects, what it kept is not known"
 
 
+@pytest.mark.programs
 def test_orthanc_that_drops_reports(tmp_path: Path) -> None:
     script = tmp_path / "filter.lua"
     script.write_text("function ReceivedInstanceFilter(dicom)\n  return dicom.Modality ~= 'SR'\nend\n")
@@ -917,16 +923,13 @@ def test_orthanc_that_drops_reports(tmp_path: Path) -> None:
 
 @contextmanager
 def dcmtk(folder: Path, program: str, *arguments: object, port: int) -> Iterator[None]:
-    with subprocess.Popen(
-        [tool(program), *map(str, arguments)], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
-        try:
-            wait_until(lambda: listens(port), f"{program} to listen")
-            yield
-        finally:
-            process.terminate()
+    command = [tool(program), *arguments]
+    with running(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
+        wait_until(lambda: listens(port), f"{program} to listen")
+        yield
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("option", ["+xe", "+xi"])
 def test_dcmtks_storescp(tmp_path: Path, option: str) -> None:
     port, folder = free_port(), tmp_path / "stored"
@@ -939,6 +942,7 @@ def test_dcmtks_storescp(tmp_path: Path, option: str) -> None:
         assert pydicom.dcmread(file).PatientID == "TEST-DICOM-NODE"
 
 
+@pytest.mark.programs
 def test_dcmtks_archive(tmp_path: Path) -> None:
     port = free_port()
     (tmp_path / "db").mkdir()
@@ -1008,7 +1012,7 @@ def test_every_return_key_is_documented() -> None:
 
 def dicom_node(*args: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "dicom_node", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd=ROOT)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=scaled(120), cwd=ROOT)
 
 
 def test_the_command_prints_a_line_a_point_and_ends_with_status_1_where_one_failed(
@@ -1032,6 +1036,6 @@ def test_reject_needs_a_peer(tmp_path: Path) -> None:
 def test_no_torch_is_loaded() -> None:
     code = "import sys, dicom_node.operations.preflight.storing; print(sorted({'torch', 'monai'} & set(sys.modules)))"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60, cwd=ROOT
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=scaled(60), cwd=ROOT
     )
     assert done.stdout.strip() == "[]"
