@@ -23,7 +23,7 @@ from ai.contract import BusyError, OpenFile, ReadingError
 from ai.engine import process as engine
 from ai.engine.process import MachineError, WarmProcess, WarmProcessError
 from tests.support.programs import ROOT
-from tests.support.waiting import wait_until
+from tests.support.waiting import scaled, wait_until
 
 
 def load(path: Path) -> dict[str, int]:
@@ -95,7 +95,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     with ExitStack() as stack:
 
         def start(other_load: Callable[[], object] | None = None, timeout: float = 30.0) -> WarmProcess:
-            process = WarmProcess(other_load or partial(load, tmp_path / "loads"), timeout=timeout)
+            process = WarmProcess(other_load or partial(load, tmp_path / "loads"), timeout=scaled(timeout))
             stack.callback(process.shutdown)
             return process
 
@@ -119,9 +119,9 @@ def test_one_that_is_not_eager_loads_for_its_first_task(tmp_path: Path, monkeypa
             return super().get(block, timeout)
 
     monkeypatch.setattr(queue, "Queue", Tasks)
-    process = WarmProcess(partial(load, tmp_path / "loads"), timeout=30.0, eager=False)
+    process = WarmProcess(partial(load, tmp_path / "loads"), timeout=scaled(30.0), eager=False)
     try:
-        assert waits.wait(30.0), "it waits for a task"
+        assert waits.wait(scaled(30.0)), "it waits for a task"
         assert process.pid is None
         assert process.submit(double, 2).result() == 4
         assert process.warm
@@ -131,7 +131,7 @@ def test_one_that_is_not_eager_loads_for_its_first_task(tmp_path: Path, monkeypa
 
 
 def test_one_that_rests_gives_its_memory_back_and_is_started_anew_for_the_next_task(tmp_path: Path) -> None:
-    process = WarmProcess(partial(load, tmp_path / "loads"), timeout=30.0)
+    process = WarmProcess(partial(load, tmp_path / "loads"), timeout=scaled(30.0))
     try:
         before = process.submit(loaded_pid).result()
         process.rest()
@@ -175,7 +175,7 @@ def test_what_the_machine_keeps_from_being_done_is_told_apart(start: Start) -> N
 
 
 def test_a_process_that_finds_no_file_to_be_had_starts_later(tmp_path: Path) -> None:
-    process = WarmProcess(partial(load, tmp_path / "loads"), timeout=30.0, eager=False)
+    process = WarmProcess(partial(load, tmp_path / "loads"), timeout=scaled(30.0), eager=False)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     there = {int(each.name) for each in Path("/proc/self/fd").iterdir()}
     try:
@@ -242,7 +242,7 @@ def test_shutting_down_ends_what_runs_and_what_waits(start: Start) -> None:
     process.shutdown()
     for future in (running, waiting):
         with pytest.raises(WarmProcessError):
-            future.result(timeout=10)
+            future.result(timeout=scaled(10))
     assert process.pid is None
 
 

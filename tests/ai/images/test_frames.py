@@ -28,6 +28,7 @@ from ai.contract import InstanceRef, ReadingError
 from ai.images.radiograph import display_uint8, load_display, load_radiograph
 from dicom_node.results.images import StoredImages
 from tests.ai.images.test_radiograph import DATA, SECRET, lut, write
+from tests.support.waiting import scaled
 
 # --- what DCMTK draws
 
@@ -97,7 +98,9 @@ def pnm(program: str, *options: object) -> np.ndarray:
 def run_tool(name: str, *options: object, text: bool = True) -> Any:
     if shutil.which(name) is None:
         pytest.skip(f"{name} is not installed (scripts/test installs it by apt-get)")
-    return subprocess.run([name, *map(str, options)], check=True, capture_output=True, text=text, timeout=60).stdout
+    return subprocess.run(
+        [name, *map(str, options)], check=True, capture_output=True, text=text, timeout=scaled(60)
+    ).stdout
 
 
 def uncompressed(path: Path, folder: Path) -> Path:
@@ -114,6 +117,7 @@ def uncompressed(path: Path, folder: Path) -> Path:
     return plain
 
 
+@pytest.mark.programs
 @needs_real_images
 @pytest.mark.parametrize(
     "path", [path for path in real_images() if path.name not in UNREAD_BY_DCMTK], ids=lambda path: path.name

@@ -753,6 +753,7 @@ def by_dcmtk(path: Path, folder: Path) -> np.ndarray:
     return np.frombuffer(content[-rows * columns :], np.uint8).reshape(rows, columns)
 
 
+@pytest.mark.programs
 @needs_real_files
 @pytest.mark.parametrize(
     "name",

@@ -145,6 +145,7 @@ def test_wrong_arguments_are_named(wrong: dict[str, object]) -> None:
         draw_phantom(1, **{"rows": 128, "columns": 128, **wrong})  # type: ignore[arg-type]
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
 def test_the_data_set_is_complete(photometric: str, tmp_path: Path) -> None:
     phantom = draw_phantom(9, 400, 328, view="PA", photometric=photometric)

@@ -27,7 +27,14 @@ from ai.bundle.metadata import metadata_faults
 from ai.contract import Code
 from ai.inference.bundle_model import load
 from ai.training.chest_codes import NIH14, PRIVATE_SCHEME, XRV18, finding_code, key_of
-from ai.training.published import WeightsDescription, import_densenet121, read_densenet121, weights_of, write_bundle
+from ai.training.published import (
+    WeightsDescription,
+    import_densenet121,
+    read_densenet121,
+    weights_of,
+    write_bundle,
+)
+from tests.support.waiting import scaled
 
 SIZE = 64
 
@@ -336,7 +343,7 @@ def test_the_layer_for_the_map_gives_the_scores_again(three: Reference, tmp_path
 
 def test_importing_the_room_does_without_torch() -> None:
     code = "import sys, ai.training.published; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=scaled(60))
     assert done.stdout.strip() == "False"
 
 
