@@ -53,6 +53,7 @@ from dicom_node.results.uids import derived_uid, device_uid, series_uid, trackin
 from dicom_node.results.words.texts import WORDS
 from tests.support.programs import ROOT
 from tests.support.samples import DATA, make_image
+from tests.support.waiting import scaled
 
 DICOM = DATA / "dicom"
 CHARSETS = sorted(p for p in (DICOM / "pydicom/charset_files").glob("chr*.dcm") if "SQEncoding" not in p.name)
@@ -307,14 +308,14 @@ def test_a_second_encoding_anywhere_at_any_time_gives_the_same_bytes(real_data: 
         capture_output=True,
         text=True,
         check=True,
-        timeout=120,
+        timeout=scaled(120),
     )
     assert json.loads(elsewhere.stdout)[1:] == here
 
 
 def test_results_are_encoded_without_torch() -> None:
     code = "import sys, dicom_node.results; print('torch' in sys.modules or 'monai' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=scaled(120))
     assert done.stdout.strip() == "False"
 
 

@@ -17,6 +17,8 @@ from tests.support.matrix_sources import Study, raw, save, sources, study_of
 from tests.support.samples import DATA
 from tests.support.validators import ALLOWED, Verdict, complaints, judge, missing
 
+pytestmark = pytest.mark.xdist_group("matrix")  # what its module makes once is costly
+
 SAMPLE = {
     # source: outcome
     "dx": "overlapping",
@@ -59,6 +61,7 @@ def _spoiled(report: Path) -> Path:
     return path
 
 
+@pytest.mark.programs
 @needs_programs
 def test_a_sample_has_no_fault(sample: Report) -> None:
     assert sample.faults == []
@@ -66,6 +69,7 @@ def test_a_sample_has_no_fault(sample: Report) -> None:
     assert {path.name.partition("-")[0] for each in sample.cases for path in each.files} >= {"sr", "sc"}
 
 
+@pytest.mark.programs
 @needs_programs
 def test_what_the_source_has_wrong_is_told_apart(sample: Report) -> None:
     by_source = {line.partition("/")[0] for line in sample.inherited}
@@ -107,6 +111,7 @@ def test_every_source_is_what_its_name_says(studies: list[Study]) -> None:
     assert text_of(header, "StudyInstanceUID") == "1.2.03.4"
 
 
+@pytest.mark.programs
 @needs_programs
 def test_a_fault_of_ours_is_found_and_not_called_inherited(studies: list[Study], tmp_path: Path) -> None:
     by_name = {study.name: study for study in studies}
@@ -127,6 +132,7 @@ def test_a_fault_of_ours_is_found_and_not_called_inherited(studies: list[Study],
     assert any(line.startswith("pydicom: the file meta information") for line in verdict.faults)
 
 
+@pytest.mark.programs
 @needs_programs
 def test_a_document_that_is_none_is_a_fault(sample: Report) -> None:
     (faults,) = [verdict.faults for path, verdict in sample.verdicts.items() if path.name == "broken.dcm"]
@@ -183,6 +189,7 @@ def test_what_dcmpschk_does_not_know_is_allowed_where_it_is_right(message: str, 
     assert (len(verdict.allowed), len(verdict.faults)) == ((1, 0) if allowed else (0, 1))
 
 
+@pytest.mark.programs
 @needs_programs
 def test_complaints_name_the_attribute_and_the_value(studies: list[Study]) -> None:
     source = Path(next(study for study in studies if study.name == "bad-age-and-sex").refs[0].content)

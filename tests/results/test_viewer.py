@@ -21,7 +21,8 @@ from tests.support.peers import Orthanc, running_orthanc, send
 from tests.support.viewer import Box, Ohif, Placement, viewing
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.timeout(480)  # a browser that draws without a GPU, on a machine that may be busy
+# A browser that draws without a GPU, on a machine that may be busy.
+pytestmark = [pytest.mark.programs, pytest.mark.timeout(480), pytest.mark.xdist_group("viewer")]
 
 
 @dataclass

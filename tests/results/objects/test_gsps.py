@@ -244,6 +244,7 @@ def difference(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> int:
     return int(np.abs(one.astype(int) - other).max())
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("kind", SHOWN)
 def test_the_picture_under_the_state_is_the_nodes_own(kind: str, tmp_path: Path) -> None:
     image = shades(**SHOWN[kind])
@@ -254,6 +255,7 @@ def test_the_picture_under_the_state_is_the_nodes_own(kind: str, tmp_path: Path)
     assert difference(shown, radiograph.display_uint8(radiograph.load_radiograph(tmp_path / "image.dcm"))) <= 1
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("name", ["dx", "cr-jpegls", "ct", "mr-implicit", "cr-bad-age"])
 def test_real_images_look_as_without_the_state(name: str, tmp_path: Path) -> None:
     header, image = header_of(SOURCES[name]), pydicom.dcmread(SOURCES[name])
@@ -510,6 +512,7 @@ def test_the_windows_of_enhanced_frames_are_theirs() -> None:
 # --- other programs -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.programs
 def test_dcmtk_draws_the_boxes_where_the_model_and_the_picture_have_them(tmp_path: Path) -> None:
     """DCMTK loads the state, shows the image under it and writes the state anew; its outlines lie on SC's frames."""
     header, shape = header_of(SOURCES["cr-jpegls"]), header_of(SOURCES["cr-jpegls"])
@@ -542,6 +545,7 @@ def test_dcmtk_draws_the_boxes_where_the_model_and_the_picture_have_them(tmp_pat
         assert not inside[edge_y, edge_x]
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("kind", SHOWN)
 def test_validators_find_no_fault(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "state.dcm"

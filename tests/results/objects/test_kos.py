@@ -159,12 +159,14 @@ def file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.programs
 def test_validators_find_no_fault(file: Path) -> None:
     done = run_tool("dciodvfy", file, check=False)
     assert [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("Error")] == []
     assert sr_validator_errors(file) == []
 
 
+@pytest.mark.programs
 def test_dcmtk_reads_it(file: Path) -> None:
     done = run_tool("dsrdump", "-q", "+Pl", file)
     assert done.stderr == ""

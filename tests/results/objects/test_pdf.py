@@ -43,6 +43,7 @@ from tests.results.test_common import (
 )
 from tests.support.programs import ROOT, run_tool
 from tests.support.samples import make_image
+from tests.support.waiting import scaled
 
 
 def picture(rows: int = 300, columns: int = 200) -> NDArray[np.uint8]:
@@ -80,6 +81,7 @@ def squeezed(text: str) -> str:
 # --- what it says ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize(
     ("language", "texts"),
     [
@@ -123,6 +125,7 @@ def test_its_words_can_be_read_and_searched(language: str, texts: str, tmp_path:
     assert page.text.index(texts.split("|", 1)[0]) < 40  # the warning comes first
 
 
+@pytest.mark.programs
 def test_its_font_is_in_it(tmp_path: Path) -> None:
     image = make_image()
     page = sheet(tmp_path, run_of(image), image)
@@ -131,6 +134,7 @@ def test_its_font_is_in_it(tmp_path: Path) -> None:
     assert fonts[0].split()[-5:-2] == ["yes", "yes", "yes"]  # embedded, in part, with its characters' meanings
 
 
+@pytest.mark.programs
 def test_the_picture_is_on_it(tmp_path: Path) -> None:
     image, shown = make_image(), picture(600, 400)
     page = sheet(tmp_path, run_of(image, boxes=BOXES["one"]), image, shown)
@@ -142,6 +146,7 @@ def test_the_picture_is_on_it(tmp_path: Path) -> None:
     assert sheet(tmp_path, run_of(image), image).document.EncapsulatedDocument.count(b"/Image ") == 0
 
 
+@pytest.mark.programs
 def test_a_large_picture_is_made_smaller(tmp_path: Path) -> None:
     image = make_image()
     page = sheet(tmp_path, run_of(image), image, np.zeros((4000, 3000, 3), np.uint8))
@@ -150,6 +155,7 @@ def test_a_large_picture_is_made_smaller(tmp_path: Path) -> None:
     assert row.split()[8] == "jpeg"
 
 
+@pytest.mark.programs
 def test_a_failed_reading_says_so_and_no_class_is_negative(tmp_path: Path) -> None:
     image = make_image()
     run = run_of(image, boxes=BOXES["one"])
@@ -161,6 +167,7 @@ def test_a_failed_reading_says_so_and_no_class_is_negative(tmp_path: Path) -> No
     assert "Threshold" not in page.text
 
 
+@pytest.mark.programs
 def test_nothing_found_is_said_with_every_class(tmp_path: Path) -> None:
     image = make_image()
     text = squeezed(sheet(tmp_path, run_of(image), image, picture()).text)
@@ -200,6 +207,7 @@ UNBROKEN = dict.fromkeys(LONG, "x" * 900)
 CHINESE = dict.fromkeys(LONG, "所見漢字" * 200)
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("texts", [{}, LONG, UNBROKEN, CHINESE], ids=["short", "long", "unbroken", "unspaced"])
 @pytest.mark.parametrize(("findings", "classes"), [(12, 14), (300, 90)])
 def test_it_always_fits_on_one_page(texts: dict[str, str], findings: int, classes: int, tmp_path: Path) -> None:
@@ -244,6 +252,7 @@ def test_names_are_printed_as_they_are_meant(path: Path) -> None:
     assert said.rstrip("=") == meant or (said == "" and "\ufffd" in meant)
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize(
     ("charset", "name", "expected"),
     [
@@ -285,6 +294,7 @@ def test_a_name_of_any_length_makes_a_page() -> None:
     assert document.EncapsulatedDocument.startswith(b"%PDF-")
 
 
+@pytest.mark.programs
 def test_metadata_of_the_file_names_no_patient(tmp_path: Path) -> None:
     image = make_image()
     page = sheet(tmp_path, run_of(image), image)
@@ -362,11 +372,12 @@ def test_the_same_run_gives_the_same_bytes_anywhere_at_any_time(real_data: Path)
         capture_output=True,
         text=True,
         check=True,
-        timeout=120,
+        timeout=scaled(120),
     )
     assert {elsewhere.stdout.strip(), *built} == {built[0]}
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("name", ["dx", "ct", "mr-implicit"])
 def test_dciodvfy_finds_no_error(name: str, tmp_path: Path) -> None:
     header = header_of(SOURCES[name])

@@ -774,6 +774,7 @@ def test_a_page_has_the_picture_without_the_legend() -> None:
 # --- other programs -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("name", SOURCES)
 def test_other_programs_take_the_picture_and_see_what_was_drawn(name: str, tmp_path: Path) -> None:
     header, shape = header_of(SOURCES[name]), header_of(SOURCES[name])

@@ -253,6 +253,7 @@ def test_frames_of_an_enhanced_image_keep_their_place(geometry: str, shared: boo
     assert len(dataset.SourceImageSequence) == 1
 
 
+@pytest.mark.programs
 def test_a_real_chest_ct_in_shuffled_order(real_data: Path, tmp_path: Path) -> None:
     paths = sorted(CHEST_CT.glob("*.dcm"))
     headers = [header_of(paths[place]) for place in shuffled(len(paths))]
@@ -390,6 +391,7 @@ def test_a_regular_stack_is_a_volume_with_its_spacing() -> None:
     assert "DimensionOrganizationType" not in built(headers, [blob(6), blob(6, 2)])
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("kind", ["binary", "fractional"])
 def test_dcmtk_and_gdcm_see_the_same_pixels(kind: str, tmp_path: Path) -> None:
     headers, masks = series(count=3), [blob(3, 1), blob(3, 2)]
@@ -439,6 +441,7 @@ FORMS: dict[str, Callable[[], tuple[list[Dataset], dict[str, Any]]]] = {
 }
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("form", FORMS)
 def test_validators_find_no_fault(form: str, tmp_path: Path) -> None:
     headers, what = FORMS[form]()

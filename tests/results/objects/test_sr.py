@@ -513,11 +513,13 @@ def file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.programs
 def test_dciodvfy_finds_no_error(file: Path) -> None:
     done = run_tool("dciodvfy", file, check=False)
     assert [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("Error")] == []
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("file", ["overlapping"], indirect=True)  # it takes seconds a file
 def test_dicomsrvalidator_finds_no_error(file: Path) -> None:
     errors = sr_validator_errors(file)
@@ -525,6 +527,7 @@ def test_dicomsrvalidator_finds_no_error(file: Path) -> None:
     assert [e for e in errors if "Algorithm Manufacturer" not in e and "Procedure reported" not in e] == []
 
 
+@pytest.mark.programs
 def test_dcmtk_reads_it_as_plain_sentences(file: Path) -> None:
     html = run_tool("dsr2html", file).stdout
     assert "AI - not for diagnostic use" in html

@@ -530,6 +530,7 @@ def test_broken_values_are_no_heat() -> None:
 # --- real files -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.programs
 def test_a_real_ct_is_shown_and_other_programs_take_it(real_data: Path, tmp_path: Path) -> None:
     files = sorted((DICOM / "chest-ct/dicom").glob("*.dcm"))
     headers = [pydicom.dcmread(file, stop_before_pixels=True) for file in files]
