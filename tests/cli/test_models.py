@@ -27,6 +27,7 @@ from tests.ai.training.test_published import Reference
 from tests.models.test_models import tampered, untried, write_bundle, zipped
 from tests.support.nodes import settings_for
 from tests.support.programs import ROOT
+from tests.support.waiting import scaled
 
 runner = CliRunner()
 
@@ -75,7 +76,9 @@ def models(config: Path, *args: object) -> tuple[int, str, str]:
 def test_the_whole_way_of_a_model(config: Path, source: Path) -> None:
     def program(*args: object) -> subprocess.CompletedProcess[str]:
         line = [sys.executable, "-m", "dicom_node", "models", *map(str, args), "--config", str(config)]
-        return subprocess.run(line, capture_output=True, text=True, check=False, timeout=170, stdin=subprocess.DEVNULL)
+        return subprocess.run(
+            line, capture_output=True, text=True, check=False, timeout=scaled(170), stdin=subprocess.DEVNULL
+        )
 
     archive = zipped(source, config.parent / "local.zip")
     refused = program("add", archive)

@@ -21,6 +21,7 @@ from tests.support.nodes import settings_for
 from tests.support.peers import free_port, send
 from tests.support.programs import ROOT
 from tests.support.samples import make_image
+from tests.support.waiting import scaled
 
 
 def dicom_node(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -29,7 +30,7 @@ def dicom_node(*args: object, cwd: Path | None = None) -> subprocess.CompletedPr
         capture_output=True,
         text=True,
         check=False,
-        timeout=170,
+        timeout=scaled(170),
         cwd=cwd,
     )
 

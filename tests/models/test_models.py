@@ -38,7 +38,7 @@ from dicom_node.storage.spool import Spool
 from tests.support.nodes import settings_for
 from tests.support.peers import Pacs, send
 from tests.support.samples import make_image
-from tests.support.waiting import wait_until
+from tests.support.waiting import scaled, wait_until
 
 PHANTOM = bundle_model.shipped()["phantom_cxr"]
 
@@ -505,7 +505,7 @@ add(Models(Path({str(store.data_dir)!r})), {str(PHANTOM)!r}, confirm=lambda c: T
 """
     change_name = code.replace(repr(str(PHANTOM)), repr(str(three["1"])))
     tampered(three["1"] / "docs/README.md", b"new")
-    done = subprocess.run([sys.executable, "-c", change_name], check=False, timeout=60)
+    done = subprocess.run([sys.executable, "-c", change_name], check=False, timeout=scaled(60))
     assert done.returncode == 9
     assert versions(store)[0] == ("3", "current")
     assert len(store.entries("local_cxr")) == 3  # what was half installed cannot be seen

@@ -19,8 +19,8 @@ from dicom_node.network.storage_scu import push
 from dicom_node.node import Node
 from tests.support.nodes import settings_for
 from tests.support.peers import free_port, listens
-from tests.support.programs import tool
-from tests.support.waiting import wait_until
+from tests.support.programs import running, tool
+from tests.support.waiting import scaled, wait_until
 
 StartNode = Callable[..., Node]
 
@@ -109,6 +109,7 @@ def test_every_file_by_pynetdicom(start_node: StartNode, real_data: Path, tmp_pa
     assert count["0000"] >= 290
 
 
+@pytest.mark.programs
 @pytest.mark.timeout(600)
 def test_every_file_by_dcmtk(start_node: StartNode, real_data: Path, tmp_path: Path) -> None:
     """storescu encodes anew, with the data set's UIDs in the command: what DCMTK's storescp keeps was on the wire."""
@@ -119,26 +120,23 @@ def test_every_file_by_dcmtk(start_node: StartNode, real_data: Path, tmp_path: P
         wire.mkdir()
         port = free_port()
         command = [tool("storescp"), "--bit-preserving", "--accept-all", "--unique-filenames"]
-        with subprocess.Popen([*command, "-od", str(wire), str(port)], stderr=subprocess.DEVNULL) as storescp:
+        with running([*command, "-od", wire, port], stderr=subprocess.DEVNULL):
             wait_until(lambda port=port: listens(port), "DCMTK's storescp to listen")
-            try:
-                for file in group:
-                    status = _storescu(file, node.port)
-                    if status is None or not is_whole(file):
-                        key = "not sent" if status is None else "refused"
-                        assert status != "Success", file
-                        count[key] = count.get(key, 0) + 1
-                        continue
-                    assert status == "Success", (file, status)
-                    count["stored"] = count.get("stored", 0) + 1
-                    before = set(wire.iterdir())
-                    assert _storescu(file, port) == "Success"
-                    (sent,) = set(wire.iterdir()) - before
-                    kept = node.received(uids(file).SOPInstanceUID)
-                    assert kept is not None
-                    assert data_set(kept[0]) == data_set(sent), file
-            finally:
-                storescp.terminate()
+            for file in group:
+                status = _storescu(file, node.port)
+                if status is None or not is_whole(file):
+                    key = "not sent" if status is None else "refused"
+                    assert status != "Success", file
+                    count[key] = count.get(key, 0) + 1
+                    continue
+                assert status == "Success", (file, status)
+                count["stored"] = count.get("stored", 0) + 1
+                before = set(wire.iterdir())
+                assert _storescu(file, port) == "Success"
+                (sent,) = set(wire.iterdir()) - before
+                kept = node.received(uids(file).SOPInstanceUID)
+                assert kept is not None
+                assert data_set(kept[0]) == data_set(sent), file
     print(count)
     assert count["stored"] >= 290
 
@@ -157,7 +155,7 @@ def _storescu(file: Path, port: int) -> str | None:
         str(port),
     ]
     done = subprocess.run(
-        [*command, str(file)], capture_output=True, text=True, errors="replace", check=False, timeout=60
+        [*command, str(file)], capture_output=True, text=True, errors="replace", check=False, timeout=scaled(60)
     )
     for line in (done.stdout + done.stderr).splitlines():
         if "Received Store Response (" in line:

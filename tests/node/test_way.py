@@ -33,11 +33,12 @@ from dicom_node.reading.messages import ReadRequest
 from dicom_node.reading.warm_process import read
 from dicom_node.results.objects.report_text import report_text
 from dicom_node.storage.spool import Spool
+from tests.support import programs
 from tests.support.nodes import settings_for
 from tests.support.peers import Orthanc, Pacs, free_port, listens, send
 from tests.support.programs import run_tool
 from tests.support.samples import make_image
-from tests.support.waiting import wait_until
+from tests.support.waiting import scaled, wait_until
 
 StartNode = Callable[..., Node]
 StartPacs = Callable[..., Pacs]
@@ -401,7 +402,7 @@ def test_a_destination_that_never_answers_keeps_no_other_waiting(
     start_node: StartNode, start_pacs: StartPacs, tmp_path: Path, healthy: Any
 ) -> None:
     stuck, archive, awake = start_pacs(ae_title="STUCK"), start_pacs(ae_title="ARCHIVE"), threading.Event()
-    stuck.answer = lambda _uid: 0x0000 if awake.wait(100) else 0xA700
+    stuck.answer = lambda _uid: 0x0000 if awake.wait(scaled(100)) else 0xA700
     peers = [
         {"name": pacs, "ae_title": pacs.upper(), "host": "127.0.0.1", "port": port, "destination": True}
         for pacs, port in (("stuck", stuck.port), ("archive", archive.port))
@@ -549,14 +550,9 @@ def running(config: Path) -> Iterator[Program]:
     live = config.with_suffix(".live.toml")
     live.write_text(text.replace("PORT", str(port)))
     command = [sys.executable, "-m", "dicom_node", "run", "--config", str(live)]
-    with (config.parent / "node.log").open("ab") as log, subprocess.Popen(command, stderr=log) as process:
-        try:
-            wait_until(lambda: listens(port), "the node to listen")
-            yield Program(process, port)
-        finally:
-            if process.poll() is None:
-                process.terminate()
-                process.wait(60)
+    with (config.parent / "node.log").open("ab") as log, programs.running(command, stderr=log) as process:
+        wait_until(lambda: listens(port), "the node to listen")
+        yield Program(process, port)
 
 
 def write_config(folder: Path, pacs_port: int) -> Path:
@@ -601,11 +597,12 @@ def listed(config: Path) -> list[dict[str, Any]]:
         "--config",
         str(config.with_suffix(".live.toml")),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=scaled(60))
     every: list[dict[str, Any]] = json.loads(done.stdout)
     return every
 
 
+@pytest.mark.programs
 def test_the_node_is_killed_while_a_study_is_read_and_the_study_is_delivered_once(
     start_pacs: StartPacs, tmp_path: Path, sick: Any
 ) -> None:
@@ -626,6 +623,7 @@ def test_the_node_is_killed_while_a_study_is_read_and_the_study_is_delivered_onc
     assert not list((config.parent / "state/incoming").iterdir())
 
 
+@pytest.mark.programs
 def test_from_dcmtk_to_orthanc(orthanc: Orthanc, tmp_path: Path, sick: Any) -> None:
     config = write_config(tmp_path / "node", orthanc.dicom)
     sick.save_as(tmp_path / "sick.dcm", enforce_file_format=True)

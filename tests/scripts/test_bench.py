@@ -20,13 +20,15 @@ from scripts.benchmarks.ingest import LostError
 from scripts.benchmarks.sender import Sender
 from scripts.benchmarks.servers import SERVERS, MissingError, Server
 from tests.support.programs import ROOT, tool
+from tests.support.waiting import scaled
 
 
 def bench(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "scripts.benchmarks", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=150, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=scaled(150), check=False)
 
 
+@pytest.mark.programs
 def test_every_server_gets_every_image(tmp_path: Path) -> None:
     for name in ("storescu", "storescp", "Orthanc"):
         tool(name)
@@ -43,6 +45,7 @@ def test_every_server_gets_every_image(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["figures.json"]  # nothing is left behind
 
 
+@pytest.mark.programs
 def test_an_image_that_was_acknowledged_and_is_not_there_is_no_figure(tmp_path: Path) -> None:
     tool("storescu")
 
@@ -55,6 +58,7 @@ def test_an_image_that_was_acknowledged_and_is_not_there_is_no_figure(tmp_path: 
         ingest.run(tmp_path, [server], ingest.QUICK[:1], rounds=1, say=lambda text: None)
 
 
+@pytest.mark.programs
 def test_a_sender_that_fails_or_hangs_is_told_and_none_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sender = tmp_path / "sender"
     monkeypatch.setattr(ingest, "program", lambda name: str(sender))
@@ -71,6 +75,7 @@ def test_a_sender_that_fails_or_hangs_is_told_and_none_is_left(tmp_path: Path, m
         assert not Path(f"/proc/{left.read_text(encoding='utf-8').strip()}").exists()
 
 
+@pytest.mark.programs
 def test_a_server_that_does_not_start_and_a_wrong_argument_are_named(tmp_path: Path) -> None:
     server = Server("broken", "nothing", lambda folder, port: (["sh", "-c", "echo no room; exit 1"], lambda: 0))
     with pytest.raises(MissingError, match="broken does not listen; its last words: no room"):
@@ -80,6 +85,7 @@ def test_a_server_that_does_not_start_and_a_wrong_argument_are_named(tmp_path: P
     assert "conquest; expected some of dicom-node, dcmtk, orthanc, pynetdicom" in told.stderr
 
 
+@pytest.mark.programs
 def test_a_study_is_followed_from_its_last_image_to_its_last_result(tmp_path: Path) -> None:
     told = bench("turnaround", "--quick", "--trace", "--dir", tmp_path, "--json", tmp_path / "figures.json")
     assert told.returncode == 0, told.stderr
@@ -94,6 +100,7 @@ def test_a_study_is_followed_from_its_last_image_to_its_last_result(tmp_path: Pa
     assert "| reading: encode |" in told.stdout
 
 
+@pytest.mark.programs
 def test_studies_are_read_while_images_are_received(tmp_path: Path) -> None:
     told = bench("throughput", "--quick", "--dir", tmp_path, "--json", tmp_path / "figures.json")
     assert told.returncode == 0, told.stderr
@@ -103,6 +110,8 @@ def test_studies_are_read_while_images_are_received(tmp_path: Path) -> None:
     assert "| studies a minute / the network alone |" in told.stdout
 
 
+@pytest.mark.long
+@pytest.mark.programs
 def test_what_the_node_holds_in_memory_is_asked_of_the_system(tmp_path: Path) -> None:
     tool("storescu")
     told = bench("memory", "--quick", "--dir", tmp_path, "--json", tmp_path / "figures.json")
@@ -150,6 +159,7 @@ def test_what_a_full_index_costs_is_held_against_an_empty_one(tmp_path: Path) ->
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["f.json", "p.svg"]
 
 
+@pytest.mark.programs
 def test_how_soon_a_node_that_was_killed_serves_again(tmp_path: Path) -> None:
     told = bench("ready", "--quick", "--dir", tmp_path, "--json", tmp_path / "figures.json")
     assert told.returncode == 0, told.stderr

@@ -22,6 +22,7 @@ from tests.support.samples import make_image
 from tests.support.waiting import wait_until
 
 
+@pytest.mark.programs
 def test_hostile_bytes_do_no_harm_and_the_audit_would_see_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,6 +20,8 @@ from tests.support.peers import free_port
 from tests.support.programs import tool
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.programs
+
 
 def test_kills_lose_nothing_and_the_audit_would_see_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -25,7 +25,7 @@ from dicom_node.storage.spool import Part, Spool
 from tests.support import wire
 from tests.support.nodes import settings_for
 from tests.support.programs import ROOT
-from tests.support.waiting import wait_until
+from tests.support.waiting import scaled, wait_until
 from tests.support.wire import ECHO, associated, data_set, echo_rq, message, new_uid, store_message
 
 StartNode = Callable[..., Node]
@@ -378,7 +378,7 @@ def test_after_a_crash_the_index_and_the_files_agree(
     folder, uid = tmp_path / "node", new_uid()
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-c", CRASH, point, str(folder), uid], env=environment, check=False, timeout=60
+        [sys.executable, "-c", CRASH, point, str(folder), uid], env=environment, check=False, timeout=scaled(60)
     )
     assert done.returncode == 77
     assert len(list((folder / "incoming").iterdir())) == 1

@@ -36,7 +36,7 @@ from tests.support.nodes import settings_for
 from tests.support.peers import Pacs, associate, send
 from tests.support.programs import ROOT
 from tests.support.samples import make_image, reading_text
-from tests.support.waiting import wait_until
+from tests.support.waiting import scaled, wait_until
 
 DAY = 86400.0
 StartNode = Callable[..., Node]
@@ -269,7 +269,9 @@ def test_after_a_kill_no_row_tells_of_a_file_that_is_gone_and_what_is_left_goes(
 ) -> None:
     folder = tmp_path / "node"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", CRASH, point, str(folder)], env=environment, check=False, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", CRASH, point, str(folder)], env=environment, check=False, timeout=scaled(60)
+    )
     assert done.returncode == -9
     place = Place(folder)
     assert place.files() == files
@@ -410,7 +412,7 @@ def test_images_that_come_again_while_they_are_removed_are_there_or_not_as_the_i
     thread.start()
     try:
         assert place.retention().look() == 1
-        assert began.wait(20)
+        assert began.wait(scaled(20))
         for _ in range(5):
             place.now += 40 * DAY
             place.retention().look()
