@@ -16,14 +16,52 @@ from dicom_node import log
 from dicom_node.config.settings import Settings
 from dicom_node.network.pynetdicom_setup import configure_pynetdicom
 from dicom_node.node import Node
+from tests.support import programs, waiting
 from tests.support.peers import Orthanc, Pacs, running_orthanc
 from tests.support.samples import DATA
 
 
 def pytest_configure() -> None:
-    """In a virtual environment that is switched on, pip's echoscu and gdcminfo would stand before the real ones."""
+    """Prepare the process of a session, or of one of its workers, for the programs that its tests start."""
+    # In a virtual environment that is switched on, pip's echoscu and gdcminfo would stand before the real ones.
     own = Path(sys.prefix) / "bin"
     os.environ["PATH"] = os.pathsep.join(each for each in os.get_exec_path() if Path(each) != own)
+    waiting.begin()
+    programs.start_reaper()
+    programs.Guard.install()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Workers begin with what takes long, so that none is left alone with it at the end."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: not any(map(item.get_closest_marker, ("long", "programs", "slow"))))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Limit the test's time by what this machine needs now, and refuse it programs if it is not marked."""
+    own = item.get_closest_marker("timeout")
+    seconds = own.args[0] if own else item.config.getoption("timeout") or item.config.getini("timeout")
+    item.add_marker(pytest.mark.timeout(waiting.scaled(float(seconds))), append=False)
+    programs.Guard.refused_for = "" if item.get_closest_marker("programs") else item.nodeid
+    try:
+        return (yield)
+    finally:
+        programs.Guard.refused_for = ""
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_running(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test ends the processes that it starts; those of its module's fixtures were there before."""
+    marked = request.node.get_closest_marker("programs") is not None
+
+    def running() -> set[int]:
+        return programs.started() | (programs.orphans() if marked else set())  # orphans cost a look at all processes
+
+    before = running()
+    yield
+    if (left := running() - before) and (commands := programs.end_all(left)):
+        pytest.fail("left running: " + "; ".join(commands))
 
 
 @pytest.fixture(autouse=True)

@@ -19,6 +19,10 @@ _ROUNDS = 12
 _GREATEST = 30.0
 
 
+class _Seen:
+    greatest = 1.0  # so that a limit that is taken later is no shorter than one that was taken before
+
+
 def measure() -> float:
     """How many times slower than a quiet machine this one is now: the mean of some rounds, so that pauses count."""
     began = time.perf_counter()
@@ -35,9 +39,10 @@ def begin() -> None:
 
 
 def patience() -> float:
-    """The factor by which limits of time grow, 1 to 30."""
+    """The factor by which limits of time grow, 1 to 30; within a process it never shrinks."""
     waiting = os.getloadavg()[0] / (os.cpu_count() or 1)
-    return _bounded(max(float(os.environ.get(PATIENCE, "1")), waiting))
+    _Seen.greatest = max(_Seen.greatest, _bounded(max(float(os.environ.get(PATIENCE, "1")), waiting)))
+    return _Seen.greatest
 
 
 def _bounded(factor: float) -> float:
