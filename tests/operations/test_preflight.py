@@ -51,7 +51,7 @@ from tests.support.programs import ROOT, run_tool, running, tool
 from tests.support.waiting import scaled, wait_until
 
 _DRAW = cache(draw.draw_phantom)
-QUICK = Limits(connect=2.0, answer=3.0, found=0.5, hidden=0.5, pause=0.05, whole=60.0)
+QUICK = Limits(connect=2.0, answer=scaled(3.0), found=0.5, hidden=0.5, pause=0.05, whole=scaled(60.0))
 EVERY = (
     Verification,
     DigitalXRayImageStorageForPresentation,

@@ -264,6 +264,7 @@ def counting(pacs_port: int) -> dict[str, Any]:
     return {"peers": [pacs], "routes": [route]}
 
 
+@pytest.mark.programs
 def test_a_study_is_complete_when_as_much_is_here_as_the_pacs_has(
     start_node: StartNode, orthanc: Orthanc, tmp_path: Path
 ) -> None:
@@ -282,6 +283,7 @@ def test_a_study_is_complete_when_as_much_is_here_as_the_pacs_has(
     assert completed(node, images[0], 15.0) == "pacs has 3 instances of the study, all are here"
 
 
+@pytest.mark.programs
 def test_a_pacs_that_does_not_say_is_not_waited_for(start_node: StartNode, orthanc: Orthanc, tmp_path: Path) -> None:
     """Orthanc knows nothing of the study; and nothing listens at the second one's port."""
     for number, port in enumerate((orthanc.dicom, free_port())):
@@ -293,6 +295,7 @@ def test_a_pacs_that_does_not_say_is_not_waited_for(start_node: StartNode, ortha
         assert row(node, image).completed - row(node, image).last_received < 5.0
 
 
+@pytest.mark.programs
 def test_a_pacs_that_has_more_is_waited_for_a_while(start_node: StartNode, orthanc: Orthanc, tmp_path: Path) -> None:
     images, files = study_of(2), []
     for number, image in enumerate(images):
