@@ -73,6 +73,7 @@ def models(config: Path, *args: object) -> tuple[int, str, str]:
     return done.exit_code, done.stdout, told
 
 
+@pytest.mark.slow
 def test_the_whole_way_of_a_model(config: Path, source: Path) -> None:
     def program(*args: object) -> subprocess.CompletedProcess[str]:
         line = [sys.executable, "-m", "dicom_node", "models", *map(str, args), "--config", str(config)]
@@ -235,6 +236,7 @@ def test_sigterm_and_a_lost_connection_end_an_installation_as_ctrl_c_does() -> N
 # --- import -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_weights_become_a_bundle_to_look_at(config: Path, weights: Path) -> None:
     out = config.parent / "made"
     codes = config.parent / "codes.json"

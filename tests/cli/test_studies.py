@@ -46,6 +46,7 @@ def config(tmp_path: Path) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_a_wrong_configuration_never_starts_a_node(config: Path) -> None:
     config.write_text(config.read_text().replace('ae_title = "PACS"', 'ae_title = ""'))
     done = dicom_node("run", "--config", config)
@@ -55,6 +56,7 @@ def test_a_wrong_configuration_never_starts_a_node(config: Path) -> None:
     assert not (config.parent / "state").exists()
 
 
+@pytest.mark.slow
 def test_check_says_one_line_a_point(config: Path) -> None:
     done = dicom_node("check", "--config", config)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -66,6 +68,7 @@ def test_check_says_one_line_a_point(config: Path) -> None:
     assert "warn  peer pacs: PACS at 127.0.0.1:1: no connection" in text
 
 
+@pytest.mark.slow
 def test_check_fails_where_a_node_could_not_run(config: Path) -> None:
     port = int(re.search(r"port = (\d+)", config.read_text())[1])  # type: ignore[index]
     with socket.socket() as taken:
@@ -83,6 +86,7 @@ def test_check_tells_every_fault_of_the_file(config: Path) -> None:
     assert len(re.findall(r"^FAIL  configuration: ", done.stdout, re.MULTILINE)) == 2
 
 
+@pytest.mark.slow
 def test_studies_and_retry(config: Path) -> None:
     node = Node(settings_for(config.parent / "state"))
     node.start()
@@ -111,6 +115,7 @@ def test_studies_before_the_first_start_says_so(config: Path) -> None:
     assert "index.sqlite: is not there; no node has run on this data_dir yet" in done.stderr
 
 
+@pytest.mark.slow
 def test_demo(tmp_path: Path) -> None:
     done = dicom_node("demo", "--out", tmp_path / "out", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -131,6 +136,7 @@ def test_demo(tmp_path: Path) -> None:
     assert 0 < sick["seconds_to_last_object"] < 60
 
 
+@pytest.mark.slow
 def test_demo_with_ones_own_files_that_no_model_takes_ends_with_status_1(tmp_path: Path) -> None:
     make_image(Modality="MG").save_as(tmp_path / "a.dcm", enforce_file_format=True)
     done = dicom_node("demo", "--out", tmp_path / "out", "--dicom", tmp_path / "a.dcm")
@@ -139,6 +145,7 @@ def test_demo_with_ones_own_files_that_no_model_takes_ends_with_status_1(tmp_pat
     assert json.loads((tmp_path / "out/summary.json").read_text())["everything_came_back"] is False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "told"),
     [

@@ -198,6 +198,7 @@ def assert_same(head: bytes, data_set: bytes, syntax: str) -> bool:
     return found is not None
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(st.data(), st.booleans(), st.integers(0, 9))
 def test_no_header_is_read_otherwise_than_pydicom_reads_it(data: st.DataObject, explicit: bool, wrong: int) -> None:
@@ -316,6 +317,7 @@ COSTLY = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian])
 @pytest.mark.parametrize("costly", COSTLY.values(), ids=COSTLY.keys())
 def test_no_header_takes_much_memory(costly: bytes, syntax: str) -> None:
@@ -375,6 +377,7 @@ SYNTAXES = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @given(UID_TEXTS, UID_TEXTS, SYNTAXES, st.text(st.characters(max_codepoint=0x17F), max_size=16))
 def test_a_file_begins_as_pydicom_would_begin_it(sop_class: str, uid: str, syntax: str, calling: str) -> None:
     calling = calling.strip(" \0")  # as an AE title is, where it comes in

@@ -184,6 +184,7 @@ def test_the_trial_runs_in_a_process_of_its_own_under_a_time_limit(store: Models
     assert untouched(store)
 
 
+@pytest.mark.slow
 def test_a_model_that_ends_its_process_is_refused(source: Path) -> None:
     change(source / "configs/inference.json", end="$__import__('os')._exit(7)", network_def="@end")
     with pytest.raises(ModelError, match="exit status 7"):
@@ -740,6 +741,7 @@ def test_a_bundle_that_nobody_pinned_is_not_compared(source: Path) -> None:
 # --- a node -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_node_reads_with_the_installed_model_and_fails_visibly_once_it_was_changed(
     store: Models, source: Path, start_pacs: Callable[..., Pacs], start_node: Callable[..., Node]
 ) -> None:
@@ -850,6 +852,7 @@ def test_code_cannot_hide_in_what_reading_json_overrides(source: Path, key: str)
 _BOMB = "a: &a [$evil]\n" + "".join(f"{b}: &{b} [{', '.join(['*' + a] * 9)}]\n" for a, b in pairwise("abcdefghijk"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "told"),
     [

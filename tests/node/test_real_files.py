@@ -88,6 +88,7 @@ def rounds(files: list[Path]) -> list[list[Path]]:
     return [list(group.values()) for group in groups]
 
 
+@pytest.mark.slow
 def test_every_file_by_pynetdicom(start_node: StartNode, real_data: Path, tmp_path: Path) -> None:
     count: dict[str, int] = {}
     for number, group in enumerate(rounds(with_sop_class(real_data))):

@@ -106,6 +106,7 @@ def test_a_candidate_that_is_not_there_is_told_and_one_that_is_broken_keeps_no_n
         find(routed(tmp_path, {"models": ["phantom_cxr"], "shadow": ["other"]}))
 
 
+@pytest.mark.slow
 def test_check_tells_what_is_in_shadow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shipped = bundle_model.shipped()["phantom_cxr"]
     (tmp_path / "broken").mkdir()

@@ -456,6 +456,7 @@ def test_a_pacs_of_another_name_says_what_to_correct(tmp_path: Path, start: Call
 # --- a PACS that is ready --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offered", [True, False])
 def test_storage_commitment_is_asked_for_where_it_is_configured(
     tmp_path: Path, start: Callable[..., Archive], offered: bool
@@ -728,6 +729,7 @@ def test_a_pacs_without_c_get_says_that_less_was_compared(tmp_path: Path, start:
     assert line(told, "C-GET") == ("ok it does not offer C-GET; only the attributes that C-FIND returns were compared")
 
 
+@pytest.mark.slow
 def test_a_query_that_fails_and_one_that_never_ends(tmp_path: Path, start: Callable[..., Archive]) -> None:
     archive = Archive()
     archive.on_find = lambda _event: iter([(0xC001, None)])  # type: ignore[method-assign]
@@ -1015,6 +1017,7 @@ def dicom_node(*args: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=scaled(120), cwd=ROOT)
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_line_a_point_and_ends_with_status_1_where_one_failed(
     tmp_path: Path, start: Callable[..., Archive]
 ) -> None:
@@ -1033,6 +1036,7 @@ def test_reject_needs_a_peer(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (1, "dicom-node: --reject goes with --peer\n")
 
 
+@pytest.mark.slow
 def test_no_torch_is_loaded() -> None:
     code = "import sys, dicom_node.operations.preflight.storing; print(sorted({'torch', 'monai'} & set(sys.modules)))"
     done = subprocess.run(

@@ -297,6 +297,7 @@ print(json.dumps([before] + [hashlib.sha256(o.content).hexdigest() for o in t.en
 """
 
 
+@pytest.mark.slow
 def test_a_second_encoding_anywhere_at_any_time_gives_the_same_bytes(real_data: Path) -> None:
     path = SOURCES["dx"]
     run = run_of(header_of(path), boxes=BOXES["overlapping"], passed_over=NOT_READ)
@@ -507,6 +508,7 @@ def test_a_source_that_breaks_the_standard_is_copied_and_says_nothing(
 UNTRUSTED = ("IssuerOfAccessionNumberSequence", "PixelSpacing", "Laterality", "Modality", "TimezoneOffsetFromUTC")
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None)
 @given(
     st.dictionaries(

@@ -388,6 +388,7 @@ def test_a_transfer_syntax_that_is_none_harms_nobody(node: Node, syntax: str) ->
 # -- connections that end
 
 
+@pytest.mark.slow
 def test_a_connection_that_ends_after_any_byte_leaves_nothing(node: Node) -> None:
     contexts = {context: wire.CONTEXTS[context] for context in (ECHO, STORE)}
     request, echo = wire.associate_rq(contexts), message(ECHO, echo_rq())
@@ -768,6 +769,7 @@ def test_a_node_stops_while_a_sender_takes_no_answers(start_node: StartNode, tmp
 UIDS = st.from_regex(r"\A[1-9][0-9]{0,5}(\.[1-9][0-9]{0,8}){0,5}\Z")
 
 
+@pytest.mark.slow
 @given(UIDS, UIDS, st.integers(0, 0xFFFF), st.booleans(), st.integers(20, 200))
 def test_a_command_of_pynetdicom_is_decoded(sop_class: str, uid: str, number: int, moved: bool, longest: int) -> None:
     configure_pynetdicom()

@@ -227,6 +227,7 @@ node.stop()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("hard", "allowed"), [(4096, None), (600, 600)])
 def test_the_limit_of_open_files_is_raised_as_far_as_it_may_be(tmp_path: Path, hard: int, allowed: int | None) -> None:
     from dicom_node.scp.server import _FILES  # noqa: PLC0415 - it is what is asked for

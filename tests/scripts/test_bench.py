@@ -139,6 +139,7 @@ def test_what_the_node_holds_in_memory_is_asked_of_the_system(tmp_path: Path) ->
     assert [entry.name for entry in tmp_path.iterdir()] == ["figures.json"]
 
 
+@pytest.mark.slow
 def test_what_a_full_index_costs_is_held_against_an_empty_one(tmp_path: Path) -> None:
     told = bench("index", "--quick", "--dir", tmp_path, "--json", tmp_path / "f.json", "--plot", tmp_path / "p.svg")
     assert told.returncode == 0, told.stderr

@@ -133,6 +133,7 @@ def test_memory_that_grows_is_a_fault() -> None:
     assert fuzz.memory_faults({**calm, "peak": 15 * 10**8}, 100)
 
 
+@pytest.mark.slow
 def test_hostile_images_that_were_stored_end_visibly(
     start_node: Callable[..., Node], start_pacs: Callable[..., Pacs], tmp_path: Path
 ) -> None:

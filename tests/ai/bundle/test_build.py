@@ -291,6 +291,7 @@ def test_a_detector_of_the_zoo_boxes_a_ct(ct: tuple[InstanceRef, ...], tmp_path:
     np.testing.assert_allclose((region.left, region.top, region.right, region.bottom), DENSE, atol=1.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_monais_retinanet_runs_without_torchvision(
     ct: tuple[InstanceRef, ...], tmp_path: Path, dimensions: int
@@ -324,6 +325,7 @@ def texts(document: Dataset) -> str:
     return " ".join(str(element.value) for element in document.iterall() if element.keyword == "TextValue")
 
 
+@pytest.mark.slow
 def test_anatomy_is_outlined_and_no_finding(ct: tuple[InstanceRef, ...], tmp_path: Path) -> None:
     model = load(bundles.ct_segmentation(tmp_path / "bundle"), threads=1)
     series = SeriesRef("1.2.4", "1.2.4.0", "CT", "CHEST", "", tuple(reversed(ct)))

@@ -194,6 +194,7 @@ def test_a_process_that_finds_no_file_to_be_had_starts_later(tmp_path: Path) -> 
         process.shutdown()
 
 
+@pytest.mark.slow
 def test_a_process_whose_gpu_failed_is_started_anew(start: Start) -> None:
     process = start()
     pid = process.submit(loaded_pid).result()

@@ -124,6 +124,7 @@ def evaluated(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     return out, done
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_the_answers_and_the_labels(evaluated: tuple[Path, Any], phantoms: Path) -> None:
     found = json.loads((evaluated[0] / "evaluation.json").read_text(encoding="utf-8"))
     assert (found["kind"], found["format"]) == ("dicom-node evaluation", 1)
@@ -212,6 +213,7 @@ def test_the_model_s_worst_cases_are_shown_as_pictures(evaluated: tuple[Path, An
         assert len(one["worst"]["false_alarms"]) == min(one["confusion"]["false_positive"], 4)
 
 
+@pytest.mark.slow
 def test_a_part_of_the_images_within_a_source(phantoms: Path, tmp_path: Path) -> None:
     done = evaluate(
         *("phantom_cxr", "--images", phantoms / "images", "--labels", phantoms / "labels.csv", "--where", "site=a"),

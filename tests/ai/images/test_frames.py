@@ -579,6 +579,7 @@ def test_compressed_frames_that_are_cut_off_or_damaged_are_refused(tmp_path: Pat
         load_display(path, 2)
 
 
+@pytest.mark.slow
 @needs_real_images
 @pytest.mark.parametrize("name", ["SC_rgb_jpeg_gdcm.dcm", "SC_rgb_dcmtk_+eb+cr.dcm", "SC_rgb_dcmtk_+eb+cy+np.dcm"])
 def test_a_damaged_header_of_a_colour_jpeg_does_not_end_the_process(tmp_path: Path, name: str) -> None:

@@ -790,6 +790,7 @@ def test_one_radiograph_in_two_compressions_is_one_picture(name: str, one: str, 
     assert float(np.corrcoef(first.ravel(), second.ravel())[0, 1]) > 0.999
 
 
+@pytest.mark.slow
 @needs_real_files
 @pytest.mark.parametrize(
     "name",

@@ -179,6 +179,7 @@ def test_the_weights_are_small_and_plain() -> None:
     assert all(bool(torch.isfinite(value).all()) for value in weights.values())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_shipped_bundle_finds_what_was_drawn() -> None:
     evaluation = pytest.importorskip("ai.training.phantom.evaluation")
@@ -188,6 +189,7 @@ def test_the_shipped_bundle_finds_what_was_drawn() -> None:
     assert measured["false_boxes_per_image"] <= 0.35
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_drawn_size_matters_not() -> None:
     evaluation = pytest.importorskip("ai.training.phantom.evaluation")

@@ -39,6 +39,7 @@ def test_same_seed_same_picture() -> None:
     assert not np.array_equal(first.pixels, other.pixels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [3, 11])
 def test_same_person_at_any_size(seed: int) -> None:
     low, high = (draw_phantom(seed, rows, columns, FINDING_KEYS) for rows, columns in ((320, 262), (1250, 1024)))
@@ -52,6 +53,7 @@ def test_same_person_at_any_size(seed: int) -> None:
             assert getattr(coarse, edge) / 320 == pytest.approx(getattr(fine, edge) / 1250, abs=2.6 / 320)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(300, 246), (320, 500), (1400, 1147)])
 def test_box_is_the_extent_of_the_mask(size: tuple[int, int]) -> None:
     phantom = draw_phantom(8, *size, findings=FINDING_KEYS)
@@ -75,6 +77,7 @@ def test_findings_lie_where_they_belong(seed: int) -> None:
         assert 0.08 < y < 0.85
 
 
+@pytest.mark.slow
 def test_a_nodule_measures_8_to_30_mm() -> None:
     for seed in range(12):
         phantom = draw_phantom(seed, 500, 410, ["nodule"])
@@ -113,6 +116,7 @@ def test_larger_is_denser() -> None:
     assert spine > lung > air
 
 
+@pytest.mark.slow
 def test_chance_gives_every_kind_and_none() -> None:
     drawn = [draw_phantom(seed, 96, 80) for seed in range(80)]
     kinds = {f.key for p in drawn for f in p.findings}

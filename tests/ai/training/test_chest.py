@@ -108,6 +108,7 @@ def some_cases(sources: list[str], labels: np.ndarray, patients: list[str] | Non
     )
 
 
+@pytest.mark.slow
 def test_one_command_trains_measures_and_writes_a_bundle(tmp_path: Path) -> None:
     data, out = tmp_path / "data", tmp_path / "bundle"
     data.mkdir()
@@ -134,6 +135,7 @@ def test_one_command_trains_measures_and_writes_a_bundle(tmp_path: Path) -> None
         assert torch.isfinite(network.eval()(torch.rand(1, 1, 64, 64))).all()
 
 
+@pytest.mark.slow
 def test_what_is_held_out_is_evaluated_by_models_that_have_not_seen_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

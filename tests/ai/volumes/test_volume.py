@@ -278,6 +278,7 @@ def test_values_that_no_float_holds_are_refused(tmp_path: Path) -> None:
 # --- MONAI ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_chest_ct_is_what_pydicom_and_monai_make_of_it(real_data: Path) -> None:
     folder = real_data / "dicom/chest-ct/dicom"
     images = [pydicom.dcmread(path) for path in sorted(folder.iterdir())]

@@ -340,6 +340,7 @@ HOSTILE = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None)
 @given(
     st.dictionaries(st.sampled_from(HOSTILE), st.one_of(st.binary(max_size=60), st.from_regex(rb"[-+.\deE\\ ]{1,40}")))

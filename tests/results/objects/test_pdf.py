@@ -361,6 +361,7 @@ print(hashlib.sha256(t.to_bytes(t.pdf.build(run, [header], t.picture())[0])).hex
 """
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_bytes_anywhere_at_any_time(real_data: Path) -> None:
     header = header_of(SOURCES["dx"])
     run = run_of(header, boxes=BOXES["overlapping"], passed_over=NOT_READ, profile={"language": "en"})

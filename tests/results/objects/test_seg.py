@@ -827,6 +827,7 @@ def test_it_is_sent_after_the_pictures() -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["binary", "fractional"])
 def test_three_hundred_slices_stay_small(kind: str) -> None:
     count = 300

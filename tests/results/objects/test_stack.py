@@ -302,6 +302,7 @@ def test_a_stack_without_findings_is_a_montage_that_says_so(spy: Spy) -> None:  
     assert "Images with a light caption have a picture of their own" not in said
 
 
+@pytest.mark.slow
 def test_three_hundred_slices_are_never_held_at_once() -> None:
     headers = ct(300)
     run = run_with(headers, (200, 1, 0.9))

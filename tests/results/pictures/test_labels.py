@@ -127,6 +127,7 @@ def test_a_tag_lies_where_it_covers_least() -> None:
     assert place_tags([], [], 512, 512) == []
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(
