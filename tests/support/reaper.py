@@ -2,9 +2,9 @@
 
     python reaper.py PID MARK
 
-It waits for process PID to end, by SIGKILL as well, and then kills every process that was started below it. Those carry
-MARK in the environment variable that `tests.support.programs` sets; their children are killed with them. It runs alone
-and imports nothing of the project, so that it starts in milliseconds.
+It waits for its parent, process PID, to end, by SIGKILL as well; with PID 0 it does not wait. Then it kills every
+process that was started below it: those that carry MARK in the environment variable DICOM_NODE_TEST_SESSION, and their
+children. It runs alone and imports nothing of the project, so that it starts in milliseconds.
 """
 
 import os
@@ -63,14 +63,20 @@ def kill(pids: set[int]) -> None:
             continue
 
 
+def wait_for(pid: int) -> None:
+    """Wait until the parent has ended."""
+    try:
+        parent = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    if os.getppid() == pid:  # otherwise it has ended, and the number may be another's
+        select.select([parent], [], [])
+
+
 def main(pid: int, mark: str) -> None:
     """Wait for the session's process, then kill until nothing is left."""
-    try:
-        session = os.pidfd_open(pid)
-    except ProcessLookupError:
-        session = -1
-    if session >= 0 and os.getppid() == pid:  # otherwise it ended before this began
-        select.select([session], [], [])
+    if pid:
+        wait_for(pid)
     end = time.monotonic() + _SECONDS
     while (left := marked(mark)) and time.monotonic() < end:
         kill(left)
