@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -36,7 +37,7 @@ from tests.node.test_way import detail, ended, radiograph
 from tests.support.nodes import settings_for
 from tests.support.peers import Pacs, send
 from tests.support.samples import make_image, reading_text
-from tests.support.waiting import wait_until
+from tests.support.waiting import scaled, wait_until
 
 StartNode = Callable[..., Node]
 StartPacs = Callable[..., Pacs]
@@ -319,6 +320,7 @@ def shadow_jobs(node: Node, study: str, count: int = 1) -> list[dict[str, Any]]:
     return jobs
 
 
+@pytest.mark.slow
 def test_a_candidate_reads_what_the_route_takes_and_nothing_of_it_is_sent(
     start_node: StartNode, start_pacs: StartPacs, tmp_path: Path
 ) -> None:
@@ -393,6 +395,7 @@ def dicom_node(*args: object) -> str:
     return done.output
 
 
+@pytest.mark.slow
 def test_candidates_that_are_broken_or_hang_leave_the_study_delivered(
     start_node: StartNode, start_pacs: StartPacs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -402,7 +405,8 @@ def test_candidates_that_are_broken_or_hang_leave_the_study_delivered(
     (broken / "models/model.pt").write_bytes(b"no weights")
     hanging = candidate(tmp_path, "hanging", spoil="x.shape[-1] == 1024 and __import__('time').sleep(600)")
     bundles = {**bundle_model.shipped(), "broken": broken, "hanging": hanging}
-    settings = shadowed(tmp_path / "node", pacs, "broken", "hanging", read_timeout_seconds=4.0)
+    limit = math.ceil(scaled(4.0))  # the route's own model is read within it
+    settings = shadowed(tmp_path / "node", pacs, "broken", "hanging", read_timeout_seconds=limit)
     node = start_node(settings, bundles=bundles)
     image = radiograph(8)
     study = image.StudyInstanceUID
@@ -412,7 +416,7 @@ def test_candidates_that_are_broken_or_hang_leave_the_study_delivered(
     pid = node.reading_pid
     jobs = {job["model"]: job for job in shadow_jobs(node, study, 2)}
     assert {job["state"] for job in jobs.values()} == {"failed"}
-    assert jobs["hanging"]["reason"].startswith("reading took longer than 4 s; the reading process was stopped")
+    assert jobs["hanging"]["reason"].startswith(f"reading took longer than {limit} s; the reading process was stopped")
     assert "model broken could not be loaded" in jobs["broken"]["reason"]
     after = detail(node, study)
     assert {key: after[key] for key in ("state", "reason", "times", "readings", "deliveries")} == {

@@ -40,6 +40,8 @@ from tests.support.programs import run_tool
 from tests.support.samples import make_image
 from tests.support.waiting import scaled, wait_until
 
+pytestmark = pytest.mark.slow  # each starts a reading process
+
 StartNode = Callable[..., Node]
 StartPacs = Callable[..., Pacs]
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

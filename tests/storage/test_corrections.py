@@ -237,6 +237,7 @@ def test_an_instance_of_another_study_is_no_correction(start_node: StartNode, tm
     assert pydicom.dcmread(files(node)[0]).StudyInstanceUID != "1.2.3"
 
 
+@pytest.mark.slow
 def test_a_patient_who_is_renamed_between_two_sends_gets_a_report_under_the_new_name(
     start_node: StartNode, start_pacs: StartPacs, tmp_path: Path
 ) -> None:

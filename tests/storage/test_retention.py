@@ -263,6 +263,7 @@ place.retention().look()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("point", "files"), [("recorded", 3), ("half", 2), ("deleted", 0)])
 def test_after_a_kill_no_row_tells_of_a_file_that_is_gone_and_what_is_left_goes(
     tmp_path: Path, point: str, files: int, logged: Any
@@ -438,6 +439,7 @@ def test_the_results_that_a_pacs_sends_back_later_go_too(place: Place) -> None:
     assert place.files() == 0
 
 
+@pytest.mark.slow
 def test_a_late_image_of_a_removed_study_is_read_and_the_results_say_what_is_gone(
     start_node: StartNode, start_pacs: StartPacs, tmp_path: Path
 ) -> None:
@@ -474,6 +476,7 @@ def test_a_late_image_of_a_removed_study_is_read_and_the_results_say_what_is_gon
     assert node.result_file(old["results"][0]["instance"]) is None
 
 
+@pytest.mark.slow
 def test_a_late_image_that_no_model_reads_tells_of_those_that_are_gone(
     start_node: StartNode, start_pacs: StartPacs, tmp_path: Path
 ) -> None:
