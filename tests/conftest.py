@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from pynetdicom import AE, evt
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from dicom_node import log
 from dicom_node.config.settings import Settings
@@ -19,6 +20,12 @@ from dicom_node.node import Node
 from tests.support import programs, waiting
 from tests.support.peers import Orthanc, Pacs, running_orthanc
 from tests.support.samples import DATA
+
+TOGETHER = {
+    "tests/ai/evaluation/test_evaluation.py",  # an evaluated model
+    "tests/results/test_matrix.py",  # the sample of the matrix, and what every validator says of it
+    "tests/results/test_viewer.py",  # a PACS, a viewer in a browser, and a study in them
+}
 
 
 def pytest_configure() -> None:
@@ -29,6 +36,20 @@ def pytest_configure() -> None:
     waiting.begin()
     programs.start_reaper()
     programs.Guard.install()
+
+
+class _Together(LoadScopeScheduling):  # type: ignore[misc]
+    """Gives each test to whoever is free, but for modules that make something costly once: one worker has all of it."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        module = nodeid.partition("::")[0]
+        return module if module in TOGETHER else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """For ``--dist loadgroup``; xdist 3.8 itself does not see its groups with pytest 9.2."""
+    return _Together(config, log) if config.getvalue("dist") == "loadgroup" else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

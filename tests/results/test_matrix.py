@@ -17,8 +17,6 @@ from tests.support.matrix_sources import Study, raw, save, sources, study_of
 from tests.support.samples import DATA
 from tests.support.validators import ALLOWED, Verdict, complaints, judge, missing
 
-pytestmark = pytest.mark.xdist_group("matrix")  # what its module makes once is costly
-
 SAMPLE = {
     # source: outcome
     "dx": "overlapping",

@@ -22,7 +22,7 @@ from tests.support.viewer import Box, Ohif, Placement, viewing
 from tests.support.waiting import wait_until
 
 # A browser that draws without a GPU, on a machine that may be busy.
-pytestmark = [pytest.mark.programs, pytest.mark.timeout(480), pytest.mark.xdist_group("viewer")]
+pytestmark = [pytest.mark.programs, pytest.mark.timeout(480)]
 
 
 @dataclass

@@ -41,8 +41,6 @@ from dicom_node.models.records import Record
 from dicom_node.models.registry import Models
 from tests.support.programs import ROOT
 
-pytestmark = pytest.mark.xdist_group("evaluation")  # what its module makes once is costly
-
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 OUTPUTS = [NamedOutput("nodule", "Nodule"), NamedOutput("pleural", "Pleural thickening")]
 SPEC = describe(shipped()["phantom_cxr"]).spec
