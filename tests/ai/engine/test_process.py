@@ -94,8 +94,8 @@ Start = Callable[..., WarmProcess]
 def start(tmp_path: Path) -> Iterator[Start]:
     with ExitStack() as stack:
 
-        def start(other_load: Callable[[], object] | None = None, timeout: float = 30.0) -> WarmProcess:
-            process = WarmProcess(other_load or partial(load, tmp_path / "loads"), timeout=scaled(timeout))
+        def start(other_load: Callable[[], object] | None = None, timeout: float | None = None) -> WarmProcess:
+            process = WarmProcess(other_load or partial(load, tmp_path / "loads"), timeout=timeout or scaled(30.0))
             stack.callback(process.shutdown)
             return process
 
