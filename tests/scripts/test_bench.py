@@ -189,7 +189,7 @@ def test_the_index_is_filled_as_a_node_fills_it(monkeypatch: pytest.MonkeyPatch,
             assert len(index.series_of(uid)) == 2
             assert index.latest_report(uid, MODEL, ["pacs"]) is not None
             (reading,) = index.readings_of(uid)
-            assert [result["role"] for result in reading["results"]] == ["sr", "sc", "seg"]
+            assert [result.role for result in index.results_of(reading.run_key)] == ["sr", "sc", "seg"]
         assert index.next_due("read", None) == 2e9
         assert index.next_due("send", "pacs") is None
     finally:

@@ -661,9 +661,13 @@ def test_no_memory_is_told_from_what_a_bundle_cannot_read(tmp_path: Path, fault:
 
 
 def test_two_bundles_may_both_have_scripts(tmp_path: Path) -> None:
+    def scripts() -> set[str]:
+        return {name for name in sys.modules if name.split(".")[0] == "scripts"}
+
+    before = scripts()  # the project's own, if a test of them ran here before
     load(bundles.classifier(tmp_path / "one"), threads=1)
     load(bundles.detection_3d(tmp_path / "two"), threads=1)
-    assert not any(name.split(".")[0] == "scripts" for name in sys.modules)
+    assert scripts() == before
     assert not list(tmp_path.rglob("__pycache__"))
 
 
