@@ -252,6 +252,7 @@ def test_weights_become_a_bundle_to_look_at(config: Path, weights: Path) -> None
     assert spec.outputs[-1].code.value == "84089009"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "told"),
     [

@@ -79,6 +79,7 @@ def test_check_fails_where_a_node_could_not_run(config: Path) -> None:
     assert f"FAIL  port: cannot listen on 127.0.0.1:{port}: Address already in use" in done.stdout
 
 
+@pytest.mark.slow
 def test_check_tells_every_fault_of_the_file(config: Path) -> None:
     config.write_text(config.read_text().replace("port = 1\n", "port = 0\n").replace('name = "all"', 'name = "a l"'))
     done = dicom_node("check", "--config", config)

@@ -177,6 +177,7 @@ def test_nothing_is_installed_unless_confirmed(store: Models, source: Path) -> N
     assert untouched(store)
 
 
+@pytest.mark.slow
 def test_the_trial_runs_in_a_process_of_its_own_under_a_time_limit(store: Models, source: Path) -> None:
     change(source / "configs/inference.json", stuck="$__import__('time').sleep(600)", network_def="@stuck")
     with pytest.raises(ModelError, match="loading it took longer than 1 s; its process was stopped"):
@@ -493,6 +494,7 @@ def test_a_version_is_removed_unless_a_route_or_the_running_node_needs_it(
         store.remove(free, "phantom_cxr", running=False)
 
 
+@pytest.mark.slow
 def test_one_change_at_a_time_and_a_killed_one_leaves_nothing(store: Models, three: dict[str, Path]) -> None:
     with store.changing(), pytest.raises(ModelError, match="another dicom-node models command"):
         store.rollback("local_cxr")

@@ -314,6 +314,7 @@ def test_a_second_encoding_anywhere_at_any_time_gives_the_same_bytes(real_data: 
     assert json.loads(elsewhere.stdout)[1:] == here
 
 
+@pytest.mark.slow
 def test_results_are_encoded_without_torch() -> None:
     code = "import sys, dicom_node.results; print('torch' in sys.modules or 'monai' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=scaled(120))

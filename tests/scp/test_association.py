@@ -829,6 +829,7 @@ def test_a_response_is_understood_by_pynetdicom(
     assert (response.AffectedSOPClassUID or "", response.AffectedSOPInstanceUID or "") == (sop_class, uid)
 
 
+@pytest.mark.slow
 @given(UIDS, UIDS, st.integers(0, 0xFFFF), st.booleans())
 def test_padding_and_order_of_a_command_do_not_matter(sop_class: str, uid: str, number: int, nul: bool) -> None:
     padding = b"\0\0" if nul else b"  "

@@ -54,6 +54,7 @@ def assert_answers(raw: Raw, number: int = 99) -> None:
     assert raw.status(number) == 0x0000
 
 
+@pytest.mark.slow
 def test_two_hundred_associations_at_a_time_are_served_and_leave_nothing(node: Node) -> None:
     uids = [new_uid() for _ in range(200)]
     send(node.port, make_image())  # what the first one opens stays open

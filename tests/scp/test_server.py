@@ -270,6 +270,7 @@ def test_scanning_any_bytes_answers_or_refuses(data: bytes, syntax: str) -> None
         assert refused.status == 0xC000
 
 
+@pytest.mark.slow
 def test_a_deflate_bomb_is_bounded() -> None:
     squeeze = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
     bomb = squeeze.compress(b"\0" * 200_000_000) + squeeze.flush()

@@ -368,6 +368,7 @@ with associated(node) as raw:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("point", "in_place", "kept"),
     [("written", False, False), ("linked", True, False), ("placed", True, False), ("recorded", True, True)],

@@ -343,6 +343,7 @@ def test_anatomy_is_outlined_and_no_finding(ct: tuple[InstanceRef, ...], tmp_pat
     } >= {each.sop_instance_uid for each in ct[11:19]}
 
 
+@pytest.mark.slow
 def test_a_hundred_organs_that_are_not_there_do_not_fill_the_picture(
     ct: tuple[InstanceRef, ...], tmp_path: Path
 ) -> None:
@@ -366,6 +367,7 @@ def test_a_class_without_a_place_is_told_in_the_report(tmp_path: Path) -> None:
     assert made["kos"]
 
 
+@pytest.mark.slow
 def test_boxes_and_outlines_of_a_ct_have_objects(ct: tuple[InstanceRef, ...], tmp_path: Path) -> None:
     model = load(bundles.ct_segmentation(tmp_path / "bundle", finding=True), threads=1)
     made = objects(model.read(chosen(*ct)), "sr", "seg", "gsps", "kos")
@@ -373,6 +375,7 @@ def test_boxes_and_outlines_of_a_ct_have_objects(ct: tuple[InstanceRef, ...], tm
     assert set(made) == {"sr", "seg", "gsps", "kos"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make", [bundles.classifier, bundles.outlines_2d, bundles.retinanet], ids=lambda one: one.__name__
 )

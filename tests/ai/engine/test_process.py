@@ -229,6 +229,7 @@ def test_a_process_that_is_killed_while_idle_is_warm_again_by_itself(start: Star
     assert process.submit(double, 1).result() == 2
 
 
+@pytest.mark.slow
 def test_what_cannot_be_loaded_is_told_to_each_task(start: Start) -> None:
     process = start(load_badly)
     for _ in range(2):

@@ -93,6 +93,7 @@ def test_a_model_is_loaded_on_the_best_device_with_room() -> None:
     assert models.places() == {"small": "cuda:0", "large": "cpu"}  # nobody left for one that does not fit
 
 
+@pytest.mark.slow
 def test_the_least_recently_used_makes_room_and_comes_back() -> None:
     machine = Machine({"cuda:0": 1000 * MIB, "cpu": 9000 * MIB})
     models = shelf(machine, a=300 * MIB, b=300 * MIB, c=300 * MIB)
@@ -105,6 +106,7 @@ def test_the_least_recently_used_makes_room_and_comes_back() -> None:
     assert models.places() == {"a": "cpu", "b": "cuda:0", "c": "cuda:0"}
 
 
+@pytest.mark.slow
 def test_where_the_cpu_has_no_room_either_the_least_recently_used_is_let_go() -> None:
     machine = Machine({"cpu": 1000 * MIB})
     models = shelf(machine, a=400 * MIB, b=400 * MIB)
@@ -143,6 +145,7 @@ def test_out_of_memory_while_reading_sends_the_others_away_and_tries_again() -> 
     assert models.places() == {"a": "cpu", "b": "cuda:0"}
 
 
+@pytest.mark.slow
 def test_out_of_memory_with_the_gpu_to_itself_falls_back_to_the_cpu_and_says_so() -> None:
     machine = Machine({"cuda:0": 1000 * MIB, "cpu": 9000 * MIB})
     models = shelf(machine, needs=900 * MIB, a=300 * MIB, b=100 * MIB)

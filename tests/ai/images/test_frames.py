@@ -611,6 +611,7 @@ def small_files() -> dict[str, Callable[[Path], Path]]:
     }
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     name=st.sampled_from(sorted(small_files())),

@@ -293,6 +293,7 @@ FORMS = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(form=FORMS, seed=st.integers(0, 2**32 - 1))
 def test_any_pipeline_is_that_of_the_standard(tmp_path: Path, form: dict[str, Any], seed: int) -> None:
@@ -634,6 +635,7 @@ def test_a_deflated_bomb_is_not_inflated(tmp_path: Path, monkeypatch: pytest.Mon
         StoredImages().header(ref)
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(where=st.integers(132, 700), what=st.binary(min_size=1, max_size=6), cut=st.integers(0, 300))
 def test_damaged_files_end_in_a_picture_or_a_reading_error(tmp_path: Path, where: int, what: bytes, cut: int) -> None:

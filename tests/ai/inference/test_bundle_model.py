@@ -480,6 +480,7 @@ def test_the_digest_does_not_confuse_a_path_with_its_bytes(tmp_path: Path) -> No
     assert bundle_digest(tmp_path / "one") != bundle_digest(tmp_path / "two")
 
 
+@pytest.mark.slow
 def test_a_bundle_is_described_without_torch(tmp_path: Path) -> None:
     path = write_bundle(tmp_path / "bundle")
     code = (

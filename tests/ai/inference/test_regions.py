@@ -72,6 +72,7 @@ def test_a_narrow_gap_does_not_cut_a_region() -> None:
     assert len(regions(apart, [output()])[0]) == 2
 
 
+@pytest.mark.slow
 @given(
     arrays(np.float32, (2, 12, 13), elements=st.floats(0, 1, width=32)),
     st.floats(0.05, 0.95),

@@ -128,6 +128,7 @@ def test_chance_gives_every_kind_and_none() -> None:
     assert {p.photometric for p in drawn} == {"MONOCHROME1", "MONOCHROME2"}
 
 
+@pytest.mark.slow
 def test_the_heart_is_larger_in_ap() -> None:
     def heart(view: str) -> float:
         # White columns left and right of the spine, just above the diaphragm.

@@ -319,6 +319,7 @@ def test_the_shipped_bundle_reads_an_image_and_says_what_it_was_measured_to_know
             assert f"| {one['auc']:.2f} [{one['low']:.2f}, {one['high']:.2f}] |" in card
 
 
+@pytest.mark.slow
 def test_a_place_is_shown_for_what_was_measured_to_have_one_and_the_map_is_that_of_places(tmp_path: Path) -> None:
     bundle = shutil.copytree(shipped()["chest_xray"], tmp_path / "bundle")
     path = bundle / "configs" / "reading.json"

@@ -147,6 +147,7 @@ def display() -> np.ndarray:
     return np.random.default_rng(3).random((SIZE, SIZE), dtype=np.float32)
 
 
+@pytest.mark.slow
 def test_chexnet_says_the_same(three: Reference, display: np.ndarray, tmp_path: Path) -> None:
     out = written(three.state_dict(), tmp_path, name="chexnet", classes=NIH14, normalise="chexnet")
     _, scores = run(out, display)
@@ -181,6 +182,7 @@ def test_torchxrayvision_says_the_same_with_its_operating_points(
     assert [o.channel for o in spec.outputs if o.undetermined] == [4]
 
 
+@pytest.mark.slow
 def test_torchxrayvision_sees_the_central_square(grey: Reference, tmp_path: Path) -> None:
     out = written(grey.state_dict(), tmp_path, name="xrv", classes=XRV18, normalise="torchxrayvision")
     display = np.zeros((3 * SIZE, 2 * SIZE), dtype=np.float32)
@@ -208,6 +210,7 @@ def old_names(state: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in dotted.items() if "num_batches" not in k}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "form",
     [
@@ -288,6 +291,7 @@ def test_what_does_not_fit_the_weights_is_told(
     assert not (tmp_path / "b").exists()
 
 
+@pytest.mark.slow
 def test_the_bundle_says_what_it_is(three: Reference, tmp_path: Path) -> None:
     file = saved(tmp_path / "w.pt", three.state_dict())
     classes = ["-", "Teddy bear swallowed by accident", *NIH14[2:]]
@@ -322,6 +326,7 @@ def test_every_published_class_has_a_code_and_a_key() -> None:
     assert key_of("2nd opinion!") == "class_2nd_opinion"
 
 
+@pytest.mark.slow
 def test_the_layer_for_the_map_gives_the_scores_again(three: Reference, tmp_path: Path) -> None:
     """What ``cam`` names is such that the classifier over the map's mean is the logit (Zhou et al. 2016)."""
     out = written(three.state_dict(), tmp_path, name="x", classes=NIH14, normalise="chexnet")
@@ -347,6 +352,7 @@ def test_importing_the_room_does_without_torch() -> None:
     assert done.stdout.strip() == "False"
 
 
+@pytest.mark.slow
 def test_the_node_reads_with_it(grey: Reference, display: np.ndarray, tmp_path: Path) -> None:
     content = {**grey.state_dict(), "op_threshs": torch.full((18,), 0.5)}
     out = written(content, tmp_path, name="xrv", classes=XRV18, normalise="torchxrayvision")

@@ -186,6 +186,7 @@ def test_a_missing_slice_is_refused_with_its_place(tmp_path: Path) -> None:
     assert len(load_volume(refs[3:]).frames) == 9  # at an end nobody can know
 
 
+@pytest.mark.slow
 def test_a_slice_that_is_missing_among_very_thin_ones_is_seen(tmp_path: Path) -> None:
     thin = [0.08 * number for number in range(60)]  # of 2.5 mm: 0.2 mm, as of a cone beam
     assert load_volume(ct_series(tmp_path / "whole", "axial", places=thin)).values.shape[2] == 60

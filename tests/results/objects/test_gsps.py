@@ -67,6 +67,7 @@ def overlap(one: tuple[float, ...], other: tuple[float, ...]) -> float:
 # --- what it draws --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SOURCES)
 @pytest.mark.parametrize("boxes", ["one", "overlapping", "border"])
 def test_boxes_and_tracking_are_the_reports(name: str, boxes: str) -> None:

@@ -191,6 +191,7 @@ def test_a_finding_that_fills_the_image_has_a_number_and_its_name_in_the_legend(
     assert (rgb[200, 600] == source[200, 600]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rows", "columns"), [(512, 512), (700, 512), (2500, 2048), (4280, 3520)])
 @pytest.mark.parametrize("boxes", [{}, BOXES["border"], SPOTS], ids=["none", "border", "spots"])
 def test_the_image_is_the_source_but_for_boxes_and_labels(spy: Spy, boxes: Boxes, rows: int, columns: int) -> None:
@@ -276,6 +277,7 @@ def measured(picture: NDArray[np.uint8], colour: drawing.Colour) -> tuple[int, i
     return left, top, right, bottom
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rows", "columns"), [(512, 512), (1955, 1841), (2500, 2048), (4280, 3520)])
 @pytest.mark.parametrize("shift", [0.0, 0.3, 0.5, 0.99])
 def test_the_drawn_box_is_the_models_region_within_one_pixel(rows: int, columns: int, shift: float) -> None:
@@ -345,6 +347,7 @@ def test_twelve_findings_keep_their_labels_in_every_language(spy: Spy, rows: int
 LONG = ("Enlarged cardiomediastinum", "A name of a class as long as a manifest allows, sixty-four, m")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rows", "columns"), [(512, 512), (4280, 3520), (2500, 2048), (512, 3000), (3000, 520), (4000, 16), (1, 5000)]
 )

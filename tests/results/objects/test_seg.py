@@ -750,6 +750,7 @@ numbers = st.lists(st.one_of(st.floats(), st.integers(-2, 2)), max_size=7).map(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None)
 @given(st.dictionaries(st.sampled_from((*UNTRUSTED, *SEQUENCES)), st.one_of(st.binary(max_size=60), numbers)))
 def test_whatever_a_source_says_nothing_breaks_and_nothing_moves(values: dict[str, bytes]) -> None:

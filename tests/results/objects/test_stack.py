@@ -210,6 +210,7 @@ def test_a_class_without_a_finding_is_shown_where_its_heat_map_is_hottest() -> N
     assert key_frames(absent, Stack(headers)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 19, 20, 21, 300])
 @pytest.mark.parametrize("keys", [(), (1, 2), (1, 2, 3, 4, 5, 6, 7, 8), (7, 150, 151, 152, 300)])
 def test_a_montage_is_evenly_spaced_in_order_and_holds_every_key_slice(count: int, keys: tuple[int, ...]) -> None:
