@@ -74,6 +74,7 @@ def test_every_module_is_imported_alone() -> None:
     assert (done.returncode, done.stdout) == (0, "all\n"), done.stderr
 
 
+@pytest.mark.slow
 def test_the_receiver_runs_without_torch_monai_and_highdicom() -> None:
     code = (
         "import sys, dicom_node.cli.main, dicom_node.node, dicom_node.operations.check; "

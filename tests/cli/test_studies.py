@@ -110,6 +110,7 @@ def test_studies_and_retry(config: Path) -> None:
     node.stop()
 
 
+@pytest.mark.slow
 def test_studies_before_the_first_start_says_so(config: Path) -> None:
     done = dicom_node("studies", "--config", config)
     assert done.returncode == 2

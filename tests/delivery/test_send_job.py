@@ -109,6 +109,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     bench.spool.close()
 
 
+@pytest.mark.slow
 def test_the_bytes_of_the_file_arrive_over_one_association(bench: Bench, start_pacs: StartPacs) -> None:
     pacs = start_pacs()
     sender = bench.sender(pacs.port)
@@ -122,6 +123,7 @@ def test_the_bytes_of_the_file_arrive_over_one_association(bench: Bench, start_p
     assert pacs.associations == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [0xA700, 0xA7FF, 0x0110, 0x0213, 0x0211, 0xFE00])
 def test_a_status_that_may_go_away_is_tried_again(bench: Bench, start_pacs: StartPacs, status: int) -> None:
     pacs = start_pacs()
@@ -130,6 +132,7 @@ def test_a_status_that_may_go_away_is_tried_again(bench: Bench, start_pacs: Star
         bench.sender(pacs.port)(bench.result())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [0xA900, 0xC000, 0xC123, 0x0117, 0x0122, 0x0124])
 def test_a_status_that_will_not_go_away_is_final(bench: Bench, start_pacs: StartPacs, status: int) -> None:
     pacs = start_pacs()
@@ -138,12 +141,14 @@ def test_a_status_that_will_not_go_away_is_final(bench: Bench, start_pacs: Start
         bench.sender(pacs.port)(bench.result())
 
 
+@pytest.mark.slow
 def test_a_warning_is_stored(bench: Bench, start_pacs: StartPacs) -> None:
     pacs = start_pacs()
     pacs.answer = lambda _uid: 0xB000
     assert bench.sender(pacs.port)(bench.result()).reason == "stored with warning B000"
 
 
+@pytest.mark.slow
 def test_a_pacs_that_is_down_and_comes_back(bench: Bench, start_pacs: StartPacs) -> None:
     port = free_port()
     sender, job = bench.sender(port), bench.result()
@@ -154,18 +159,21 @@ def test_a_pacs_that_is_down_and_comes_back(bench: Bench, start_pacs: StartPacs)
     assert pacs.uids() == [job.subject]
 
 
+@pytest.mark.slow
 def test_a_pacs_that_does_not_know_us_says_what_to_add(bench: Bench, start_pacs: StartPacs) -> None:
     pacs = start_pacs(require_calling=("SOMEBODY",))
     with pytest.raises(Retryable, match="does not know our AE title 'AINODE'"):
         bench.sender(pacs.port)(bench.result())
 
 
+@pytest.mark.slow
 def test_a_pacs_of_another_name_says_what_to_correct(bench: Bench, start_pacs: StartPacs) -> None:
     pacs = start_pacs(ae_title="OTHER")
     with pytest.raises(Retryable, match="does not answer to AE title 'PACS': correct ae_title of peer pacs"):
         bench.sender(pacs.port)(bench.result())
 
 
+@pytest.mark.slow
 def test_something_that_is_no_pacs_is_tried_again(bench: Bench) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
@@ -174,6 +182,7 @@ def test_something_that_is_no_pacs_is_tried_again(bench: Bench) -> None:
             bench.sender(silent.getsockname()[1], Timeouts(connect=0.5))(bench.result())
 
 
+@pytest.mark.slow
 def test_a_pacs_that_takes_an_object_and_never_answers_is_tried_again(bench: Bench, start_pacs: StartPacs) -> None:
     pacs, awake = start_pacs(), threading.Event()
     pacs.answer = lambda _uid: 0xA700 if awake.wait(scaled(60)) else 0
@@ -186,6 +195,7 @@ def test_a_pacs_that_takes_an_object_and_never_answers_is_tried_again(bench: Ben
     assert pacs.uids() == [job.subject]
 
 
+@pytest.mark.slow
 def test_a_pacs_that_is_slow_but_answers_gets_everything_once_and_keeps_no_other_waiting(
     bench: Bench, start_pacs: StartPacs
 ) -> None:
@@ -263,6 +273,7 @@ def cutting(port: int, limit: list[int], last: bytes) -> Iterator[int]:
         listener.shutdown(socket.SHUT_RDWR)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last", [b"", bytes([7, 0, 0, 0, 0, 4, 0, 0, 2, 0])], ids=["it hangs up", "it aborts"])
 @pytest.mark.parametrize("limit", [1, 300, 20_000, 200_000])
 def test_an_association_that_ends_amid_an_object_is_tried_again(
@@ -279,6 +290,7 @@ def test_an_association_that_ends_amid_an_object_is_tried_again(
     assert pacs.stored == [(job.subject, bench.bytes_of(job))]
 
 
+@pytest.mark.slow
 def test_an_association_that_the_pacs_ended_is_opened_again(bench: Bench, start_pacs: StartPacs) -> None:
     pacs = start_pacs()
     sender = bench.sender(pacs.port)
@@ -293,6 +305,7 @@ def test_an_association_that_the_pacs_ended_is_opened_again(bench: Bench, start_
     assert pacs.uids()[-1] == job.subject
 
 
+@pytest.mark.slow
 def test_a_class_that_was_never_agreed_on_is_final(bench: Bench, start_pacs: StartPacs) -> None:
     pacs = start_pacs()
     with pytest.raises(Permanent, match="does not take CT Image Storage"):
@@ -332,6 +345,7 @@ def test_a_pacs_that_refuses_a_class_gets_the_others(bench: Bench, tmp_path: Pat
     assert split_dataset(file)[0].MediaStorageSOPInstanceUID == picture.subject
 
 
+@pytest.mark.slow
 def test_every_kind_of_result_is_proposed(bench: Bench, start_pacs: StartPacs) -> None:
     pacs = start_pacs()
     jobs = bench.results(*RESULT_CLASSES)
@@ -356,6 +370,7 @@ def test_a_pacs_that_takes_implicit_vr_only_gets_it(bench: Bench, tmp_path: Path
     assert split_dataset(file)[0].MediaStorageSOPInstanceUID == job.subject
 
 
+@pytest.mark.slow
 def test_a_result_whose_file_is_gone_is_final(bench: Bench, start_pacs: StartPacs) -> None:
     job = bench.result()
     result = bench.index.result(job.subject)

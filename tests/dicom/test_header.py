@@ -336,6 +336,7 @@ def test_no_header_takes_much_memory(costly: bytes, syntax: str) -> None:
     assert most < 16e6  # pydicom takes 70 MB for a megabyte of items
 
 
+@pytest.mark.slow
 def test_a_header_of_elements_without_end_is_refused() -> None:
     one = element(0x00080060, b"CS", b"CR", explicit=True)
     with pytest.raises(Refused, match="cannot be parsed"):

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
 from dicom_node import log
 from dicom_node.log_events import CONTEXTS, EVENTS
 from tests.support.programs import ROOT
@@ -74,10 +76,12 @@ def logged() -> dict[str, Logged]:
     return found
 
 
+@pytest.mark.slow
 def test_every_event_that_is_logged_stands_in_the_table_and_every_row_is_logged() -> None:
     assert sorted(logged()) == [event.name for event in EVENTS]
 
 
+@pytest.mark.slow
 def test_levels_and_fields_are_those_of_the_source() -> None:
     source = logged()
     for event in EVENTS:
@@ -85,6 +89,7 @@ def test_levels_and_fields_are_those_of_the_source() -> None:
         assert set(event.fields) == source[event.name].fields, event.name
 
 
+@pytest.mark.slow
 def test_the_walk_finds_what_is_logged_with_a_bound_logger() -> None:
     source = logged()
     assert source["instance.refused"].fields == {"study", "instance", "sop_class", "status", "reason", "error"}

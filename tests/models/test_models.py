@@ -705,6 +705,7 @@ def test_a_model_whose_files_are_not_what_they_were_is_refused(
         pinned.check()
 
 
+@pytest.mark.slow
 def test_the_warm_process_does_not_load_what_was_changed_and_loads_the_others(store: Models, source: Path) -> None:
     entry = install(store, source, trial=untried).entry
     tampered(entry.path / "docs/README.md", b"something else")

@@ -34,6 +34,7 @@ class SlowToSay(Association):
         self.__dict__["paused"] = paused
 
 
+@pytest.mark.slow
 def test_no_answer_is_lost_to_the_thread_of_the_association(
     start_node: StartNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -74,6 +74,7 @@ def answering(answer: bytes | None, *, hang_up: bool = True) -> Iterator[int]:
         listener.shutdown(socket.SHUT_RDWR)
 
 
+@pytest.mark.slow
 def test_an_association_is_kept_until_it_is_released(start_pacs: StartPacs) -> None:
     pacs = start_pacs()
     calling = requestor(pacs.port)
@@ -94,6 +95,7 @@ def test_an_association_is_kept_until_it_is_released(start_pacs: StartPacs) -> N
     calling.release()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", [Requestor.abort, Requestor.drop])
 def test_an_association_that_is_given_up_is_requested_again(
     start_pacs: StartPacs, end: Callable[[Requestor], None]
@@ -120,6 +122,7 @@ def test_a_closed_port() -> None:
     assert error.why == "no connection: it was refused, so nothing listens there or a firewall is in between"
 
 
+@pytest.mark.slow
 def test_a_connection_that_is_not_answered() -> None:
     """The queue of a listener that accepts nobody is full."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
@@ -137,6 +140,7 @@ def test_a_connection_that_is_not_answered() -> None:
     assert error.why == "no connection: no answer within 0.5 s, so the machine is off or a firewall is in between"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pacs", "diagnostic", "why"),
     [
@@ -151,6 +155,7 @@ def test_a_rejection(start_pacs: StartPacs, pacs: dict[str, Any], diagnostic: in
     assert error.why == f"it rejected the association: {why}"
 
 
+@pytest.mark.slow
 def test_a_peer_that_accepts_none_of_the_contexts(start_pacs: StartPacs) -> None:
     error = failed(requestor(start_pacs().port, "1.2.840.10008.5.1.1.9"))  # Basic Grayscale Print Management
     assert isinstance(error, NoContextError)
@@ -195,6 +200,7 @@ def test_a_malformed_answer() -> None:
     assert error.why == "it answered the association request with something that is no answer to it"
 
 
+@pytest.mark.slow
 def test_a_peer_that_says_nothing() -> None:
     with answering(b"", hang_up=False) as port:
         error = failed(requestor(port))
@@ -203,12 +209,14 @@ def test_a_peer_that_says_nothing() -> None:
     assert error.why == "it took the connection but did not answer the association request within 0.5 s"
 
 
+@pytest.mark.slow
 def test_an_error_of_ours_is_not_told_as_one_of_the_peer(start_pacs: StartPacs) -> None:
     peer = Peer(name="pacs", ae_title="PACS", host="127.0.0.1", port=start_pacs().port)
     with pytest.raises(RuntimeError, match="presentation context"):
         Requestor("AINODE", peer, ()).open()
 
 
+@pytest.mark.slow
 def test_every_attempt_passes_one_place(start_pacs: StartPacs, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the audit message of an association will be written."""
     seen: list[Outcome] = []
@@ -227,6 +235,7 @@ def test_every_attempt_passes_one_place(start_pacs: StartPacs, monkeypatch: pyte
     assert seen == [Outcome.ESTABLISHED, Outcome.NO_CONNECTION]
 
 
+@pytest.mark.slow
 def test_c_echo() -> None:
     assert Verification == VERIFICATION
     ae = AE("PACS")

@@ -87,6 +87,7 @@ def calling(scp: Scp, **kwargs: Any) -> Requestor:
     return Requestor("AINODE", scp.peer, uncompressed((SecondaryCaptureImageStorage,)), **kwargs)
 
 
+@pytest.mark.slow
 def test_a_file_goes_as_its_bytes_where_its_transfer_syntax_is_accepted(
     start_scp: Callable[..., Scp], tmp_path: Path
 ) -> None:
@@ -99,6 +100,7 @@ def test_a_file_goes_as_its_bytes_where_its_transfer_syntax_is_accepted(
     assert scp.stored == [(ExplicitVRLittleEndian, data_set(file))]
 
 
+@pytest.mark.slow
 def test_a_file_goes_in_implicit_vr_where_nothing_else_is_accepted(
     start_scp: Callable[..., Scp], tmp_path: Path
 ) -> None:
@@ -111,6 +113,7 @@ def test_a_file_goes_in_implicit_vr_where_nothing_else_is_accepted(
     assert content != data_set(file)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_sent_in_an_accepted_context_is_not_sent(start_scp: Callable[..., Scp], tmp_path: Path) -> None:
     scp = start_scp(ExplicitVRLittleEndian, ImplicitVRLittleEndian)
     requestor = calling(scp)
@@ -119,6 +122,7 @@ def test_what_cannot_be_sent_in_an_accepted_context_is_not_sent(start_scp: Calla
     assert scp.stored == []
 
 
+@pytest.mark.slow
 def test_a_response_that_does_not_come_ends_the_association(start_scp: Callable[..., Scp], tmp_path: Path) -> None:
     def gone(event: Any) -> int:
         event.assoc.abort()
@@ -130,12 +134,14 @@ def test_a_response_that_does_not_come_ends_the_association(start_scp: Callable[
     assert not requestor.is_open
 
 
+@pytest.mark.slow
 def test_a_file_that_is_not_dicom_is_not_sent(start_scp: Callable[..., Scp], tmp_path: Path) -> None:
     (tmp_path / "a").write_text("nothing")
     with pytest.raises(NodeError, match="a: is not a DICOM file"):
         store(calling(start_scp(ExplicitVRLittleEndian)), tmp_path / "a")
 
 
+@pytest.mark.slow
 def test_pushed_files_go_over_one_association_each_with_its_status(
     start_scp: Callable[..., Scp], tmp_path: Path
 ) -> None:
@@ -150,6 +156,7 @@ def test_pushed_files_go_over_one_association_each_with_its_status(
     assert scp.associations == 1
 
 
+@pytest.mark.slow
 def test_a_peer_that_accepts_none_of_the_files_is_asked_once(start_scp: Callable[..., Scp], tmp_path: Path) -> None:
     scp = start_scp(JPEGBaseline8Bit)
     told: list[Pushed] = []
@@ -159,6 +166,7 @@ def test_a_peer_that_accepts_none_of_the_files_is_asked_once(start_scp: Callable
     assert scp.associations == 1
 
 
+@pytest.mark.slow
 def test_more_kinds_of_object_than_an_association_can_propose(start_scp: Callable[..., Scp], tmp_path: Path) -> None:
     """128 presentation contexts, two for each file in Explicit VR."""
     scp, files = start_scp(ExplicitVRLittleEndian), []

@@ -9,6 +9,8 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 import dicom_node
 
 PACKAGE = Path(dicom_node.__file__).parent
@@ -47,15 +49,18 @@ def test_only_network_and_scp_use_more_of_pynetdicom_than_events_and_uids() -> N
                 assert name and (allowed is None or name in allowed), f"{path} imports {name or module} of {module}"
 
 
+@pytest.mark.slow
 def test_only_the_requestor_requests_associations() -> None:
     assert [path for path, tree in modules() if calls(tree, "associate")] == ["network/requestor.py"]
 
 
+@pytest.mark.slow
 def test_only_the_requestor_and_the_acceptor_make_an_application_entity() -> None:
     makers = [path for path, tree in modules() if calls(tree, "AE") or calls(tree, "application_entity")]
     assert [path for path in makers if not path.startswith("scp/")] == ["network/requestor.py"]
 
 
+@pytest.mark.slow
 def test_only_the_storage_and_the_verification_scu_send_c_store_and_c_echo() -> None:
     assert [path for path, tree in modules() if calls(tree, "send_c_store")] == ["network/storage_scu.py"]
     assert [path for path, tree in modules() if calls(tree, "send_c_echo")] == ["network/verification_scu.py"]

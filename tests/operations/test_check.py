@@ -124,6 +124,7 @@ def test_another_network_error_is_told(tmp_path: Path, monkeypatch: pytest.Monke
     )
 
 
+@pytest.mark.slow
 def test_a_destination_that_rejects_us_is_told(tmp_path: Path, start_pacs: Callable[..., Pacs]) -> None:
     settings = settings_for(tmp_path, pacs_port=start_pacs(require_calling=("SOMEBODY",)).port)
     assert check._echo(settings, settings.peer("pacs")) == Point(

@@ -301,6 +301,7 @@ def silent(connection: socket.socket) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_a_port_that_accepts_and_says_nothing(tmp_path: Path) -> None:
     began = time.monotonic()
     with listening(silent) as port:
@@ -320,6 +321,7 @@ def test_a_port_that_hangs_up(tmp_path: Path) -> None:
     assert "add AE title AINODE (capitals count), address 127.0.0.1" in line(told, "association")
 
 
+@pytest.mark.slow
 def test_a_web_server(tmp_path: Path) -> None:
     server = HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -370,6 +372,7 @@ MALFORMED = bytes.fromhex("0200 0000006c") + b"\xff" * 108
 ABORT = bytes.fromhex("0700 00000004 0000 0201")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
@@ -396,6 +399,7 @@ def item(kind: int, *parts: bytes) -> bytes:
     return bytes([kind, 0]) + len(body).to_bytes(2, "big") + body
 
 
+@pytest.mark.slow
 def test_a_transfer_syntax_that_was_not_proposed(tmp_path: Path) -> None:
     body = b"\0\1\0\0" + b"PACS".ljust(16) + b"AINODE".ljust(16) + bytes(32) + b"".join(
         [
@@ -417,6 +421,7 @@ def test_a_transfer_syntax_that_was_not_proposed(tmp_path: Path) -> None:
     assert "it accepted a transfer syntax that was not proposed" in line(told, "association")
 
 
+@pytest.mark.slow
 def test_whatever_it_does_the_whole_ends_in_time(tmp_path: Path) -> None:
     """A message that comes a byte at a time meets every other limit."""
 
@@ -436,6 +441,7 @@ def test_whatever_it_does_the_whole_ends_in_time(tmp_path: Path) -> None:
 # --- the association --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_pacs_that_does_not_know_us_says_what_to_add(tmp_path: Path, start: Callable[..., Archive]) -> None:
     told = flown(configured(tmp_path, start(calling="SOMEBODY").port))
     assert line(told, "association") == (
@@ -445,6 +451,7 @@ def test_a_pacs_that_does_not_know_us_says_what_to_add(tmp_path: Path, start: Ca
     )
 
 
+@pytest.mark.slow
 def test_a_pacs_of_another_name_says_what_to_correct(tmp_path: Path, start: Callable[..., Archive]) -> None:
     told = flown(configured(tmp_path, start(called="OTHER").port))
     assert line(told, "association") == (
@@ -469,6 +476,7 @@ def test_storage_commitment_is_asked_for_where_it_is_configured(
     assert ("set commitment = false on peer pacs" in point.text) is not offered
 
 
+@pytest.mark.slow
 def test_everything_comes_back_as_sent(tmp_path: Path, start: Callable[..., Archive]) -> None:
     archive = start()
     told = flown(configured(tmp_path, archive.port))
@@ -490,6 +498,7 @@ def test_everything_comes_back_as_sent(tmp_path: Path, start: Callable[..., Arch
     assert line(told, "in all") == "ok PACS took 3 of 3 objects, kept 3, changed 0"
 
 
+@pytest.mark.slow
 def test_a_second_run_is_another_study(tmp_path: Path, start: Callable[..., Archive]) -> None:
     archive = start(classes=EVERY)
     file = configured(tmp_path, archive.port)
@@ -499,6 +508,7 @@ def test_a_second_run_is_another_study(tmp_path: Path, start: Callable[..., Arch
     assert len({str(one.StudyInstanceUID) for one in archive.held.values()}) == 2
 
 
+@pytest.mark.slow
 def test_objects_are_made_for_each_profile_of_the_destination(tmp_path: Path, start: Callable[..., Archive]) -> None:
     archive = start(classes=EVERY)
     file = configured(tmp_path, archive.port)
@@ -516,6 +526,7 @@ def test_objects_are_made_for_each_profile_of_the_destination(tmp_path: Path, st
     ]
 
 
+@pytest.mark.slow
 def test_a_destination_without_a_route_is_tried_with_its_own_wishes(
     tmp_path: Path, start: Callable[..., Archive]
 ) -> None:
@@ -528,6 +539,7 @@ def test_a_destination_without_a_route_is_tried_with_its_own_wishes(
     assert "C-STORE sc" in [point.what for point in told]
 
 
+@pytest.mark.slow
 def test_outputs_that_the_test_study_cannot_show_are_named(tmp_path: Path, start: Callable[..., Archive]) -> None:
     """Every output is either sent or said not to be."""
     outputs = ("sr", "sc", "gsps", "seg", "pdf", "kos")
@@ -542,6 +554,7 @@ def test_outputs_that_the_test_study_cannot_show_are_named(tmp_path: Path, start
 # --- negotiation ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_class_that_is_refused_is_named(tmp_path: Path, start: Callable[..., Archive]) -> None:
     archive = start(classes=(Verification, SecondaryCaptureImageStorage, *QUERIES))
     told = flown(configured(tmp_path, archive.port))
@@ -564,6 +577,7 @@ def test_a_class_that_is_refused_is_named(tmp_path: Path, start: Callable[..., A
     )
 
 
+@pytest.mark.slow
 def test_a_pacs_that_takes_the_image_and_no_result_fails(tmp_path: Path, start: Callable[..., Archive]) -> None:
     archive = start(classes=(Verification, DigitalXRayImageStorageForPresentation, *QUERIES))
     told = flown(configured(tmp_path, archive.port))
@@ -575,6 +589,7 @@ def test_a_pacs_that_takes_the_image_and_no_result_fails(tmp_path: Path, start: 
     )
 
 
+@pytest.mark.slow
 def test_transfer_syntaxes_that_are_refused_are_told_apart(tmp_path: Path, start: Callable[..., Archive]) -> None:
     told = flown(configured(tmp_path, start(syntaxes=(ExplicitVRBigEndian,)).port))
     assert line(told, "C-ECHO") == "warn it takes our call, but does not offer the Verification service"
@@ -585,6 +600,7 @@ def test_transfer_syntaxes_that_are_refused_are_told_apart(tmp_path: Path, start
     assert line(told, "in all") == "FAIL PACS took 0 of 3 objects (3 are of SOP classes that it refuses)"
 
 
+@pytest.mark.slow
 def test_implicit_only_is_converted(tmp_path: Path, start: Callable[..., Archive]) -> None:
     told = flown(configured(tmp_path, start(syntaxes=(ImplicitVRLittleEndian,)).port))
     assert [text.rpartition(" is ")[2] for text in lines(told, "SOP class")] == [
@@ -597,6 +613,7 @@ def test_implicit_only_is_converted(tmp_path: Path, start: Callable[..., Archive
 # --- storing ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "expected"),
     [
@@ -620,6 +637,7 @@ def test_a_status_is_explained(tmp_path: Path, start: Callable[..., Archive], st
     assert line(told, "in all") == "FAIL PACS took 2 of 3 objects, kept 2, changed 0"
 
 
+@pytest.mark.slow
 def test_stored_with_a_warning_and_changed_names_what_was_changed(
     tmp_path: Path, start: Callable[..., Archive]
 ) -> None:
@@ -659,6 +677,7 @@ def test_stored_with_a_warning_and_changed_names_what_was_changed(
     assert line(told, "in all") == "warn PACS took 3 of 3 objects, kept 3, changed 3"
 
 
+@pytest.mark.slow
 def test_an_object_that_was_confirmed_and_dropped(tmp_path: Path, start: Callable[..., Archive]) -> None:
     archive = start(Archive(drops=SecondaryCaptureImageStorage))
     told = flown(configured(tmp_path, archive.port))
@@ -671,18 +690,21 @@ def test_an_object_that_was_confirmed_and_dropped(tmp_path: Path, start: Callabl
     assert line(told, "in all") == "FAIL PACS took 3 of 3 objects, kept 2, changed 0"
 
 
+@pytest.mark.slow
 def test_an_archive_that_indexes_late_is_waited_for(tmp_path: Path, start: Callable[..., Archive]) -> None:
     archive = start(Archive(late_seconds=1.0))
     told = flown(configured(tmp_path, archive.port), limits=Limits(found=20.0, pause=0.05))
     assert line(told, "in all") == "ok PACS took 3 of 3 objects, kept 3, changed 0"
 
 
+@pytest.mark.slow
 def test_a_pacs_without_queries_on_image_level(tmp_path: Path, start: Callable[..., Archive]) -> None:
     told = flown(configured(tmp_path, start(Archive(series_only=True)).port))
     assert line(told, "kept sr") == "warn its series is found, but the PACS answers no queries on IMAGE level"
     assert line(told, "in all") == "ok PACS took 3 of 3 objects, kept 3, changed 0"
 
 
+@pytest.mark.slow
 def test_a_pacs_that_aborts_at_one_object_is_called_again_for_the_rest(
     tmp_path: Path, start: Callable[..., Archive]
 ) -> None:
@@ -695,6 +717,7 @@ def test_a_pacs_that_aborts_at_one_object_is_called_again_for_the_rest(
     assert line(told, "C-STORE sc").startswith("ok ")
 
 
+@pytest.mark.slow
 def test_a_pacs_that_never_answers_is_left_after_two_objects(tmp_path: Path, start: Callable[..., Archive]) -> None:
     archive = start()
     release = threading.Event()
@@ -716,6 +739,7 @@ def test_a_pacs_that_never_answers_is_left_after_two_objects(tmp_path: Path, sta
 # --- asking back ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_pacs_that_cannot_be_asked_back(tmp_path: Path, start: Callable[..., Archive]) -> None:
     told = flown(configured(tmp_path, start(classes=EVERY).port))
     assert line(told, "C-FIND").startswith("warn it does not offer Study Root C-FIND: it cannot be asked what it kept.")
@@ -723,6 +747,7 @@ def test_a_pacs_that_cannot_be_asked_back(tmp_path: Path, start: Callable[..., A
     assert line(told, "in all") == "warn PACS took 3 of 3 objects, what it kept is not known"
 
 
+@pytest.mark.slow
 def test_a_pacs_without_c_get_says_that_less_was_compared(tmp_path: Path, start: Callable[..., Archive]) -> None:
     told = flown(configured(tmp_path, start(classes=(*EVERY, StudyRootQueryRetrieveInformationModelFind)).port))
     assert bad(told) == []
@@ -749,6 +774,7 @@ def test_a_query_that_fails_and_one_that_never_ends(tmp_path: Path, start: Calla
     assert line(told, "C-FIND").startswith("warn more than 500 responses to a query for one study: broken off")
 
 
+@pytest.mark.slow
 def test_responses_that_break_the_standard_stop_nothing(tmp_path: Path, start: Callable[..., Archive]) -> None:
     archive = Archive()
     true_find = archive.on_find
@@ -780,6 +806,7 @@ def test_responses_that_break_the_standard_stop_nothing(tmp_path: Path, start: C
 # --- rejection (IHE IOCM) --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_archive_that_supports_iocm_hides_the_test_objects(tmp_path: Path, start: Callable[..., Archive]) -> None:
     archive = start(Archive(iocm=True))
     told = flown(configured(tmp_path, archive.port), reject=True)
@@ -789,6 +816,7 @@ def test_an_archive_that_supports_iocm_hides_the_test_objects(tmp_path: Path, st
     assert len(archive.hidden) == 3
 
 
+@pytest.mark.slow
 def test_an_archive_that_does_not_is_told_with_what_to_delete_by_hand(
     tmp_path: Path, start: Callable[..., Archive]
 ) -> None:
@@ -800,6 +828,7 @@ def test_an_archive_that_does_not_is_told_with_what_to_delete_by_hand(
     assert "PatientID TEST-DICOM-NODE, StudyInstanceUID 2.25." in line(told, "clean up")
 
 
+@pytest.mark.slow
 def test_a_pacs_that_takes_no_rejection_notes(tmp_path: Path, start: Callable[..., Archive]) -> None:
     classes = tuple(one for one in EVERY if one != KeyObjectSelectionDocumentStorage)
     told = flown(configured(tmp_path, start(classes=classes).port), reject=True)

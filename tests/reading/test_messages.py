@@ -183,6 +183,7 @@ def start(tmp_path: Path) -> Iterator[Callable[[str, list[Dataset], str], OneNod
         node.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("study", STUDIES)
 def test_a_study_gives_the_same_result_files_however_it_travels(
     tmp_path: Path, start: Callable[..., OneNode], study: str
@@ -239,6 +240,7 @@ def test_results_that_cannot_be_written_leave_nothing_behind(
     assert node.index.known_runs(node.study) == {}
 
 
+@pytest.mark.slow
 def test_a_warm_process_reads_what_came_as_bytes(start: Callable[..., OneNode], models: dict[str, Path]) -> None:
     """Over the real border between two processes."""
     local = start("path", chest(), "phantom_cxr")

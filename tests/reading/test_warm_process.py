@@ -35,6 +35,7 @@ def start(
     return loading.loads()
 
 
+@pytest.mark.slow
 def test_a_damaged_bundle_is_told_and_the_others_are_loaded(monkeypatch: pytest.MonkeyPatch, copy: Path) -> None:
     (copy / "models" / "model.pt").write_bytes(b"no weights")
     went = start(monkeypatch, {"good": bundle_model.shipped()["phantom_cxr"], "bad": copy})

@@ -240,6 +240,7 @@ CUTS = st.lists(st.integers(0, 4000), max_size=12)
 ENDS = st.lists(st.booleans(), min_size=1, max_size=7)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(size=st.integers(0, 3500), command_cuts=CUTS, data_cuts=CUTS, ends=ENDS, segments=CUTS)
 def test_no_cut_changes_what_is_stored(
@@ -732,6 +733,7 @@ def test_a_connection_that_asks_for_nothing_is_ended(
     assert logged() == []
 
 
+@pytest.mark.slow
 def test_a_connection_that_asks_too_slowly_is_ended(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dicom_node.scp.association._REQUEST_SECONDS", 0.5)
     with Raw(node.port) as raw:
@@ -749,6 +751,7 @@ def test_a_connection_that_asks_too_slowly_is_ended(node: Node, monkeypatch: pyt
     wire.assert_nothing_left(node)
 
 
+@pytest.mark.slow
 def test_a_node_stops_while_a_sender_takes_no_answers(start_node: StartNode, tmp_path_factory: Any) -> None:
     node = start_node(settings_for(tmp_path_factory.mktemp("deaf") / "node"))
     long = "1" * 60_000  # which the answer repeats

@@ -158,6 +158,7 @@ def start_archive() -> Iterator[Callable[..., Archive]]:
 StartArchive = Callable[..., Archive]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("here", [True, False], ids=["the same association", "another association"])
 def test_a_delivery_is_done_when_it_is_committed(
     start_node: StartNode, start_archive: StartArchive, tmp_path: Path, here: bool
@@ -172,6 +173,7 @@ def test_a_delivery_is_done_when_it_is_committed(
     wait_until(lambda: [status.Status for status in archive.statuses] == [0x0000], "the report to be answered", 10)
 
 
+@pytest.mark.slow
 def test_a_study_is_not_delivered_before_it_is_committed(
     start_node: StartNode, start_archive: StartArchive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,6 +189,7 @@ def test_a_study_is_not_delivered_before_it_is_committed(
     assert sorted(archive.stored) == sorted(uids), "nothing is sent again as long as nothing is missing"
 
 
+@pytest.mark.slow
 def test_it_is_asked_again_after_a_restart_and_a_late_answer_counts_as_well(
     start_node: StartNode, start_archive: StartArchive, tmp_path: Path
 ) -> None:
@@ -205,6 +208,7 @@ def test_it_is_asked_again_after_a_restart_and_a_late_answer_counts_as_well(
     wait_until(lambda: state(again) == "delivered", "the study to be delivered", 10)
 
 
+@pytest.mark.slow
 def test_an_answer_that_comes_before_that_to_the_request_counts(
     start_node: StartNode, start_archive: StartArchive, tmp_path: Path
 ) -> None:
@@ -215,6 +219,7 @@ def test_an_answer_that_comes_before_that_to_the_request_counts(
     assert len(archive.requests) == 1
 
 
+@pytest.mark.slow
 def test_an_answer_that_comes_after_it_was_given_up_counts(
     start_node: StartNode, start_archive: StartArchive, tmp_path: Path
 ) -> None:
@@ -230,6 +235,7 @@ def test_an_answer_that_comes_after_it_was_given_up_counts(
     wait_until(lambda: state(node) == "delivered", "the study to be delivered", 10)
 
 
+@pytest.mark.slow
 def test_what_was_superseded_is_not_sent_again(
     start_node: StartNode, start_archive: StartArchive, tmp_path: Path
 ) -> None:
@@ -248,6 +254,7 @@ def test_what_was_superseded_is_not_sent_again(
     assert sorted(archive.stored) == sorted(uids), "the report on fewer images would arrive after the one on all"
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_sent_again(start_node: StartNode, start_archive: StartArchive, tmp_path: Path) -> None:
     archive = start_archive(failures=lambda number, uids: {uids[1]: 0x0112} if number == 1 else {})
     node, uids = delivering(start_node, tmp_path / "node", archive.port)
@@ -257,6 +264,7 @@ def test_what_is_missing_is_sent_again(start_node: StartNode, start_archive: Sta
     assert asked == [uids, [uids[1]]], "what is committed is not asked for again"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failure", [0x0110, 0x0213])
 def test_what_could_not_be_told_is_asked_again(
     start_node: StartNode, start_archive: StartArchive, tmp_path: Path, failure: int
@@ -268,6 +276,7 @@ def test_what_could_not_be_told_is_asked_again(
     assert sorted(archive.stored) == sorted(uids)
 
 
+@pytest.mark.slow
 def test_a_kind_that_is_never_committed_to_fails_visibly_and_can_be_revived(
     start_node: StartNode, start_archive: StartArchive, tmp_path: Path
 ) -> None:
@@ -280,6 +289,7 @@ def test_a_kind_that_is_never_committed_to_fails_visibly_and_can_be_revived(
     wait_until(lambda: state(node) == "delivered", "the study to be delivered", 20)
 
 
+@pytest.mark.slow
 def test_a_pacs_without_commitment_says_what_to_do(
     start_node: StartNode, start_archive: StartArchive, tmp_path: Path
 ) -> None:
@@ -293,6 +303,7 @@ def test_a_pacs_without_commitment_says_what_to_do(
     )
 
 
+@pytest.mark.slow
 def test_commitment_that_is_switched_off_is_not_waited_for(
     start_node: StartNode, start_archive: StartArchive, tmp_path: Path
 ) -> None:
@@ -306,6 +317,7 @@ def test_commitment_that_is_switched_off_is_not_waited_for(
     wait_until(lambda: state(again) == "delivered", "the study to be delivered", 10)
 
 
+@pytest.mark.slow
 def test_a_report_of_a_stranger_changes_nothing(
     start_node: StartNode, start_archive: StartArchive, tmp_path: Path
 ) -> None:
@@ -403,6 +415,7 @@ def told(modality: Modality) -> tuple[int, set[str], dict[str, int]]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("calls_back", [True, False], ids=["at its own address", "on the association that asked"])
 def test_a_modality_is_told_what_we_have(start_node: StartNode, tmp_path: Path, calls_back: bool) -> None:
     modality = Modality(free_port())
@@ -420,6 +433,7 @@ def test_a_modality_is_told_what_we_have(start_node: StartNode, tmp_path: Path, 
     assert told(modality) == (2, {here.SOPInstanceUID}, {**missing, other.SOPInstanceUID: 0x0119})
 
 
+@pytest.mark.slow
 def test_a_modality_that_is_off_is_told_later_and_once(start_node: StartNode, tmp_path: Path) -> None:
     modality = Modality(free_port())
     settings = settings_for(tmp_path / "node", peers=[ct1(modality.port)])

@@ -127,6 +127,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dicom_node.scp.association._LEAST_BYTES", 60)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hasty")
 def test_a_sender_that_trickles_is_aborted_and_holds_no_study_up(node: Node, tmp_path: Path, logged: Logged) -> None:
     uid, late = new_uid(), new_uid()
@@ -148,6 +149,7 @@ def test_a_sender_that_trickles_is_aborted_and_holds_no_study_up(node: Node, tmp
     assert told["reason"] == "fewer than 60 bytes of a message came in 1.5 s"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("what", ["echoes", "image"])
 def test_a_sender_that_is_slow_and_gets_something_done_lives(

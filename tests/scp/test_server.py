@@ -476,6 +476,7 @@ def half_an_image(port: int) -> socket.socket:
     return sock
 
 
+@pytest.mark.slow
 def test_a_sender_that_falls_silent_gives_its_place_back(
     start_node: StartNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -504,6 +505,7 @@ def test_a_node_stops_while_senders_are_silent(tmp_path: Path) -> None:
         sock.close()
 
 
+@pytest.mark.slow
 def test_an_image_that_is_slow_on_the_wire_does_not_complete_its_study(start_node: StartNode, tmp_path: Path) -> None:
     node = start_node(settings_for(tmp_path / "node", node={"quiet_seconds": 0.5}))
     first = make_image()

@@ -86,6 +86,7 @@ def changed(image: FileDataset, changes: dict[str, Any]) -> FileDataset:
     return image
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian], ids=["explicit", "implicit"])
 @pytest.mark.parametrize("changes", CORRECTIONS.values(), ids=CORRECTIONS.keys())
 def test_a_corrected_instance_takes_the_place_of_the_first(

@@ -91,6 +91,7 @@ def modality(node: Node) -> Iterator[Any]:
         association.release()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", ["COMPLETED", "DISCONTINUED"])
 def test_a_study_is_complete_when_all_that_its_step_made_is_here(
     start_node: StartNode, tmp_path: Path, state: str
@@ -108,6 +109,7 @@ def test_a_study_is_complete_when_all_that_its_step_made_is_here(
         assert completed(node, images[0], 5.0) == "all 3 instances that its procedure steps made are here"
 
 
+@pytest.mark.slow
 def test_a_study_waits_while_a_step_is_in_progress_but_not_for_ever(start_node: StartNode, tmp_path: Path) -> None:
     node = start_node(settings_for(tmp_path / "node", node={"quiet_seconds": 0.2, "wait_seconds": 2.5}))
     images = study_of(2)
@@ -121,6 +123,7 @@ def test_a_study_waits_while_a_step_is_in_progress_but_not_for_ever(start_node: 
         assert completed(node, images[0]) == "the longest wait of 2.5 s is over: 1 of 2 procedure steps is in progress"
 
 
+@pytest.mark.slow
 def test_images_that_never_come_hold_nothing_up_for_ever(start_node: StartNode, tmp_path: Path) -> None:
     node = start_node(settings_for(tmp_path / "node", node={"quiet_seconds": 0.2, "wait_seconds": 1.5}))
     images = study_of(3)
@@ -137,6 +140,7 @@ def test_images_that_never_come_hold_nothing_up_for_ever(start_node: StartNode, 
     assert completed(node, images[0]) == "all 3 instances that its procedure steps made are here"
 
 
+@pytest.mark.slow
 def test_images_that_no_step_made_have_their_quiet_time(start_node: StartNode, tmp_path: Path) -> None:
     """Otherwise each of them would be complete, and read, by itself."""
     node = start_node(settings_for(tmp_path / "node", node={"quiet_seconds": 1.5}))
@@ -226,6 +230,7 @@ def test_the_release_of_an_association_completes_what_it_brought(start_node: Sta
     completed(node, late, 5.0)
 
 
+@pytest.mark.slow
 def test_only_the_release_of_the_last_association_completes(start_node: StartNode, tmp_path: Path) -> None:
     node = start_node(settings_for(tmp_path / "node", node=LONG, peers=[whole()]))
     images = study_of(3)
@@ -239,6 +244,7 @@ def test_only_the_release_of_the_last_association_completes(start_node: StartNod
     completed(node, images[0], 5.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["an abort", "another peer's release", "a refused image"])
 def test_what_is_no_evidence_completes_nothing(start_node: StartNode, tmp_path: Path, case: str) -> None:
     node = start_node(settings_for(tmp_path / "node", node={"quiet_seconds": 2.0}, peers=[whole()]))

@@ -141,6 +141,7 @@ def test_a_test_that_forgets_a_program_fails(tmp_path: Path) -> None:
     assert len(re.findall(r"^E .*left running: \S*storescp \d+$", said, re.MULTILINE)) == 2, said
 
 
+@pytest.mark.slow
 def test_an_unmarked_test_starts_no_program(tmp_path: Path) -> None:
     with session(tmp_path / "inner", UNMARKED, "-q", "-W", "ignore") as inner:
         said, _ = inner.communicate(timeout=scaled(60))

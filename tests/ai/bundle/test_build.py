@@ -356,6 +356,7 @@ def test_a_hundred_organs_that_are_not_there_do_not_fill_the_picture(
     assert rows[0] == rows[1]
 
 
+@pytest.mark.slow
 def test_a_class_without_a_place_is_told_in_the_report(tmp_path: Path) -> None:
     model = load(bundles.classifier(tmp_path / "bundle"), threads=1)
     made = objects(model.read(chosen(radiograph(tmp_path, bright((50, 100, 150, 200))))), "sr", "sc", "kos")

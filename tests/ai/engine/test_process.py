@@ -130,6 +130,7 @@ def test_one_that_is_not_eager_loads_for_its_first_task(tmp_path: Path, monkeypa
         process.shutdown()
 
 
+@pytest.mark.slow
 def test_one_that_rests_gives_its_memory_back_and_is_started_anew_for_the_next_task(tmp_path: Path) -> None:
     process = WarmProcess(partial(load, tmp_path / "loads"), timeout=scaled(30.0))
     try:
@@ -211,6 +212,7 @@ def test_a_crash_fails_that_task_and_the_next_one_runs(start: Start, crash: Call
     assert process.submit(double, 21).result() == 42
 
 
+@pytest.mark.slow
 def test_a_task_that_takes_too_long_is_stopped(start: Start) -> None:
     process = start(timeout=0.5)
     pid = process.submit(loaded_pid).result()
@@ -219,6 +221,7 @@ def test_a_task_that_takes_too_long_is_stopped(start: Start) -> None:
     assert process.submit(loaded_pid).result() != pid
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_while_idle_is_warm_again_by_itself(start: Start) -> None:
     process = start()
     wait_until(lambda: process.warm, "the process to be warm")
@@ -304,6 +307,7 @@ def test_open_files_are_handed_over_and_closed_after_the_task(start: Start, tmp_
     assert process.submit(double, 2).result() == 4
 
 
+@pytest.mark.slow
 def test_a_process_that_does_not_take_a_large_task_is_killed(start: Start) -> None:
     process = start(timeout=2.0)
     large = bytes(50_000_000)

@@ -153,6 +153,7 @@ def test_figures_are_those_of_the_answers_and_the_labels(evaluated: tuple[Path, 
             assert picture.width > 900
 
 
+@pytest.mark.slow
 def test_the_demonstration_model_finds_what_was_drawn_and_where(evaluated: tuple[Path, Any]) -> None:
     found = json.loads((evaluated[0] / "evaluation.json").read_text(encoding="utf-8"))
     boxes = {one["key"]: one["boxes"] for one in found["classes"]}
@@ -248,6 +249,7 @@ def test_what_cannot_be_done_is_told(phantoms: Path, args: list[str], told: str)
     assert told in str(done.exception)
 
 
+@pytest.mark.slow
 def test_a_model_that_is_not_there_and_labels_of_nothing_end_with_status_1(phantoms: Path, tmp_path: Path) -> None:
     done = evaluate("no_such", "--images", phantoms, "--labels", phantoms / "labels.csv")
     assert (done.exit_code, "phantom_cxr" in str(done.exception)) == (1, True)
@@ -642,6 +644,7 @@ class Stubborn:
         return self._model.read_display(display)
 
 
+@pytest.mark.slow
 def test_an_image_that_a_model_dies_of_is_told_and_the_next_is_read(tmp_path: Path) -> None:
     model = load(shipped()["phantom_cxr"])
     rows = []

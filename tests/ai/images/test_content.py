@@ -87,6 +87,7 @@ def test_header_pixels_and_frames_are_the_same_from_everywhere(tmp_path: Path, o
         assert StoredImages().header(InstanceRef("1.2.3", "1.2", content)) == stored
 
 
+@pytest.mark.slow
 def test_threads_read_many_frames_of_one_open_file_at_once(tmp_path: Path, opened: Opened) -> None:
     image: FileDataset = enhanced(count=80)  # more frames than one thread takes of an image
     path = tmp_path / "image.dcm"

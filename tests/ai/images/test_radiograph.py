@@ -710,6 +710,7 @@ def by_pydicom(data: Dataset) -> np.ndarray:
     return np.asarray(out)
 
 
+@pytest.mark.slow
 @needs_real_files
 @pytest.mark.parametrize("path", real_files(), ids=lambda path: path.name)
 def test_a_real_file_comes_out_as_pydicom_has_it(path: Path) -> None:
@@ -780,6 +781,7 @@ def test_a_real_file_looks_as_dcmtk_draws_it(tmp_path: Path, name: str) -> None:
     assert (np.abs(ours.astype(int) - drawn.astype(int)) > 1).sum() <= (8 if name.endswith("RG3_JPLY") else 0)
 
 
+@pytest.mark.slow
 @needs_real_files
 @pytest.mark.parametrize(
     ("name", "one", "other"), [("RG1", "J2KI", "JLSN"), ("RG3", "J2KR", "JPLY"), ("RG2", "J2KI", "JPLY")]

@@ -258,6 +258,7 @@ def test_the_threshold_parts_what_can_be_parted() -> None:
     assert 0.3 < choose_threshold(np.append(scores, 0.05), np.append(truth, 1), np.array([1.0] * 6 + [0.0])) < 0.7
 
 
+@pytest.mark.slow
 def test_the_shipped_network_is_the_calibrated_mean_and_its_map_is_what_it_says() -> None:
     torch.manual_seed(4)
     planes = (8, 8, 16, 16)
@@ -384,6 +385,7 @@ def test_half_precision_moves_no_score_by_a_thousandth(tmp_path: Path) -> None:
         assert float((torch.sigmoid(whole(images)) - torch.sigmoid(small(images))).abs().max()) < 1e-3
 
 
+@pytest.mark.slow
 def test_the_linear_model_tells_the_direction_of_an_edge() -> None:
     ramp = torch.linspace(0.2, 0.8, 128).repeat(128, 1)[None, None]
     across, along = LinearReader.features(torch.cat([ramp, ramp.transpose(2, 3)])).split(1)

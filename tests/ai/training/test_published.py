@@ -157,6 +157,7 @@ def test_chexnet_says_the_same(three: Reference, display: np.ndarray, tmp_path: 
     assert expected.std() > 0.01  # they tell the classes apart, so that a confusion would show
 
 
+@pytest.mark.slow
 def test_torchxrayvision_says_the_same_with_its_operating_points(
     grey: Reference, display: np.ndarray, tmp_path: Path
 ) -> None:
@@ -197,6 +198,7 @@ def test_torchxrayvision_sees_the_central_square(grey: Reference, tmp_path: Path
     assert scores.shape == (18,)
 
 
+@pytest.mark.slow
 def test_a_network_without_normalisation_gets_the_greys(three: Reference, display: np.ndarray, tmp_path: Path) -> None:
     out = written(three.state_dict(), tmp_path, name="plain", classes=NIH14, normalise="none")
     _, scores = run(out, display)
@@ -253,6 +255,7 @@ def test_a_pickled_model_is_refused_and_not_run(three: Reference, tmp_path: Path
         read_densenet121(tmp_path / "none.pt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
@@ -270,6 +273,7 @@ def test_what_is_no_densenet_121_is_told(three: Reference, spoil: Any, told: str
         weights_of(spoil(three.state_dict()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("said", "told"),
     [

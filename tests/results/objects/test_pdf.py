@@ -232,6 +232,7 @@ def test_it_always_fits_on_one_page(texts: dict[str, str], findings: int, classe
     assert int(row.split()[3]) > 60
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None)
 @given(st.text(max_size=60), st.tuples(st.integers(1, 400), st.integers(1, 400)))
 def test_any_text_and_any_shape_make_a_page(text: str, shape: tuple[int, int]) -> None:

@@ -158,6 +158,7 @@ def with_classes(run: Run, *names: str) -> Run:
 # --- pixels ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rows", "columns"), [(512, 512), (1955, 1841), (4280, 3520)])
 def test_inside_a_box_the_source_stands_and_its_edge_has_the_class_colour(rows: int, columns: int) -> None:
     source, rgb, run = drawn(SPOTS, rows, columns)

@@ -464,6 +464,7 @@ def test_a_destination_can_have_a_comprehensive_3d_report() -> None:
     assert document.ContentTemplateSequence[0].TemplateIdentifier == "1500"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("language", "locale", "said"),
     [
