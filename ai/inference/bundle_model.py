@@ -15,7 +15,7 @@ takes findings back to the full resolution.
 installed by an administrator, from a source that is trusted like any other program, and never by a peer. Its weights
 are read as plain tensors (``weights_only``).
 
-torch and monai are imported by `load` alone. `describe` and `bundle_digest` do not need them.
+torch and monai are imported by `load` alone; `ai.bundle.files` describes a bundle without them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ai.bundle.files import METADATA, BundleError, BundleInfo, bundle_digest, describe, shipped, short
+from ai.bundle.files import METADATA, BundleError, BundleInfo, describe, short
 from ai.bundle.manifest import Output
 from ai.contract import (
     ClassResult,
@@ -58,18 +58,6 @@ from ai.volumes.volume import load_volume
 if TYPE_CHECKING:
     from ai.bundle.build import Parts
     from ai.inference.answers import ImageAnswer, MarkedBox
-
-__all__ = [
-    "BundleError",
-    "BundleInfo",
-    "BundleModel",
-    "bundle_digest",
-    "describe",
-    "load",
-    "select",
-    "shipped",
-    "title",
-]
 
 
 def load(path: Path, *, device: str = "cpu", threads: int | None = None) -> BundleModel:

@@ -19,9 +19,10 @@ from typing import Any
 
 import torch
 
+from ai.bundle.files import shipped
 from ai.contract import InstanceRef, Reading, SeriesRef
 from ai.images.radiograph import read_header
-from ai.inference.bundle_model import BundleModel, load, shipped
+from ai.inference.bundle_model import BundleModel, load
 
 
 def measure(model: BundleModel, file: Path, rounds: int) -> dict[str, Any]:

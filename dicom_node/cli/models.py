@@ -75,7 +75,7 @@ def verify(
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Compare every file of the models with what was written down when they came; status 1 where one differs."""
-    from ai.inference.bundle_model import BundleError
+    from ai.bundle.files import BundleError
 
     _, store = _store(config)
     entries = store.entries(name)

@@ -16,9 +16,10 @@ from dicom_node.cli.options import DEFAULT_CONFIG, ConfigOption
 from dicom_node.errors import NodeError
 
 if TYPE_CHECKING:
+    from ai.bundle.files import BundleInfo
     from ai.evaluation.reading import Answer, Unread
     from ai.evaluation.tables import Labels
-    from ai.inference.bundle_model import BundleInfo, BundleModel
+    from ai.inference.bundle_model import BundleModel
 
 RESAMPLES = 2000
 _NAMED = 10  # files passed over that the screen names; the report names more
@@ -154,7 +155,7 @@ def _writable(folder: Path, images: Path) -> None:
 
 def _described(model: str, config: Path) -> BundleInfo:
     """The bundle in this folder, or the one of this name with which a node would read (`models.lookup`)."""
-    from ai.inference.bundle_model import BundleError, describe
+    from ai.bundle.files import BundleError, describe
     from dicom_node.config.load import load
     from dicom_node.models.lookup import bundle_folder
 
@@ -179,11 +180,12 @@ def _print_code(folder: Path) -> None:
 
 
 def _loaded(path: Path, device: str) -> BundleModel:
+    from ai.bundle.files import BundleError
     from ai.inference import bundle_model
 
     try:
         return bundle_model.load(path, device=device)
-    except bundle_model.BundleError as error:
+    except BundleError as error:
         raise NodeError(str(error)) from None
 
 

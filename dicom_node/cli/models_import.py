@@ -53,8 +53,8 @@ def import_weights(
     """Make a bundle out of published weights of a DenseNet-121 that classifies chest radiographs."""
     import tempfile
 
+    from ai.bundle.files import BundleError
     from ai.bundle.manifest import NAME
-    from ai.inference.bundle_model import BundleError
     from ai.training import published
     from ai.training.chest_codes import NIH14, XRV18, key_of
 

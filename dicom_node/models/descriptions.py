@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ai.inference.bundle_model import BundleError, describe
+from ai.bundle.files import BundleError, describe
 from dicom_node.config.settings import Settings
 from dicom_node.models.registry import Entry, routes_of
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from ai.bundle.code import code_in, printable
-from ai.bundle.files import METADATA, READING, file_digests
+from ai.bundle.files import METADATA, READING, BundleError, BundleInfo, describe, file_digests, shipped
 from ai.bundle.metadata import metadata_faults
 from ai.bundle.pins import Pinned
 from ai.contract import ReadingError
@@ -35,7 +35,7 @@ _READING_BYTES: Final = 1024**2
 class Candidate:
     """What is about to be installed, for the person who decides; ``code`` has one line for each thing that it runs."""
 
-    info: bundle_model.BundleInfo
+    info: BundleInfo
     source: Brought
     code: tuple[str, ...]
     files: int
@@ -75,7 +75,7 @@ def load_once(path: str) -> dict[str, str]:
     Pinned(Path(path)).check()  # as the node does: no compiled Python is written
     try:
         bundle_model.load(Path(path))
-    except bundle_model.BundleError as error:
+    except BundleError as error:
         raise ReadingError(str(error)) from None
     return {"loaded and run once": f"in {time.perf_counter() - began:.1f} s"}
 
@@ -132,7 +132,7 @@ def add(
                 trial=trial,
                 now=now,
             )
-        except (bundle_model.BundleError, ModelError) as error:
+        except (BundleError, ModelError) as error:
             raise ModelError(str(error).replace(f"{folder}/", "").replace(str(folder), "the bundle")) from None
 
 
@@ -155,7 +155,7 @@ def _add(
             f"{READING} is missing: it says which images the model takes and what its outputs mean, which MONAI's own "
             "files do not; write one (docs/reference/reading-json.md) and give it with --reading FILE"
         )
-    info = bundle_model.describe(folder)
+    info = describe(folder)
     name, digest = info.identity.name, info.identity.digest
     known = store.entries(name)
     was = next((each for each in known if each.state == "current"), None)
@@ -166,7 +166,7 @@ def _add(
         if same.state != "current":
             store.make_current(name, digest)
         return Added(store.current(name), False, was)
-    if name in bundle_model.shipped() and was is not None and was.shipped and not replace_shipped:
+    if name in shipped() and was is not None and was.shipped and not replace_shipped:
         raise ModelError(
             f"model {name!r} ships with the node, and routes that name it would read with another model from then on; "
             "give the bundle another name in its reading.json, or say --replace-shipped"
@@ -193,7 +193,7 @@ def _add(
         left_out=brought.left_out,
         added=datetime.fromtimestamp(now(), UTC).isoformat(timespec="seconds"),
         user=current_user(),
-        replaces_shipped=name in bundle_model.shipped(),
+        replaces_shipped=name in shipped(),
         checks={"MONAI bundle specification": "metadata.json follows it", **seen},
     )
     store.adopt(part, record)
@@ -204,7 +204,7 @@ def _is_sound(entry: Entry) -> bool:
     """Whether an installed version is unchanged since it was checked; if it is not, it is installed again."""
     try:
         entry.pinned().check()
-    except bundle_model.BundleError:
+    except BundleError:
         return False
     return True
 

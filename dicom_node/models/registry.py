@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ai.bundle.files import BundleError, describe
+from ai.bundle.files import shipped as shipped_bundles
 from ai.bundle.pins import Pinned, shipped_pins
-from ai.inference import bundle_model
 from dicom_node.config.settings import Settings
 from dicom_node.errors import ConfigError, ModelError
 from dicom_node.models.records import FOLDER, Record, Records
@@ -74,7 +75,7 @@ class Models:
             ModelError: the store cannot be read.
         """
         installed = self.records.installed()
-        names = [name] if name else sorted({*bundle_model.shipped(), *installed})
+        names = [name] if name else sorted({*shipped_bundles(), *installed})
         return [entry for each in names for entry in self._of(each, installed.get(each))]
 
     def current(self, name: str) -> Entry:
@@ -136,12 +137,12 @@ class Models:
                 record,
                 unread,
             )
-        if name in bundle_model.shipped():
-            path = bundle_model.shipped()[name]
+        if name in shipped_bundles():
+            path = shipped_bundles()[name]
             state: Literal["hidden", "current"] = "hidden" if history or fault else "current"
             try:
-                identity = bundle_model.describe(path).identity
-            except bundle_model.BundleError as error:
+                identity = describe(path).identity
+            except BundleError as error:
                 yield Entry(name, "unknown", "unknown", state, True, path, None, str(error))
             else:
                 yield Entry(name, identity.version, identity.digest, state, True, path)
@@ -234,13 +235,13 @@ class Models:
             if not before:
                 others = ", ".join(sorted(d[:12] for d in there.keys() - {was.digest}))
                 more = f"; installed, but not current before it: {others}" if others else ""
-                if name in bundle_model.shipped() and not was.shipped:
+                if name in shipped_bundles() and not was.shipped:
                     more += f"; dicom-node models remove {name} goes back to the one that ships"
                 raise ModelError(f"model {name}: there is no version before {was.version}, {was.digest[:12]}{more}")
             to = there[before[-1]]
             try:
                 to.pinned().check()
-            except bundle_model.BundleError as error:
+            except BundleError as error:
                 raise ModelError(
                     f"model {name}: the version before, {to.version}, {to.digest[:12]}, is damaged too: "
                     f"{str(error).partition('; ')[0]}; add it again from its source, or, to go further back, first "
@@ -266,11 +267,11 @@ class Models:
             entries = [e for e in self.entries(name) if not e.shipped]
             gone = [self.version(name, digest)] if digest else entries
             if not gone:
-                why = "ships with the node" if name in bundle_model.shipped() else "is not installed"
+                why = "ships with the node" if name in shipped_bundles() else "is not installed"
                 raise ModelError(f"model {name!r} {why}: there is nothing to remove")
             routes = routes_of(settings, name)
             left = [e for e in entries if e not in gone]
-            if routes and not left and name not in bundle_model.shipped():
+            if routes and not left and name not in shipped_bundles():
                 named = f"the route{'s' * (len(routes) > 1)} {', '.join(routes)}"
                 raise ModelError(f"model {name}: {named} of the configuration needs it; take it out there first")
             loaded = self.records.loaded().get(name, "") if running else ""

@@ -24,6 +24,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from ai.bundle.files import BundleError
 from ai.engine import devices
 from ai.inference import bundle_model
 from dicom_node.config.load import load
@@ -150,7 +151,7 @@ def _models(settings: Settings) -> Iterator[Point]:
             pinned = store.current(name).pinned()
             pinned.check()
             identity = bundle_model.load(pinned.path).identity
-        except (ModelError, bundle_model.BundleError) as error:
+        except (ModelError, BundleError) as error:
             if name in reading or isinstance(error, ModelError):
                 yield Point("FAIL", f"model {name}", str(error))
             else:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from ai.bundle.files import BundleError
 from ai.bundle.pins import Pinned, TamperedError
 from ai.contract import BusyError, Model
 from ai.engine import process
@@ -76,7 +77,7 @@ def load_models(bundles: Mapping[str, Pinned], device: str, *, background: bool 
     for name, pinned in bundles.items():
         try:
             titles[name] = _title(pinned)
-        except bundle_model.BundleError as error:
+        except BundleError as error:
             models[name] = broken_by(pinned, error)
     shelf = Shelf(titles, there, out_of_memory())
     waiting: dict[str, str] = {}
@@ -87,7 +88,7 @@ def load_models(bundles: Mapping[str, Pinned], device: str, *, background: bool 
         except BusyError as error:
             models[name] = shelf[name]
             waiting[name] = str(error)
-        except bundle_model.BundleError as error:
+        except BundleError as error:
             models[name] = broken_by(bundles[name], error)
     return Warm(models, bundles, shelf, complaint, waiting)
 
@@ -104,7 +105,7 @@ def _load(pinned: Pinned, load: Callable[[str], Loaded], device: str) -> Loaded:
     return load(device)
 
 
-def broken_by(pinned: Pinned, error: bundle_model.BundleError) -> Broken:
+def broken_by(pinned: Pinned, error: BundleError) -> Broken:
     """The record of a bundle that cannot be loaded; of one that was tampered with no file is opened again."""
     return Broken(None if isinstance(error, TamperedError) else pinned.path, str(error))
 

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ai.bundle.files import BundleError, describe
 from ai.contract import (
     InstanceRef,
     Model,
@@ -25,7 +26,7 @@ from ai.contract import (
 )
 from ai.engine import process
 from ai.engine.devices import use_threads
-from ai.inference import bundle_model
+from ai.selection.images import select
 from dicom_node.errors import trouble
 from dicom_node.reading.loading import Broken, Warm, broken_by
 from dicom_node.reading.messages import ReadAnswer, ReadRequest, ResultPart
@@ -70,7 +71,7 @@ def read(request: ReadRequest) -> ReadAnswer:
         use_threads(request.threads)
     try:
         reading = model.read(selection)
-    except bundle_model.BundleError as error:  # it was not loaded at the start, for lack of memory
+    except BundleError as error:  # it was not loaded at the start, for lack of memory
         warm: Warm = process.state()
         warm.models[request.model] = broken_by(warm.bundles[request.model], error)
         raise ReadingError(f"model {request.model} could not be loaded: {error}") from error
@@ -124,13 +125,13 @@ def report_failure(request: ReadRequest, reason: str) -> ReadAnswer:
 def _of_broken(request: ReadRequest, broken: Broken) -> tuple[ModelIdentity, Selection]:
     """The identity of a model that cannot be loaded and what it would have read, as far as its files tell."""
     try:
-        info = None if broken.path is None else bundle_model.describe(broken.path)
-    except bundle_model.BundleError:
+        info = None if broken.path is None else describe(broken.path)
+    except BundleError:
         info = None
     if info is None:
         unknown = ModelIdentity(request.model, "unknown", "unknown", "unknown", "unknown", "")
         return unknown, Selection(tuple(ref for one in request.series for ref in one.instances), ())
-    return info.identity, bundle_model.select(info.spec.input, request.series)
+    return info.identity, select(info.spec.input, request.series)
 
 
 def _encoded(request: ReadRequest, key: str, reading: Reading, images: Any) -> ReadAnswer:

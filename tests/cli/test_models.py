@@ -14,8 +14,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from ai.bundle.files import shipped
 from ai.bundle.manifest import load_reading_spec
-from ai.inference.bundle_model import shipped
 from ai.training.chest_codes import NIH14
 from dicom_node.cli import main, models_add
 from dicom_node.cli.main import app

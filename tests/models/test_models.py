@@ -23,10 +23,10 @@ import torch
 
 from ai.bundle import pins
 from ai.bundle.code import code_in
+from ai.bundle.files import BundleError, bundle_digest, describe, shipped
 from ai.bundle.metadata import metadata_faults
 from ai.bundle.pins import Pinned, TamperedError, shipped_pins
 from ai.contract import ReadingError
-from ai.inference import bundle_model
 from dicom_node.errors import ConfigError, ModelError
 from dicom_node.models.install import Candidate, add, load_once, try_out
 from dicom_node.models.registry import Models, find
@@ -40,7 +40,7 @@ from tests.support.peers import Pacs, send
 from tests.support.samples import make_image
 from tests.support.waiting import scaled, wait_until
 
-PHANTOM = bundle_model.shipped()["phantom_cxr"]
+PHANTOM = shipped()["phantom_cxr"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -116,7 +116,7 @@ def source(tmp_path: Path) -> Path:
 
 def test_a_bundle_is_installed_read_only_with_the_digest_of_every_file(store: Models, source: Path) -> None:
     added = install(store, source, now=lambda: 1_700_000_000.0)
-    entry, identity = added.entry, bundle_model.describe(source).identity
+    entry, identity = added.entry, describe(source).identity
     assert (added.new, added.was) == (True, None)
     assert (entry.name, entry.version, entry.digest) == ("local_cxr", "1.0.0", identity.digest)
     assert entry.path == store.root / "local_cxr" / identity.digest / "bundle"
@@ -138,7 +138,7 @@ def test_a_zip_file_is_the_same_bundle(store: Models, source: Path, tmp_path: Pa
     file = zipped(source, tmp_path / "local.zip", root)
     pin = sha256(file.read_bytes()).hexdigest()
     added = install(store, file, sha256=pin.upper(), trial=untried)
-    assert added.entry.digest == bundle_model.bundle_digest(source)
+    assert added.entry.digest == bundle_digest(source)
     assert added.entry.record.archive_sha256 == pin
     with pytest.raises(ModelError, match="another file"):
         install(store, file, sha256="0" * 64)
@@ -533,7 +533,7 @@ def test_a_damaged_history_lets_no_version_read_until_one_is_added_again(store: 
     assert versions(store)[0] == ("unknown", "current")
     with pytest.raises(ModelError, match="add the version that is to read again"):
         store.rollback("local_cxr")
-    with pytest.raises(bundle_model.BundleError, match=r"history\.json: is damaged"):
+    with pytest.raises(BundleError, match=r"history\.json: is damaged"):
         store.current("local_cxr").pinned().check()
     install(store, three["2"])
     assert versions(store)[0] == ("2", "current")
@@ -701,7 +701,7 @@ def test_a_model_whose_files_are_not_what_they_were_is_refused(
     else:
         tampered(entry.path.parent / "record.json", b"{}")
         pinned = store.current("local_cxr").pinned()
-    with pytest.raises(bundle_model.BundleError, match=told):
+    with pytest.raises(BundleError, match=told):
         pinned.check()
 
 
@@ -727,9 +727,9 @@ def test_the_warm_process_does_not_load_what_was_changed_and_loads_the_others(st
 def test_what_ships_is_pinned_as_it_lies_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, pinned in shipped_pins().items():
         assert pinned.faults() == [], f"{name}: python -m ai.bundle.pins writes ai/bundles/pins.json anew"
-    assert set(json.loads(pins._FILE.read_bytes())) == set(bundle_model.shipped())
+    assert set(json.loads(pins._FILE.read_bytes())) == set(shipped())
     monkeypatch.setattr(pins, "_FILE", tmp_path / "pins.json")
-    with pytest.raises(bundle_model.BundleError, match=r"phantom_cxr: is not pinned in pins\.json"):
+    with pytest.raises(BundleError, match=r"phantom_cxr: is not pinned in pins\.json"):
         shipped_pins()["phantom_cxr"].check()
     pins.main()
     shipped_pins()["phantom_cxr"].check()
@@ -737,7 +737,7 @@ def test_what_ships_is_pinned_as_it_lies_there(tmp_path: Path, monkeypatch: pyte
 
 def test_a_bundle_that_nobody_pinned_is_not_compared(source: Path) -> None:
     Pinned(source).check()
-    with pytest.raises(bundle_model.BundleError, match="not there"):
+    with pytest.raises(BundleError, match="not there"):
         Pinned(source / "none", {}).check()
 
 

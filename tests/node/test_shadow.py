@@ -18,7 +18,7 @@ from sqlite_utils import Database
 from typer.testing import CliRunner
 
 from ai.bundle import pins
-from ai.inference import bundle_model
+from ai.bundle.files import shipped as shipped_bundles
 from dicom_node.cli.main import app
 from dicom_node.config.holder import SettingsHolder
 from dicom_node.config.settings import Profile, Settings
@@ -27,6 +27,7 @@ from dicom_node.index.index import INDEX_FILE, Index
 from dicom_node.index.migrations import SCHEMA
 from dicom_node.index.rows import Job, JobKind, NewInstance, NewReading, StoredSeries
 from dicom_node.jobs.patience import Patience
+from dicom_node.models import install, registry
 from dicom_node.models.registry import find
 from dicom_node.node import Node
 from dicom_node.operations.check import points
@@ -89,8 +90,8 @@ def test_which_models_read_a_study_in_shadow(
 
 def ship(bundles: dict[str, Path], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let these be the bundles that come with the package, pinned as they lie there."""
-    for room in (bundle_model, pins):
-        monkeypatch.setattr(room, "shipped", lambda: bundles)
+    for module, name in ((pins, "shipped"), (install, "shipped"), (registry, "shipped_bundles")):
+        monkeypatch.setattr(module, name, lambda: bundles)
     monkeypatch.setattr(pins, "_FILE", folder / "pins.json")
     pins.main()
 
@@ -99,7 +100,7 @@ def test_a_candidate_that_is_not_there_is_told_and_one_that_is_broken_keeps_no_n
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "candidate").mkdir()
-    there = {**bundle_model.shipped(), "candidate": tmp_path / "candidate"}
+    there = {**shipped_bundles(), "candidate": tmp_path / "candidate"}
     ship(there, tmp_path, monkeypatch)
     found = find(routed(tmp_path, {"models": ["phantom_cxr"], "shadow": ["candidate"]}))
     assert set(found) == {"phantom_cxr", "candidate"}
@@ -109,7 +110,7 @@ def test_a_candidate_that_is_not_there_is_told_and_one_that_is_broken_keeps_no_n
 
 @pytest.mark.slow
 def test_check_tells_what_is_in_shadow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shipped = bundle_model.shipped()["phantom_cxr"]
+    shipped = shipped_bundles()["phantom_cxr"]
     (tmp_path / "broken").mkdir()
     there = {"phantom_cxr": shipped, "candidate": shipped, "broken": tmp_path / "broken"}
     ship(there, tmp_path, monkeypatch)
@@ -288,7 +289,7 @@ def test_an_index_of_the_version_before_keeps_everything(tmp_path: Path) -> None
 def candidate(folder: Path, name: str = "candidate", *, spoil: str = "", blind_to: str = "") -> Path:
     """The shipped bundle under another name, not seeing a class, or with a Python expression run before each image."""
     copy = folder / name
-    shutil.copytree(bundle_model.shipped()["phantom_cxr"], copy)
+    shutil.copytree(shipped_bundles()["phantom_cxr"], copy)
     reading = json.loads((copy / "configs/reading.json").read_text())
     reading["name"] = name
     for output in reading["outputs"]:
@@ -325,7 +326,7 @@ def test_a_candidate_reads_what_the_route_takes_and_nothing_of_it_is_sent(
     start_node: StartNode, start_pacs: StartPacs, tmp_path: Path
 ) -> None:
     pacs = start_pacs()
-    bundles = {**bundle_model.shipped(), "candidate": candidate(tmp_path, blind_to="nodule")}
+    bundles = {**shipped_bundles(), "candidate": candidate(tmp_path, blind_to="nodule")}
     node = start_node(shadowed(tmp_path / "node", pacs, "candidate"), bundles=bundles)
     sick, healthy = radiograph(7, "nodule"), radiograph(8)
     send(node.port, sick, healthy)
@@ -404,7 +405,7 @@ def test_candidates_that_are_broken_or_hang_leave_the_study_delivered(
     broken = candidate(tmp_path, "broken")
     (broken / "models/model.pt").write_bytes(b"no weights")
     hanging = candidate(tmp_path, "hanging", spoil="x.shape[-1] == 1024 and __import__('time').sleep(600)")
-    bundles = {**bundle_model.shipped(), "broken": broken, "hanging": hanging}
+    bundles = {**shipped_bundles(), "broken": broken, "hanging": hanging}
     limit = math.ceil(scaled(4.0))  # the route's own model is read within it
     settings = shadowed(tmp_path / "node", pacs, "broken", "hanging", read_timeout_seconds=limit)
     node = start_node(settings, bundles=bundles)

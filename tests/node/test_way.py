@@ -22,7 +22,7 @@ import pydicom
 import pytest
 from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage, SecondaryCaptureImageStorage, generate_uid
 
-from ai.inference import bundle_model
+from ai.bundle.files import shipped
 from ai.phantom import dicom, draw
 from dicom_node.index.index import INDEX_FILE, Index
 from dicom_node.jobs.patience import Patience
@@ -452,7 +452,7 @@ def test_what_the_pacs_refused_is_revived_by_retry(
 def spoiled(folder: Path, what: str) -> dict[str, Path]:
     """The shipped bundle with a Python expression run before each image; ``{flag}`` is a file that switches it on."""
     copy = folder / "phantom_cxr"
-    shutil.copytree(bundle_model.shipped()["phantom_cxr"], copy)
+    shutil.copytree(shipped()["phantom_cxr"], copy)
     config = json.loads((copy / "configs/inference.json").read_text())
     config["spoil"] = f"$lambda x: ({what.format(flag=str(folder / 'flag'))}, x)[1]"
     transforms = config["preprocessing"]["transforms"]

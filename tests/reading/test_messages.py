@@ -16,11 +16,11 @@ import pytest
 from pydicom import dcmread, uid
 from pydicom.dataset import Dataset
 
+from ai.bundle.files import shipped
 from ai.bundle.pins import Pinned
 from ai.contract import OpenFile
 from ai.engine import process
 from ai.engine.process import WarmProcess
-from ai.inference.bundle_model import shipped
 from dicom_node.config.holder import SettingsHolder
 from dicom_node.errors import Permanent
 from dicom_node.index.index import INDEX_FILE, Index

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from ai.bundle.files import shipped
 from ai.bundle.pins import Pinned
 from ai.contract import ReadingError
 from ai.engine import devices as places
 from ai.engine import process
 from ai.engine.devices import Device
-from ai.inference import bundle_model
 from dicom_node.config.settings import Profile
 from dicom_node.reading import loading, messages, warm_process
 from tests.ai.inference.test_bundle_model import series, write_image
@@ -20,7 +20,7 @@ from tests.ai.inference.test_bundle_model import series, write_image
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(bundle_model.shipped()["phantom_cxr"], tmp_path / "copy"))
+    return Path(shutil.copytree(shipped()["phantom_cxr"], tmp_path / "copy"))
 
 
 def start(
@@ -38,7 +38,7 @@ def start(
 @pytest.mark.slow
 def test_a_damaged_bundle_is_told_and_the_others_are_loaded(monkeypatch: pytest.MonkeyPatch, copy: Path) -> None:
     (copy / "models" / "model.pt").write_bytes(b"no weights")
-    went = start(monkeypatch, {"good": bundle_model.shipped()["phantom_cxr"], "bad": copy})
+    went = start(monkeypatch, {"good": shipped()["phantom_cxr"], "bad": copy})
     assert went.loaded == {"good": places.CPU}
     assert went.failed.keys() == {"bad"}
     assert "no file of weights" in went.failed["bad"]

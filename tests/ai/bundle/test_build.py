@@ -17,8 +17,9 @@ import pytest
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from ai.bundle.files import BundleError
 from ai.contract import InstanceRef, Presence, Reading, ReadingError, Selection, SeriesRef
-from ai.inference.bundle_model import BundleError, BundleModel, load
+from ai.inference.bundle_model import BundleModel, load
 from dicom_node.config.settings import Profile
 from dicom_node.results import Run, encode, run_key
 from tests.support import bundles

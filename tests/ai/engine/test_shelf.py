@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ai.bundle.files import describe, shipped
 from ai.contract import BusyError, ModelIdentity, Reading, Selection, SeriesRef
 from ai.engine import devices
 from ai.engine.devices import Device
@@ -164,13 +165,13 @@ def test_out_of_memory_on_the_cpu_is_told_and_may_pass() -> None:
 
 def test_a_real_bundle_on_the_shelf_reads_where_it_lies(tmp_path: Path) -> None:
     path = tmp_path / "phantom_cxr"
-    shutil.copytree(bundle_model.shipped()["phantom_cxr"], path)
+    shutil.copytree(shipped()["phantom_cxr"], path)
     title = bundle_model.title(path)
     assert title.bytes == (path / "models" / "model.pt").stat().st_size
     there, complaint = devices.devices("cpu")
     models = Shelf({"phantom_cxr": title}, there, MemoryError)
     assert complaint == ""
-    assert models["phantom_cxr"].identity == bundle_model.describe(path).identity
+    assert models["phantom_cxr"].identity == describe(path).identity
     assert models.places() == {}
     models.warm("phantom_cxr")
     assert models.places() == {"phantom_cxr": "cpu"}

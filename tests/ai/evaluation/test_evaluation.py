@@ -21,7 +21,7 @@ from PIL import Image
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from ai.bundle.files import file_digests
+from ai.bundle.files import describe, file_digests, shipped
 from ai.contract import HeatMap, ReadingError
 from ai.evaluation import metrics, plots
 from ai.evaluation.csv_table import TableError
@@ -31,7 +31,7 @@ from ai.evaluation.reading import Answer, Unread, read_rows
 from ai.evaluation.tables import LabelledBox, Labels, NamedOutput, Row, read_labels
 from ai.images.radiograph import display_uint8, load_radiograph
 from ai.inference.answers import MarkedBox
-from ai.inference.bundle_model import BundleModel, describe, load, shipped
+from ai.inference.bundle_model import BundleModel, load
 from ai.phantom.dicom import to_dicom
 from ai.phantom.draw import FINDING_KEYS, draw_phantom
 from dicom_node.cli import models_evaluate

@@ -18,8 +18,9 @@ import torch
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
+from ai.bundle.files import BundleError, bundle_digest, describe, shipped
 from ai.contract import Code, InstanceRef, Model, Presence, ReadingError, Selection, SeriesRef
-from ai.inference.bundle_model import BundleError, BundleModel, bundle_digest, describe, load, shipped
+from ai.inference.bundle_model import BundleModel, load
 
 DX = "1.2.840.10008.5.1.4.1.1.1.1"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"

@@ -14,7 +14,7 @@ from pydicom.uid import MRImageStorage, SecondaryCaptureImageStorage
 
 from ai.bundle.manifest import InputSpec
 from ai.contract import InstanceRef, ReadingError, Selection, SeriesRef
-from ai.inference.bundle_model import select
+from ai.selection.images import select
 from ai.volumes.volume import load_volume
 from tests.ai.inference.test_bundle_model import write_image
 from tests.support.stacks import ct_images, ct_series, enhanced, series_of, write

@@ -18,8 +18,9 @@ from monai.data import MetaTensor
 from PIL import Image
 from typer.testing import CliRunner
 
+from ai.bundle.files import describe, shipped
 from ai.chest_network import ChestNetwork, ChestReader, LinearReader, pooled
-from ai.inference.bundle_model import describe, load, shipped
+from ai.inference.bundle_model import load
 from ai.training.chest import hold_out as held_out
 from ai.training.chest.__main__ import main
 from ai.training.chest.augment import augment
