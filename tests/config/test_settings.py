@@ -14,6 +14,7 @@ from dicom_node.config.load import load
 from dicom_node.config.settings import Match, NodeSettings, Peer, Profile, Retention, Route, Settings
 from dicom_node.errors import ConfigError
 from dicom_node.models.registry import find
+from tests.support.examples import HOSPITAL, hospital_with_everything
 from tests.support.programs import ROOT
 
 GOOD = """
@@ -46,12 +47,19 @@ def test_the_files_that_ship_are_good(name: str) -> None:
 
 
 def test_every_key_stands_in_the_commented_example() -> None:
-    text = (ROOT / "config" / "hospital.toml").read_text(encoding="utf-8")
+    text = hospital_with_everything()
     for section in (NodeSettings, Retention, Peer, Route, Match):
         for name, field in section.model_fields.items():
             key = field.alias or name
             if key != "match":
                 assert re.search(rf"^{key} = ", text, re.MULTILINE), f"{key} of {section.__name__} is not explained"
+
+
+def test_the_commented_example_removes_nothing_and_what_it_switches_off_is_good(tmp_path: Path) -> None:
+    assert load(HOSPITAL).retention == Retention()
+    everything = load(write(tmp_path, hospital_with_everything()))
+    assert everything.retention == Retention(days=90.0, free_gb=200.0)
+    assert everything.model_copy(update={"retention": Retention()}) == load(HOSPITAL)
 
 
 @pytest.mark.parametrize(

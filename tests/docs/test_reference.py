@@ -14,9 +14,9 @@ from pydantic import BaseModel
 from dicom_node.cli.options import EXIT_STATUSES
 from dicom_node.config.settings import Match, NodeSettings, Peer, Profile, Retention, Route, Settings
 from scripts import reference
+from tests.support.examples import hospital_with_everything
 from tests.support.programs import ROOT
 
-HOSPITAL = ROOT / "config" / "hospital.toml"
 MODELS: dict[str, type[BaseModel]] = {
     "[node]": NodeSettings,
     "[retention]": Retention,
@@ -78,7 +78,7 @@ def explained(text: str) -> Iterator[tuple[str, str, str]]:
 
 def test_a_default_that_the_example_names_is_that_of_the_code() -> None:
     found = 0
-    for table, key, comment in explained(HOSPITAL.read_text(encoding="utf-8")):
+    for table, key, comment in explained(hospital_with_everything()):
         named = re.search(r'Default ("[^"]*"|\[\]|[a-z]+|[0-9.]*[0-9])', comment)
         if named is None:
             continue
@@ -95,7 +95,7 @@ def test_a_default_that_the_example_names_is_that_of_the_code() -> None:
 
 def test_every_key_that_may_be_left_out_has_its_default_in_the_example() -> None:
     said: dict[tuple[str, str], str] = {}
-    for table, key, comment in explained(HOSPITAL.read_text(encoding="utf-8")):
+    for table, key, comment in explained(hospital_with_everything()):
         said[table, key] = said.get((table, key), "") + comment
     for table in ("[node]", "[retention]", "[[peers]]", "[[routes]]"):
         for key, field in MODELS[table].model_fields.items():
