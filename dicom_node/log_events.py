@@ -146,8 +146,8 @@ EVENTS: tuple[LogEvent, ...] = (
         "job.failed",
         ("error",),
         ("reason", "fix"),
-        "A reading, a delivery or a commitment failed for good.",
-        "Mend the cause in `reason`, then `dicom-node retry UID`.",
+        "A reading, a delivery or a commitment failed permanently.",
+        "Fix the cause in `reason`, then `dicom-node retry UID`.",
     ),
     LogEvent(
         "job.taken_over",
@@ -161,7 +161,7 @@ EVENTS: tuple[LogEvent, ...] = (
         ("warning",),
         ("reason", "retry_in"),
         "A job did not go well and is tried again after `retry_in` seconds.",
-        "Nothing, unless it repeats: then mend the cause in `reason`.",
+        "Nothing, unless it repeats: then fix the cause in `reason`.",
     ),
     LogEvent(
         "jobs.failed",
@@ -175,7 +175,7 @@ EVENTS: tuple[LogEvent, ...] = (
         ("warning", "error"),
         ("model", "reason", "fix"),
         "A model cannot be loaded, or its files were changed; its studies fail.",
-        "`dicom-node models verify`, `dicom-node check`; then mend the model and restart.",
+        "`dicom-node models verify`, `dicom-node check`; then repair the model and restart.",
     ),
     LogEvent("models.loaded", ("info",), ("model", "device", "pid"), "A model is loaded and ready."),
     LogEvent(
@@ -216,7 +216,7 @@ EVENTS: tuple[LogEvent, ...] = (
         "promise.failed",
         ("warning",),
         ("calling_ae", "objects", "reason"),
-        "The node told a modality that some of its images are not stored here.",
+        "The node reported to a modality that some of its images are not stored here.",
         "Have the modality send them again.",
     ),
     LogEvent("promise.given", ("info",), ("calling_ae", "objects"), "The node has committed to a modality's images."),
@@ -252,7 +252,7 @@ EVENTS: tuple[LogEvent, ...] = (
         ("error",),
         ("study", "error", "reason", "fix"),
         "Files could not be removed; tried again once a minute.",
-        "Mend the disk or the rights in data_dir.",
+        "Fix the disk or the rights in data_dir.",
     ),
     LogEvent("step.begun", ("info",), ("instance", "study"), "A modality began a procedure step (MPPS N-CREATE)."),
     LogEvent(
@@ -311,6 +311,6 @@ EVENTS: tuple[LogEvent, ...] = (
         ("error",),
         ("kind", "reason", "error"),
         "The disk or the index is in trouble; the work waits and is tried again.",
-        "Mend the disk that `reason` names.",
+        "Fix the disk that `reason` names.",
     ),
 )

@@ -1,4 +1,6 @@
-"""Writes docs/reference/ out of the code: the configuration's keys, the commands, the events of the log.
+"""Writes three pages of docs/reference/ out of the code: configuration, commands, log-events.
+
+The other pages there are written by hand.
 
 scripts/docs            writes the pages
 scripts/docs --check    says which pages differ from the code; exit status 1 where one does
@@ -32,7 +34,7 @@ TABLES: tuple[tuple[str, type[BaseModel], str], ...] = (
     ("[retention]", Retention, "What is removed and when. Without this table nothing is ever removed."),
     ("[[peers]]", Peer, "Every AE that we talk to: one table for each."),
     ("[[routes]]", Route, "Which studies are read by which models, and where the results go: one table for each."),
-    ("[routes.match]", Match, "All keys that stand here must fit one series of the study; a list is any-of."),
+    ("[routes.match]", Match, "All keys that are given must fit one series of the study; of a list any entry may fit."),
 )
 RESULTS = {field.name: field.default for field in dataclasses.fields(Profile)}
 """The keys that may stand on a route and on a destination, with the default where neither says anything."""
@@ -92,7 +94,8 @@ def configuration() -> str:
         "[`config/hospital.toml`](../../config/hospital.toml) is a realistic example with every key.\n"
         "A key that is left out has its default.\n"
         "A wrong file never starts a node: the error names the file, the key, what it found and what it expected.\n"
-        "The column *restart* says whether a change takes effect only after the node is restarted.",
+        "Today every change needs a restart of the node, since no command gives a running node other settings; "
+        "so the column *restart* says yes everywhere.",
     ]
     for title, model, what in TABLES:
         rows = [_key(title, key, schema, model) for key, schema in _schemas(model).items() if key not in RESULTS]
@@ -105,7 +108,7 @@ def configuration() -> str:
     rows = [_key("results", key, schemas[key], Route, RESULTS[key]) for key in RESULTS]
     parts += [
         "## Results",
-        "How results are made. Each key may stand on a route and on a peer with `destination = true`.\n"
+        "How results are made. Each key may be on a route and on a peer with `destination = true`.\n"
         "What the destination says counts before what the route says.",
         table(("key", "type", "default", "allowed", "restart", "meaning"), rows),
         table(("kind", "what it is"), [[f"`{kind}`", KINDS[kind]] for kind in get_args(Output)]),

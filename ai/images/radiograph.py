@@ -1,5 +1,7 @@
 """A DICOM file -> a radiograph as a viewer displays it, for a model to read; and the header, for the selection.
 
+`laterality` decides the patient's side of a finding, from its place in the image and what the header says of the view.
+
 Stored pixels pass the modality stage (PS3.3 section C.11.1), the VOI stage (C.11.2) and the presentation stage (C.11.6)
 and become greys from 0 to 1, where 1 is white. Missing stages are replaced as viewers do: without a VOI stage, the
 window comes from the image's own percentiles. Padding is black.

@@ -2,6 +2,8 @@
 
 A part keeps the holder and asks for ``current`` each time that it needs a setting; so no part keeps an old one. What is
 made once, at the start of the node, cannot follow: `NEEDS_RESTART` is the one table of these keys.
+
+No command of today gives a running node other settings, so every change of the file needs a restart.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ from typing import Any
 
 from dicom_node.config.settings import Settings
 
-#: Keys that take effect at the next start, and why. ``*`` stands for the name of a peer or route.
+#: Keys that need a restart even if a running node is given other settings, and why. ``*`` is the name of a peer or
+#: route.
 NEEDS_RESTART: Mapping[str, str] = {
     "node.ae_title": "the node calls other stations by it",
     "node.host": "the node listens there from its start",
