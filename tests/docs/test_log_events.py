@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,6 +104,13 @@ def test_the_contexts_are_those_that_are_bound() -> None:
             if target.attr in _BINDS:
                 bound.append({str(keyword.arg) for keyword in call.keywords})
     assert sorted(map(sorted, bound)) == sorted(sorted(fields) for fields in CONTEXTS.values())
+
+
+def test_the_page_on_monitoring_names_every_event_that_should_wake_somebody() -> None:
+    page = (ROOT / "docs" / "how-to" / "monitoring.md").read_text(encoding="utf-8")
+    table = page.partition("| event at level `error` |")[2].partition("\n\n")[0]
+    named = {name for row in table.splitlines()[2:] for name in re.findall(r"`([a-z_]+\.[a-z_]+)`", row.split("|")[1])}
+    assert named == {event.name for event in EVENTS if "error" in event.levels}
 
 
 def test_every_field_of_the_table_may_be_logged() -> None:
