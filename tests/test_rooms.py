@@ -6,6 +6,7 @@ import ast
 import json
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 
@@ -82,3 +83,26 @@ def test_the_receiver_runs_without_torch_monai_and_highdicom() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=scaled(60))
     assert done.stdout.strip() == "[]"
+
+
+def test_no_package_imports_a_private_name_of_another() -> None:
+    found = []
+    for name, source in modules().items():
+        package = name.rpartition(".")[0]
+        for node in ast.walk(ast.parse(source)):
+            if not isinstance(node, ast.ImportFrom) or (node.module or "").split(".")[0] not in ("ai", "dicom_node"):
+                continue
+            other = (node.module or "").rpartition(".")[0]
+            private = [each.name for each in node.names if each.name.startswith("_") and not each.name.startswith("__")]
+            if private and other != package:
+                found.append(f"{name} imports {', '.join(private)} from {node.module}")
+    assert not found
+
+
+def test_no_module_and_no_folder_outgrows_what_a_reader_holds() -> None:
+    files = [file for root in ("ai", "dicom_node", "scripts") for file in (ROOT / root).rglob("*.py")]
+    long = {str(file.relative_to(ROOT)): count for file in files if (count := len(file.read_text().splitlines())) > 410}
+    assert not long, "about 400 lines; split it by what it is about"
+    folders = Counter(file.parent for file in files)
+    full = {str(folder.relative_to(ROOT)): count for folder, count in folders.items() if count > 14}
+    assert not full, "about a dozen modules"

@@ -15,7 +15,7 @@ import pytest
 
 from dicom_node.node import Node
 from dicom_node.operations import study_status
-from scripts.benchmarks.fuzzing import fuzz
+from scripts.benchmarks.fuzzing import aftermath, conversation, fuzz
 from tests.support.nodes import settings_for
 from tests.support.peers import Pacs, send
 from tests.support.samples import make_image
@@ -26,7 +26,7 @@ from tests.support.waiting import wait_until
 def test_hostile_bytes_do_no_harm_and_the_audit_would_see_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    audited, seen = fuzz.index_faults, {}
+    audited, seen = aftermath.index_faults, {}
 
     def spoil_and_audit(data: Path, kept: dict[str, set[str]]) -> Any:
         """The audit as it is, and of the same folder with one thing spoiled after the other."""
@@ -52,7 +52,7 @@ def test_hostile_bytes_do_no_harm_and_the_audit_would_see_it(
         ]
         for each in outside:
             each.touch()
-        seen["outside"] = fuzz.folder_faults(data.parent.parent.parent)
+        seen["outside"] = aftermath.folder_faults(data.parent.parent.parent)
         for each in outside:
             each.unlink()
         return clean
@@ -96,15 +96,15 @@ def test_an_input_is_made_again_from_its_number() -> None:
     ],
 )
 def test_an_answer_is_judged(words: tuple[str, ...], fault: str) -> None:
-    found = fuzz.judged(fuzz.Input(b""), fuzz.Answer(words, (), True, 0.0))
+    found = conversation.judged(fuzz.Input(b""), conversation.Answer(words, (), True, 0.0))
     assert [fault in one for one in found] == [True] * bool(fault)
 
 
 def test_a_good_image_that_is_not_stored_is_a_fault() -> None:
     good = fuzz.Input(b"", data_sets={1: b"data"}, good=True)
-    assert fuzz.judged(good, fuzz.Answer(("C-STORE 0000",), ((1, b"1.2", 0x0000),), False, 0.0)) == []
-    assert fuzz.judged(good, fuzz.Answer(("C-STORE C000",), ((1, b"1.2", 0xC000),), False, 0.0))
-    assert fuzz.judged(good, fuzz.Answer(("A-ABORT 2/6",), (), True, 0.0))
+    assert conversation.judged(good, conversation.Answer(("C-STORE 0000",), ((1, b"1.2", 0x0000),), False, 0.0)) == []
+    assert conversation.judged(good, conversation.Answer(("C-STORE C000",), ((1, b"1.2", 0xC000),), False, 0.0))
+    assert conversation.judged(good, conversation.Answer(("A-ABORT 2/6",), (), True, 0.0))
 
 
 @pytest.mark.parametrize(
@@ -120,17 +120,17 @@ def test_a_good_image_that_is_not_stored_is_a_fault() -> None:
 )
 def test_a_log_that_tells_too_much_or_of_an_error_is_a_fault(line: str) -> None:
     calm = json.dumps({"event": "instance.refused", "level": "warning", "reason": "its SOP Instance UID is none"})
-    assert fuzz.log_faults(f"{calm}\n{calm}\n")[1] == []
-    events, faults = fuzz.log_faults(f"{calm}\n{line}\n")
+    assert aftermath.log_faults(f"{calm}\n{calm}\n")[1] == []
+    events, faults = aftermath.log_faults(f"{calm}\n{line}\n")
     assert len(faults) >= 1
     assert events["instance.refused"] >= 1
 
 
 def test_memory_that_grows_is_a_fault() -> None:
     calm = {"start": 10**8, "middle": 12 * 10**7, "end": 13 * 10**7, "peak": 2 * 10**8}
-    assert fuzz.memory_faults(calm, 100_000) == []
-    assert fuzz.memory_faults({**calm, "end": 3 * 10**8}, 100_000)
-    assert fuzz.memory_faults({**calm, "peak": 15 * 10**8}, 100)
+    assert aftermath.memory_faults(calm, 100_000) == []
+    assert aftermath.memory_faults({**calm, "end": 3 * 10**8}, 100_000)
+    assert aftermath.memory_faults({**calm, "peak": 15 * 10**8}, 100)
 
 
 @pytest.mark.slow
@@ -152,7 +152,7 @@ def test_hostile_images_that_were_stored_end_visibly(
             dice = fuzz.Dice(random.Random(f"{name}/{number}"), place, 50 * number)  # a study of its own
             sent = kinds[name].make(dice)
             answer = talk.say(sent.data + fuzz.PROBE_MESSAGE, ends=False)
-            assert not fuzz.judged(sent, answer)
+            assert not conversation.judged(sent, answer)
             if any(status == 0x0000 for _, _, status in answer.stores):
                 taken += 1
                 stored[dice.study().decode()] = name

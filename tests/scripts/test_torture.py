@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
-from scripts.benchmarks.torturing import torture
+from scripts.benchmarks import ingest
+from scripts.benchmarks.torturing import audit as audits
+from scripts.benchmarks.torturing import modality, torture
 from scripts.benchmarks.torturing.faults import Fault, Faults
 from tests.support.peers import free_port
 from tests.support.programs import tool
@@ -28,7 +30,7 @@ def test_kills_lose_nothing_and_the_audit_would_see_it(
 ) -> None:
     for name in ("storescu", "Orthanc", "gcc"):
         tool(name)
-    audit, seen = torture.audit, {}
+    audit, seen = audits.audit, {}
 
     def spoil_and_audit(node: Any, sent: Any, pacs: list[str]) -> Any:
         """The audit as it is, and of the same folder with one thing spoiled after the other."""
@@ -94,12 +96,12 @@ def test_kills_lose_nothing_and_the_audit_would_see_it(
 def test_a_study_whose_reading_meets_a_fault_is_read_when_it_is_over(tmp_path: Path, number: int, area: str) -> None:
     for name in ("storescu", "gcc"):
         tool(name)
-    node, sent = torture.Node(tmp_path / "node", free_port()), torture.Sent()
+    node, sent = torture.Node(tmp_path / "node", free_port()), modality.Sent()
     faults = Faults(tmp_path, node.data)
     node.environment = faults.environment
     node.start()
     try:
-        torture.push_with_storescu(node, torture.make(tmp_path / "images", 1, torture._SMALL), sent)
+        modality.push_with_storescu(node, ingest.make(tmp_path / "images", 1, modality.SMALL), sent)
         if area == "index":  # when it is claimed, so that its end cannot be written
             wait_until(lambda: "reading" in node.steps(), "the reading")
         faults.begin(Fault(number, ("open", "write"), (area,)), node.pid, random.Random(1))
