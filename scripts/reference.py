@@ -9,10 +9,15 @@ scripts/docs --check    says which pages differ from the code; exit status 1 whe
 from __future__ import annotations
 
 import argparse
+import ast
 import dataclasses
+import inspect
 import sys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -47,6 +52,28 @@ KINDS: dict[Output, str] = {
     "pdf": "one page to print or mail",
     "kos": "key images",
 }
+
+
+@cache
+def _helps(model: type[BaseModel]) -> dict[str, str]:
+    """The text below each key in the source; read here, since pydantic would read it at each start of a node."""
+    (body,) = ast.parse(textwrap.dedent(inspect.getsource(model))).body
+    assert isinstance(body, ast.ClassDef)  # noqa: S101 - it is the source of a class
+    return {
+        key.target.id: inspect.cleandoc(text.value.value)
+        for key, text in pairwise(body.body)
+        if isinstance(key, ast.AnnAssign)
+        and isinstance(key.target, ast.Name)
+        and isinstance(text, ast.Expr)
+        and isinstance(text.value, ast.Constant)
+        and isinstance(text.value.value, str)
+    }
+
+
+def help_of(model: type[BaseModel], key: str) -> str:
+    """The text below a key, in its class or in one that this inherits from; empty if there is none."""
+    bases = (each for each in model.__mro__ if issubclass(each, BaseModel) and each is not BaseModel)
+    return next((_helps(each)[key] for each in bases if key in _helps(each)), "")
 
 
 def needs_restart(_table: str, _key: str) -> bool:
@@ -122,7 +149,7 @@ def _schemas(model: type[BaseModel]) -> dict[str, dict[str, Any]]:
 
 
 def _key(title: str, key: str, schema: Mapping[str, Any], model: type[BaseModel], default: Any = None) -> list[str]:
-    field = next(field for name, field in model.model_fields.items() if (field.alias or name) == key)
+    name, field = next(each for each in model.model_fields.items() if (each[1].alias or each[0]) == key)
     value = next((one for one in schema.get("anyOf", [schema]) if one.get("type") != "null"), schema)
     shown = field.default if default is None else default
     return [
@@ -131,7 +158,7 @@ def _key(title: str, key: str, schema: Mapping[str, Any], model: type[BaseModel]
         "needed" if shown is PydanticUndefined else "-" if shown is None else f"`{_toml(shown)}`",
         _allowed(value),
         "yes" if needs_restart(title, key) else "no",
-        field.description or "",
+        help_of(model, name),
     ]
 
 

@@ -36,7 +36,7 @@ _WILDCARDS = frozenset("*?[")
 class _Strict(BaseModel):
     """A table of the file. The text below a key is its line in docs/reference/configuration.md."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 @dataclass(frozen=True, slots=True)
