@@ -7,6 +7,7 @@ A larger site can put another executor in its place, such as that of a cluster; 
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import queue
@@ -69,6 +70,7 @@ class WarmProcess(Executor):
         self._tasks: queue.Queue[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]] | None] = queue.Queue()
         self._process: Any = None
         self._pipe: Connection | None = None
+        self._numbers = itertools.count(1)  # of the tasks; a load has 0
         self._ready = False
         self._stopping = False
         self._thread = threading.Thread(target=self._serve, name="warm-process", daemon=True)
@@ -120,10 +122,11 @@ class WarmProcess(Executor):
             if loads:  # start it, also after it died; if it cannot load, the next task tries again and gets the reason
                 try:
                     self._ensure_ready()
-                except WarmProcessError as error:
+                except Exception as error:  # whatever it is, this thread serves the next task
                     loads = False
+                    self._kill()
                     if not self._stopping:
-                        self._on_load(str(error))
+                        self._on_load(str(error) if isinstance(error, WarmProcessError) else where(error))
             try:
                 task = self._tasks.get(timeout=_WATCH_SECONDS)
             except queue.Empty:
@@ -168,7 +171,7 @@ class WarmProcess(Executor):
             raise MachineError(f"the reading process could not be started: {error.strerror}") from error
         theirs.close()
         self._process, self._pipe = process, ours
-        kind, value = self._receive(ours, _LOAD_SECONDS, "loading the models")
+        kind, value = self._receive(ours, 0, _LOAD_SECONDS, "loading the models")
         if kind != "ready":
             self._kill()
             raise WarmProcessError(f"the models could not be loaded: {value}")
@@ -178,13 +181,14 @@ class WarmProcess(Executor):
 
     def _run(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         pipe = self._ensure_ready()
+        number = next(self._numbers)
         try:
             with self._limit():
-                send(pipe, (fn, args))
+                send(pipe, (number, fn, args))
         except OSError as error:
             self._kill()
             raise WarmProcessError("the reading process is gone") from error
-        kind, value = self._receive(pipe, self._timeout, "reading")
+        kind, value = self._receive(pipe, number, self._timeout, "reading")
         if kind == "done":
             return value
         if kind == "reading error":
@@ -198,12 +202,13 @@ class WarmProcess(Executor):
             raise WarmProcessError(f"the GPU failed while reading ({value}); the reading process is started anew")
         raise WarmProcessError(f"an unexpected error while reading: {value}")
 
-    def _receive(self, pipe: Connection, seconds: float, doing: str) -> tuple[str, Any]:
+    def _receive(self, pipe: Connection, number: int, seconds: float, doing: str) -> tuple[str, Any]:
+        """The answer to a task: its kind and value. Unless it comes complete and in time, the process is ended."""
         try:
+            answer = None
             if pipe.poll(seconds):
                 with self._limit():
-                    answer: tuple[str, Any] = pipe.recv()
-                return answer
+                    answer = pipe.recv()
         except (EOFError, OSError):
             process = self._process
             if process is not None:
@@ -211,15 +216,26 @@ class WarmProcess(Executor):
             code = process.exitcode if process is not None else None
             self._kill()
             raise WarmProcessError(f"the reading process died while {doing} ({_exit_text(code)})") from None
+        except BaseException:  # the answer may be in the pipe still, where the next task would find it
+            self._kill()
+            raise
+        if answer is not None and answer[0] == number:
+            return answer[1], answer[2]
         self._kill()
-        raise WarmProcessError(f"{doing} took longer than {seconds:g} s; the reading process was stopped")
+        if answer is None:
+            raise WarmProcessError(f"{doing} took longer than {seconds:g} s; the reading process was stopped")
+        # A study must never get the reading of another one.
+        raise WarmProcessError(f"the reading process gave the answer to another task while {doing}")
 
     @contextmanager
     def _limit(self) -> Iterator[None]:
         """End the process if it does not take or give all of a large message in time: the pipe then breaks here."""
         timer = threading.Timer(self._timeout, self._process.kill)
         timer.daemon = True
-        timer.start()
+        try:
+            timer.start()
+        except RuntimeError as error:  # the system has no thread left: a later attempt may succeed
+            raise MachineError("the reading process could not be watched: no thread can be started") from error
         try:
             yield
         finally:
@@ -254,9 +270,9 @@ def _main(pipe: Connection, load: Callable[[], Any]) -> None:
         _state = load()
     except BaseException as error:
         text = str(error) if isinstance(error, ValueError | ReadingError) else where(error)
-        pipe.send(("load error", text))
+        pipe.send((0, "load error", text))
         return
-    pipe.send(("ready", None))
+    pipe.send((0, "ready", None))
     while True:
         try:
             answer = _next_answer(pipe)
@@ -265,19 +281,19 @@ def _main(pipe: Connection, load: Callable[[], Any]) -> None:
         pipe.send(answer)
 
 
-def _next_answer(pipe: Connection) -> tuple[str, Any]:
-    """Do the next task; its arguments are released with the end of this call."""
-    with received(pipe) as (fn, args):
+def _next_answer(pipe: Connection) -> tuple[int, str, Any]:
+    """Do the next task; its arguments are released with the end of this call. The answer has the task's number."""
+    with received(pipe) as (number, fn, args):
         try:
-            return "done", fn(*args)
+            return number, "done", fn(*args)
         except ReadingError as error:
-            return "reading error", str(error)
+            return number, "reading error", str(error)
         except MachineError as error:
-            return "machine", str(error)
+            return number, "machine", str(error)
         except BusyError as error:
-            return "busy", str(error)
+            return number, "busy", str(error)
         except Exception as error:
-            return ("lost" if _lost_its_gpu(error) else "error"), where(error)
+            return number, ("lost" if _lost_its_gpu(error) else "error"), where(error)
 
 
 def _lost_its_gpu(error: Exception) -> bool:

@@ -319,3 +319,64 @@ def test_a_process_that_does_not_take_a_large_task_is_killed(start: Start) -> No
         process.submit(len, large).result(60)
     assert process.submit(double, 2).result() == 4
     assert process.pid != pid
+
+
+class NoThread:
+    """Threads that watch the process, of which some cannot be started: the system has no more."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, failing: set[int]) -> None:
+        start, self.started = threading.Timer.start, itertools.count(1)
+
+        def refused(timer: threading.Timer) -> None:
+            if next(self.started) in failing:
+                raise RuntimeError("can't start new thread")
+            start(timer)
+
+        monkeypatch.setattr(threading.Timer, "start", refused)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("failing", [1, 2], ids=["while a task is given", "while its answer is taken"])
+def test_no_task_gets_the_answer_of_another_where_the_system_has_no_thread(
+    start: Start, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    process = start()
+    assert process.submit(double, 1).result() == 2
+    NoThread(monkeypatch, {failing})
+    with pytest.raises(MachineError, match="no thread can be started"):
+        process.submit(double, 10).result()
+    assert [process.submit(double, each).result() for each in (20, 30)] == [40, 60]
+
+
+@pytest.mark.slow
+def test_it_is_loaded_later_where_the_system_had_no_thread_to_watch_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    NoThread(monkeypatch, {1})
+    told: queue.Queue[str] = queue.Queue()
+    process = WarmProcess(partial(load, tmp_path / "loads"), timeout=scaled(60), on_load=told.put)
+    try:
+        assert "no thread can be started" in told.get(timeout=scaled(60))
+        assert process.submit(double, 1).result(timeout=scaled(60)) == 2
+    finally:
+        process.shutdown()
+
+
+@pytest.mark.slow
+def test_an_answer_to_another_task_ends_the_process_and_is_nobodys(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = start()
+    assert process.submit(double, 1).result() == 2
+    first = process.pid
+    monkeypatch.setattr(process, "_numbers", itertools.chain([7], itertools.count(8)))
+    send = engine.send
+
+    def misnumbered(pipe: Any, message: Any) -> None:
+        send(pipe, (message[0] + (message[0] == 7), *message[1:]))
+
+    monkeypatch.setattr(engine, "send", misnumbered)
+    with pytest.raises(WarmProcessError, match="the answer to another task"):
+        process.submit(double, 10).result()
+    assert process.submit(double, 20).result() == 40
+    assert process.pid != first
