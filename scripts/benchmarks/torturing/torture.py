@@ -163,7 +163,16 @@ def _have_it_call(folder: Path, port: int) -> None:
     """Tell Orthanc where the node listens: its answers about storage commitment go there."""
     known = json.dumps({"AET": AE_TITLE, "Host": "127.0.0.1", "Port": port}).encode()
     put = urllib.request.Request(f"{http_address(folder)}/modalities/node", data=known, method="PUT")  # noqa: S310 - our own address
-    urllib.request.urlopen(put, timeout=10).close()  # noqa: S310 - as above
+    until = time.monotonic() + _REST_SECONDS
+    while True:
+        try:
+            urllib.request.urlopen(put, timeout=10).close()  # noqa: S310 - as above
+        except OSError:  # it answers DICOM before it answers HTTP
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.2)
+        else:
+            return
 
 
 # -- the audit

@@ -485,7 +485,7 @@ def test_the_digest_does_not_confuse_a_path_with_its_bytes(tmp_path: Path) -> No
 def test_a_bundle_is_described_without_torch(tmp_path: Path) -> None:
     path = write_bundle(tmp_path / "bundle")
     code = (
-        "import sys, pathlib; from ai.inference.bundle_model import describe, shipped; shipped()\n"
+        "import sys, pathlib; from ai.bundle.files import describe, shipped; shipped()\n"
         "info = describe(pathlib.Path(sys.argv[1])); print(info.identity.version, info.input_shape)\n"
         "assert not {'torch', 'monai'} & set(sys.modules)"
     )
