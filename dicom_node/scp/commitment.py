@@ -87,8 +87,8 @@ class StorageCommitmentSCP(CollectingService):
             return [request.answer(0x0115)]
         if not instances:
             return [request.answer(0x0115)]
-        peer = next((one for one in request.peer.peers if one in self._settings.current.callable()), None)
-        name = peer.name if peer is not None else None
+        callable_now = {one.name for one in self._settings.current.callable()}
+        name = next((one.name for one in request.peer.peers if one.name in callable_now), None)
         promise = Promise(transaction_uid, request.peer.ae_title, instances)
         self._index.add_promise(promise, name, self._clock())
         logger().info("promise.asked", objects=len(instances))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from dicom_node.config.holder import SettingsHolder
-from dicom_node.config.settings import Route
+from dicom_node.config.settings import Route, Settings
 from dicom_node.index.index import Index
 from dicom_node.index.rows import OpenStudy
 from dicom_node.log import logger, where
@@ -116,25 +116,27 @@ class Completer:
         """
         pause = _LONGEST_PAUSE
         queued = False
+        settings = self._settings.current  # once: that a study is complete, and who reads it, are one decision
         if now >= self._next_check:
             self._next_check = now + _CHECK_SECONDS
-            self._fail_unconfigured(now)
+            self._fail_unconfigured(settings, now)
         with_steps = self._index.studies_with_steps()
         for study in self._index.open_studies():
             longest = study.last_received + _LONGEST_IMAGE_SECONDS
             last = max(study.last_received, min(self._last_byte(study.study), longest))
-            left, reason = self._left(study, last, now, has_steps=study.study in with_steps)
+            left, reason = self._left(settings, study, last, now, has_steps=study.study in with_steps)
             if left > 0:
                 pause = min(pause, left)
             else:
-                queued = self._complete(study, reason, now) or queued
+                queued = self._complete(settings, study, reason, now) or queued
         if queued:
             self._on_jobs()
         return max(pause, 0.01)
 
-    def _left(self, study: OpenStudy, last: float, now: float, *, has_steps: bool) -> tuple[float, str]:
+    def _left(
+        self, settings: Settings, study: OpenStudy, last: float, now: float, *, has_steps: bool
+    ) -> tuple[float, str]:
         """The seconds that a study still has to wait (0 or less: it is complete), and the evidence in words."""
-        settings = self._settings.current
         can_tell = has_steps or self._counts or self._released(study.study)
         shortest = min([settings.node.quiet_seconds, *map(settings.quiet_seconds, settings.routes)])
         if not can_tell and last + shortest > now:  # the usual case
@@ -196,10 +198,9 @@ class Completer:
             complete = Evidence(True, f"{name} has {count} instances of the study, all are here")
         return complete
 
-    def _complete(self, study: OpenStudy, evidence: str, now: float) -> bool:
+    def _complete(self, settings: Settings, study: OpenStudy, evidence: str, now: float) -> bool:
         """Complete a study and queue its readings. True if there is something to read."""
         series = self._index.series_of(study.study)
-        settings = self._settings.current
         pairs = [(route.name, model) for route, model in routes_of(settings, series)]
         shadows = [(route.name, model) for route, model in shadows_of(settings, series)]
         if not self._index.complete(
@@ -216,9 +217,8 @@ class Completer:
         )
         return bool(pairs)
 
-    def _fail_unconfigured(self, now: float) -> None:
+    def _fail_unconfigured(self, settings: Settings, now: float) -> None:
         """Fail the jobs of models and destinations that are no longer configured; they would wait without end."""
-        settings = self._settings.current
         destinations = [peer.name for peer in settings.destinations()]
         failed = (
             self._index.fail_unknown(
