@@ -9,7 +9,7 @@ No command of today gives a running node other settings, so every change of the 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -41,18 +41,12 @@ class SettingsHolder:
 
     def __init__(self, settings: Settings) -> None:
         self._current = settings
-        self._followers: list[Callable[[Settings], None]] = []
         self._lock = threading.Lock()
 
     @property
     def current(self) -> Settings:
         """The settings in force now. One decision asks once: two calls may see two states of the file."""
         return self._current
-
-    def follow(self, told: Callable[[Settings], None]) -> None:
-        """Have a part told of each replacement, for what it cannot ask anew each time."""
-        with self._lock:
-            self._followers.append(told)
 
     def replace(self, settings: Settings) -> tuple[str, ...]:
         """Put other settings in force, all at once. Keys of ``[node]`` that need a restart keep their value until then.
@@ -65,10 +59,7 @@ class SettingsHolder:
             waiting = needs_restart(differences(before, settings))
             kept = [key.removeprefix("node.") for key in waiting if key.startswith("node.")]
             node = settings.node.model_copy(update={key: getattr(before.node, key) for key in kept})
-            now = self._current = settings.model_copy(update={"node": node})
-            followers = list(self._followers)
-        for told in followers:
-            told(now)
+            self._current = settings.model_copy(update={"node": node})
         return waiting
 
 

@@ -16,15 +16,13 @@ def changed(settings: Settings, **node: object) -> Settings:
     return settings.model_copy(update={"node": settings.node.model_copy(update=node)})
 
 
-def test_a_replacement_is_seen_at_once_and_told_to_who_follows(tmp_path: Path) -> None:
+def test_a_replacement_is_seen_at_once(tmp_path: Path) -> None:
     first = settings_for(tmp_path)
-    holder, told = SettingsHolder(first), list[Settings]()
-    holder.follow(told.append)
+    holder = SettingsHolder(first)
     later = changed(first, quiet_seconds=9.0)
     assert holder.current is first
     assert holder.replace(later) == ()
     assert holder.current == later
-    assert told == [later]
 
 
 def test_what_takes_effect_at_the_next_start_is_named(tmp_path: Path) -> None:
