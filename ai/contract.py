@@ -128,7 +128,9 @@ class ClassResult:
 
     ``not_assessed`` says why a model that knows the class gives no verdict on it, whatever it reads: its presence is
     then undetermined although nothing went wrong, and its score is not to be shown. ``finding`` is false for anatomy,
-    which is outlined and nothing to report.
+    which is outlined and nothing to report. ``calibrated`` is true if the score is the probability of the class where
+    as many images have it as not: only with the prevalence of a site does it become a probability there.
+    ``differential`` are the conditions that the model cannot tell apart under this class.
     """
 
     key: str
@@ -139,6 +141,33 @@ class ClassResult:
     presence: Presence
     not_assessed: str = ""
     finding: bool = True
+    calibrated: bool = False
+    differential: tuple[Code, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NotLookedFor:
+    """A class that the model has and that was not asked for: it is neither present nor absent."""
+
+    key: str
+    name: str
+    code: Code
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a reading is to look for, and how strictly.
+
+    ``findings`` are patterns (``*``, ``?``) for the keys of classes; ``"*"`` alone is every class that the bundle looks
+    for by default. ``operating_point`` names one that the bundle offers; empty is the bundle's default.
+    """
+
+    findings: tuple[str, ...] = ("*",)
+    operating_point: str = ""
+
+
+DEFAULT = Asked()
+"""Every class that a model looks for by default, at its default operating point."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -229,8 +258,9 @@ class Selection:
 class Reading:
     """A model's answer about a study.
 
-    ``sources`` are the instances read; every class of the model stands in ``classes`` once, also when it is absent.
-    ``seconds`` are wall times by step (decode, network, findings).
+    ``sources`` are the instances read; every class that was asked for stands in ``classes`` once, also when it is
+    absent, and every other one in ``not_looked_for``. ``operating_point`` names the one whose thresholds the classes
+    have, empty if the model offers none. ``seconds`` are wall times by step (decode, network, findings).
 
     A reading can fail. In part: ``failed`` are instances that were chosen, could not be read and are no sources, and no
     class is then absent, only present or undetermined. As a whole: ``failure`` says why in plain words without patient
@@ -249,6 +279,8 @@ class Reading:
     failure: str = ""
     device: str = ""
     remarks: tuple[str, ...] = ()
+    operating_point: str = ""
+    not_looked_for: tuple[NotLookedFor, ...] = ()
 
 
 class ReadingError(Exception):
@@ -269,9 +301,10 @@ class Model(Protocol):
     def select(self, series: Sequence[SeriesRef]) -> Selection:
         """Choose what to read by headers alone, cheaply; an empty ``chosen`` means no eligible series."""
 
-    def read(self, selection: Selection) -> Reading:
-        """Read the chosen instances.
+    def read(self, selection: Selection, asked: Asked = DEFAULT) -> Reading:
+        """Read the chosen instances; ``asked`` is by default every class that the model looks for by default.
 
         Raises:
-            ReadingError: the pixels cannot be decoded or are not of the kind that the model takes.
+            ReadingError: the pixels cannot be decoded or are not of the kind that the model takes, or the model does
+                not offer what was asked.
         """

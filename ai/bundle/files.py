@@ -143,7 +143,7 @@ def describe(path: Path) -> BundleInfo:
             f"a line of at most {_VERSION_LENGTH} was expected"
         )
     data = _DataFormat.of(path / METADATA, metadata, spec)
-    needed = max(output.channel for output in spec.outputs)
+    needed = max(max((output.channel, *output.joined)) for output in spec.outputs)
     if data.output_channels is not None and data.output_channels <= needed:
         raise BundleError(
             f"{path / METADATA}: network_data_format says {data.output_channels} output channels, "

@@ -6,6 +6,8 @@ output channel means in coded terms, the operating thresholds, and the intended 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -17,6 +19,8 @@ NAME: Final = r"^[a-z][a-z0-9_]{0,63}$"
 """The form of a model's name, which routes and folders use."""
 
 Probability = Annotated[float, Field(gt=0.0, lt=1.0)]
+OperatingPointName = Literal["low_alarm", "balanced", "screening"]
+"""The operating points that a bundle may offer and a route may name."""
 Text = Annotated[str, Field(min_length=1, max_length=1024)]
 
 
@@ -132,6 +136,11 @@ class Output(_Strict):
     ``map_threshold`` is the least value of the cells of a region, in a probability or activation map. A region of fewer
     than ``min_area`` cells (of the network's grid) is dropped; a segment below ``min_volume_ml`` counts as absent.
 
+    ``default`` false makes it a class that is looked for only where it is asked for by its key. ``joined`` are further
+    channels of a classification that the network cannot tell from ``channel``: the class's score is the greatest of
+    theirs, and ``differential`` names the conditions that it then stands for. ``calibrated`` says that the score is a
+    probability where as many images have the class as not.
+
     ``finding`` is false for anatomy, which is outlined and not reported as a finding. ``category`` is the segment's
     (CID 7150); if None, it is an abnormality for findings and an anatomical structure otherwise. ``undetermined`` is
     the reason why the class is never called present or absent: its score is unreliable. ``located`` false hides the
@@ -151,6 +160,36 @@ class Output(_Strict):
     finding: bool = True
     undetermined: Annotated[str, Field(max_length=256)] = ""
     located: bool = True
+    default: bool = True
+    joined: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    differential: tuple[CodeSpec, ...] = ()
+    calibrated: bool = False
+
+
+class ClassFigures(_Strict):
+    """What was measured of one class at an operating point, on images that its threshold's network had not seen.
+
+    ``sensitivity`` is among images with the class, ``specificity`` among images without any finding; ``positives`` and
+    ``normals`` are how many those were.
+    """
+
+    sensitivity: Annotated[float, Field(ge=0.0, le=1.0)]
+    specificity: Annotated[float, Field(ge=0.0, le=1.0)]
+    positives: Annotated[int, Field(ge=0)]
+    normals: Annotated[int, Field(ge=0)]
+
+
+class OperatingPoint(_Strict):
+    """A set of thresholds, one for each class that is called, chosen together for whole studies.
+
+    ``called_of_100_normal`` is how many of a hundred images without any finding have at least one default class called
+    present, ``called_of_100_other`` the same among images with findings. ``figures`` are by class key.
+    """
+
+    thresholds: Annotated[dict[str, Probability], Field(min_length=1)]
+    called_of_100_normal: Annotated[float, Field(ge=0.0, le=100.0)] | None = None
+    called_of_100_other: Annotated[float, Field(ge=0.0, le=100.0)] | None = None
+    figures: dict[str, ClassFigures] = {}
 
 
 class ReadingSpec(_Strict):
@@ -160,6 +199,10 @@ class ReadingSpec(_Strict):
     image. "classification": probabilities (classes,) of one image or volume, with activation maps if ``cam`` is given.
     "detection": boxes with scores. "segmentation": the image or volume as probabilities (``prediction`` "channels") or
     as one map of labels ("labels"). ``activation`` turns logits into probabilities, if postprocessing does not.
+
+    ``operating_points`` are offered to routes under their names; ``operating_point`` is the default among them. Without
+    them each output's own ``threshold`` counts. ``measures`` says that the outlines of this model are good enough to
+    measure lengths on; no other length is ever reported.
 
     ``override`` replaces entries of the inference configuration by their names (``"whether_raw_luna16": true``), as
     the arguments of MONAI's ``bundle run`` do.
@@ -178,11 +221,73 @@ class ReadingSpec(_Strict):
     detection: DetectionSpec = DetectionSpec()
     override: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][\w#:]{0,127}$")], JsonValue] = {}
     outputs: Annotated[tuple[Output, ...], Field(min_length=1)]
+    operating_points: dict[OperatingPointName, OperatingPoint] = {}
+    operating_point: OperatingPointName | None = None
+    measures: bool = False
+
+    @model_validator(mode="after")
+    def _offers(self) -> ReadingSpec:
+        if bool(self.operating_points) != (self.operating_point is not None):
+            raise ValueError("operating_point: names the default of operating_points; expected both or neither")
+        if self.operating_point is not None and self.operating_point not in self.operating_points:
+            offered = ", ".join(self.operating_points)
+            raise ValueError(f"operating_point: {self.operating_point!r} is not among those offered: {offered}")
+        keys = {output.key for output in self.outputs}
+        for name, point in self.operating_points.items():
+            if unknown := sorted((point.thresholds.keys() | point.figures.keys()) - keys):
+                raise ValueError(f"operating_points.{name}: no output is named {', '.join(unknown)}")
+            called = {output.key for output in self.outputs if not output.undetermined}
+            if missing := sorted(called - point.thresholds.keys()):
+                raise ValueError(f"operating_points.{name}.thresholds: {', '.join(missing)} is missing")
+        if self.measures and self.task != "segmentation":
+            raise ValueError("measures: only outlines can be measured; task is no segmentation")
+        if self.task != "classification" and any(output.joined for output in self.outputs):
+            raise ValueError("outputs: joined channels are for a classification")
+        return self
+
+    def at(self, operating_point: str = "") -> ReadingSpec:
+        """The same with the thresholds of an operating point in its outputs; empty is the default one.
+
+        Raises:
+            ValueError: the bundle does not offer it. The message names those that it offers.
+        """
+        name = operating_point or self.operating_point
+        if name is None:
+            return self
+        point = next((point for each, point in self.operating_points.items() if each == name), None)
+        if point is None:
+            offered = ", ".join(self.operating_points) or "none"
+            raise ValueError(f"operating point {name!r} is not offered by {self.name}; it offers: {offered}")
+        outputs = (
+            output.model_copy(update={"threshold": point.thresholds.get(output.key, output.threshold)})
+            for output in self.outputs
+        )
+        return self.model_copy(update={"outputs": tuple(outputs)})
+
+    def looked_for(self, findings: Sequence[str]) -> frozenset[str]:
+        """The keys of the outputs that patterns ask for; see `ai.contract.Asked`. Anatomy is always among them.
+
+        Raises:
+            ValueError: a pattern fits no class. The message names the classes.
+        """
+        keys = [output.key for output in self.outputs if output.finding]
+        wanted = {output.key for output in self.outputs if not output.finding}
+        for pattern in findings:
+            if pattern == "*":
+                wanted |= {output.key for output in self.outputs if output.default}
+                continue
+            fitting = {key for key in keys if fnmatchcase(key, pattern.lower())}
+            if not fitting:
+                raise ValueError(f"findings: {pattern!r} fits no class of {self.name}; it has: {', '.join(keys)}")
+            wanted |= fitting
+        return frozenset(wanted)
 
     @model_validator(mode="after")
     def _distinct(self) -> ReadingSpec:
         for what in ("key", "channel"):
             values = [getattr(output, what) for output in self.outputs]
+            if what == "channel":
+                values += [channel for output in self.outputs for channel in output.joined]
             if len(set(values)) != len(values):
                 raise ValueError(f"outputs: each {what} may stand once, got {values}")
         if self.input.kind == "image" and self.input.gets == "modality":

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any, Protocol
 
-from ai.contract import BusyError, Model, ModelIdentity, Reading, Selection, SeriesRef
+from ai.contract import DEFAULT, Asked, BusyError, Model, ModelIdentity, Reading, Selection, SeriesRef
 from ai.engine.devices import CPU, Device
 
 _MIB = 1024**2
@@ -89,21 +89,21 @@ class Shelf(Mapping[str, Model]):
         """
         self._fetch(self._copies[name], evict=False)
 
-    def read(self, copy: _Copy, selection: Selection) -> Reading:
+    def read(self, copy: _Copy, selection: Selection, asked: Asked) -> Reading:
         """Read with a model on the best device that has memory for it."""
         copy.remarks.clear()
         model, device = self._fetch(copy, evict=True)
         reading: Reading | None = None
         try:
             with suppress(self._out_of_memory):
-                reading = model.read(selection)
+                reading = model.read(selection, asked)
             if reading is None:  # after the error was released, which holds the memory that filled the device
-                reading, device = self._again(copy, device, selection)
+                reading, device = self._again(copy, device, selection, asked)
         except MemoryError:
             raise BusyError("the machine has no memory left for this reading") from None
         return replace(reading, device=device.name, remarks=(*reading.remarks, *copy.remarks))
 
-    def _again(self, copy: _Copy, device: Device, selection: Selection) -> tuple[Reading, Device]:
+    def _again(self, copy: _Copy, device: Device, selection: Selection, asked: Asked) -> tuple[Reading, Device]:
         """Repeat the reading: on the same device without other models, then on the CPU."""
         if device.name == CPU:
             raise BusyError("the machine has no memory left for this reading")
@@ -114,7 +114,7 @@ class Shelf(Mapping[str, Model]):
             for other in others:
                 self._leave(other)
             with suppress(self._out_of_memory):
-                return model.read(selection), device
+                return model.read(selection, asked), device
         self._leave(copy)
         cpu = self._devices[-1]
         if copy.device is not cpu:
@@ -122,7 +122,7 @@ class Shelf(Mapping[str, Model]):
         copy.remarks.append(f"read on the CPU: {device.name} ran out of memory")
         if copy.model is None:
             raise RuntimeError("a model that was loaded onto the CPU is not there")
-        return copy.model.read(selection), cpu
+        return copy.model.read(selection, asked), cpu
 
     def _fetch(self, copy: _Copy, *, evict: bool) -> tuple[Loaded, Device]:
         copy.used = next(self._clock)
@@ -206,7 +206,7 @@ class _Shelved:
         """Choose what to read by headers alone; the model need not be loaded."""
         return self._copy.title.select(series)
 
-    def read(self, selection: Selection) -> Reading:
+    def read(self, selection: Selection, asked: Asked = DEFAULT) -> Reading:
         """Read the chosen instances on the best device that has memory.
 
         Raises:
@@ -214,7 +214,7 @@ class _Shelved:
             BusyError: no device has the memory now.
             BundleError: the model was not loaded yet and cannot be loaded.
         """
-        return self._shelf.read(self._copy, selection)
+        return self._shelf.read(self._copy, selection, asked)
 
 
 def _give_back() -> None:

@@ -35,11 +35,14 @@ from numpy.typing import NDArray
 from ai.bundle.files import METADATA, BundleError, BundleInfo, describe, short
 from ai.bundle.manifest import Output
 from ai.contract import (
+    DEFAULT,
+    Asked,
     ClassResult,
     Finding,
     HeatMap,
     InstanceRef,
     ModelIdentity,
+    NotLookedFor,
     PassedOver,
     Presence,
     Reading,
@@ -114,7 +117,7 @@ class BundleModel:
     def __init__(self, info: BundleInfo, device: Any, parts: Parts) -> None:
         from ai.inference.forward import Forward  # noqa: PLC0415  (see load)
 
-        self.info = info
+        self.info = replace(info, spec=info.spec.at())
         self._forward = Forward(info, parts, device)
 
     @property
@@ -139,28 +142,50 @@ class BundleModel:
         """Choose the instances to read by their headers; see `ai.selection.images.select`."""
         return select(self.info.spec.input, series)
 
-    def read(self, selection: Selection) -> Reading:
+    def read(self, selection: Selection, asked: Asked = DEFAULT) -> Reading:
         """Read the chosen instances.
 
         If one of several images cannot be read, the findings on the others count, and no class is called absent: a
         study that was partly read must not look negative.
 
         Raises:
-            ReadingError: nothing was chosen, or no instance can be read. The message names one instance.
+            ReadingError: nothing was chosen, or no instance can be read. The message names one instance. Or the bundle
+                does not offer what was asked.
         """
         if not selection.chosen:
             raise ReadingError("no image was chosen, so there is nothing to read")
-        if self.info.spec.input.kind == "volume":
-            return self._read_volume(selection)
+        try:
+            info = replace(self.info, spec=self.info.spec.at(asked.operating_point))
+            keys = info.spec.looked_for(asked.findings)
+        except ValueError as error:
+            raise ReadingError(str(error)) from None
+        read = self._read_volume if info.spec.input.kind == "volume" else self._read_images
+        found = read(info, selection)
+        # Whatever was found of a class that nobody asked for must appear nowhere.
+        return replace(
+            found,
+            findings=tuple(one for one in found.findings if one.key in keys),
+            classes=tuple(one for one in found.classes if one.key in keys),
+            heat_maps=tuple(one for one in found.heat_maps if one.key in keys),
+            segmentations=tuple(_only(found.segmentations, keys)),
+            operating_point=asked.operating_point or info.spec.operating_point or "",
+            not_looked_for=tuple(
+                NotLookedFor(output.key, output.name, output.code.code())
+                for output in info.spec.outputs
+                if output.key not in keys
+            ),
+        )
+
+    def _read_images(self, info: BundleInfo, selection: Selection) -> Reading:
         seconds = {"decode": 0.0, "network": 0.0, "findings": 0.0}
         findings: list[Finding] = []
         heat_maps: list[HeatMap] = []
         segmentations: list[Segmentation] = []
         failed: list[PassedOver] = []
-        best = [0.0 for _ in self.info.spec.outputs]
+        best = [0.0 for _ in info.spec.outputs]
         for instance in selection.chosen:
             try:
-                found, heat, outlined, scores = self._read_one(instance, seconds)
+                found, heat, outlined, scores = self._read_one(info, instance, seconds)
             except ReadingError as error:
                 failed.append(PassedOver(instance.sop_instance_uid, str(error)))
                 continue
@@ -176,7 +201,7 @@ class BundleModel:
             model=self.identity,
             sources=tuple(ref for ref in selection.chosen if ref.sop_instance_uid not in unseen),
             findings=tuple(findings),
-            classes=self._classes(best, complete=not failed),
+            classes=_classes(info, best, complete=not failed),
             passed_over=selection.passed_over,
             seconds=tuple(seconds.items()),
             heat_maps=tuple(heat_maps),
@@ -236,37 +261,31 @@ class BundleModel:
                 f"but the bundle gives {given}"
             )
 
-    def _read_volume(self, selection: Selection) -> Reading:
+    def _read_volume(self, info: BundleInfo, selection: Selection) -> Reading:
         from ai.inference.volume_answer import answer_volume  # noqa: PLC0415  (see load)
 
         started = time.perf_counter()
-        volume = load_volume(selection.chosen, self.info.spec.input.gets)
+        volume = load_volume(selection.chosen, info.spec.input.gets)
         decoded = time.perf_counter()
-        with _failing_as_reading_error(self.info):
+        with _failing_as_reading_error(info):
             result = self._forward.volume(volume)
             mapped = time.perf_counter()
-            found = answer_volume(self.info, result, volume)
+            found = answer_volume(info, result, volume)
         held = {instance.sop_instance_uid for instance, _ in volume.frames}
         steps = {"decode": decoded - started, "network": mapped - decoded, "findings": time.perf_counter() - mapped}
         return Reading(
             model=self.identity,
             sources=tuple(ref for ref in selection.chosen if ref.sop_instance_uid in held),
             findings=found.findings,
-            classes=self._classes(found.scores, complete=not selection.surplus),
+            classes=_classes(info, found.scores, complete=not selection.surplus),
             passed_over=selection.passed_over,
             seconds=tuple(steps.items()),
             segmentations=found.segmentations,
             failed=selection.surplus,
         )
 
-    def _classes(self, scores: Sequence[float], *, complete: bool) -> tuple[ClassResult, ...]:
-        return tuple(
-            _class_result(output, score, complete=complete)
-            for output, score in zip(self.info.spec.outputs, scores, strict=True)
-        )
-
     def _read_one(
-        self, instance: InstanceRef, seconds: dict[str, float]
+        self, info: BundleInfo, instance: InstanceRef, seconds: dict[str, float]
     ) -> tuple[list[Finding], list[HeatMap], list[Segmentation], tuple[float, ...]]:
         from ai.inference.image_answer import answer_image  # noqa: PLC0415  (see load)
         from ai.inference.volume_answer import segment  # noqa: PLC0415  (see load)
@@ -276,13 +295,13 @@ class BundleModel:
         if image.sop_instance_uid != instance.sop_instance_uid:
             raise ReadingError("the file holds another instance than the one that was stored under its name")
         decoded = time.perf_counter()
-        with _failing_as_reading_error(self.info):
+        with _failing_as_reading_error(info):
             result = self._forward.image(image.display)
             mapped = time.perf_counter()
-            found = answer_image(self.info, result, image.rows, image.columns)
+            found = answer_image(info, result, image.rows, image.columns)
         findings = [self._finding(image, box) for box in found.boxes]
         heat = [replace(one, sop_instance_uid=instance.sop_instance_uid) for one in found.heat_maps]
-        outputs = {output.key: output for output in self.info.spec.outputs}
+        outputs = {output.key: output for output in info.spec.outputs}
         segments = tuple(segment(outputs[key], mask[None]) for key, mask in found.masks)
         outlined = [Segmentation("binary", ((instance, 1),), segments)] if segments else []
         seconds["decode"] += decoded - started
@@ -339,6 +358,19 @@ def _cause_of_kind(error: BaseException, *kinds: type[BaseException]) -> BaseExc
     return None
 
 
+def _only(segmentations: Sequence[Segmentation], keys: frozenset[str]) -> Iterator[Segmentation]:
+    """The segmentations without the segments of other classes; those that have none left are left out."""
+    for one in segmentations:
+        if kept := tuple(segment for segment in one.segments if segment.key in keys):
+            yield replace(one, segments=kept)
+
+
+def _classes(info: BundleInfo, scores: Sequence[float], *, complete: bool) -> tuple[ClassResult, ...]:
+    return tuple(
+        _class_result(output, score, complete=complete) for output, score in zip(info.spec.outputs, scores, strict=True)
+    )
+
+
 def _class_result(output: Output, score: float, *, complete: bool) -> ClassResult:
     below = Presence.ABSENT if complete else Presence.UNDETERMINED
     presence = Presence.PRESENT if score >= output.threshold else below
@@ -351,6 +383,8 @@ def _class_result(output: Output, score: float, *, complete: bool) -> ClassResul
         presence=Presence.UNDETERMINED if output.undetermined else presence,
         not_assessed=output.undetermined,
         finding=output.finding,
+        calibrated=output.calibrated,
+        differential=tuple(code.code() for code in output.differential),
     )
 
 

@@ -286,7 +286,7 @@ def probabilities(info: BundleInfo, values: NDArray[np.float32]) -> NDArray[np.f
     Raises:
         BundleError: channels are missing, or values are not finite or not from 0 to 1.
     """
-    channels = max(output.channel for output in info.spec.outputs) + 1
+    channels = max(max((output.channel, *output.joined)) for output in info.spec.outputs) + 1
     axes = 0 if info.spec.task == "classification" else len(info.input_shape)
     if axes == 0:
         values = np.atleast_1d(values.squeeze())

@@ -37,6 +37,11 @@ def is_present(output: Output, score: float) -> bool:
     return not output.undetermined and score >= output.threshold
 
 
+def strongest_channel(output: Output, found: NDArray[np.float32]) -> int:
+    """Of the channels that a class joins, the one with the greatest probability in ``found`` (channels, ...)."""
+    return max((output.channel, *output.joined), key=lambda channel: float(found[channel]))
+
+
 def _regions(info: BundleInfo, result: ForwardResult, rows: int, columns: int) -> ImageAnswer:
     maps = probabilities(info, result.map_values)
     seen = cells_on_image(maps, result.affine, rows, columns)
@@ -54,13 +59,14 @@ def _regions(info: BundleInfo, result: ForwardResult, rows: int, columns: int) -
 
 def _classification(info: BundleInfo, result: ForwardResult, rows: int, columns: int) -> ImageAnswer:
     found = probabilities(info, result.map_values)
-    scores = tuple(float(found[output.channel]) for output in info.spec.outputs)
+    channels = [strongest_channel(output, found) for output in info.spec.outputs]
+    scores = tuple(float(found[channel]) for channel in channels)
     boxes: list[MarkedBox] = []
     heat: list[HeatMap | None] = []
-    for output, score in zip(info.spec.outputs, scores, strict=True):
+    for output, channel, score in zip(info.spec.outputs, channels, scores, strict=True):
         if result.maps is None or not output.located or not is_present(output, score):
             continue
-        raw = result.maps.of(output.channel)
+        raw = result.maps.of(channel)
         affine = result.maps.affine @ map_to_input(result.maps.shape, (1, *raw.shape))
         shown = _normal(raw, cells_on_image(raw, affine, rows, columns))
         if shown is None:

@@ -15,7 +15,7 @@ from ai.bundle.manifest import Output
 from ai.contract import Code, Finding, Region, Segment, Segmentation
 from ai.inference.detector_boxes import detected_boxes
 from ai.inference.forward import ForwardResult, label_map, probabilities
-from ai.inference.image_answer import is_present
+from ai.inference.image_answer import is_present, strongest_channel
 from ai.inference.regions import SCORE_QUANTILE, drop_small_regions
 from ai.mask import CutMask
 from ai.volumes.resample import to_frames
@@ -56,7 +56,7 @@ def segment(output: Output, mask: NDArray[np.bool_] | CutMask) -> Segment:
 
 def _classification(info: BundleInfo, result: ForwardResult, _volume: Volume) -> VolumeAnswer:
     found = probabilities(info, result.map_values)
-    return VolumeAnswer(tuple(float(found[output.channel]) for output in info.spec.outputs))
+    return VolumeAnswer(tuple(float(found[strongest_channel(output, found)]) for output in info.spec.outputs))
 
 
 # --- detection ------------------------------------------------------------------------------------------------------

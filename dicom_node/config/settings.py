@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from ai.contract import Asked
 from dicom_node.config.values import (
     AETitle,
     Flag,
@@ -212,6 +213,10 @@ class Route(_Wishes):
     """Models on trial: they read the study too, and nothing of it is sent."""
     to: Annotated[tuple[Name, ...], Field(min_length=1)]
     """Names of the peers that receive the results; each has destination = true."""
+    findings: Patterns = ("*",)
+    """Which classes of the models are looked for, by their keys; '*' is those that a model looks for by default."""
+    operating_point: Literal["low_alarm", "balanced", "screening"] | None = None
+    """The model's operating point: how readily it calls a finding; where it is left out, the model's default."""
     report_failures: Flag = True
     """A study that cannot be read gets a report that says so."""
     quiet_seconds: Seconds | None = None
@@ -316,6 +321,10 @@ class Settings(_Strict):
                     f"route {route.name!r}: match.from names {pattern!r}, which is the AE title of no peer: it could "
                     f"never match (those are: {', '.join(sorted(titles))})"
                 )
+
+    def asked(self, route: Route) -> Asked:
+        """What the models of a route are asked to look for; the order in the file says nothing."""
+        return Asked(tuple(sorted({each.lower() for each in route.findings})), route.operating_point or "")
 
     def quiet_seconds(self, route: Route) -> float:
         """How long a study of this route must be quiet before it counts as complete."""

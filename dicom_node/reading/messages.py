@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ai.contract import Content, InstanceRef, OpenFile, PassedOver, Reading, SeriesRef
+from ai.contract import DEFAULT, Asked, Content, InstanceRef, OpenFile, PassedOver, Reading, SeriesRef
 from dicom_node.config.settings import Profile
 from dicom_node.index.rows import StoredReport
 
@@ -35,7 +35,7 @@ class ReadRequest:
     each with the digests of the profiles that it has results for. ``data_dir`` is the node's folder, where the process
     writes the results durably; None if it has no such folder, and the results come back as bytes. ``threads`` is how
     many processors the network may use; None leaves it to torch. ``batch`` begins the names of the result files under
-    ``incoming/``. ``removed`` are the instances that retention has removed.
+    ``incoming/``. ``removed`` are the instances that retention has removed. ``asked`` is what to look for.
     """
 
     model: str
@@ -49,6 +49,7 @@ class ReadRequest:
     threads: int | None = None
     batch: str = ""
     removed: tuple[str, ...] = ()
+    asked: Asked = DEFAULT
 
     def missing(self, run_key: str) -> tuple[Wanted, ...]:
         """The profiles that a run has no results for; a destination that was added leaves those of the others alone."""

@@ -23,7 +23,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from ai.contract import InstanceRef, Reading, ReadingError, SeriesRef
+from ai.contract import Asked, InstanceRef, Reading, ReadingError, SeriesRef
 from ai.engine import process
 from dicom_node.config.holder import SettingsHolder
 from dicom_node.config.settings import Profile, Route
@@ -43,11 +43,12 @@ from dicom_node.studies.routing import matches
 class _Way:
     """Where the results of a job go, by the settings in force when it begins: they may change while it runs.
 
-    ``profiles``: each destination of the route, with how its results are made. ``committing``: the destinations that
-    are asked to commit.
+    ``asked``: what the models look for. ``profiles``: each destination of the route, with how its results are made.
+    ``committing``: the destinations that are asked to commit.
     """
 
     route: Route
+    asked: Asked
     profiles: tuple[tuple[str, Profile], ...]
     committing: frozenset[str]
 
@@ -153,6 +154,7 @@ class Reader:
             return None
         return _Way(
             route,
+            settings.asked(route),
             tuple((name, settings.profile(route, name)) for name in route.to),
             frozenset(peer.name for peer in settings.destinations() if peer.commitment),
         )
@@ -187,6 +189,7 @@ class Reader:
             known=self._index.known_runs(job.study),
             data_dir=str(self._spool.root),
             removed=tuple(each.sop_instance_uid for each in removed if each.series in taken),
+            asked=way.asked,
         )
 
     def _wanted(self, job: Job, way: _Way, *, replaces: bool) -> tuple[Wanted, ...]:

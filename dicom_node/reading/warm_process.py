@@ -64,20 +64,20 @@ def read(request: ReadRequest) -> ReadAnswer:
     gone = tuple(PassedOver(uid, _REMOVED) for uid in request.removed)
     selection = dataclasses.replace(selection, surplus=(*selection.surplus, *gone))
     uids = _editions(selection.chosen)
-    key = results.run_key(request.site, model.identity, uids, "")
+    key = results.run_key(request.site, model.identity, uids, "", request.asked)
     if not gone and request.is_done(key):
         return ReadAnswer(selection.passed_over, run_key=key)
     if request.threads is not None:
         use_threads(request.threads)
     try:
-        reading = model.read(selection)
+        reading = model.read(selection, request.asked)
     except BundleError as error:  # it was not loaded at the start, for lack of memory
         warm: Warm = process.state()
         warm.models[request.model] = broken_by(warm.bundles[request.model], error)
         raise ReadingError(f"model {request.model} could not be loaded: {error}") from error
     if reading.failed:  # another key: once all images can be read, the study is read again
         unread = [[each.uid, each.reason] for each in reading.failed]
-        key = results.run_key(request.site, model.identity, uids, _digest("incomplete", unread))
+        key = results.run_key(request.site, model.identity, uids, _digest("incomplete", unread), request.asked)
     return _encoded(request, key, reading, StoredImages())
 
 
@@ -116,7 +116,7 @@ def report_failure(request: ReadRequest, reason: str) -> ReadAnswer:
     if not sources:  # a report needs the patient and the study of an image
         return ReadAnswer(selection.passed_over)
     uids = _editions(sources)
-    key = results.run_key(request.site, identity, uids, _digest("failed", reason))
+    key = results.run_key(request.site, identity, uids, _digest("failed", reason), request.asked)
     passed = (*selection.passed_over, *selection.surplus)
     failed = Reading(identity, sources, (), (), passed, (), failure=reason)
     return _encoded(request, key, failed, images)

@@ -11,23 +11,32 @@ import json
 import uuid
 from collections.abc import Iterable
 
-from ai.contract import ModelIdentity
+from ai.contract import DEFAULT, Asked, ModelIdentity
 
-ENCODER_VERSION = 3
+ENCODER_VERSION = 4
 """Raise it with every change to the encoded objects: other bytes must never be sent under a UID already used."""
 
 _NAMESPACE = uuid.UUID("6f0c4d0e-6d0f-5b0a-9d6e-3c8f6a1b7e52")
 
 
-def run_key(site: str, model: ModelIdentity, source_uids: Iterable[str], circumstances: str) -> str:
+def run_key(
+    site: str, model: ModelIdentity, source_uids: Iterable[str], circumstances: str, asked: Asked = DEFAULT
+) -> str:
     """The identity of a run as 64 hex digits (SHA-256): the same images read by the same model have the same key.
 
     The order of ``source_uids`` does not matter. ``circumstances`` is empty for a reading that succeeded; it tells
-    apart one that failed, in whole or in part. Settings are not part of the key: see :attr:`Run.objects_key`. The parts
-    are encoded as a JSON array, so that two different inputs never give the same text.
+    apart one that failed, in whole or in part. ``asked`` is what the model looked for; settings of the results are not
+    part of the key: see :attr:`Run.objects_key`. The parts are encoded as a JSON array, so that two different inputs
+    never give the same text.
     """
     return digest_of(
-        "run", ENCODER_VERSION, site, sorted(set(source_uids)), model.name, model.version, model.digest, circumstances
+        "run",
+        ENCODER_VERSION,
+        site,
+        sorted(set(source_uids)),
+        (model.name, model.version, model.digest),
+        circumstances,
+        (sorted(asked.findings), asked.operating_point),
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ai.bundle.files import describe, shipped
-from ai.contract import BusyError, ModelIdentity, Reading, Selection, SeriesRef
+from ai.contract import DEFAULT, Asked, BusyError, ModelIdentity, Reading, Selection, SeriesRef
 from ai.engine import devices
 from ai.engine.devices import Device
 from ai.engine.shelf import Shelf, Title
@@ -64,7 +64,7 @@ class Small:
     def select(self, series: Sequence[SeriesRef]) -> Selection:
         return NOTHING
 
-    def read(self, selection: Selection) -> Reading:
+    def read(self, selection: Selection, asked: Asked = DEFAULT) -> Reading:
         device, _ = self.machine.held[self.name]
         if self.machine.free(device) < self.needs:
             raise FullError
@@ -209,7 +209,7 @@ def test_what_filled_the_gpu_is_let_go_before_it_is_tried_again() -> None:
     models.warm("a")
     left: list[weakref.ref[Small]] = []
 
-    def read(self: Small, selection: Selection) -> Reading:
+    def read(self: Small, selection: Selection, asked: Asked) -> Reading:
         if not left:
             activations = Small(machine, "activations", 0, 0, self.identity)
             left.append(weakref.ref(activations))

@@ -19,7 +19,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from ai.bundle.files import BundleError, bundle_digest, describe, shipped
-from ai.contract import Code, InstanceRef, Model, Presence, ReadingError, Selection, SeriesRef
+from ai.contract import Asked, Code, InstanceRef, Model, Presence, ReadingError, Selection, SeriesRef
 from ai.inference.bundle_model import BundleModel, load
 
 DX = "1.2.840.10008.5.1.4.1.1.1.1"
@@ -598,3 +598,81 @@ def test_no_directory_and_no_device_are_told(tmp_path: Path) -> None:
         describe(tmp_path / "nowhere")
     with pytest.raises(BundleError, match="device 'abacus' cannot be used"):
         load(write_bundle(tmp_path / "bundle"), device="abacus")
+
+
+# --- what is asked for
+
+POINTS = {
+    "operating_points": {
+        "low_alarm": {"thresholds": {"nodule": 0.9999, "mass": 0.9}},
+        "balanced": {"thresholds": {"nodule": 0.5, "mass": 0.5}},
+    },
+    "operating_point": "balanced",
+}
+
+
+@pytest.fixture(scope="module")
+def offering(tmp_path_factory: pytest.TempPathFactory) -> BundleModel:
+    outputs = [READING["outputs"][0], READING["outputs"][1] | {"default": False}]  # type: ignore[index]
+    reading = READING | POINTS | {"outputs": outputs}
+    return load(write_bundle(tmp_path_factory.mktemp("bundle") / "bright", reading=reading), threads=1)
+
+
+def test_an_operating_point_is_the_threshold_of_every_class(offering: BundleModel, tmp_path: Path) -> None:
+    image = write_image(tmp_path, image=pixels((40, 40, 200, 200)))
+    selection = chosen(offering, image)
+    usual, strict = offering.read(selection), offering.read(selection, Asked(operating_point="low_alarm"))
+    assert (usual.operating_point, usual.classes[0].threshold) == ("balanced", 0.5)
+    assert (strict.operating_point, strict.classes[0].threshold) == ("low_alarm", 0.9999)
+    assert usual.classes[0].presence is Presence.PRESENT and usual.findings
+    assert strict.classes[0].presence is Presence.ABSENT and not strict.findings
+
+
+def test_a_class_that_nobody_asked_for_is_neither_present_nor_absent(offering: BundleModel, tmp_path: Path) -> None:
+    selection = chosen(offering, write_image(tmp_path, image=pixels((40, 40, 200, 200))))
+    usual = offering.read(selection)
+    assert [each.key for each in usual.classes] == ["nodule"]
+    assert [each.key for each in usual.not_looked_for] == ["mass"]
+    everything = offering.read(selection, Asked(("*", "mass")))
+    assert [each.key for each in everything.classes] == ["nodule", "mass"] and not everything.not_looked_for
+    only = offering.read(selection, Asked(("ma*",)))
+    assert [each.key for each in only.classes] == ["mass"]
+    assert not only.findings and not only.heat_maps
+    assert [each.key for each in only.not_looked_for] == ["nodule"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (Asked(("pox",)), r"findings: 'pox' fits no class of bright; it has: nodule, mass"),
+        (Asked(operating_point="screening"), r"'screening' is not offered by bright; it offers: low_alarm, balanced"),
+    ],
+)
+def test_what_a_model_does_not_offer_cannot_be_asked(
+    offering: BundleModel, tmp_path: Path, asked: Asked, message: str
+) -> None:
+    with pytest.raises(ReadingError, match=message):
+        offering.read(chosen(offering, write_image(tmp_path)), asked)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"operating_point": "balanced"}, "expected both or neither"),
+        (POINTS | {"operating_point": "screening"}, "not among those offered: low_alarm, balanced"),
+        (
+            {"operating_points": {"balanced": {"thresholds": {"nodule": 0.5}}}, "operating_point": "balanced"},
+            r"operating_points\.balanced\.thresholds: mass is missing",
+        ),
+        (
+            {"operating_points": {"balanced": {"thresholds": {"pox": 0.5}}}, "operating_point": "balanced"},
+            r"operating_points\.balanced: no output is named pox",
+        ),
+        ({"measures": True}, "measures: only outlines can be measured"),
+    ],
+)
+def test_operating_points_that_contradict_the_outputs_are_refused(
+    tmp_path: Path, more: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(BundleError, match=message):
+        describe(write_bundle(tmp_path / "bundle", reading=READING | more))
