@@ -79,8 +79,8 @@ ALLOWED = (
     Allowed(
         "DicomSRValidator",
         r'Error: .*CODE \(121058,DCM,"Procedure reported"\): '
-        r'Code \(399208008,SCT,"Plain chest X-ray"\) not found in context group 100',
-        "CID 100 is extensible and has no plain chest radiograph",
+        r'Code \((399208008,SCT,"Plain chest X-ray"|24627-2,LN,"CT Chest")\) not found in context group 100',
+        "CID 100 is extensible and has neither a plain chest radiograph nor a CT of the chest",
     ),
 )
 

@@ -60,7 +60,7 @@ _PRESENCE = {
     Presence.ABSENT: CodedConcept("272519000", "SCT", "Absent"),
     Presence.UNDETERMINED: CodedConcept("373068000", "SCT", "Undetermined"),
 }
-# Members of CID 100 for any body region, and the plain chest radiograph, for which CID 100 (extensible) has no code.
+# Members of CID 100 for any body region. CID 100 is extensible and has no code for the two procedures of the chest.
 _PROCEDURES = {
     "CT": CodedConcept("25045-6", "LN", "CT unspecified body region"),
     "MR": CodedConcept("25056-3", "LN", "MRI unspecified body region"),
@@ -69,6 +69,7 @@ _PROCEDURES = {
 }
 _NONE_SUCCEEDED = codes.cid6047.NoAlgorithmsSucceededWithoutFindings
 _CHEST_RADIOGRAPH = CodedConcept("399208008", "SCT", "Plain chest X-ray")
+_CHEST_CT = CodedConcept("24627-2", "LN", "CT Chest")
 _OTHER_PROCEDURE = CodedConcept("363679005", "SCT", "Imaging procedure")
 _MODALITIES: dict[str, PydicomCode] = {code.value: code for code in codes.cid29.concepts.values()}
 
@@ -158,8 +159,11 @@ def _container(
 
 def _procedure(header: Dataset) -> CodedConcept:
     modality, body_part = text_of(header, "Modality"), text_of(header, "BodyPartExamined").upper()
-    if modality in ("CR", "DX") and body_part in ("CHEST", "THORAX"):
-        return _CHEST_RADIOGRAPH
+    if body_part in ("CHEST", "THORAX"):
+        if modality in ("CR", "DX"):
+            return _CHEST_RADIOGRAPH
+        if modality == "CT":
+            return _CHEST_CT
     return _PROCEDURES.get(modality, _OTHER_PROCEDURE)
 
 

@@ -310,7 +310,15 @@ def test_long_codes_and_names_are_written() -> None:
 
 @pytest.mark.parametrize(
     ("modality", "body_part", "procedure"),
-    [("DX", "CHEST", "399208008"), ("CR", "KNEE", "363679005"), ("CT", "CHEST", "25045-6"), ("XX", "", "363679005")],
+    [
+        ("DX", "CHEST", "399208008"),
+        ("CR", "KNEE", "363679005"),
+        ("CT", "CHEST", "24627-2"),
+        ("CT", "THORAX", "24627-2"),
+        ("CT", "ABDOMEN", "25045-6"),
+        ("MR", "CHEST", "25056-3"),
+        ("XX", "", "363679005"),
+    ],
 )
 def test_the_procedure_is_the_one_reported_on(modality: str, body_part: str, procedure: str) -> None:
     document, _ = build(Modality=modality, BodyPartExamined=body_part)
