@@ -13,7 +13,8 @@ from ai.contract import Reading
 from dicom_node.config.settings import Profile
 from dicom_node.config.values import Language
 from dicom_node.results.uids import digest_of
-from dicom_node.results.words.texts import WORDS, Words
+from dicom_node.results.words.language import Words
+from dicom_node.results.words.texts import WORDS
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from pydicom.dataset import Dataset
 from ai.contract import Region
 from dicom_node.results.source import on_image
 from dicom_node.results.source_bytes import numbers_of, text_of
-from dicom_node.results.words.texts import Words
+from dicom_node.results.words.language import Words
 
 _PROJECTIONS = frozenset(["CR", "DX", "MG", "RF", "XA", "IO", "PX", "RG", "DR"])
 

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from dicom_node.results.pictures.typeface import drawable, font, font_path
+from dicom_node.results.words.names import NAMES, NOTICES
 from dicom_node.results.words.reasons import REASONS
-from dicom_node.results.words.texts import _NAMES, _NOTICES, WORDS
+from dicom_node.results.words.texts import WORDS
 
 
 def texts(value: object) -> Iterator[str]:
@@ -29,7 +30,7 @@ def has_glyph(character: str, size: int = 24) -> bool:
 
 
 def test_what_is_said_in_any_language_can_be_drawn() -> None:
-    said = {c for text in texts((tuple(WORDS.values()), _NAMES, _NOTICES, REASONS)) for c in text}
+    said = {c for text in texts((tuple(WORDS.values()), NAMES, NOTICES, REASONS)) for c in text}
     assert len(said) > 300
     assert sorted(c for c in said if c != " " and not has_glyph(c)) == []
 

@@ -12,7 +12,8 @@ from ai.contract import Code, Presence
 from ai.selection import images, rules, volumes
 from ai.volumes import slices, stacks
 from dicom_node.config.values import Language
-from dicom_node.results.words.texts import WORDS, Words
+from dicom_node.results.words.language import Words
+from dicom_node.results.words.texts import WORDS
 from tests.support.programs import ROOT
 
 LANGUAGES: tuple[Language, ...] = ("ko", "ja")

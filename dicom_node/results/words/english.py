@@ -1,0 +1,62 @@
+"""The texts of the results in English."""
+
+from __future__ import annotations
+
+from ai.contract import Presence
+from dicom_node.results.words.language import Words
+
+ENGLISH = Words(
+    language="en",
+    locale=("en-US", "English (United States)"),
+    not_for_diagnosis="AI - not for diagnostic use",
+    no_findings="No findings",
+    findings_without_region="Findings without a region",
+    incomplete="incomplete reading: not every class could be determined",
+    incomplete_without_findings="Incomplete reading: no findings in what could be read",
+    no_negative_result="This is not a negative result",
+    other_reasons="other reasons in the report",
+    score="score",
+    threshold="threshold",
+    report="AI report",
+    finding="Finding",
+    side="Side",
+    certainty="Certainty",
+    size="Size",
+    verdict="Verdict",
+    patient="Patient",
+    study="Study",
+    see_report="see the report",
+    intended_use="Intended use",
+    sides_of_box="Long and short axis are the sides of the box",
+    at_detector="measured at the detector, where the magnification makes things larger than they are",
+    key_images="Images with findings of the AI reading",
+    light_captions="Images with a light caption have a picture of their own",
+    no_picture="The image itself cannot be displayed",
+    presence={
+        Presence.PRESENT: "present",
+        Presence.ABSENT: "absent",
+        Presence.UNDETERMINED: "undetermined",
+    },
+    not_assessed_class="not assessed",
+    _findings=("{} finding with a region", "{} findings with a region"),
+    _outlined=("No structure outlined", "{} structure outlined", "{} structures outlined"),
+    _parts=("{} image, other object or series", "{} images, other objects or series"),
+    _failed="AI reading failed: {}",
+    _read_at="Read {}",
+    _image_of="Image {} of {}",
+    _slice="Slice {}",
+    _frame="Frame {}",
+    _none_here="No findings in this image; {} in the study",
+    _not_read="Not read: {}: {}",
+    _read_by="Read by {} version {}, {}",
+    _replaces="Replaces the report of {}",
+    _heat_map="Heat map: where the model saw {}",
+    _montage="Overview: {} of {} images",
+    _axes="{} x {} mm",
+    _more=(
+        "{} more finding lies on an image that has no picture of its own",
+        "{} more findings lie on images that have no picture of their own",
+    ),
+    _unreadable="{} to be read could not be read: {}",
+    _not_assessed="Not assessed by this model: {}",
+)

@@ -1,0 +1,147 @@
+"""The form of the texts of one language (`Words`): a field for each text, a method for each that has places to fill."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ai.contract import Code, Presence
+from dicom_node.config.values import Language
+from dicom_node.results.words import names, reasons
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """The texts of one language. The method with the name of a private field fills the ``{}`` places of that field."""
+
+    language: Language
+    locale: tuple[str, str]
+    """Language of Content Item as RFC 5646 tag and its meaning (CID 5000), the meaning in English as all meanings."""
+    not_for_diagnosis: str
+    no_findings: str
+    findings_without_region: str
+    incomplete: str
+    incomplete_without_findings: str
+    no_negative_result: str
+    other_reasons: str
+    score: str
+    threshold: str
+    report: str
+    finding: str
+    side: str
+    certainty: str
+    size: str
+    verdict: str
+    patient: str
+    study: str
+    see_report: str
+    intended_use: str
+    sides_of_box: str
+    at_detector: str
+    key_images: str
+    light_captions: str
+    no_picture: str
+    presence: dict[Presence, str]
+    not_assessed_class: str
+    _findings: tuple[str, str]
+    _outlined: tuple[str, str, str]
+    _parts: tuple[str, str]
+    _failed: str
+    _read_at: str
+    _image_of: str
+    _slice: str
+    _frame: str
+    _none_here: str
+    _not_read: str
+    _read_by: str
+    _replaces: str
+    _heat_map: str
+    _montage: str
+    _axes: str
+    _more: tuple[str, str]
+    _unreadable: str
+    _not_assessed: str
+
+    def name(self, code: Code, english: str) -> str:
+        """The name of a coded concept."""
+        return names.NAMES.get((code.value, code.scheme), {}).get(self.language, english)
+
+    def notice(self, english: str) -> str:
+        """A model's notice."""
+        return names.NOTICES.get(english, {}).get(self.language, english)
+
+    def reason(self, english: str) -> str:
+        """The reason why something was not read."""
+        return reasons.translated(english, self.language)
+
+    def findings(self, count: int) -> str:
+        """The number of findings, as a verdict without a full stop."""
+        return self._findings[count > 1].format(count)
+
+    def outlined(self, count: int) -> str:
+        """The number of outlined structures, for a model that looks for no findings."""
+        return self._outlined[min(count, 2)].format(count)
+
+    def parts(self, count: int) -> str:
+        """The number of parts that were passed over: a reading does not tell images from other objects and series."""
+        return self._parts[count > 1].format(count)
+
+    def failed(self, reason: str) -> str:
+        """That nothing could be read, and that this is no negative answer."""
+        return self._failed.format(reason)
+
+    def read_at(self, time: str) -> str:
+        """When the reading was made."""
+        return self._read_at.format(time)
+
+    def image_of(self, number: int, total: int) -> str:
+        """The number of this image among the images read."""
+        return self._image_of.format(number, total)
+
+    def slice(self, number: int) -> str:
+        """The instance number of a slice."""
+        return self._slice.format(number)
+
+    def frame(self, number: int) -> str:
+        """The number of a frame."""
+        return self._frame.format(number)
+
+    def none_here(self, study: str) -> str:
+        """That the verdict ``study`` holds for the study, and that nothing lies on this image."""
+        return self._none_here.format(study)
+
+    def not_read(self, count: int, why: str) -> str:
+        """How much of the study was not read, and why."""
+        return self._not_read.format(self.parts(count), why)
+
+    def read_by(self, model: str, version: str, manufacturer: str) -> str:
+        """The model that made the reading."""
+        return self._read_by.format(model, version, manufacturer)
+
+    def replaces(self, time: str) -> str:
+        """That this report replaces an earlier one."""
+        return self._replaces.format(time)
+
+    def heat_map(self, classes: str) -> str:
+        """What a heat map shows."""
+        return self._heat_map.format(classes)
+
+    def montage(self, shown: int, total: int) -> str:
+        """How many of a series' slices a montage shows."""
+        return self._montage.format(shown, total)
+
+    def axes(self, long: str, short: str) -> str:
+        """The two axes of a finding in mm."""
+        return self._axes.format(long, short)
+
+    def more_findings(self, count: int) -> str:
+        """The number of findings on images that have no picture."""
+        return self._more[count > 1].format(count)
+
+    def unreadable(self, count: int, why: str) -> str:
+        """How much of what should have been read could not be read, and why."""
+        return self._unreadable.format(self.parts(count), why)
+
+    def not_assessed(self, classes: Sequence[str]) -> str:
+        """The classes that the model has but gives no verdict on."""
+        return self._not_assessed.format(("、" if self.language == "ja" else ", ").join(classes))
