@@ -99,8 +99,8 @@ EVENTS: tuple[LogEvent, ...] = (
         "failure.untold",
         ("error",),
         ("reason",),
-        "A reading failed, and the report that says so could not be made.",
-        "Tell the radiologists; `dicom-node studies UID` shows the study as failed.",
+        "A reading failed, and there is no report that says so; the reason says why.",
+        "Tell the radiologists; `dicom-node studies UID` shows the study as failed, with the same reason.",
     ),
     LogEvent(
         "files.limited",

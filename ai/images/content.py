@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -88,3 +89,28 @@ class _Bytes(_Positioned):
         buffer[: len(piece)] = piece
         self._at += len(piece)
         return len(piece)
+
+
+class Spliced(_Positioned):
+    """Parts of an open file, one behind the other, as if they were a file; the file must stay open.
+
+    ``spans`` are where they begin and end, in bytes from the start of ``file``.
+    """
+
+    def __init__(self, file: BinaryIO, spans: Sequence[tuple[int, int]]) -> None:
+        super().__init__(sum(end - begin for begin, end in spans))
+        self._file = file
+        self._spans = spans
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # as above
+        """Read on from the position into a buffer; how many bytes it got, 0 at the end."""
+        at = self._at
+        for begin, end in self._spans:
+            if at < end - begin:
+                self._file.seek(begin + at)
+                piece = self._file.read(min(len(buffer), end - begin - at))
+                buffer[: len(piece)] = piece
+                self._at += len(piece)
+                return len(piece)
+            at -= end - begin
+        return 0

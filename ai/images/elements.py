@@ -6,13 +6,14 @@ log lines are suppressed, and an error message names only the type of their exce
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import re
 import threading
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -21,10 +22,12 @@ from typing import Any, BinaryIO, Literal
 
 import pydicom
 from pydicom import uid
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset, FileMetaDataset
 
 from ai.contract import Content, ReadingError
-from ai.images.content import open_content
+from ai.images.content import Spliced, open_content
+from ai.images.element_walk import Walk
 from ai.images.pixels import MAX_PIXELS
 
 _MAX_FILE = 1 << 30
@@ -89,7 +92,7 @@ def open_dataset(content: Content, keywords: list[str], *, pixels: bool) -> tupl
     """The elements of a Part 10 file, whether it has pixels, and its transfer syntax."""
     with open_content(content) as file:
         syntax = _syntax(file)
-        dataset = _read(file, keywords, pixels=pixels)
+        dataset, used = _read(file, keywords, pixels=pixels)
         if pixels:
             return dataset, True, syntax
         if syntax == uid.DeflatedExplicitVRLittleEndian:  # pydicom reads out of a buffer that it keeps
@@ -97,7 +100,7 @@ def open_dataset(content: Content, keywords: list[str], *, pixels: bool) -> tupl
             whole = pydicom.dcmread(file, specific_tags=["PixelData"])
             return dataset, "PixelData" in whole, syntax
         # pydicom stops in front of the element, whose group and element stand in the byte order of the file.
-        tag = file.read(4)
+        tag = used.read(4)
         if not syntax.is_little_endian:
             tag = tag[1::-1] + tag[:1:-1]
         return dataset, tag[:2] == b"\xe0\x7f" and tag[2:] in _PIXELS, syntax
@@ -126,7 +129,7 @@ def open_pixels(content: Content, keywords: list[str]) -> Iterator[tuple[Dataset
     """
     with open_content(content) as file:
         syntax = _syntax(file)
-        dataset = _read(file, keywords, pixels=False)
+        dataset, used = _read(file, keywords, pixels=False)
         if syntax == uid.DeflatedExplicitVRLittleEndian:
             file.seek(0)
             element = pydicom.dcmread(file, specific_tags=["PixelData"]).get_item("PixelData")
@@ -135,7 +138,7 @@ def open_pixels(content: Content, keywords: list[str]) -> Iterator[tuple[Dataset
                 raise ReadingError("the file has no PixelData")
             yield dataset, syntax, PixelValue(BytesIO(value), 0, len(value), len(value), "OW")
             return
-        yield dataset, syntax, _pixel_value(file, dataset)
+        yield dataset, syntax, _pixel_value(used, dataset)
 
 
 def _pixel_value(file: BinaryIO, dataset: Dataset) -> PixelValue:
@@ -170,7 +173,7 @@ def _syntax(file: BinaryIO) -> uid.UID:
     file.seek(0)
     if file.read(132)[128:] != b"DICM":
         raise ReadingError("the file is no DICOM Part 10 file: the prefix DICM is missing")
-    meta = _meta(file)
+    meta = file_meta(file)
     syntax = meta.get("TransferSyntaxUID")
     if not isinstance(syntax, uid.UID) or not syntax:
         raise ReadingError("the file meta information names no transfer syntax")
@@ -179,8 +182,8 @@ def _syntax(file: BinaryIO) -> uid.UID:
     return syntax
 
 
-def _meta(file: BinaryIO) -> FileMetaDataset:
-    """The File Meta Information (PS3.10 section 7.1) of an open file."""
+def file_meta(file: BinaryIO) -> FileMetaDataset:
+    """The File Meta Information (PS3.10 section 7.1) of an open file, which then stands behind it."""
     file.seek(0)
     pydicom.filereader.read_preamble(file, force=False)
     return pydicom.filereader._read_file_meta_info(file)  # pydicom's public function takes a path alone
@@ -193,17 +196,44 @@ def refuse_bomb(file: BinaryIO) -> None:
         ReadingError: the file inflates to more.
     """
     with guarded():
-        meta = _meta(file)
+        meta = file_meta(file)
         if meta.get("TransferSyntaxUID") == uid.DeflatedExplicitVRLittleEndian:
             _check_inflated(file, meta)
 
 
-def _read(file: BinaryIO, keywords: list[str], *, pixels: bool) -> Dataset:
+def read_part10(file: BinaryIO, keep: Container[int], **how: Any) -> tuple[Dataset, BinaryIO]:
+    """`pydicom.dcmread` from the start of a file, whose sequences may be nested in any depth.
+
+    pydicom reads nested sequences of undefined length by recursion, and Python ends that at a depth of some hundreds
+    (`RecursionError`). Then all such sequences are left out that are not in ``keep``, which holds their tags.
+
+    Returns:
+        The data set, and the file that it was read from: ``file``, or one that lacks those sequences. It stands where
+        pydicom stopped.
+    """
     file.seek(0)
-    dataset = pydicom.dcmread(file, stop_before_pixels=not pixels, specific_tags=list(keywords))
+    try:
+        return pydicom.dcmread(file, **how), file
+    except RecursionError:
+        shallow = _without_sequences(file, keep)
+        return pydicom.dcmread(shallow, **how), shallow
+
+
+def _without_sequences(file: BinaryIO, keep: Container[int]) -> BinaryIO:
+    meta = file_meta(file)
+    start, syntax = file.tell(), meta.get("TransferSyntaxUID")
+    if syntax == uid.DeflatedExplicitVRLittleEndian:
+        raise ReadingError("the data set is deflated, and its sequences are nested too deep to be read")
+    walk = Walk(file, implicit=syntax == uid.ImplicitVRLittleEndian, little=syntax != uid.ExplicitVRBigEndian)
+    return io.BufferedReader(Spliced(file, [(0, start), *walk.spans(keep)]))
+
+
+def _read(file: BinaryIO, keywords: list[str], *, pixels: bool) -> tuple[Dataset, BinaryIO]:
+    wanted = frozenset(tag for tag in map(tag_for_keyword, keywords) if tag is not None)
+    dataset, used = read_part10(file, wanted, stop_before_pixels=not pixels, specific_tags=list(keywords))
     if len(dataset) == 0:  # the file is empty, or ends before its pixels
         raise ReadingError("the data set is empty or cut off")
-    return dataset
+    return dataset, used
 
 
 def _check_inflated(file: BinaryIO, meta: Dataset) -> None:

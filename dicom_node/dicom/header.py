@@ -20,8 +20,8 @@ from pydicom.tag import BaseTag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from ai.errors import where
+from ai.images.element_walk import LONGEST_VALUE, Walk
 from dicom_node.dicom.attributes import is_uid
-from dicom_node.dicom.element_walk import LONGEST_VALUE, Walk
 from dicom_node.errors import Refused
 
 HEAD_BYTES = 16 * 1024

@@ -58,6 +58,7 @@ class Worker:
 
     ``do`` does a job. It returns `Done`, or raises `Retryable`, `Waits` or `Permanent`. ``on_failure`` returns what
     else has to be written when a job fails for good; it is written in the transaction that marks the job failed.
+    Its ``reason`` says why nobody else is told of the failure, and is empty if somebody is.
     ``when`` returns whether this worker may claim a job now, if several do the same work. ``idle`` is called when no
     job is due.
     """
@@ -223,8 +224,9 @@ class Worker:
         logger().error("job.failed", reason=reason, fix="remove the cause, then run: dicom-node retry")
         try:
             done = self._on_failure(job, reason)
+            told = f"{reason}; {done.reason}" if done.reason else reason
             with self._index.transaction():
-                if self._index.fail(job, self._clock(), reason, run_key=done.run_key):
+                if self._index.fail(job, self._clock(), told, run_key=done.run_key):
                     done.effects()
         except Exception as error:
             if self._stopping.is_set():  # the stop of the node interrupted it: reported after the next start
@@ -232,11 +234,10 @@ class Worker:
                 return
             if trouble(error):
                 raise
-            told = str(error) if isinstance(error, NodeError) else where(error)
-            logger().error(
-                "failure.untold",
-                reason=f"the failure of the job is recorded, but no report of it could be made: {told}",
-            )
-            self._index.fail(job, self._clock(), reason)  # without a report
+            why = str(error) if isinstance(error, NodeError) else where(error)
+            logger().error("failure.untold", reason=f"no report says so: {why}")
+            self._index.fail(job, self._clock(), f"{reason}; no report says so: {why}")
         else:
+            if done.reason:
+                logger().error("failure.untold", reason=done.reason)
             done.then()

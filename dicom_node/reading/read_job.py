@@ -121,17 +121,19 @@ class Reader:
         return self._done(job, way, answer, time.perf_counter() - began)
 
     def failed(self, job: Job, reason: str) -> Done:
-        """Report to the destinations that a reading failed for good.
+        """Report to the destinations that a reading failed for good; without a report, the reason says why.
 
         Raises:
-            ReadingError, WarmProcessError: no report can be made; the job is recorded as failed all the same.
+            Permanent: no report can be made; the job is recorded as failed all the same.
             Hindered: no report can be made now.
         """
+        if job.kind == "shadow" or self._index.revision(job.study) > job.revision:
+            return Done()  # nobody waits for it; or the new revision is read, and its report counts
         way = self._way(job)
-        if way is None or not way.route.report_failures or job.kind == "shadow":
-            return Done()
-        if self._index.revision(job.study) > job.revision:
-            return Done()  # the new revision is read, and its report counts
+        if way is None:
+            return Done("no report says so: its route and destinations are no longer in the configuration")
+        if not way.route.report_failures:
+            return Done(f"no report says so: report_failures is false on route {way.route.name!r}")
         # The report has the time of the failure: a reading that is revived later must not look older than the report.
         request = self._request(job, way, self._clock())
         # A failure replaces no earlier report: what an earlier reading found still holds.
@@ -141,8 +143,11 @@ class Reader:
             answer = self._executor.submit(report_failure, request, reason).result()
         except process.MachineError as error:
             raise Hindered(str(error)) from error
+        except (ReadingError, process.WarmProcessError) as error:
+            raise Permanent(str(error)) from error
         if answer.run_key is None:
-            return Done()
+            why = "; ".join(dict.fromkeys(answer.notes)) or "no image of the study should have been read"
+            return Done(f"no report says so: {why}"[:1000])
         return self._recorded(job, way, answer, answer.run_key, supersedes=False)
 
     def _way(self, job: Job) -> _Way | None:

@@ -97,7 +97,8 @@ def _told_of_removed(request: ReadRequest) -> Iterator[PassedOver]:
 def report_failure(request: ReadRequest, reason: str) -> ReadAnswer:
     """Encode a report that a study could not be read, and why; runs in the warm process, without pixels or network.
 
-    The answer has no run key if no image should have been read, or none says which patient and study it is of.
+    The answer has no run key if no image should have been read, or none says which patient and study it is of; then its
+    notes say which of them it was.
 
     Raises:
         MachineError: the report cannot be written.
@@ -114,7 +115,8 @@ def report_failure(request: ReadRequest, reason: str) -> ReadAnswer:
     images = StoredImages()
     sources = results.identified(selection.chosen, request.study, images)
     if not sources:  # a report needs the patient and the study of an image
-        return ReadAnswer(selection.passed_over)
+        notes = ("no file of the study says which patient it is of",) if selection.chosen else ()
+        return ReadAnswer(selection.passed_over, notes=notes)
     uids = _editions(sources)
     key = results.run_key(request.site, identity, uids, _digest("failed", reason), request.asked)
     passed = (*selection.passed_over, *selection.surplus)

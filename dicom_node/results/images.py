@@ -3,14 +3,63 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from ai.contract import InstanceRef, ReadingError
+from dicom_node.results.source_bytes import tag_of
+
+# What results need of a header whose other sequences are nested too deep to be read.
+_SEQUENCES = frozenset(
+    map(
+        tag_of,
+        (
+            "IssuerOfAccessionNumberSequence",
+            "IssuerOfPatientIDQualifiersSequence",
+            "ModalityLUTSequence",
+            "PerFrameFunctionalGroupsSequence",
+            "PixelValueTransformationSequence",
+            "ReferencedRequestSequence",
+            "RequestAttributesSequence",
+            "SharedFunctionalGroupsSequence",
+            "VOILUTSequence",
+        ),
+    )
+)
+# What a report on an image needs that cannot be read otherwise.
+_IDENTITY = frozenset(
+    map(
+        tag_of,
+        (
+            "SpecificCharacterSet",
+            "SOPClassUID",
+            "SOPInstanceUID",
+            "StudyDate",
+            "StudyTime",
+            "AccessionNumber",
+            "Modality",
+            "TimezoneOffsetFromUTC",
+            "ReferringPhysicianName",
+            "StudyDescription",
+            "PatientName",
+            "PatientID",
+            "IssuerOfPatientID",
+            "PatientBirthDate",
+            "PatientSex",
+            "PatientAge",
+            "BodyPartExamined",
+            "StudyInstanceUID",
+            "SeriesInstanceUID",
+            "StudyID",
+            "Rows",
+            "Columns",
+        ),
+    )
+)
 
 
 class Images(Protocol):
@@ -41,14 +90,17 @@ class StoredImages:
     @staticmethod
     def _read_header(ref: InstanceRef) -> Dataset:
         from ai.images.content import open_content  # noqa: PLC0415 - as in `_read_pixels`
-        from ai.images.elements import refuse_bomb  # noqa: PLC0415 - as above
+        from ai.images.elements import read_part10, refuse_bomb  # noqa: PLC0415 - as above
 
+        # pydicom and the walk raise nearly anything on a damaged file, and their messages quote it.
         try:
             with open_content(ref.content) as file:
                 refuse_bomb(file)
-                file.seek(0)
-                return pydicom.dcmread(file, stop_before_pixels=True, force=True)
-        except Exception as error:  # pydicom raises nearly anything on a damaged file, and its messages quote the file
+                try:
+                    return read_part10(file, _SEQUENCES, stop_before_pixels=True, force=True)[0]
+                except Exception:
+                    return _whole_elements(file)
+        except Exception as error:
             raise ReadingError(f"the header of instance {ref.sop_instance_uid} cannot be parsed") from error
 
     @staticmethod
@@ -58,3 +110,22 @@ class StoredImages:
         pixels = radiograph.load_display(ref.content, frame)
         pixels.flags.writeable = False
         return pixels
+
+
+def _whole_elements(file: BinaryIO) -> Dataset:
+    """Of a header that pydicom cannot read, the elements in front of the place where it is broken.
+
+    They are enough for a report that the image could not be read. An element that is cut off, or longer than what is
+    needed can be, is not among them.
+    """
+    from ai.images.element_walk import LONGEST_VALUE, Walk  # noqa: PLC0415 - as in `_read_pixels`
+    from ai.images.elements import file_meta  # noqa: PLC0415 - as above
+
+    syntax = file_meta(file).TransferSyntaxUID
+    if syntax == DeflatedExplicitVRLittleEndian:
+        raise ValueError("a deflated data set is read as a whole or not at all")
+    walk = Walk(file, implicit=syntax == ImplicitVRLittleEndian, little=syntax != ExplicitVRBigEndian)
+    found = walk.read(_IDENTITY, max(_IDENTITY), lenient=True)
+    header = Dataset({tag: element for tag, element in found.items() if element.length <= LONGEST_VALUE})
+    header.set_original_encoding(walk.implicit, walk.little)
+    return header

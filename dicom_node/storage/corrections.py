@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
-from dicom_node.dicom.element_walk import Walk
+from ai.images.element_walk import Walk
 
 _COMPARED_TAGS = frozenset(
     {

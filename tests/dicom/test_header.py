@@ -26,8 +26,8 @@ from pydicom.uid import (
 )
 from pynetdicom.dsutils import split_dataset
 
+from ai.images.element_walk import LONGEST_VALUE
 from dicom_node import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
-from dicom_node.dicom.element_walk import LONGEST_VALUE
 from dicom_node.dicom.file_meta import file_head
 from dicom_node.dicom.header import _HEADER_TAGS, HEAD_BYTES, _plain, _text, _thorough, read_header, read_plain_header
 from dicom_node.errors import Refused

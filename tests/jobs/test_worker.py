@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import structlog
 
 from dicom_node.errors import Hindered, Permanent, Retryable
 from dicom_node.index.index import Index
@@ -249,14 +250,19 @@ def test_what_is_done_for_a_failure_is_written_with_it(index: Index) -> None:
         told.append((one.id, reason))
         return Done(run_key="f", effects=lambda: index._run("UPDATE studies SET routes = '[\"told\"]'") and None)
 
+    def broken_off(_job: Job, _reason: str) -> Done:
+        raise RuntimeError("secret")
+
     for broken in (False, True):
         failing = Worker(
             index, "read", raising(Permanent("no")), patience=Patience(3, None), lease_seconds=60.0, clock=Clock(),
-            on_failure=raising(RuntimeError("secret")) if broken else on_failure,  # type: ignore[arg-type]
+            on_failure=broken_off if broken else on_failure,
         )  # fmt: skip
         index.revive(None, 100.0)
         assert failing.work_once()
-        assert (job(index).state, job(index).reason) == ("failed", "no")
+        untold = "; no report says so: RuntimeError in " if broken else ""
+        assert job(index).state == "failed" and job(index).reason.startswith(f"no{untold}")
+        assert "secret" not in job(index).reason
         assert index.studies_with_state("1")[0].routes == ("told",)
     assert told == [(1, "no")]
 
@@ -270,7 +276,22 @@ def test_a_failure_that_cannot_be_recorded_with_its_report_is_recorded_without(i
         on_failure=lambda _job, _reason: Done(run_key="f", effects=broken),
     )  # fmt: skip
     assert failing.work_once()
-    assert (job(index).state, job(index).reason, job(index).run_key) == ("failed", "no", None)
+    assert (job(index).state, job(index).run_key) == ("failed", None)
+    assert job(index).reason.startswith("no; no report says so: RuntimeError in ")
+
+
+def test_why_nobody_is_told_of_a_failure_stands_with_it_and_in_the_log(
+    index: Index,
+) -> None:
+    failing = Worker(
+        index, "read", raising(Permanent("no")), patience=Patience(3, None), lease_seconds=60.0, clock=Clock(),
+        on_failure=lambda _job, _reason: Done("no report says so: nobody is there"),
+    )  # fmt: skip
+    with structlog.testing.capture_logs() as lines:
+        assert failing.work_once()
+    assert job(index).reason == "no; no report says so: nobody is there"
+    (untold,) = (line for line in lines if line["event"] == "failure.untold")
+    assert (untold["log_level"], untold["reason"]) == ("error", "no report says so: nobody is there")
 
 
 def test_a_failure_that_is_being_told_while_the_node_stops_is_told_after_the_next_start(index: Index) -> None:

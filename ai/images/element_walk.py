@@ -9,7 +9,7 @@ unexpected.
 from __future__ import annotations
 
 import struct
-from collections.abc import Container
+from collections.abc import Container, Iterator
 from typing import BinaryIO, cast
 
 from pydicom.datadict import dictionary_VR
@@ -22,6 +22,7 @@ LONGEST_VALUE = 4096
 
 _MOST_ELEMENTS = 500_000  # and items of one data set; a header that names 100,000 instances has about as many
 _UNDEFINED = 0xFFFFFFFF
+_PIXELS = 0x7FE00000  # the least tag of pixels
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _SEARCHED_AT_ONCE = 64 * 1024  # bytes
 _VRS = {vr.encode(): str(vr) for vr in STANDARD_VR}
@@ -49,34 +50,77 @@ class Walk:
         file.seek(-len(begin), 1)
         self.implicit = not _is_vr(begin[4:]) if len(begin) == 6 else implicit
 
-    def read(self, tags: Container[int], last: int) -> dict[BaseTag, RawDataElement]:
+    def read(self, tags: Container[int], last: int, *, lenient: bool = False) -> dict[BaseTag, RawDataElement]:
         """Read the elements with some tags, up to the first element whose tag is greater than ``last``.
 
-        If an element occurs twice, the second counts. Of a value at most `LONGEST_VALUE` bytes are read.
+        If an element occurs twice, the second counts. Of a value at most `LONGEST_VALUE` bytes are read. ``lenient``
+        ends a broken data set where it breaks, and keeps what was whole before.
 
         Raises:
             ValueError, struct.error: the data set is broken, or has too many elements.
         """
         found: dict[int, tuple[str | None, int, bytes]] = {}
-        while (head := self._head(implicit=self.implicit)) is not None:
-            tag, vr, size = head
-            if tag == _ITEM_END or tag > last:
-                break
-            if size == _UNDEFINED:
-                found.pop(tag, None)
-                if not self._pass(tag, vr, implicit=self.implicit):
-                    return {}  # as pydicom does with a data set that is cut off there
-            elif tag in tags:
-                found[tag] = (vr, size, self._file.read(min(size, LONGEST_VALUE)))
-                self._file.seek(max(size - LONGEST_VALUE, 0), 1)
-            else:
-                self._file.seek(size, 1)
+        try:
+            while (head := self._head(implicit=self.implicit)) is not None:
+                tag, vr, size = head
+                if tag == _ITEM_END or tag > last:
+                    break
+                if size == _UNDEFINED:
+                    found.pop(tag, None)
+                    if not self._pass(tag, vr, implicit=self.implicit):
+                        return {}  # as pydicom does with a data set that is cut off there
+                elif tag in tags:
+                    found[tag] = (vr, size, self._value(size, whole=lenient))
+                else:
+                    self._file.seek(size, 1)
+        except (ValueError, struct.error):
+            if not lenient:
+                raise
         return {
             BaseTag(tag): RawDataElement(
                 BaseTag(tag), vr, size, value if size else _empty(vr), 0, self.implicit, self.little
             )
             for tag, (vr, size, value) in found.items()
         }
+
+    def spans(self, keep: Container[int]) -> Iterator[tuple[int, int]]:
+        """Where the data set is in its file, without the sequences of undefined length whose tags are not in ``keep``.
+
+        Each span is from one place of the file to another, in bytes from its start. Pixels are not passed over: the
+        last span begins at the latest with them, and ends where the file ends.
+
+        Raises:
+            ValueError, struct.error: the data set is broken, or has too many elements.
+        """
+        begin = self._file.tell()
+        while True:
+            at = self._file.tell()
+            head = self._head(implicit=self.implicit)
+            if head is None or head[0] >= _PIXELS:
+                break
+            tag, vr, size = head
+            if size != _UNDEFINED:
+                self._file.seek(size, 1)
+                continue
+            sequence = self._is_sequence(tag, vr)
+            if not self._pass(tag, vr, implicit=self.implicit):
+                break
+            if sequence and tag not in keep:
+                yield begin, at
+                begin = self._file.tell()
+        yield begin, self._file.seek(0, 2)
+
+    def _value(self, size: int, *, whole: bool) -> bytes:
+        """The beginning of a value; the file then stands behind the value.
+
+        Raises:
+            ValueError: the file ends inside it, and it should be ``whole``.
+        """
+        value = self._file.read(min(size, LONGEST_VALUE))
+        if whole and len(value) < min(size, LONGEST_VALUE):
+            raise ValueError("the data set ends inside a value")
+        self._file.seek(max(size - LONGEST_VALUE, 0), 1)
+        return value
 
     def _count(self) -> None:
         self._left -= 1

@@ -1,0 +1,60 @@
+"""Data sets that pydicom cannot read, or only in part."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ai.contract import InstanceRef, ReadingError
+from ai.images.frames import load_display
+from ai.images.radiograph import load_radiograph, read_header
+from dicom_node.results import identified
+from dicom_node.results.images import StoredImages
+from tests.support.nested import nested, put_before_pixels
+from tests.support.samples import make_image
+
+DEEP = 5000  # Python ends a recursion at about 1000
+
+
+@pytest.fixture
+def ref(tmp_path: Path) -> InstanceRef:
+    image = make_image()
+    image.save_as(tmp_path / "image.dcm", enforce_file_format=True)
+    return InstanceRef(image.SOPInstanceUID, image.SOPClassUID, tmp_path / "image.dcm")
+
+
+@pytest.mark.parametrize("depth", [10, DEEP])
+def test_a_private_sequence_of_any_depth_disturbs_no_reader(ref: InstanceRef, depth: int) -> None:
+    before = load_radiograph(ref.content).display
+    put_before_pixels(Path(str(ref.content)), nested(0x0029, 0x1001, depth))
+    assert np.array_equal(load_radiograph(ref.content).display, before)
+    assert load_display(ref.content, 1).shape == (64, 64)
+    assert read_header(ref.content).has_pixels
+    header = StoredImages().header(ref)
+    assert (header.PatientID, header.Rows) == ("TEST-1", 64)
+
+
+def test_an_image_whose_lut_is_nested_too_deep_cannot_be_read_and_still_says_whose_it_is(ref: InstanceRef) -> None:
+    put_before_pixels(Path(str(ref.content)), nested(0x0028, 0x3010, DEEP))
+    with pytest.raises(ReadingError, match=r"cannot be read as a DICOM image \(RecursionError\)"):
+        load_radiograph(ref.content)
+    header = StoredImages().header(ref)
+    assert (header.PatientID, header.SOPInstanceUID) == ("TEST-1", ref.sop_instance_uid)
+
+
+def test_a_file_that_ends_before_its_study_says_nothing_of_a_patient(ref: InstanceRef) -> None:
+    path = Path(str(ref.content))
+    data, study = path.read_bytes(), str(StoredImages().header(ref).StudyInstanceUID)
+    for whole in range(data.index(b"TEST-1") - 8, data.index(study.encode()) + len(study), 7):
+        path.write_bytes(data[:whole])
+        assert identified([ref], study, StoredImages()) == ()
+    path.write_bytes(data)
+    assert identified([ref], study, StoredImages()) == (ref,)
+
+
+def test_what_is_no_dicom_file_says_nothing(ref: InstanceRef) -> None:
+    Path(str(ref.content)).write_bytes(b"no DICOM" * 1000)
+    with pytest.raises(ReadingError, match="cannot be parsed"):
+        StoredImages().header(ref)
