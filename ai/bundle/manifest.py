@@ -36,6 +36,11 @@ class CodeSpec(_Strict):
     scheme: Annotated[str, Field(min_length=1, max_length=16)]
     meaning: Annotated[str, Field(min_length=1, max_length=64)]
 
+    @classmethod
+    def of(cls, code: Code) -> CodeSpec:
+        """The concept of an `ai.contract.Code`."""
+        return cls(value=code.value, scheme=code.scheme, meaning=code.meaning)
+
     def code(self) -> Code:
         """The concept as an `ai.contract.Code`."""
         return Code(self.value, self.scheme, self.meaning)

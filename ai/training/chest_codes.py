@@ -1,7 +1,9 @@
 """Codes for the class names that published classifiers of chest radiographs use.
 
-The names are those of NIH ChestX-ray14 (Wang et al. 2017) and of TorchXRayVision (Cohen et al. 2022). A name without a
-reliable code gets a private code, in a coding scheme that begins with 99 (PS3.3 section 8.2).
+The names are those of NIH ChestX-ray14 (Wang et al. 2017) and of TorchXRayVision (Cohen et al. 2022), and the keys of
+the bundles that ship. A code says what a picture shows, not the disease behind it: pneumonia and tuberculosis cannot be
+seen, only suspected. A name without a reliable code of that kind gets a private code, in a coding scheme that begins
+with 99 (PS3.3 section 8.2). Where each code was checked: ``docs/reference/codes.md``.
 """
 
 from __future__ import annotations
@@ -57,29 +59,46 @@ _HEART = Code("80891009", "SCT", "Heart")
 _MEDIASTINUM = Code("72410000", "SCT", "Mediastinum")
 _DIAPHRAGM = Code("5798000", "SCT", "Diaphragm")
 
+OPACITY: Final = Code("112001", "DCM", "Opacity")
+NODULE: Final = Code("27925004", "SCT", "Nodule")
+MASS: Final = Code("4147007", "SCT", "Mass")
+CONSOLIDATION: Final = Code("95436008", "SCT", "Lung consolidation")
+INFILTRATE: Final = Code("112121", "DCM", "Infiltrate")
+PNEUMONIA: Final = Code("233604007", "SCT", "Pneumonia")
+"""The disease: a condition that an opacity may stand for, never the code of a finding."""
+_EFFUSION = Code("60046008", "SCT", "Pleural effusion")
+
 # key: code of the finding, or None if only a private code is right; and code of its site, or None.
 _KNOWN: Final[dict[str, tuple[Code | None, Code | None]]] = {
+    "abnormality": (Code("168734001", "SCT", "Standard chest X-ray abnormal"), None),
+    "airspace_opacity": (OPACITY, _LUNG),
     "atelectasis": (Code("46621007", "SCT", "Atelectasis"), _LUNG),
     "cardiomegaly": (Code("8186001", "SCT", "Cardiomegaly"), _HEART),
-    "consolidation": (Code("95436008", "SCT", "Lung consolidation"), _LUNG),
+    "consolidation": (CONSOLIDATION, _LUNG),
     "edema": (Code("19242006", "SCT", "Pulmonary edema"), _LUNG),
-    "effusion": (Code("60046008", "SCT", "Pleural effusion"), _PLEURA),
+    "effusion": (_EFFUSION, _PLEURA),
     "emphysema": (Code("87433001", "SCT", "Pulmonary emphysema"), _LUNG),
     "enlarged_cardiomediastinum": (None, _MEDIASTINUM),
     "fibrosis": (Code("51615001", "SCT", "Fibrosis of lung"), _LUNG),
     "fracture": (Code("125605004", "SCT", "Fracture of bone"), None),
     "hernia": (Code("39839004", "SCT", "Diaphragmatic hernia"), _DIAPHRAGM),
-    "infiltration": (Code("409609008", "SCT", "Radiologic infiltrate of lung"), _LUNG),
+    "infiltration": (INFILTRATE, _LUNG),
     "lung_lesion": (None, _LUNG),
-    "lung_opacity": (Code("112001", "DCM", "Opacity"), _LUNG),
-    "mass": (Code("309529002", "SCT", "Lung mass"), _LUNG),
-    "nodule": (Code("427359005", "SCT", "Solitary nodule of lung"), _LUNG),
-    "pleural_effusion": (Code("60046008", "SCT", "Pleural effusion"), _PLEURA),
+    "lung_opacity": (OPACITY, _LUNG),
+    "mass": (MASS, _LUNG),
+    "nodule": (NODULE, _LUNG),
+    "nodule_or_mass": (Code("nodule_or_mass", PRIVATE_SCHEME, "Nodule or mass"), _LUNG),
+    "pleural_effusion": (_EFFUSION, _PLEURA),
     "pleural_thickening": (None, _PLEURA),
-    "pneumonia": (Code("233604007", "SCT", "Pneumonia"), _LUNG),
-    "pneumothorax": (Code("36118008", "SCT", "Pneumothorax"), _LUNG),
-    "tuberculosis": (Code("154283005", "SCT", "Pulmonary tuberculosis"), _LUNG),
+    "pneumonia": (Code("pneumonia_susp", PRIVATE_SCHEME, "Imaging finding suspicious for pneumonia"), _LUNG),
+    "pneumothorax": (Code("36118008", "SCT", "Pneumothorax"), _PLEURA),
+    "tuberculosis": (Code("tb_susp", PRIVATE_SCHEME, "Imaging finding suspicious for pulmonary tuberculosis"), _LUNG),
 }
+DIFFERENTIALS: Final[dict[str, tuple[Code, ...]]] = {
+    "airspace_opacity": (PNEUMONIA, CONSOLIDATION, INFILTRATE),
+    "nodule_or_mass": (NODULE, MASS),
+}
+"""What a class of several conditions stands for, by its key: the model cannot tell these apart."""
 
 
 def key_of(name: str) -> str:

@@ -147,7 +147,7 @@ def test_list_and_show(config: Path, source: Path, quick: None) -> None:
     assert [output["key"] for output in shown["outputs"]] == ["nodule", "tuberculosis", "pneumothorax", "pneumonia"]
     assert shown["eval_metrics"]["images"] == 400
     text = models(config, "show", "local_cxr")[1]
-    for part in ("intended use  Demonstration", "Nodule (427359005, SCT", "threshold 0.966", "model card", "takes  "):
+    for part in ("intended use  Demonstration", "Nodule (27925004, SCT", "threshold 0.966", "model card", "takes  "):
         assert part in text
     code, _, told = models(config, "show", "other")
     assert (code, told) == (1, f"there is no model 'other'; there are: {', '.join(names)}")

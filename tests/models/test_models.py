@@ -235,7 +235,7 @@ def test_the_name_of_a_shipped_model_is_not_taken_by_accident(store: Models, tmp
         install(store, PHANTOM)
     assert untouched(store)
     assert install(store, source, replace_shipped=True, trial=untried).entry.record.replaces_shipped
-    assert [(e.version, e.state) for e in store.entries("phantom_cxr")] == [("9.0.0", "current"), ("0.1.0", "hidden")]
+    assert [(e.version, e.state) for e in store.entries("phantom_cxr")] == [("9.0.0", "current"), ("0.2.0", "hidden")]
     (pinned,) = find(settings_for(store.data_dir, pacs_port=104)).values()
     assert pinned.path == store.current("phantom_cxr").path
 

@@ -16,6 +16,7 @@ from ai.training.chest.card import card
 from ai.training.chest.data import KEYS
 from ai.training.chest.fit import Recipe
 from ai.training.chest.measure import REGION, OperatingPoint
+from ai.training.chest_codes import finding_code
 
 VERSION = "0.2.0"
 _FEWEST_BOXES = 5  # the least boxes of a class to measure its heat maps on
@@ -26,16 +27,15 @@ INTENDED_USE = (
     "images whose labels come mostly from reports by text mining. It must not be used for diagnosis, triage or any "
     "other decision about a patient, for children and adolescents, or for lateral views."
 )
-_LUNG = ("39607008", "Lung")
-_CODES = {  # name, code (SNOMED CT), meaning, site
-    "nodule_or_mass": ("Nodule or mass", "309529002", "Lung mass", _LUNG),
-    "tuberculosis": ("Tuberculosis", "154283005", "Pulmonary tuberculosis", _LUNG),
-    "pneumothorax": ("Pneumothorax", "36118008", "Pneumothorax", _LUNG),
-    "pneumonia": ("Pneumonia", "233604007", "Pneumonia", _LUNG),
-    "effusion": ("Pleural effusion", "60046008", "Pleural effusion", ("3120008", "Pleura")),
-    "cardiomegaly": ("Cardiomegaly", "8186001", "Cardiomegaly", ("80891009", "Heart")),
-    "abnormality": ("Any abnormality", "168734001", "Standard chest X-ray abnormal", None),
-    "consolidation": ("Consolidation", "95436008", "Lung consolidation", _LUNG),
+_NAMES = {
+    "nodule_or_mass": "Nodule or mass",
+    "tuberculosis": "Suspected tuberculosis",
+    "pneumothorax": "Pneumothorax",
+    "pneumonia": "Suspected pneumonia",
+    "effusion": "Pleural effusion",
+    "cardiomegaly": "Cardiomegaly",
+    "abnormality": "Any abnormality",
+    "consolidation": "Consolidation",
 }
 
 
@@ -104,7 +104,7 @@ def assemble(
         whole.places.weight.copy_(together.flatten(1)[:, :, None, None])
         whole.places.bias.copy_(mixed @ biases.mean(dim=0))
         share = torch.tensor([point.linear for point in points])
-        for ours, theirs in zip(whole.linear.parameters(), _mean(baselines), strict=True):
+        for ours, theirs in zip(whole.linear.parameters(), mean_of(baselines), strict=True):
             ours.copy_(theirs * share.view(-1, *(1,) * (theirs.ndim - 1)))
     return whole
 
@@ -119,7 +119,8 @@ def calibrated(baseline: LinearReader, points: Sequence[OperatingPoint]) -> Line
     return whole
 
 
-def _mean(baselines: Sequence[LinearReader]) -> list[torch.Tensor]:
+def mean_of(baselines: Sequence[LinearReader]) -> list[torch.Tensor]:
+    """Weights and offsets of the mean of linear models."""
     parts = zip(*(baseline.parameters() for baseline in baselines), strict=True)
     return [torch.stack([part.detach() for part in same]).mean(dim=0) for same in parts]
 
@@ -154,17 +155,17 @@ def reading(
     """``reading.json``; see `ai.bundle.manifest`."""
     outputs = []
     for channel, (key, point) in enumerate(zip(KEYS, points, strict=True)):
-        called, value, meaning, site = _CODES[key]
+        code, site = finding_code(key)
         output: dict[str, Any] = {
             "key": key,
-            "name": called,
+            "name": _NAMES[key],
             "channel": channel,
-            "code": {"value": value, "scheme": "SCT", "meaning": meaning},
+            "code": asdict(code),
             "threshold": round(point.threshold, 4),
             "map_threshold": REGION,
         }
         if site is not None:
-            output["site"] = {"value": site[0], "scheme": "SCT", "meaning": site[1]}
+            output["site"] = asdict(site)
         if reason := undetermined(key, figures):
             output["undetermined"] = reason
         if not is_placed((boxes or {}).get(key)):

@@ -15,9 +15,10 @@ from ai.bundle.files import made_with, write_json
 from ai.bundle.manifest import CodeSpec, InputSpec, Output, ReadingSpec
 from ai.inference.regions import regions
 from ai.phantom.draw import FINDING_KEYS
+from ai.training.chest_codes import finding_code
 from ai.training.phantom.evaluation import Case, hits
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"
 NOTICE = "Demonstration model, trained on no patient"
 INTENDED_USE = (
     "Demonstration and testing of the node with procedural phantoms of chest radiographs. It was trained on no patient "
@@ -84,12 +85,11 @@ every other box is false. {of_these_with_a_box} of the {images_without_finding} 
 {table}
 
 """
-_LUNG = CodeSpec(value="39607008", scheme="SCT", meaning="Lung")
-_MEANING = {
-    "nodule": ("Nodule", "427359005", "Solitary nodule of lung"),
-    "tuberculosis": ("Tuberculosis", "154283005", "Pulmonary tuberculosis"),
-    "pneumothorax": ("Pneumothorax", "36118008", "Pneumothorax"),
-    "pneumonia": ("Pneumonia", "233604007", "Pneumonia"),
+NAMES = {
+    "nodule": "Nodule",
+    "tuberculosis": "Suspected tuberculosis",
+    "pneumothorax": "Pneumothorax",
+    "pneumonia": "Suspected pneumonia",
 }
 _MAP_THRESHOLDS = (0.3, 0.4, 0.5, 0.6)
 _AREAS = (3, 6, 10, 16, 30, 60)
@@ -114,13 +114,13 @@ def operating_points(cases: Sequence[Case]) -> tuple[Output, ...]:
 
 
 def _output(channel: int, key: str, threshold: float, map_threshold: float, min_area: int) -> Output:
-    name, value, meaning = _MEANING[key]
+    code, site = finding_code(key)
     return Output(
         key=key,
-        name=name,
+        name=NAMES[key],
         channel=channel,
-        code=CodeSpec(value=value, scheme="SCT", meaning=meaning),
-        site=_LUNG,
+        code=CodeSpec.of(code),
+        site=None if site is None else CodeSpec.of(site),
         threshold=threshold,
         map_threshold=map_threshold,
         min_area=min_area,
@@ -219,7 +219,10 @@ def _metadata(bundle: Path, figures: Figures) -> dict[str, Any]:
     return {
         "schema": "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json",
         "version": VERSION,
-        "changelog": {VERSION: "First version"},
+        "changelog": {
+            VERSION: "Codes say what was seen: nodule, suspected tuberculosis, suspected pneumonia",
+            "0.1.0": "First version",
+        },
         **made_with(),
         "name": "Chest radiograph phantoms (demonstration)",
         "task": "Finds four kinds of findings in procedural phantoms of chest radiographs",

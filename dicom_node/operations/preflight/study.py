@@ -43,11 +43,15 @@ _MODEL = ModelIdentity(
 )
 _LUNG = Code("39607008", "SCT", "Lung")
 _MORPHOLOGY = Code("49755003", "SCT", "Morphologically Abnormal Structure")
+_PLEURA = Code("3120008", "SCT", "Pleura")
+_TUBERCULOSIS = Code("tb_susp", "99DICOMNODE", "Imaging finding suspicious for pulmonary tuberculosis")
+_PNEUMONIA = Code("pneumonia_susp", "99DICOMNODE", "Imaging finding suspicious for pneumonia")
+# Those of ``phantom_cxr``; see docs/reference/codes.md.
 _CLASSES = {
-    "nodule": ("Nodule", Code("427359005", "SCT", "Solitary nodule of lung")),
-    "tuberculosis": ("Tuberculosis", Code("154283005", "SCT", "Pulmonary tuberculosis")),
-    "pneumothorax": ("Pneumothorax", Code("36118008", "SCT", "Pneumothorax")),
-    "pneumonia": ("Pneumonia", Code("233604007", "SCT", "Pneumonia")),
+    "nodule": ("Nodule", Code("27925004", "SCT", "Nodule"), _LUNG),
+    "tuberculosis": ("Suspected tuberculosis", _TUBERCULOSIS, _LUNG),
+    "pneumothorax": ("Pneumothorax", Code("36118008", "SCT", "Pneumothorax"), _PLEURA),
+    "pneumonia": ("Suspected pneumonia", _PNEUMONIA, _LUNG),
 }
 
 
@@ -151,14 +155,14 @@ def _reading(drawn: draw.Phantom, source: Sample) -> Reading:
     ref = InstanceRef(source.sop_instance, str(source.sop_class), str(source.path))
     findings, classes, segments = [], [], []
     for number, seen in enumerate(drawn.findings):
-        name, code = _CLASSES[seen.key]
+        name, code, site = _CLASSES[seen.key]
         score = 0.9 - number / 10
         # In a PA radiograph the patient's left is on the right of the image.
         side = LEFT if seen.left + seen.right > _COLUMNS else RIGHT
         region = Region(source.sop_instance, seen.left, seen.top, seen.right, seen.bottom)
-        findings.append(Finding(seen.key, name, code, score, region, _LUNG, side))
+        findings.append(Finding(seen.key, name, code, score, region, site, side))
         classes.append(ClassResult(seen.key, name, code, score, 0.5, Presence.PRESENT))
-        segments.append(Segment(seen.key, name, code, _MORPHOLOGY, np.asarray([seen.mask]), _LUNG, side))
+        segments.append(Segment(seen.key, name, code, _MORPHOLOGY, np.asarray([seen.mask]), site, side))
     segmentation = Segmentation("binary", ((ref, 1),), tuple(segments))
     return Reading(
         _MODEL, (ref,), tuple(findings), tuple(classes), (), (("preflight", 0.0),), segmentations=(segmentation,)

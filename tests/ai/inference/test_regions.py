@@ -159,10 +159,10 @@ def test_the_shipped_bundle_says_what_it_is() -> None:
     assert spec.name == "phantom_cxr"
     assert spec.notice == "Demonstration model, trained on no patient"
     assert {o.key: o.code.value for o in spec.outputs} == {
-        "nodule": "427359005",
-        "tuberculosis": "154283005",
+        "nodule": "27925004",
+        "tuberculosis": "tb_susp",
         "pneumothorax": "36118008",
-        "pneumonia": "233604007",
+        "pneumonia": "pneumonia_susp",
     }
     metadata = json.loads((BUNDLE / "configs" / "metadata.json").read_text(encoding="utf-8"))
     channels = metadata["network_data_format"]["outputs"]["pred"]["channel_def"]

@@ -107,13 +107,14 @@ def test_every_reason_for_passing_over_is_translated(language: Language) -> None
         assert WORDS["en"].reason(reason) == reason
 
 
-def test_the_classes_of_the_shipped_model_have_a_name_in_every_language() -> None:
-    spec = (ROOT / "ai" / "bundles" / "phantom_cxr" / "configs" / "reading.json").read_text(encoding="utf-8")
-    codes = re.findall(r'"value": "(\d+)",\s*"scheme": "(\w+)",\s*"meaning": "([^"]+)"', spec)
-    assert len(codes) >= 4
+@pytest.mark.parametrize("bundle", ["phantom_cxr", "chest_xray"])
+def test_the_classes_of_the_shipped_models_have_a_name_in_every_language(bundle: str) -> None:
+    spec = (ROOT / "ai" / "bundles" / bundle / "configs" / "reading.json").read_text(encoding="utf-8")
+    codes = re.findall(r'"value": "(\w+)",\s*"scheme": "(\w+)",\s*"meaning": "([^"]+)"', spec)
+    assert len(codes) >= 8
     for language in LANGUAGES:
         for value, scheme, meaning in codes:
-            assert WORDS[language].name(Code(value, scheme, meaning), meaning) != meaning
+            assert WORDS[language].name(Code(value, scheme, meaning), meaning) != meaning, meaning
 
 
 def test_what_has_no_translation_stays_english() -> None:
