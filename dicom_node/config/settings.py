@@ -26,12 +26,16 @@ from dicom_node.config.values import (
     Patterns,
     Port,
     Seconds,
+    Viewer,
     address_of,
     is_this_machine,
     to_folder,
 )
 
 _WILDCARDS = frozenset("*?[")
+
+SERIES_OF_A_MODEL = 10
+"""How many Series Numbers the results of each model have, from ``series_number_base`` on."""
 
 
 class _Strict(BaseModel):
@@ -46,7 +50,8 @@ class Profile:
 
     ``outputs`` are the kinds of objects; ``language`` is that of the texts that people read (codes have none);
     ``character_set`` "source" keeps the source's Specific Character Set wherever it can hold the texts, "utf-8" never
-    does; ``sr_class`` is the report's SOP class; the first series is numbered ``series_number_base``.
+    does; ``sr_class`` is the report's SOP class; the first series of the first model is numbered
+    ``series_number_base``. ``viewer`` names the one in which the results are read: see :attr:`made`.
     """
 
     outputs: tuple[Output, ...] = ("sr", "sc", "gsps", "seg", "kos")
@@ -55,10 +60,17 @@ class Profile:
     series_number_base: int = 9001
     character_set: Literal["source", "utf-8"] = "source"
     sr_class: Literal["comprehensive", "comprehensive3d"] = "comprehensive"
+    viewer: Viewer = "any"
 
     def __post_init__(self) -> None:
         # The order in a file says nothing: two that differ in it alone are one profile, with one set of UIDs.
         object.__setattr__(self, "outputs", tuple(each for each in get_args(Output) if each in self.outputs))
+
+    @property
+    def made(self) -> tuple[Output, ...]:
+        """The kinds of objects that are made: ``outputs`` without those that the viewer shows as unsupported."""
+        left_out = ("gsps", "kos") if self.viewer == "ohif" else ()
+        return tuple(each for each in self.outputs if each not in left_out)
 
     @property
     def digest(self) -> str:
@@ -84,11 +96,13 @@ class _Wishes(_Strict):
     content_qualification: Literal["RESEARCH", "PRODUCT", "SERVICE"] | None = None
     """PRODUCT only for a model that is cleared for clinical use: it removes the words 'not for diagnostic use'."""
     series_number_base: Annotated[int, Field(strict=True, ge=1, le=2147483000)] | None = None
-    """The number of the first result series; the other kinds follow it."""
+    """The number of the first result series; the other kinds follow it, and each further model begins ten higher."""
     character_set: Literal["source", "utf-8"] | None = None
     """'source' keeps the images' character set where it can hold the texts; 'utf-8' always converts to Unicode."""
     sr_class: Literal["comprehensive", "comprehensive3d"] | None = None
     """The kind of structured report; 'comprehensive3d' where the PACS asks for it."""
+    viewer: Viewer | None = None
+    """Where the results are read: 'ohif' leaves out what OHIF does not draw, and puts words where it shows them."""
 
     def wishes(self) -> dict[str, Any]:
         """What is said, by the name of :class:`Profile`'s field."""
@@ -270,7 +284,26 @@ class Settings(_Strict):
                         "results of models are sent, those of shadow are not"
                     )
             self._callers_exist(route)
+        self._no_shared_series_numbers()
         return self
+
+    def _no_shared_series_numbers(self) -> None:
+        """No two models have the same Series Numbers at one destination, whatever ``series_number_base`` they have."""
+        places = {name: place for place, name in enumerate(self.reading_models())}
+        begins: dict[tuple[str, str], set[int]] = {}
+        for route in self.routes:
+            for peer in route.to:
+                base = self.profile(route, peer).series_number_base
+                for model in route.models:
+                    begins.setdefault((peer, model), set()).add(base + SERIES_OF_A_MODEL * places[model])
+        for (peer, model), ours in begins.items():
+            for (other_peer, other), theirs in begins.items():
+                near = [a for a in ours for b in theirs if abs(a - b) < SERIES_OF_A_MODEL]
+                if other_peer == peer and other != model and near:
+                    raise ValueError(
+                        f"peer {peer!r}: results of {model!r} and {other!r} would both have series number {near[0]}: "
+                        "expected values of series_number_base that are equal, or further apart"
+                    )
 
     def _room_before_refusing(self) -> None:
         free, kept = self.retention.free_gb, self.node.keep_free_gb

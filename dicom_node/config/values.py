@@ -69,6 +69,7 @@ Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
 Seconds = Annotated[float, Field(strict=True, ge=0, le=86400, allow_inf_nan=False)]
 Output = Literal["sr", "sc", "gsps", "seg", "pdf", "kos"]
 Language = Literal["en", "ko", "ja"]
+Viewer = Literal["any", "ohif"]
 
 
 def to_folder(value: Any) -> Any:

@@ -36,6 +36,7 @@ class ReadRequest:
     writes the results durably; None if it has no such folder, and the results come back as bytes. ``threads`` is how
     many processors the network may use; None leaves it to torch. ``batch`` begins the names of the result files under
     ``incoming/``. ``removed`` are the instances that retention has removed. ``asked`` is what to look for.
+    ``place`` is the model's place in the configuration, from 0: it sets the Series Numbers of the results.
     """
 
     model: str
@@ -50,6 +51,7 @@ class ReadRequest:
     batch: str = ""
     removed: tuple[str, ...] = ()
     asked: Asked = DEFAULT
+    place: int = 0
 
     def missing(self, run_key: str) -> tuple[Wanted, ...]:
         """The profiles that a run has no results for; a destination that was added leaves those of the others alone."""

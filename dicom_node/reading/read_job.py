@@ -44,13 +44,15 @@ class _Way:
     """Where the results of a job go, by the settings in force when it begins: they may change while it runs.
 
     ``asked``: what the models look for. ``profiles``: each destination of the route, with how its results are made.
-    ``committing``: the destinations that are asked to commit.
+    ``committing``: the destinations that are asked to commit. ``place``: the model's place among all that are read for
+    destinations, from 0.
     """
 
     route: Route
     asked: Asked
     profiles: tuple[tuple[str, Profile], ...]
     committing: frozenset[str]
+    place: int
 
 
 class Reader:
@@ -162,6 +164,7 @@ class Reader:
             settings.asked(route),
             tuple((name, settings.profile(route, name)) for name in route.to),
             frozenset(peer.name for peer in settings.destinations() if peer.commitment),
+            0 if job.kind == "shadow" else models.index(job.target),
         )
 
     def _request(self, job: Job, way: _Way, created: float) -> ReadRequest:
@@ -195,6 +198,7 @@ class Reader:
             data_dir=str(self._spool.root),
             removed=tuple(each.sop_instance_uid for each in removed if each.series in taken),
             asked=way.asked,
+            place=way.place,
         )
 
     def _wanted(self, job: Job, way: _Way, *, replaces: bool) -> tuple[Wanted, ...]:

@@ -157,7 +157,7 @@ def _encoded(request: ReadRequest, key: str, reading: Reading, images: Any) -> R
             if old is not None:
                 moment = _moment(old.created)
                 predecessor = results.Predecessor(old.sop_class_uid, old.sop_instance_uid, old.series, moment)
-            run = results.Run(key, created, request.site, reading, wanted.profile, predecessor)
+            run = results.Run(key, created, request.site, reading, wanted.profile, predecessor, place=request.place)
             for each in _timed(results.objects_of(run, images), encoding):
                 uids = (each.sop_class_uid, each.sop_instance_uid, each.series_instance_uid)
                 made.append(((each.role, *uids, wanted.profile.digest), sum(map(len, each.pieces))))

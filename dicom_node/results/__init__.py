@@ -91,7 +91,7 @@ def objects_of(run: Run, images: Images | None = None) -> Iterator[ResultObject]
         raise ReadingError("an image does not say of which study it is, so that the report would belong to nobody")
     run, headers = in_the_wanted_characters(run, headers)
     for role in ROLES:
-        if role in run.profile.outputs:
+        if role in run.profile.made:
             for index, dataset in enumerate(_BUILDERS[role](run, headers, images)):
                 yield _result(role, index, dataset)
 
@@ -116,7 +116,7 @@ def identified(refs: Iterable[InstanceRef], study: str, images: Images) -> tuple
 def left_out(run: Run, roles: Iterable[str], images: Images | None = None) -> tuple[str, ...]:
     """Why segmentations of the reading have no object among those of these roles that were made, in plain words."""
     made = sum(role == "seg" for role in roles)
-    if "seg" not in run.profile.outputs or made == len(run.reading.segmentations):
+    if "seg" not in run.profile.made or made == len(run.reading.segmentations):
         return ()
     images = images or StoredImages()
     return seg.refusals(run, [images.header(ref) for ref in run.reading.sources])

@@ -96,18 +96,17 @@ def identity(run: Run, source: Source, role: str, index: int) -> dict[str, Any]:
 
     ``run`` is already :func:`fitted` to the source; ``index`` counts the objects of the role from 0.
     """
-    model, at, kind = run.reading.model, local_time(run, source.header), ROLES[role]
-    research = " - not for diagnostic use" if run.research else ""
+    model, at = run.reading.model, local_time(run, source.header)
     return {
         "series_instance_uid": series_uid(run.objects_key, role),
-        "series_number": run.profile.series_number_base + kind.offset,
+        "series_number": run.first_series + ROLES[role].offset,
         "sop_instance_uid": derived_uid(run.objects_key, role, index),
         "instance_number": index + 1,
         "manufacturer": within(model.manufacturer, 64),
         "manufacturer_model_name": within(f"{model.name} {model.version}", 64),
         "software_versions": __version__,
         "device_serial_number": within(model.digest, 64),
-        "series_description": within(f"{kind.description}{research}: {model.name}", 64),
+        "series_description": within(run.series_description(role), 64),
         "series_date": at.date(),
         "series_time": at.time(),
         "content_date": at.date(),

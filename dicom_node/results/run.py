@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from ai.contract import Reading
-from dicom_node.config.settings import Profile
+from dicom_node.config.settings import SERIES_OF_A_MODEL, Profile
 from dicom_node.config.values import Language
 from dicom_node.results.uids import digest_of
 from dicom_node.results.words.language import Words
@@ -21,23 +21,26 @@ from dicom_node.results.words.texts import WORDS
 class Role:
     """One kind of result object: a series of its own in the source study.
 
-    Its Series Number is the profile's ``series_number_base`` plus ``offset``; ``description`` begins the Series
-    Description.
+    Its Series Number is that of the model's range (:attr:`Run.first_series`) plus ``offset``; ``kind`` tells it from
+    the model's other series in the Series Description.
     """
 
     offset: int
-    description: str
+    kind: str
 
 
 ROLES: dict[str, Role] = {
-    "sr": Role(0, "AI report"),
-    "sc": Role(1, "AI picture"),
-    "gsps": Role(2, "AI marks"),
-    "seg": Role(3, "AI segmentation"),
-    "pdf": Role(4, "AI page"),
-    "kos": Role(5, "AI key images"),
+    "sr": Role(0, "report"),
+    "sc": Role(1, "picture"),
+    "gsps": Role(2, "marks"),
+    "seg": Role(3, "segments"),
+    "pdf": Role(4, "page"),
+    "kos": Role(5, "keys"),
 }
 """The roles, in the order in which their objects are sent."""
+
+_SHORT = 11
+"""The most characters of a model's name at the beginning of a Series Description."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,8 @@ class Run:
 
     ``key`` is :func:`uids.run_key` (hex). ``created`` is timezone-aware, taken once when the run is created, and the
     only time in its result objects. ``site`` names the installation. ``in_english`` overrides the profile's language;
-    it is set when a source's character set cannot hold that language and cannot be converted.
+    it is set when a source's character set cannot hold that language and cannot be converted. ``place`` counts from 0
+    the models of the configuration: each has a range of Series Numbers of its own.
 
     Raises:
         ValueError: ``created`` has no time zone.
@@ -69,6 +73,7 @@ class Run:
     profile: Profile = field(default_factory=Profile)
     predecessor: Predecessor | None = None
     in_english: bool = False
+    place: int = 0
 
     def __post_init__(self) -> None:
         if self.created.tzinfo is None:
@@ -76,8 +81,23 @@ class Run:
 
     @property
     def objects_key(self) -> str:
-        """The key from which UIDs derive: the same reading under another profile gives other objects."""
-        return digest_of("objects", self.key, self.profile.digest)
+        """The key from which UIDs derive: another profile, or another range of Series Numbers, gives other objects."""
+        return digest_of("objects", self.key, self.profile.digest, *([self.place] if self.place else []))
+
+    @property
+    def first_series(self) -> int:
+        """The Series Number of the model's first role."""
+        return self.profile.series_number_base + SERIES_OF_A_MODEL * self.place
+
+    def series_description(self, role: str) -> str:
+        """The description of a role's series: what tells it from the others stands in its first 18 characters.
+
+        Viewers cut the rest. A model whose name does not fit there has its full name at the end.
+        """
+        name = self.reading.model.name
+        short = name if len(name) <= _SHORT else f"{name[:7]}~{digest_of(name)[:3]}"
+        research = " - not for diagnostic use" if self.research else ""
+        return f"AI {short} {ROLES[role].kind}{research}{'' if short == name else f': {name}'}"
 
     @property
     def language(self) -> Language:

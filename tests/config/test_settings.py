@@ -101,6 +101,7 @@ def test_every_setting_of_a_profile_changes_its_digest_and_the_order_of_outputs_
         "series_number_base": 9002,
         "character_set": "utf-8",
         "sr_class": "comprehensive3d",
+        "viewer": "ohif",
     }
     assert others.keys() == {field.name for field in dataclasses.fields(Profile)}
     digests = {Profile().digest, *(Profile(**{key: value}).digest for key, value in others.items())}
@@ -317,6 +318,16 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load(file)
     assert len(str(caught.value).splitlines()) == 2
+
+
+def test_no_two_models_share_series_numbers_at_a_destination(tmp_path: Path) -> None:
+    route = '[[routes]]\nname = "{}"\nmodels = ["{}"]\nto = ["pacs"]\nseries_number_base = {}\n'
+    good = route.format("one", "a", 9001) + route.format("two", "b", 9001) + route.format("three", "a", 9000)
+    peers = GOOD.partition("[[routes]]")[0]
+    assert load(write(tmp_path, peers + good)).reading_models() == ("a", "b")
+    with pytest.raises(ConfigError) as told:
+        load(write(tmp_path, peers + route.format("one", "a", 9013) + route.format("two", "b", 9001)))
+    assert "'a' and 'b' would both have series number 9013" in str(told.value)
 
 
 def test_names_stand_once(tmp_path: Path) -> None:

@@ -405,6 +405,40 @@ def test_another_language_is_written_whatever_the_sources_character_set(path: Pa
     assert run.words.not_for_diagnosis in report_text(result)
 
 
+def test_twenty_characters_tell_every_series_of_every_model_apart() -> None:
+    image, seen = make_image(), {}
+    names = (
+        "phantom_cxr",
+        "chest_xray",
+        "lung_nodule_ct_detection",
+        "lung_nodule_ct_segmentation",
+        "chest_xray_2026_a",
+    )
+    for place, name in enumerate(names):
+        run = run_of(image, boxes=BOXES["one"], profile={"outputs": tuple(ROLES)})
+        run = replace(run, place=place, reading=replace(run.reading, model=replace(MODEL, name=name)))
+        for made in encode(run, Held(image)):
+            result = written(pydicom.dcmread(BytesIO(made.content)))
+            said = result.SeriesDescription
+            assert said.startswith("AI ") and "not for diagnostic use" in said
+            seen.setdefault(said[:20], set()).add((int(result.SeriesNumber), made.series_instance_uid))
+    assert len(seen) == len(names) * (len(ROLES) - 1)  # all but seg: nothing is outlined
+    assert all(len(each) == 1 for each in seen.values())
+    assert len({number for each in seen.values() for number, _ in each}) == len(seen)
+    assert "AI chest_xray pictur" in seen
+
+
+def test_another_range_of_series_numbers_has_other_uids() -> None:
+    run = run_of(make_image())
+    assert len({replace(run, place=place).objects_key for place in range(3)}) == 3
+
+
+def test_ohif_gets_nothing_that_it_does_not_draw() -> None:
+    image = make_image()
+    made = encode(run_of(image, boxes=BOXES["one"], profile={"viewer": "ohif"}), Held(image))
+    assert {each.role for each in made} == {"sr", "sc"}
+
+
 @pytest.mark.parametrize(
     ("charset", "name"),
     [

@@ -49,7 +49,7 @@ def points(config: Path, name: str, *, reject: bool = False, limits: Limits | No
         return
     ours, theirs = settings.node.ae_title, peer.ae_title
     profiles = _profiles(settings, peer)
-    wanted = "; ".join(f"{', '.join(profile.outputs)} ({routes})" for routes, profile in profiles)
+    wanted = "; ".join(f"{', '.join(profile.made)} ({routes})" for routes, profile in profiles)
     yield Point(
         "ok" if any(name in route.to for route in settings.routes) else "warn",
         "configuration",

@@ -146,7 +146,7 @@ def make(folder: Path, profiles: Sequence[tuple[str, Profile]], now: datetime) -
             results.append(
                 Sample(one.role, label, UID(one.sop_class_uid), one.sop_instance_uid, one.series_instance_uid, path)
             )
-        unmade += [f"{role}{of}" for role in profile.outputs if role not in made]
+        unmade += [f"{role}{of}" for role in profile.made if role not in made]
     return TestStudy(image.StudyInstanceUID, source, tuple(results), tuple(unmade))
 
 

@@ -12,7 +12,7 @@ from ai.contract import Finding, HeatMap, Presence, Segment
 from dicom_node.results import verdict
 from dicom_node.results.pictures.drawing import Box, Colour, Outline
 from dicom_node.results.pictures.heat_maps import VISIBLE, Heat
-from dicom_node.results.pictures.palette import COLOURS, Palette
+from dicom_node.results.pictures.palette import Palette
 from dicom_node.results.pictures.slices import Frame, Stack
 from dicom_node.results.run import Run
 from dicom_node.results.verdict import percent
@@ -43,7 +43,7 @@ class Overlay:
 
     def colour(self, finding: Finding) -> Colour:
         """The colour of a finding's class."""
-        return self.colours.get(finding.key, COLOURS[-1])
+        return self._palette.colour(finding)
 
     def boxes(self, frame: Frame, across: float = 1.0, down: float = 1.0) -> list[Box]:
         """The findings on a frame as boxes of a picture that is ``across`` times as wide and ``down`` times as high.

@@ -168,7 +168,7 @@ def test_inside_a_box_the_source_stands_and_its_edge_has_the_class_colour(rows: 
         left, top, right, bottom = edges(finding.region)
         inside = rgb[top:bottom, left:right]
         assert (inside == source[top:bottom, left:right, np.newaxis]).all()
-        colour = palette.COLOURS[[key for key, _, _ in CLASSES].index(finding.key)]
+        colour = palette.COLOURS[palette.place_of(finding.code)]
         assert (rgb[top - 1, left:right] == colour).all()
         assert (rgb[bottom, left:right] == colour).all()
         assert (rgb[top:bottom, left - 1] == colour).all()
@@ -320,7 +320,8 @@ def test_two_findings_on_one_place_are_both_seen() -> None:
     place = (0.3, 0.3, 0.5, 0.5)
     _, rgb, _ = drawn({"nodule": place, "effusion": place}, 600, 600)
     top = rgb[179, 180:300]
-    assert {tuple(map(int, pixel)) for pixel in top} == {palette.COLOURS[0], palette.COLOURS[1]}
+    colours = palette.Palette(run_of(make_image()).reading).classes
+    assert {tuple(map(int, pixel)) for pixel in top} == {colours["nodule"], colours["effusion"]}
 
 
 @pytest.mark.parametrize("language", ["en", "ko", "ja"])

@@ -477,7 +477,8 @@ def test_only_frames_with_pixels_are_stored_by_segment_and_position() -> None:
 
 def test_twenty_overlapping_segments_keep_apart() -> None:
     headers, masks = series(count=4), [blob(4, seed) for seed in range(20)]
-    dataset = built(headers, masks)
+    each = [segment(mask, key=f"s{n}", code=Code(str(n), "99X", "c")) for n, mask in enumerate(masks)]
+    dataset = built(headers, each)
     assert int(dataset.NumberOfFrames) == 80
     assert dataset.SegmentsOverlap == "YES"
     for number, mask in enumerate(masks, 1):
@@ -566,7 +567,7 @@ def test_the_object_is_one_of_the_runs() -> None:
     assert (dataset.StudyInstanceUID, dataset.PatientName, dataset.AccessionNumber) == ("1.2.3", "TEST^NOBODY", "A1")
     assert (dataset.ContentDate, dataset.ContentTime) == ("20260302", "083015.123456")
     assert dataset.SeriesNumber == 9004
-    assert dataset.SeriesDescription.startswith("AI segmentation")
+    assert dataset.SeriesDescription == "AI phantom_cxr segments - not for diagnostic use"
     assert (dataset.ContentLabel, dataset.ContentCreatorName) == ("AI_SEG", "")
     assert "not for diagnostic use" in dataset.ContentDescription
     assert dataset.ContentQualification == "RESEARCH"
