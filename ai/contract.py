@@ -97,12 +97,25 @@ class Region:
     frame: int = 1
 
 
+Line: TypeAlias = tuple[tuple[float, float], tuple[float, float]]
+"""Two points on one image, each (column, row) in pixel edges."""
+
+
+@dataclass(frozen=True, slots=True)
+class Axes:
+    """The longest diameter of an outline and the longest one perpendicular to it, on the frame of its finding."""
+
+    long: Line
+    short: Line
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One thing that a model points at.
 
     ``key`` names the output class (``reading.json``); ``laterality`` is the patient's side, absent where the image
-    does not say which side is which.
+    does not say which side is which. ``part`` names its outline: the segment of the reading that has the same one.
+    ``axes`` are measured on the outline, and are there only if the bundle vouches for its outlines (``measures``).
     """
 
     key: str
@@ -112,6 +125,8 @@ class Finding:
     region: Region
     site: Code | None = None
     laterality: Code | None = None
+    part: str = ""
+    axes: Axes | None = None
 
 
 class Presence(StrEnum):
@@ -195,6 +210,8 @@ class Segment:
     ``mask`` is frames x rows x columns over the segmentation's sources: bool where the segmentation is binary, float32
     from 0 to 1 where it is fractional. Its rows and columns are the source's own pixels, neither flipped nor shifted.
     A binary one may be a `CutMask`, which is gone through frame by frame: ``mask[frame]`` is rows x columns.
+    ``part`` is that of the finding that it outlines, empty if it outlines none. ``volume_ml`` is the mask's volume, if
+    it lies in a volume.
     """
 
     key: str
@@ -204,6 +221,8 @@ class Segment:
     mask: NDArray[np.bool_] | NDArray[np.float32] | CutMask
     site: Code | None = None
     laterality: Code | None = None
+    part: str = ""
+    volume_ml: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -185,13 +185,13 @@ class BundleModel:
         best = [0.0 for _ in info.spec.outputs]
         for instance in selection.chosen:
             try:
-                found, heat, outlined, scores = self._read_one(info, instance, seconds)
+                found, heat, drawn, scores = self._read_one(info, instance, seconds)
             except ReadingError as error:
                 failed.append(PassedOver(instance.sop_instance_uid, str(error)))
                 continue
             findings += found
             heat_maps += heat
-            segmentations += outlined
+            segmentations += drawn
             best = [max(pair) for pair in zip(best, scores, strict=True)]
         if len(failed) == len(selection.chosen):
             raise ReadingError(f"instance {failed[0].uid}: {failed[0].reason}")
@@ -288,7 +288,7 @@ class BundleModel:
         self, info: BundleInfo, instance: InstanceRef, seconds: dict[str, float]
     ) -> tuple[list[Finding], list[HeatMap], list[Segmentation], tuple[float, ...]]:
         from ai.inference.image_answer import answer_image  # noqa: PLC0415  (see load)
-        from ai.inference.volume_answer import segment  # noqa: PLC0415  (see load)
+        from ai.inference.outlines import outlined  # noqa: PLC0415  (see load)
 
         started = time.perf_counter()
         image = load_radiograph(instance.content)
@@ -301,13 +301,13 @@ class BundleModel:
             found = answer_image(info, result, image.rows, image.columns)
         findings = [self._finding(image, box) for box in found.boxes]
         heat = [replace(one, sop_instance_uid=instance.sop_instance_uid) for one in found.heat_maps]
-        outputs = {output.key: output for output in info.spec.outputs}
-        segments = tuple(segment(outputs[key], mask[None]) for key, mask in found.masks)
-        outlined = [Segmentation("binary", ((instance, 1),), segments)] if segments else []
+        spacing = (image.row_spacing_mm or 1.0, image.column_spacing_mm or 1.0)
+        known, segments = outlined(info.spec, found.masks, findings, *spacing)
+        drawn = [Segmentation("binary", ((instance, 1),), segments)] if segments else []
         seconds["decode"] += decoded - started
         seconds["network"] += mapped - decoded
         seconds["findings"] += time.perf_counter() - mapped
-        return findings, heat, outlined, found.scores
+        return list(known), heat, drawn, found.scores
 
     def _finding(self, image: Radiograph, box: MarkedBox) -> Finding:
         output = next(output for output in self.info.spec.outputs if output.key == box.key)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -16,6 +16,7 @@ from ai.contract import Code, Finding, Region, Segment, Segmentation
 from ai.inference.detector_boxes import detected_boxes
 from ai.inference.forward import ForwardResult, label_map, probabilities
 from ai.inference.image_answer import is_present, strongest_channel
+from ai.inference.measuring import axes_of, moved
 from ai.inference.regions import SCORE_QUANTILE, drop_small_regions
 from ai.mask import CutMask
 from ai.volumes.resample import to_frames
@@ -102,7 +103,7 @@ def _finding(output: Output, score: float, region: Region) -> Finding:
 
 
 def _segmentation(info: BundleInfo, result: ForwardResult, volume: Volume) -> VolumeAnswer:
-    voxel_ml = abs(float(np.linalg.det(volume.affine[:3, :3]))) / 1000.0
+    voxel_ml = _voxel_ml(volume)
     scores: list[float] = []
     findings: list[Finding] = []
     segments: list[Segment] = []
@@ -116,9 +117,12 @@ def _segmentation(info: BundleInfo, result: ForwardResult, volume: Volume) -> Vo
         scores.append(score)
         if output.undetermined:
             continue
-        segments.append(segment(output, CutMask.of(mask)))
-        if output.finding:
-            findings += _parts(output, certain, mask, volume, voxel_ml)
+        if not output.finding:
+            segments.append(replace(segment(output, CutMask.of(mask)), volume_ml=float(mask.sum()) * voxel_ml))
+            continue
+        for found, outline in _parts(output, certain, mask, volume, measures=info.spec.measures):
+            segments.append(outline)
+            findings += [] if found is None else [found]
     findings.sort(key=lambda finding: -finding.score)
     drawn = (Segmentation("binary", volume.frames, tuple(segments)),) if segments else ()
     return VolumeAnswer(tuple(scores), tuple(findings), drawn)
@@ -150,17 +154,23 @@ def _parts(
     certain: NDArray[np.float32] | None,
     mask: NDArray[np.bool_],
     volume: Volume,
-    voxel_ml: float,
-) -> list[Finding]:
-    """Findings for the largest connected parts of an outline, each with a box on the slice where it is largest."""
+    *,
+    measures: bool,
+) -> Iterator[tuple[Finding | None, Segment]]:
+    """The largest connected parts of an outline, each as a finding and the segment that outlines it.
+
+    A finding has its box, and its axes if outlines can be measured, on the slice where the part is largest. What is
+    left of the outline is a last segment without a finding.
+    """
+    voxel_ml = _voxel_ml(volume)
     labels, _ = ndimage.label(mask, structure=np.ones((3, 3, 3), dtype=int))
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
     largest = [int(number) for number in np.argsort(-sizes, kind="stable")[:_MOST] if sizes[number]]
     kept = [number for number in largest if sizes[number] * voxel_ml >= output.min_volume_ml] or largest[:1]
     places = ndimage.find_objects(labels)
-    findings = []
-    for number in kept:
+    across, down = (float(np.linalg.norm(volume.affine[:3, axis])) for axis in (0, 1))
+    for order, number in enumerate(kept):
         place = places[number - 1]
         own = labels[place] == number
         frame = int(own.sum(axis=(1, 2)).argmax())
@@ -176,8 +186,22 @@ def _parts(
             float(top + rows[-1] + 1),
             of_instance,
         )
-        findings.append(_finding(output, score, region))
-    return findings
+        part = f"{output.key} {order + 1}"
+        axes = moved(axes_of(own[frame], down, across), left, top) if measures else None
+        start = (place[0].start, top, left)
+        outline = segment(output, CutMask((mask.shape[0], mask.shape[1], mask.shape[2]), start, own))
+        yield (
+            replace(_finding(output, score, region), part=part, axes=axes),
+            replace(outline, part=part, volume_ml=float(sizes[number]) * voxel_ml),
+        )
+    left_over = mask & ~np.isin(labels, kept)
+    if left_over.any():
+        outline = segment(output, CutMask.of(left_over))
+        yield None, replace(outline, volume_ml=float(left_over.sum()) * voxel_ml)
+
+
+def _voxel_ml(volume: Volume) -> float:
+    return abs(float(np.linalg.det(volume.affine[:3, :3]))) / 1000.0
 
 
 _TASKS: Mapping[str, Callable[[BundleInfo, ForwardResult, Volume], VolumeAnswer]] = {

@@ -23,7 +23,7 @@ from pydicom.uid import EncapsulatedPDFStorage, ExplicitVRLittleEndian
 from dicom_node.results import highdicom_mends
 from dicom_node.results.encode import finish, fitted, identity
 from dicom_node.results.objects.page import Page, Table, printable, render
-from dicom_node.results.objects.sizes import Size, caveat, size_of
+from dicom_node.results.objects.sizes import Size, size_of
 from dicom_node.results.run import Run
 from dicom_node.results.source import Source, check_findings, read_sources
 from dicom_node.results.source_bytes import text_of
@@ -99,7 +99,7 @@ def _reference(image: Source) -> Dataset:
 def _page(run: Run, images: Sequence[Source], picture: NDArray[np.uint8] | None) -> Page:
     reading, say = run.reading, run.words
     by_uid = {image.sop_instance_uid: image.header for image in images}
-    found = [size_of(each.region, by_uid[each.region.sop_instance_uid]) for each in reading.findings]
+    found = [size_of(each, by_uid[each.region.sop_instance_uid]) for each in reading.findings]
     sizes = {number: size for number, size in enumerate(found) if size is not None}
     verdict = [summary(run)]
     verdict += cautions(run)
@@ -154,7 +154,7 @@ def _notes(run: Run, header: Dataset, sizes: Mapping[int, Size]) -> tuple[str, .
     replaced = run.predecessor and in_zone_of(header, run.predecessor.created)
     return (
         *([passed_over] if passed_over else []),
-        *([f"{say.size}: {caveat(sizes.values(), say)}"] if sizes else []),
+        *([say.at_detector] if any(size.at_detector for size in sizes.values()) else []),
         f"{say.read_by(model.name, model.version, model.manufacturer)} (SHA-256 {model.digest[:16]})",
         say.read_at(shown_time(at)),
         f"{say.intended_use}: {model.intended_use}",

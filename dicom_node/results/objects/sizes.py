@@ -1,23 +1,21 @@
-"""The size of a finding in mm: the sides of its box, if the source gives its pixel size (PS3.3 10.7)."""
+"""The size of a finding in mm: the axes of its outline, if the source gives its pixel size (PS3.3 10.7)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
+from math import hypot
 
 from pydicom.dataset import Dataset
 
-from ai.contract import Region
-from dicom_node.results.source import on_image
+from ai.contract import Finding, Line
 from dicom_node.results.source_bytes import numbers_of, text_of
-from dicom_node.results.words.language import Words
 
 _PROJECTIONS = frozenset(["CR", "DX", "MG", "RF", "XA", "IO", "PX", "RG", "DR"])
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """The sides of a finding's box in mm, the longer one first.
+    """The axes of a finding's outline in mm.
 
     ``at_detector``: the size is the one on the detector of a projection radiograph, where the diverging beam magnifies.
     """
@@ -27,26 +25,28 @@ class Size:
     at_detector: bool
 
 
-def size_of(region: Region, header: Dataset) -> Size | None:
-    """The size of a region. None if the source's pixel spacing is absent, malformed or of unknown meaning.
+def size_of(finding: Finding, header: Dataset) -> Size | None:
+    """The size of a finding. None if its outline was not measured, or the source does not say how large a pixel is.
 
     PS3.3 10.7: the Pixel Spacing of a slice is valid in the patient. That of a projection is valid there only if it was
-    calibrated: the source says so, or it differs from Imager Pixel Spacing. Otherwise both are those of the detector.
+    calibrated: the source says so, or it differs from Imager Pixel Spacing. Imager Pixel Spacing is that of the
+    detector. What a Pixel Spacing alone means on a projection is not known, so there is no size.
     """
+    if finding.axes is None:
+        return None
     spacing, at_detector = _spacing(header)
     if spacing is None:
         return None
-    left, top, right, bottom = on_image(region, header)
-    height, width = (bottom - top) * spacing[0], (right - left) * spacing[1]
-    if not (0 < height < 10_000 and 0 < width < 10_000):  # ten metres: the spacing is no spacing
+    long, short = (_length(line, spacing) for line in (finding.axes.long, finding.axes.short))
+    long, short = max(long, short), min(long, short)
+    if not 0 < short <= long < 10_000:  # ten metres: the spacing is no spacing
         return None
-    return Size(max(height, width), min(height, width), at_detector)
+    return Size(long, short, at_detector)
 
 
-def caveat(sizes: Iterable[Size], words: Words) -> str:
-    """How far sizes can be trusted, without a full stop."""
-    at_detector = any(size.at_detector for size in sizes)
-    return words.sides_of_box + (f"; {words.at_detector}" if at_detector else "")
+def _length(line: Line, spacing: tuple[float, float]) -> float:
+    (left, top), (right, bottom) = line
+    return hypot((right - left) * spacing[1], (bottom - top) * spacing[0])
 
 
 def _spacing(header: Dataset) -> tuple[tuple[float, float] | None, bool]:
@@ -55,10 +55,9 @@ def _spacing(header: Dataset) -> tuple[tuple[float, float] | None, bool]:
     # A spacing that is the detector's is that of a projection, whatever modality the image claims to be.
     if text_of(header, "Modality") not in _PROJECTIONS and (imager is None or imager != spacing):
         return spacing or _shared_spacing(header), False
-    if spacing is None:
-        return imager, True
-    calibrated = bool(text_of(header, "PixelSpacingCalibrationType")) or (imager is not None and imager != spacing)
-    return spacing, not calibrated
+    if text_of(header, "PixelSpacingCalibrationType") or (spacing is not None and imager not in (None, spacing)):
+        return spacing, False
+    return imager, True
 
 
 def _shared_spacing(header: Dataset) -> tuple[float, float] | None:

@@ -42,7 +42,7 @@ from pydicom.sr.coding import Code as PydicomCode
 from ai.contract import ClassResult, Finding, Presence
 from dicom_node.results import highdicom_mends, uids, verdict
 from dicom_node.results.encode import concept, finish, fitted, identity
-from dicom_node.results.objects.sizes import Size, caveat, size_of
+from dicom_node.results.objects.sizes import Size, size_of
 from dicom_node.results.run import Predecessor, Run
 from dicom_node.results.source import Source, check_findings, on_image, read_sources
 from dicom_node.results.source_bytes import frames_of, text_of, unsigned_of
@@ -55,6 +55,8 @@ _BOUNDED_BY = CodedConcept("75958009", "SCT", "Bounded by")
 _LATERALITY = CodedConcept("272741003", "SCT", "Laterality")
 _LONG_AXIS = CodedConcept("103339001", "SCT", "Long Axis")
 _SHORT_AXIS = CodedConcept("103340004", "SCT", "Short Axis")
+_METHOD = CodedConcept("370129005", "SCT", "Measurement Method")
+_AT_DETECTOR = CodedConcept("at_detector", "99DICOMNODE", "At the detector, magnification not corrected")
 _PRESENCE = {
     Presence.PRESENT: CodedConcept("52101004", "SCT", "Present"),
     Presence.ABSENT: CodedConcept("272519000", "SCT", "Absent"),
@@ -212,11 +214,10 @@ def _replaced(run: Run, header: Dataset) -> list[str]:
 
 
 def _caveat(run: Run, images: Sequence[Source]) -> list[str]:
-    """How far the sizes can be trusted; empty if the report gives none."""
+    """That sizes are those at the detector, if they are."""
     by_uid = {image.sop_instance_uid: image.header for image in images}
-    found = (size_of(each.region, by_uid[each.region.sop_instance_uid]) for each in run.reading.findings)
-    sizes = [size for size in found if size is not None]
-    return [f"{caveat(sizes, run.words)}."] if sizes else []
+    found = (size_of(each, by_uid[each.region.sop_instance_uid]) for each in run.reading.findings)
+    return [f"{run.words.at_detector}."] if any(size is not None and size.at_detector for size in found) else []
 
 
 def _not_read(run: Run) -> list[str]:
@@ -293,7 +294,7 @@ def _group(run: Run, number: int, finding: Finding, image: Source) -> ContainerC
         manufacturer=model.manufacturer,
     )
     laterality = None if finding.laterality is None else concept(finding.laterality)
-    size = size_of(finding.region, image.header)
+    size = size_of(finding, image.header)
     content = [
         *TrackingIdentifier(uid=uids.tracking_uid(run.key, number), identifier=verdict.tracking_id(run, number)),
         CodeContentItem(codes.DCM.Finding, concept(finding.code), relationship_type="CONTAINS"),
@@ -323,11 +324,15 @@ def _group(run: Run, number: int, finding: Finding, image: Source) -> ContainerC
 
 
 def _axes(size: Size) -> list[NumContentItem]:
-    """The finding's long and short axis in mm, with one decimal: no model's box is more exact."""
-    return [
-        NumContentItem(name, round(length, 1), codes.UCUM.Millimeter, relationship_type="CONTAINS")
-        for name, length in ((_LONG_AXIS, size.long), (_SHORT_AXIS, size.short))
-    ]
+    """The finding's long and short axis in mm, with one decimal; those at the detector say so (TID 300)."""
+    items = []
+    for name, length in ((_LONG_AXIS, size.long), (_SHORT_AXIS, size.short)):
+        item = NumContentItem(name, round(length, 1), codes.UCUM.Millimeter, relationship_type="CONTAINS")
+        if size.at_detector:
+            method = CodeContentItem(_METHOD, _AT_DETECTOR, relationship_type="HAS CONCEPT MOD")
+            item.ContentSequence = ContentSequence([method])
+        items.append(item)
+    return items
 
 
 def _outline(finding: Finding, header: Dataset) -> np.ndarray:

@@ -36,7 +36,6 @@ class Words:
     study: str
     see_report: str
     intended_use: str
-    sides_of_box: str
     at_detector: str
     key_images: str
     light_captions: str

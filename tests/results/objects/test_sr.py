@@ -13,7 +13,7 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import ComprehensiveSRStorage
 
-from ai.contract import ClassResult, Code, InstanceRef, PassedOver, Presence, Region
+from ai.contract import Axes, ClassResult, Code, InstanceRef, PassedOver, Presence, Region
 from dicom_node.results import Run, encode
 from dicom_node.results.encode import to_bytes
 from dicom_node.results.objects import sr
@@ -399,36 +399,61 @@ def run_sop_class(run: Run) -> str:
     ("attributes", "axes", "caveat"),
     [
         ({}, None, False),
-        ({"ImagerPixelSpacing": [0.2, 0.1]}, (1.9, 1.1), True),
-        ({"PixelSpacing": [0.2, 0.1], "ImagerPixelSpacing": [0.2, 0.1]}, (1.9, 1.1), True),
-        ({"PixelSpacing": [0.1, 0.2], "ImagerPixelSpacing": [0.2, 0.1]}, (2.2, 1.0), False),
-        ({"PixelSpacing": [0.1, 0.2], "PixelSpacingCalibrationType": "FIDUCIAL"}, (2.2, 1.0), False),
-        ({"PixelSpacing": [0.1, 0.2], "Modality": "CT"}, (2.2, 1.0), False),
+        ({"ImagerPixelSpacing": [0.2, 0.1]}, (1.9, 1.0), True),
+        ({"PixelSpacing": [0.2, 0.1], "ImagerPixelSpacing": [0.2, 0.1]}, (1.9, 1.0), True),
+        ({"PixelSpacing": [0.1, 0.2], "ImagerPixelSpacing": [0.2, 0.1]}, (2.0, 1.0), False),
+        ({"PixelSpacing": [0.1, 0.2], "PixelSpacingCalibrationType": "FIDUCIAL"}, (2.0, 1.0), False),
+        ({"PixelSpacing": [0.1, 0.2]}, None, False),  # nobody knows whether it is calibrated
+        ({"PixelSpacing": [0.1, 0.2], "Modality": "CT"}, (2.0, 1.0), False),
         ({"ImagerPixelSpacing": [0.2, 0.1], "Modality": "CT"}, None, False),
         ({"ImagerPixelSpacing": [0, 0]}, None, False),
         ({"NominalScannedPixelSpacing": [0.2, 0.1]}, None, False),
     ],
 )
-def test_a_finding_is_measured_where_the_spacing_is_known(
+def test_an_outline_is_measured_where_the_spacing_is_known(
     attributes: dict[str, Any], axes: tuple[float, float] | None, caveat: bool
 ) -> None:
-    document, _ = build(**attributes)  # the box is 10.88 columns wide and 9.6 rows high
+    document = measured(**attributes)
     (group,) = groups(document)
     if axes is None:
         assert children(group, "103339001") + children(group, "103340004") == []
-        assert not any("axis" in sentence for sentence in sentences(document))
+        assert not any("magnification" in sentence for sentence in sentences(document))
         return
-    measured = [child(group, code).MeasuredValueSequence[0] for code in ("103339001", "103340004")]
-    assert tuple(float(each.NumericValue) for each in measured) == axes
-    assert {each.MeasurementUnitsCodeSequence[0].CodeValue for each in measured} == {"mm"}
+    lengths = [child(group, code) for code in ("103339001", "103340004")]
+    assert tuple(sorted(float(each.MeasuredValueSequence[0].NumericValue) for each in lengths))[::-1] == axes
+    for each in lengths:
+        assert each.MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0].CodeValue == "mm"
+        methods = [child(each, "370129005").ConceptCodeSequence[0].CodeValue] if "ContentSequence" in each else []
+        assert methods == (["at_detector"] if caveat else [])
     assert any("magnification" in sentence for sentence in sentences(document)) is caveat
-    assert any("sides of the box" in sentence for sentence in sentences(document))
+
+
+# 10 columns wide and 9.5 rows high
+AXES = Axes(((10.0, 12.0), (20.0, 12.0)), ((15.0, 10.0), (15.0, 19.5)))
+
+
+def measured(axes: Axes | None = AXES, **attributes: Any) -> Dataset:
+    image = make_image(**attributes)
+    run = run_of(image, boxes=BOXES["one"], rows=64, columns=64)
+    findings = tuple(replace(finding, axes=axes) for finding in run.reading.findings)
+    return written(sr.build(replace(run, reading=replace(run.reading, findings=findings)), [image]))
+
+
+@pytest.mark.parametrize("modality", ["CT", "DX"])
+def test_a_box_is_never_measured(modality: str) -> None:
+    document = measured(None, PixelSpacing=[0.1, 0.2], ImagerPixelSpacing=[0.2, 0.2], Modality=modality)
+    (group,) = groups(document)
+    assert children(group, "103339001") + children(group, "103340004") == []
+    assert len([item for item in group.ContentSequence if item.ValueType == "NUM"]) == 1  # the score
 
 
 def test_broken_spacing_measures_nothing() -> None:
     for broken in (b"a\\b ", b"0.1 ", b"-1\\1", b"nan\\1 ", b"1e8\\1 "):
         image = with_raw(make_image(Modality="CT"), PixelSpacing=broken)
-        (group,) = groups(written(sr.build(run_of(image, boxes=BOXES["one"]), [image])))
+        run = run_of(image, boxes=BOXES["one"])
+        findings = tuple(replace(finding, axes=AXES) for finding in run.reading.findings)
+        run = replace(run, reading=replace(run.reading, findings=findings))
+        (group,) = groups(written(sr.build(run, [image])))
         assert children(group, "103339001") == [], broken
 
 
@@ -436,9 +461,9 @@ def test_the_spacing_of_an_enhanced_object_is_that_of_all_its_frames() -> None:
     measures, shared = Dataset(), Dataset()
     measures.PixelSpacing = [0.5, 0.25]
     shared.PixelMeasuresSequence = [measures]
-    document, _ = build(Modality="CT", NumberOfFrames=3, SharedFunctionalGroupsSequence=[shared])
+    document = measured(Modality="CT", NumberOfFrames=3, SharedFunctionalGroupsSequence=[shared])
     (group,) = groups(document)
-    assert child(group, "103339001").MeasuredValueSequence[0].NumericValue == 4.8  # 9.6 rows
+    assert child(group, "103339001").MeasuredValueSequence[0].NumericValue == 4.8  # the longer side is 9.5 rows
 
 
 # --- frames, kinds, languages ---------------------------------------------------------------------------------------
