@@ -42,6 +42,7 @@ from pydicom.sr.coding import Code as PydicomCode
 from ai.contract import ClassResult, Finding, Presence
 from dicom_node.results import highdicom_mends, uids, verdict
 from dicom_node.results.encode import concept, finish, fitted, identity
+from dicom_node.results.objects import viewers
 from dicom_node.results.objects.sizes import Size, size_of
 from dicom_node.results.run import Predecessor, Run
 from dicom_node.results.source import Source, check_findings, on_image, read_sources
@@ -108,9 +109,13 @@ def build(run: Run, sources: Sequence[Dataset]) -> Dataset:
         **identity(run, images[0], "sr", 0),
     )
     highdicom_mends.set_content(document, root)
+    scores = []
     for group in _groups_of(document):
         parts = {item.ConceptNameCodeSequence[0].CodeValue: item for item in group.ContentSequence}
         highdicom_mends.add_inferred_from(parts[_CERTAINTY.value], parts["111030"])
+        scores.append(parts[_CERTAINTY.value])
+    if run.profile.viewer == "ohif":
+        viewers.adapt_to_ohif(document, run, scores)
     if run.predecessor is not None:
         document.PredecessorDocumentsSequence = [_predecessor(run.predecessor, images[0])]
     finish(document, run, images)
@@ -306,6 +311,7 @@ def _group(run: Run, number: int, finding: Finding, image: Source) -> ContainerC
             else []
         ),
         *algorithm,
+        viewers.comment(run, finding),
         # OHIF takes the box from the first measurement of a group; add_inferred_from adds it there.
         NumContentItem(_CERTAINTY, percent(finding.score), codes.UCUM.Percent, relationship_type="CONTAINS"),
         *([] if size is None else _axes(size)),
