@@ -145,7 +145,9 @@ class ClassResult:
     then undetermined although nothing went wrong, and its score is not to be shown. ``finding`` is false for anatomy,
     which is outlined and nothing to report. ``calibrated`` is true if the score is the probability of the class where
     as many images have it as not: only with the prevalence of a site does it become a probability there.
-    ``differential`` are the conditions that the model cannot tell apart under this class.
+    ``differential`` are the conditions that the model cannot tell apart under this class. ``sensitivity`` and
+    ``specificity`` (0 to 1) were measured at this threshold, the latter on images without any finding; None if the
+    model does not give them.
     """
 
     key: str
@@ -158,6 +160,8 @@ class ClassResult:
     finding: bool = True
     calibrated: bool = False
     differential: tuple[Code, ...] = ()
+    sensitivity: float | None = None
+    specificity: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -233,11 +233,14 @@ class Demo:
             for one in reading["findings"]:
                 box = one["region"]
                 self._say(
-                    f"  [yellow]{escape(one['name'])}[/yellow] {one['score']:.0%} {(one['laterality'] or '').lower()}, "
+                    f"  [yellow]{escape(one['name'])}[/yellow] {study_status.finding_score_text(reading, one)} "
+                    f"{(one['laterality'] or '').lower()}, "
                     f"columns {box['left']:.0f} to {box['right']:.0f}, rows {box['top']:.0f} to {box['bottom']:.0f}"
                 )
             if not reading["findings"]:
                 self._say("  no findings")
+            if others := ", ".join(each["name"] for each in reading["not_looked_for"]):
+                self._say(f"  not looked for: {escape(others)}")
         for one in objects:
             self._say(f"  came back: {one['file']}")
         if seconds is not None:

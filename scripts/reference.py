@@ -41,7 +41,7 @@ TABLES: tuple[tuple[str, type[BaseModel], str], ...] = (
     ("[[routes]]", Route, "Which studies are read by which models, and where the results go: one table for each."),
     ("[routes.match]", Match, "All keys that are given must fit one series of the study; of a list any entry may fit."),
 )
-RESULTS = {field.name: field.default for field in dataclasses.fields(Profile)}
+RESULTS = {field.name: field.default for field in dataclasses.fields(Profile) if field.name in Peer.model_fields}
 """The keys that may stand on a route and on a destination, with the default where neither says anything."""
 
 KINDS: dict[Output, str] = {
@@ -166,6 +166,8 @@ def _type(schema: Mapping[str, Any]) -> str:
     names = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false"}
     if schema["type"] == "array":
         return f"list of {_type(schema['items'])}"
+    if schema["type"] == "object":
+        return "table of numbers"
     return "path" if schema.get("format") == "path" else names[schema["type"]]
 
 
@@ -193,6 +195,8 @@ def _toml(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, int | float):
         return str(value)
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key} = {_toml(each)}' for key, each in value.items())}}}"
     if isinstance(value, tuple):
         return f"[{', '.join(map(_toml, value))}]"
     return f'"{value}"'

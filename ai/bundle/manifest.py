@@ -267,7 +267,12 @@ class ReadingSpec(_Strict):
             output.model_copy(update={"threshold": point.thresholds.get(output.key, output.threshold)})
             for output in self.outputs
         )
-        return self.model_copy(update={"outputs": tuple(outputs)})
+        return self.model_copy(update={"outputs": tuple(outputs), "operating_point": name})
+
+    def figures(self, key: str) -> ClassFigures | None:
+        """What was measured of a class at ``operating_point``; None if the bundle does not give it."""
+        point = None if self.operating_point is None else self.operating_points[self.operating_point]
+        return None if point is None else point.figures.get(key)
 
     def looked_for(self, findings: Sequence[str]) -> frozenset[str]:
         """The keys of the outputs that patterns ask for; see `ai.contract.Asked`. Anatomy is always among them.

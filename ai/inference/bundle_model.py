@@ -33,7 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai.bundle.files import METADATA, BundleError, BundleInfo, describe, short
-from ai.bundle.manifest import Output
+from ai.bundle.manifest import ClassFigures, Output
 from ai.contract import (
     DEFAULT,
     Asked,
@@ -168,7 +168,7 @@ class BundleModel:
             classes=tuple(one for one in found.classes if one.key in keys),
             heat_maps=tuple(one for one in found.heat_maps if one.key in keys),
             segmentations=tuple(_only(found.segmentations, keys)),
-            operating_point=asked.operating_point or info.spec.operating_point or "",
+            operating_point=info.spec.operating_point or "",
             not_looked_for=tuple(
                 NotLookedFor(output.key, output.name, output.code.code())
                 for output in info.spec.outputs
@@ -367,11 +367,12 @@ def _only(segmentations: Sequence[Segmentation], keys: frozenset[str]) -> Iterat
 
 def _classes(info: BundleInfo, scores: Sequence[float], *, complete: bool) -> tuple[ClassResult, ...]:
     return tuple(
-        _class_result(output, score, complete=complete) for output, score in zip(info.spec.outputs, scores, strict=True)
+        _class_result(output, info.spec.figures(output.key), score, complete=complete)
+        for output, score in zip(info.spec.outputs, scores, strict=True)
     )
 
 
-def _class_result(output: Output, score: float, *, complete: bool) -> ClassResult:
+def _class_result(output: Output, figures: ClassFigures | None, score: float, *, complete: bool) -> ClassResult:
     below = Presence.ABSENT if complete else Presence.UNDETERMINED
     presence = Presence.PRESENT if score >= output.threshold else below
     return ClassResult(
@@ -385,6 +386,8 @@ def _class_result(output: Output, score: float, *, complete: bool) -> ClassResul
         finding=output.finding,
         calibrated=output.calibrated,
         differential=tuple(code.code() for code in output.differential),
+        sensitivity=None if figures is None else figures.sensitivity,
+        specificity=None if figures is None else figures.specificity,
     )
 
 

@@ -159,6 +159,9 @@ def _print_study(one: dict[str, Any]) -> None:
 def _print_reading(show: Callable[[str], None], reading: dict[str, Any], *, in_shadow: bool = False) -> None:
     from rich.markup import escape
 
+    from ai.scores import score_text, shown_score, shown_threshold
+    from dicom_node.operations.study_status import finding_score_text
+
     apart = ", in shadow, not sent" if in_shadow else ""
     show(f"\nmodel       {reading['model']} {reading['version']}, files {reading['digest'][:12]}{apart}")
     images = len(reading["sources"])
@@ -174,18 +177,24 @@ def _print_reading(show: Callable[[str], None], reading: dict[str, Any], *, in_s
     show("            " + ", ".join([*steps, *filter(None, [reading["device"]])]))
     for remark in reading["remarks"]:
         show(f"            {escape(remark)}")
+    if reading["operating_point"]:
+        show(f"            operating point: {reading['operating_point']}")
     for verdict in reading["classes"]:
         if verdict["not_assessed"]:
             show(f"  not assessed: {escape(verdict['name'])} ({escape(verdict['not_assessed'])})")
             continue
+        score = shown_score(verdict["score"], verdict["threshold"], reached=verdict["presence"] == "present")
         show(
-            f"  {verdict['presence']:<13}{escape(verdict['name'])}  {verdict['score']:.0%} "
-            f"(threshold {verdict['threshold']:.0%})"
+            f"  {verdict['presence']:<13}{escape(verdict['name'])}  score {score_text(score)} "
+            f"(threshold {score_text(shown_threshold(verdict['threshold']))})"
         )
+    for other in reading["not_looked_for"]:
+        show(f"  not looked for: {escape(other['name'])}")
     for finding in reading["findings"]:
         box = finding["region"]
         show(
-            f"  finding      {escape(finding['name'])} {finding['score']:.0%} {finding['laterality'] or ''} columns "
+            f"  finding      {escape(finding['name'])} {finding_score_text(reading, finding)} "
+            f"{finding['laterality'] or ''} columns "
             f"{box['left']:.0f}-{box['right']:.0f}, rows {box['top']:.0f}-{box['bottom']:.0f}"
         )
 

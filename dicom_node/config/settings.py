@@ -25,6 +25,7 @@ from dicom_node.config.values import (
     Output,
     Patterns,
     Port,
+    Prevalence,
     Seconds,
     Viewer,
     address_of,
@@ -51,7 +52,8 @@ class Profile:
     ``outputs`` are the kinds of objects; ``language`` is that of the texts that people read (codes have none);
     ``character_set`` "source" keeps the source's Specific Character Set wherever it can hold the texts, "utf-8" never
     does; ``sr_class`` is the report's SOP class; the first series of the first model is numbered
-    ``series_number_base``. ``viewer`` names the one in which the results are read: see :attr:`made`.
+    ``series_number_base``. ``viewer`` names the one in which the results are read: see :attr:`made`. ``prevalence`` is
+    the share of the route's patients that have a class, by the class's key.
     """
 
     outputs: tuple[Output, ...] = ("sr", "sc", "gsps", "seg", "kos")
@@ -61,10 +63,12 @@ class Profile:
     character_set: Literal["source", "utf-8"] = "source"
     sr_class: Literal["comprehensive", "comprehensive3d"] = "comprehensive"
     viewer: Viewer = "any"
+    prevalence: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
         # The order in a file says nothing: two that differ in it alone are one profile, with one set of UIDs.
         object.__setattr__(self, "outputs", tuple(each for each in get_args(Output) if each in self.outputs))
+        object.__setattr__(self, "prevalence", tuple(sorted(self.prevalence)))
 
     @property
     def made(self) -> tuple[Output, ...]:
@@ -231,6 +235,8 @@ class Route(_Wishes):
     """Which classes of the models are looked for, by their keys; '*' is those that a model looks for by default."""
     operating_point: Literal["low_alarm", "balanced", "screening"] | None = None
     """The model's operating point: how readily it calls a finding; where it is left out, the model's default."""
+    prevalence: Prevalence = {}
+    """The share of this route's patients that have a class, by its key; without it no probability is stated."""
     report_failures: Flag = True
     """A study that cannot be read gets a report that says so."""
     quiet_seconds: Seconds | None = None
@@ -365,7 +371,9 @@ class Settings(_Strict):
 
     def profile(self, route: Route, destination: str) -> Profile:
         """How results of a route are made for a destination: its own wishes first, then the route's."""
-        return Profile(**{**route.wishes(), **self.peer(destination).wishes()})
+        return Profile(
+            **{**route.wishes(), **self.peer(destination).wishes()}, prevalence=tuple(route.prevalence.items())
+        )
 
     def peer(self, name: str) -> Peer:
         """The peer of that name; the configuration guarantees that the names used by routes exist."""

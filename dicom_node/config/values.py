@@ -67,6 +67,13 @@ Name = Annotated[
 Flag = Annotated[bool, Field(strict=True)]  # strict: "yes" and 1 are not booleans, and true is not a number
 Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
 Seconds = Annotated[float, Field(strict=True, ge=0, le=86400, allow_inf_nan=False)]
+Prevalence = Annotated[
+    dict[
+        Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")],
+        Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)],
+    ],
+    Field(json_schema_extra={"allowed": "keys of classes, each with a number between 0 and 1"}),
+]
 Output = Literal["sr", "sc", "gsps", "seg", "pdf", "kos"]
 Language = Literal["en", "ko", "ja"]
 Viewer = Literal["any", "ohif"]

@@ -41,7 +41,8 @@ class RecordedFinding:
 class RecordedReading:
     """What a model said of a study; ``sources`` are SOP Instance UIDs, ``seconds`` the time of each step.
 
-    ``passed_over`` and ``failed`` are (SOP Instance or Series UID, reason).
+    ``passed_over`` and ``failed`` are (SOP Instance or Series UID, reason). ``operating_point`` is empty if the model
+    offers none. ``not_looked_for`` are (key, name) of classes.
     """
 
     notice: str
@@ -54,6 +55,8 @@ class RecordedReading:
     passed_over: tuple[tuple[str, str], ...]
     failed: tuple[tuple[str, str], ...]
     failure: str
+    operating_point: str
+    not_looked_for: tuple[tuple[str, str], ...]
 
 
 def recorded(text: str) -> RecordedReading:
@@ -70,6 +73,8 @@ def recorded(text: str) -> RecordedReading:
         passed_over=tuple((each["uid"], each["reason"]) for each in whole.get("passed_over", ())),
         failed=tuple((each["uid"], each["reason"]) for each in whole.get("failed", ())),
         failure=whole.get("failure", ""),
+        operating_point=whole.get("operating_point", ""),
+        not_looked_for=tuple((each["key"], each["name"]) for each in whole.get("not_looked_for", ())),
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
+from ai.scores import score_text, shown_score
 from dicom_node.index.index import Index
 from dicom_node.index.rows import JobRow, ReadingRow, ResultRow, StudyRow
 
@@ -127,6 +128,13 @@ def _progress(job: JobRow) -> dict[str, Any]:
     }
 
 
+def finding_score_text(reading: dict[str, Any], finding: dict[str, Any]) -> str:
+    """The score of a finding as people read it, as its results show it; both are values of `detail`."""
+    thresholds = (one["threshold"] for one in reading["classes"] if one["key"] == finding["key"])
+    threshold, score = next(thresholds, 0.0), finding["score"]
+    return score_text(shown_score(score, threshold, reached=score >= threshold))
+
+
 def _reading(row: ReadingRow, results: Sequence[ResultRow]) -> dict[str, Any]:
     reading = row.reading
     return {
@@ -140,6 +148,7 @@ def _reading(row: ReadingRow, results: Sequence[ResultRow]) -> dict[str, Any]:
         "remarks": list(reading.remarks),
         "sources": list(reading.sources),
         "seconds": {name: round(value, 4) for name, value in reading.seconds.items()},
+        "operating_point": reading.operating_point,
         "classes": [
             {
                 "key": one.key,
@@ -151,6 +160,7 @@ def _reading(row: ReadingRow, results: Sequence[ResultRow]) -> dict[str, Any]:
             }
             for one in reading.classes
         ],
+        "not_looked_for": [{"key": key, "name": name} for key, name in reading.not_looked_for],
         "findings": [
             {
                 "key": one.key,

@@ -122,6 +122,7 @@ def finish(dataset: Dataset, run: Run, sources: Sequence[Source]) -> None:
     highdicom_mends.set_creation_time(dataset, at)
     highdicom_mends.set_equipment(dataset, run, at)
     highdicom_mends.restore_references(dataset, sources)
+    highdicom_mends.name_coding_scheme(dataset)
     copy_attributes(header, dataset, _PATIENT_AND_STUDY)
     copy_optional(header, dataset, ["PatientAge"])
     if zone_offset(header) is not None:  # a malformed zone would make our own times unreadable

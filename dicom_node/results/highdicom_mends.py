@@ -20,7 +20,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
 from dicom_node import __version__
-from dicom_node.results.run import Run
+from dicom_node.results.run import SCHEME, Run
 from dicom_node.results.source import Source
 from dicom_node.results.source_bytes import tag_of
 from dicom_node.results.source_text import within
@@ -85,6 +85,24 @@ def restore_references(dataset: Dataset, sources: Sequence[Source]) -> None:
             # A source without a study or series UID keeps the stand-in's: without one the object cannot be stored.
             if keyword in item and uids.get(item[keyword].value):
                 _set_uid(item, keyword, uids[item[keyword].value])
+
+
+def name_coding_scheme(dataset: Dataset) -> None:
+    """Name our own coding scheme in Coding Scheme Identification Sequence (PS3.3 C.12.1.1.1), in place, if it is used.
+
+    highdicom names none, and nobody else knows what a code of ours means.
+    """
+    parts = Dataset()
+    for element in dataset:
+        # The groups of each frame hold no codes of ours, and may be thousands.
+        if element.VR == "SQ" and element.tag != tag_of("PerFrameFunctionalGroupsSequence"):
+            parts[element.tag] = element
+    if any(item.get("CodingSchemeDesignator") == SCHEME for item in _items(parts)):
+        scheme = Dataset()
+        scheme.CodingSchemeDesignator = SCHEME
+        scheme.CodingSchemeName = "Codes of dicom-node"
+        scheme.CodingSchemeResponsibleOrganization = "dicom-node project"
+        dataset.CodingSchemeIdentificationSequence = [scheme]
 
 
 # --- Structured Report ----------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Final
 
 from ai.contract import Reading
 from dicom_node.config.settings import SERIES_OF_A_MODEL, Profile
@@ -28,6 +29,9 @@ class Role:
     offset: int
     kind: str
 
+
+SCHEME: Final = "99DICOMNODE"
+"""The coding scheme (PS3.3 8.2) of the codes of our own: what no public scheme has a code for."""
 
 ROLES: dict[str, Role] = {
     "sr": Role(0, "report"),

@@ -1,22 +1,18 @@
 """What a reading says, in words and figures that are the same in all objects: summary, cautions, scores, names.
 
-Start here for: when a reading counts as incomplete (:func:`is_incomplete`), how a score is rounded (:func:`percent`,
-:func:`shown_score`), what a contradictory reading is (:func:`check`). The sentences themselves, in each language, are
-in :mod:`words.texts`.
+Start here for: when a reading counts as incomplete (:func:`is_incomplete`), what was looked for and how readily it is
+called (:func:`scope`), what a verdict means (:func:`meanings`), what a contradictory reading is (:func:`check`). How a
+score is rounded is in :mod:`scores`; the sentences themselves, in each language, are in :mod:`words.texts`.
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 
-from ai.contract import ClassResult, Finding, Presence, Reading, Segment
+from ai.contract import ClassResult, Finding, NotLookedFor, Presence, Reading, Segment
+from ai.scores import score_text, shown_threshold
+from dicom_node.results import scores
 from dicom_node.results.run import Run
-
-
-def percent(score: float) -> float:
-    """A probability in percent with one decimal; all objects round here, so that they show the same figure."""
-    return round(100.0 * score, 1)
 
 
 def tracking_id(run: Run, finding: int) -> str:
@@ -24,7 +20,12 @@ def tracking_id(run: Run, finding: int) -> str:
     return f"AI {finding + 1}: {finding_name(run, run.reading.findings[finding])}"
 
 
-def finding_name(run: Run, finding: Finding | ClassResult | Segment) -> str:
+def finding_label(run: Run, finding: Finding) -> str:
+    """The name of a finding with its score, as it stands beside the finding's box in every object."""
+    return f"{finding_name(run, finding)} {score_text(scores.shown_finding_score(run.reading, finding))}"
+
+
+def finding_name(run: Run, finding: Finding | ClassResult | Segment | NotLookedFor) -> str:
     """The name of a class in the run's language."""
     return run.words.name(finding.code, finding.name)
 
@@ -91,12 +92,35 @@ def not_read_sentence(run: Run) -> str:
     return run.words.not_read(sum(count for _, count in counted), reasons) if counted else ""
 
 
-def shown_score(result: ClassResult) -> float:
-    """A class's score in percent; cut, not rounded, if rounding would lift an absent class to its threshold."""
-    rounded = percent(result.score)
-    if result.presence is not Presence.PRESENT and rounded >= percent(result.threshold):
-        return math.floor(1000.0 * result.score + 1e-6) / 10.0
-    return rounded
+def scope(run: Run) -> list[str]:
+    """What the reading looked for, without full stops: the operating point, and the classes not looked for."""
+    reading, say = run.reading, run.words
+    point = [say.operating_point(reading.operating_point)] if reading.operating_point else []
+    others = [finding_name(run, each) for each in reading.not_looked_for]
+    return [*point, *([say.not_looked_for(others)] if others else [])]
+
+
+def meanings(run: Run) -> list[str]:
+    """What the verdicts mean, without full stops.
+
+    For what each present class may stand, and the probabilities of each class whose prevalence the route states.
+    """
+    say = run.words
+    lines = []
+    for each in run.reading.classes:
+        if each.differential and each.presence is Presence.PRESENT:
+            may_be = [say.name(code, code.meaning) for code in each.differential]
+            lines.append(say.differential(finding_name(run, each), may_be))
+    for each in run.reading.classes:
+        if (chances := scores.chances(run.profile, each)) is None:
+            continue
+        said = [
+            text(scores.percent_text(share))
+            for share, text in ((chances.probability, say.probability), (chances.ppv, say.ppv), (chances.npv, say.npv))
+            if share is not None
+        ]
+        lines.append(say.chances(finding_name(run, each), said, scores.prevalence_text(chances.prevalence)))
+    return lines
 
 
 def is_faint(result: ClassResult) -> bool:
@@ -109,8 +133,8 @@ def in_words(run: Run, result: ClassResult) -> tuple[str, str, str]:
     if result.not_assessed:
         return "-", "-", run.words.not_assessed_class
     return (
-        f"{shown_score(result):.1f} %",
-        f"{percent(result.threshold):.1f} %",
+        score_text(scores.shown_score(result)),
+        score_text(shown_threshold(result.threshold)),
         run.words.presence[result.presence],
     )
 
@@ -120,8 +144,12 @@ def check(reading: Reading) -> None:
 
     Raises:
         ValueError: it failed as a whole and has answers; failed in part and calls a class absent; or has a verdict on,
-            or a finding of, a class that it does not assess.
+            or a finding of, a class that it does not assess or did not look for.
     """
+    others = {each.key for each in reading.not_looked_for}
+    told = {each.key for each in reading.classes} | {each.key for each in reading.findings}
+    if others & (told | {each.key for each in reading.heat_maps}):
+        raise ValueError("a class that was not looked for can have neither a verdict nor findings nor heat maps")
     silent = {each.key for each in reading.classes if each.not_assessed}
     if any(each.not_assessed and each.presence is not Presence.UNDETERMINED for each in reading.classes):
         raise ValueError("a class that is not assessed can only be undetermined")

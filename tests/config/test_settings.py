@@ -59,8 +59,12 @@ def test_the_commented_example_removes_nothing_and_what_it_switches_off_is_good(
     assert load(HOSPITAL).retention == Retention()
     everything = load(write(tmp_path, hospital_with_everything()))
     assert everything.retention == Retention(days=90.0, free_gb=200.0)
-    routes = tuple(route.model_copy(update={"operating_point": None}) for route in everything.routes)
+    route, screening = everything.routes
+    assert (route.operating_point, route.prevalence) == ("balanced", {"nodule": 0.02})
+    routes = (route.model_copy(update={"operating_point": None, "prevalence": {}}),)
     assert everything.model_copy(update={"retention": Retention(), "routes": routes}) == load(HOSPITAL)
+    assert (screening.findings, screening.prevalence) == (("tuberculosis",), {"tuberculosis": 0.005})
+    assert everything.profile(screening, "pacs").prevalence == (("tuberculosis", 0.005),)
 
 
 @pytest.mark.parametrize(
@@ -102,6 +106,7 @@ def test_every_setting_of_a_profile_changes_its_digest_and_the_order_of_outputs_
         "character_set": "utf-8",
         "sr_class": "comprehensive3d",
         "viewer": "ohif",
+        "prevalence": (("nodule", 0.02),),
     }
     assert others.keys() == {field.name for field in dataclasses.fields(Profile)}
     digests = {Profile().digest, *(Profile(**{key: value}).digest for key, value in others.items())}

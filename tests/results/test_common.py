@@ -34,6 +34,7 @@ from ai.contract import (
     Finding,
     InstanceRef,
     ModelIdentity,
+    NotLookedFor,
     PassedOver,
     Presence,
     Reading,
@@ -156,6 +157,19 @@ def run_of(
     reading = Reading(MODEL, refs, findings, classes, passed_over, ())
     key = run_key("here", MODEL, [ref.sop_instance_uid for ref in refs], "settings")
     return replace(Run(key, CREATED, "here", reading, Profile(**(profile or {}))), **changes)
+
+
+PNEUMONIA = Code("233604007", "SCT", "Pneumonia")
+CONSOLIDATION = Code("95436008", "SCT", "Consolidation")
+TUBERCULOSIS = NotLookedFor("tuberculosis", "Tuberculosis", Code("154283005", "SCT", "Pulmonary tuberculosis"))
+
+
+def with_scope(run: Run) -> Run:
+    """The run at an operating point, with a class that was not looked for and one that stands for two conditions."""
+    first, *others = run.reading.classes
+    first = replace(first, calibrated=True, sensitivity=0.9, specificity=0.8, differential=(PNEUMONIA, CONSOLIDATION))
+    reading = replace(run.reading, classes=(first, *others), operating_point="balanced", not_looked_for=(TUBERCULOSIS,))
+    return replace(run, reading=reading)
 
 
 def grey(rows: int = 100, columns: int = 100) -> NDArray[np.uint8]:

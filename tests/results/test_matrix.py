@@ -172,7 +172,7 @@ def test_only_what_is_said_is_allowed() -> None:
         ("PatientName PN [김^희중=金^喜中=김^희중] does not conform to {all}*", True),
         ("PatientName PN [김^희중=金=김=김] does not conform to {all}*", False),
         ("PatientName PN [NOBODY^N] does not conform to {all}*", False),
-        ("UnformattedTextValue ST [결절 87.3 %\r\n2] does not conform to all", True),
+        ("UnformattedTextValue ST [결절 0.87\r\n2] does not conform to all", True),
         ("UnformattedTextValue ST [결절\x07] does not conform to all", False),
         ("ContentDescription LO [결절\n] does not conform to all", False),
         ("ContributionDateTime DT [20260301233015.123456+0000] does not conform to [0-9]{8}", True),

@@ -42,7 +42,6 @@ from dicom_node.results.source_bytes import (
 )
 from dicom_node.results.source_text import within
 from dicom_node.results.times import local_time
-from dicom_node.results.verdict import percent
 
 LAYER = "AI_RESULT"
 """The name of the graphic layer, by which a viewer switches it on and off."""
@@ -255,7 +254,7 @@ def _annotation(run: Run, frame: _Frame) -> Dataset:
         }
         outline = np.array([(left, top), (right, top), (right, bottom), (left, bottom), (left, top)])
         graphics.append(GraphicObject("POLYLINE", outline, "PIXEL", **tracking))
-        label = f"{verdict.finding_name(run, finding)} {percent(finding.score):.1f} %"
+        label = verdict.finding_label(run, finding)
         near = (left - size / 4, top - size / 4, right + size / 4, bottom + size / 4)
         place = _beside(label, size, near, taken, frame)
         taken.append(place)

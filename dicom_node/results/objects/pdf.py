@@ -20,11 +20,13 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import EncapsulatedPDFStorage, ExplicitVRLittleEndian
 
+from ai.scores import score_text
 from dicom_node.results import highdicom_mends
 from dicom_node.results.encode import finish, fitted, identity
 from dicom_node.results.objects.page import Page, Table, printable, render
 from dicom_node.results.objects.sizes import Size, size_of
 from dicom_node.results.run import Run
+from dicom_node.results.scores import shown_finding_score
 from dicom_node.results.source import Source, check_findings, read_sources
 from dicom_node.results.source_bytes import text_of
 from dicom_node.results.source_text import certain_text, within
@@ -35,8 +37,9 @@ from dicom_node.results.verdict import (
     in_words,
     is_faint,
     is_incomplete,
+    meanings,
     not_read_sentence,
-    percent,
+    scope,
     summary,
 )
 
@@ -102,7 +105,7 @@ def _page(run: Run, images: Sequence[Source], picture: NDArray[np.uint8] | None)
     found = [size_of(each, by_uid[each.region.sop_instance_uid]) for each in reading.findings]
     sizes = {number: size for number, size in enumerate(found) if size is not None}
     verdict = [summary(run)]
-    verdict += cautions(run)
+    verdict += [*cautions(run), *scope(run), *meanings(run)]
     if picture is None and not reading.failure:
         verdict.append(say.no_picture)
     return Page(
@@ -128,12 +131,12 @@ def _findings(run: Run, sizes: Mapping[int, Size]) -> Table:
             str(number + 1),
             finding_name(run, finding),
             say.name(finding.laterality, finding.laterality.meaning) if finding.laterality else "",
-            f"{percent(finding.score):.1f} %",
+            score_text(shown_finding_score(run.reading, finding)),
             *([_axes(run, sizes.get(number))] if sizes else []),
         )
         for number, finding in enumerate(run.reading.findings)
     ]
-    heading = ("", say.finding, say.side, say.certainty, *([say.size] if sizes else []))
+    heading = ("", say.finding, say.side, _capital(say.score), *([say.size] if sizes else []))
     return Table(heading, tuple(rows), flexible=1)
 
 
@@ -157,7 +160,7 @@ def _notes(run: Run, header: Dataset, sizes: Mapping[int, Size]) -> tuple[str, .
         *([say.at_detector] if any(size.at_detector for size in sizes.values()) else []),
         f"{say.read_by(model.name, model.version, model.manufacturer)} (SHA-256 {model.digest[:16]})",
         say.read_at(shown_time(at)),
-        f"{say.intended_use}: {model.intended_use}",
+        f"{say.intended_use}: {say.use(model.intended_use)}",
         *([say.replaces(shown_time(replaced))] if replaced else []),
     )
 

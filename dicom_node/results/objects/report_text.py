@@ -43,7 +43,7 @@ def _value(item: Dataset) -> str:  # noqa: PLR0911 - one return a value type
             if not measured:
                 return "no value"
             unit = measured[0].MeasurementUnitsCodeSequence[0].get("CodeValue", "")
-            return f"{measured[0].NumericValue} {unit}"
+            return f"{measured[0].NumericValue}{f' {unit}' if unit != '1' else ''}"  # UCUM's 1 is no unit
         case "SCOORD":
             points = [f"{value:.1f}" for value in item.get("GraphicData", [])]
             pairs = ", ".join(f"({x}, {y})" for x, y in zip(points[::2], points[1::2], strict=False))

@@ -92,7 +92,9 @@ def _capture(run: Run, sources: Sequence[Source], shot: Shot, index: int) -> Dat
         _reference(sources[number], [frame for frame in shot.frames if frame.source == number]) for number in shown
     ]
     model = run.reading.model
-    words = f"{shot.how}. Model: {model.name} {model.version}. {'. '.join(run.warnings)}"
+    point = run.reading.operating_point
+    words = f"{shot.how}. Model: {model.name} {model.version}{f', operating point {point}' if point else ''}. "
+    words += ". ".join(run.warnings)
     picture.DerivationDescription = within(words.strip(), 1024)
     finish(picture, run, used)
     copy_optional(first.header, picture, ["BodyPartExamined"])

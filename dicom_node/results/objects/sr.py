@@ -4,10 +4,11 @@ Start here for: the measurement group of a finding (TID 1410, :func:`_group`), w
 (the side itself is decided in :func:`ai.images.radiograph.laterality`), the outcome code of the whole reading (CID
 6047, :func:`_outcome`), and the sentences of the report (:func:`_sentences`).
 
-Each finding has one measurement group with its region, site, algorithm, certainty and, if the source gives its pixel
-size, its size. The verdicts on the whole study, class by class, are qualitative evaluations of the root: viewers (OHIF)
-reject groups without a region and then hide the others. Every sentence that a person must see is a plain TEXT item. A
-reading that failed has no class at all: no answer must not read as "absent".
+Each finding has one measurement group with its region, site, algorithm, score and, if the source gives its pixel size,
+its size. The verdicts on the whole study, class by class, are qualitative evaluations of the root
+(:mod:`objects.evaluations`): viewers (OHIF) reject groups without a region and then hide the others. Every sentence
+that a person must see is a plain TEXT item. A reading that failed has no class at all: no answer must not read as
+"absent".
 """
 
 from __future__ import annotations
@@ -39,30 +40,23 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as PydicomCode
 
-from ai.contract import ClassResult, Finding, Presence
+from ai.contract import Finding
 from dicom_node.results import highdicom_mends, uids, verdict
 from dicom_node.results.encode import concept, finish, fitted, identity
-from dicom_node.results.objects import viewers
+from dicom_node.results.objects import evaluations, viewers
 from dicom_node.results.objects.sizes import Size, size_of
-from dicom_node.results.run import Predecessor, Run
+from dicom_node.results.run import SCHEME, Predecessor, Run
 from dicom_node.results.source import Source, check_findings, on_image, read_sources
 from dicom_node.results.source_bytes import frames_of, text_of, unsigned_of
 from dicom_node.results.times import in_zone_of, shown_time
-from dicom_node.results.verdict import percent
 
-_CERTAINTY = CodedConcept("111012", "DCM", "Certainty of Finding")
 _QUALITATIVE_EVALUATIONS = CodedConcept("C0034375", "UMLS", "Qualitative Evaluations")
 _BOUNDED_BY = CodedConcept("75958009", "SCT", "Bounded by")
 _LATERALITY = CodedConcept("272741003", "SCT", "Laterality")
 _LONG_AXIS = CodedConcept("103339001", "SCT", "Long Axis")
 _SHORT_AXIS = CodedConcept("103340004", "SCT", "Short Axis")
 _METHOD = CodedConcept("370129005", "SCT", "Measurement Method")
-_AT_DETECTOR = CodedConcept("at_detector", "99DICOMNODE", "At the detector, magnification not corrected")
-_PRESENCE = {
-    Presence.PRESENT: CodedConcept("52101004", "SCT", "Present"),
-    Presence.ABSENT: CodedConcept("272519000", "SCT", "Absent"),
-    Presence.UNDETERMINED: CodedConcept("373068000", "SCT", "Undetermined"),
-}
+_AT_DETECTOR = CodedConcept("at_detector", SCHEME, "At the detector, magnification not corrected")
 # Members of CID 100 for any body region. CID 100 is extensible and has no code for the two procedures of the chest.
 _PROCEDURES = {
     "CT": CodedConcept("25045-6", "LN", "CT unspecified body region"),
@@ -112,8 +106,8 @@ def build(run: Run, sources: Sequence[Dataset]) -> Dataset:
     scores = []
     for group in _groups_of(document):
         parts = {item.ConceptNameCodeSequence[0].CodeValue: item for item in group.ContentSequence}
-        highdicom_mends.add_inferred_from(parts[_CERTAINTY.value], parts["111030"])
-        scores.append(parts[_CERTAINTY.value])
+        highdicom_mends.add_inferred_from(parts[evaluations.SCORE.value], parts["111030"])
+        scores.append(parts[evaluations.SCORE.value])
     if run.profile.viewer == "ohif":
         viewers.adapt_to_ohif(document, run, scores)
     if run.predecessor is not None:
@@ -194,18 +188,18 @@ def _sentences(run: Run, images: Sequence[Source]) -> list[str]:
     reading, say = run.reading, run.words
     model = reading.model
     verdicts = ", ".join(
-        f"{verdict.finding_name(run, each)} {say.presence[each.presence]} "
-        f"({verdict.shown_score(each):g} %, {say.threshold} {percent(each.threshold):g} %)"
-        if not each.not_assessed
-        else f"{verdict.finding_name(run, each)} {say.not_assessed_class}"
+        f"{verdict.finding_name(run, each)} {presence}"
+        + ("" if each.not_assessed else f" ({say.score} {score}, {say.threshold} {threshold})")
         for each in reading.classes
+        for score, threshold, presence in [verdict.in_words(run, each)]
     )
     return [
         *run.warnings,
-        f"{say.read_by(model.name, model.version, model.manufacturer)}. {say.intended_use}: {model.intended_use}",
+        f"{say.read_by(model.name, model.version, model.manufacturer)}. "
+        f"{say.intended_use}: {say.use(model.intended_use)}",
         *_replaced(run, images[0].header),
         verdict.summary(run) + (f": {verdicts}." if verdicts else "."),
-        *(f"{each}." for each in verdict.cautions(run)),
+        *(f"{each}." for each in (*verdict.cautions(run), *verdict.scope(run), *verdict.meanings(run))),
         *_caveat(run, images),
         *_not_read(run),
     ]
@@ -263,7 +257,9 @@ def _library_entry(image: Source) -> ImageContentItem:
 
 def _evaluations(run: Run) -> ContainerContentItem:
     outcome = CodeContentItem(codes.DCM.CADProcessingAndFindingsSummary, _outcome(run), relationship_type="CONTAINS")
-    return _container(_QUALITATIVE_EVALUATIONS, [outcome, *(_verdict(result) for result in run.reading.classes)])
+    verdicts = (evaluations.evaluation(run, result) for result in run.reading.classes)
+    others = map(evaluations.not_looked_for, run.reading.not_looked_for)
+    return _container(_QUALITATIVE_EVALUATIONS, [outcome, *verdicts, *others])
 
 
 def _outcome(run: Run) -> CodedConcept:
@@ -279,10 +275,6 @@ def _outcome(run: Run) -> CodedConcept:
         return codes.cid6047.NotAllAlgorithmsSucceededWithFindings if found else incomplete
     complete = codes.cid6047.AllAlgorithmsSucceededWithoutFindings
     return codes.cid6047.AllAlgorithmsSucceededWithFindings if found else complete
-
-
-def _verdict(result: ClassResult) -> CodeContentItem:
-    return CodeContentItem(concept(result.code), _PRESENCE[result.presence], relationship_type="CONTAINS")
 
 
 def _group(run: Run, number: int, finding: Finding, image: Source) -> ContainerContentItem:
@@ -313,7 +305,7 @@ def _group(run: Run, number: int, finding: Finding, image: Source) -> ContainerC
         *algorithm,
         viewers.comment(run, finding),
         # OHIF takes the box from the first measurement of a group; add_inferred_from adds it there.
-        NumContentItem(_CERTAINTY, percent(finding.score), codes.UCUM.Percent, relationship_type="CONTAINS"),
+        *evaluations.finding_scores(run, finding),
         *([] if size is None else _axes(size)),
         CodeContentItem(codes.DCM.GeometricPurposeOfRegion, _BOUNDED_BY, relationship_type="CONTAINS"),
         ImageRegion(

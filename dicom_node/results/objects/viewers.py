@@ -12,13 +12,14 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
 from ai.contract import Finding
+from ai.scores import score_text
 from dicom_node.results import verdict
-from dicom_node.results.run import Run
+from dicom_node.results.run import SCHEME, Run
+from dicom_node.results.scores import shown_finding_score
 from dicom_node.results.source_text import within
 from dicom_node.results.uids import digest_of
 
-_SCHEME = "99DICOMNODE"
-_REPORT = CodedConcept("AI_REPORT", _SCHEME, "AI report")
+_REPORT = CodedConcept("AI_REPORT", SCHEME, "AI report")
 
 
 def label(run: Run, finding: Finding) -> str:
@@ -33,9 +34,8 @@ def comment(run: Run, finding: Finding) -> TextContentItem:
 
     OHIF names a measurement by it once it is loaded.
     """
-    return TextContentItem(
-        codes.DCM.Comment, f"{label(run, finding)}, {finding.score:.2f}", relationship_type="CONTAINS"
-    )
+    score = score_text(shown_finding_score(run.reading, finding))
+    return TextContentItem(codes.DCM.Comment, f"{label(run, finding)}, {score}", relationship_type="CONTAINS")
 
 
 def adapt_to_ohif(document: Dataset, run: Run, scores: Sequence[Dataset]) -> None:
@@ -50,6 +50,6 @@ def adapt_to_ohif(document: Dataset, run: Run, scores: Sequence[Dataset]) -> Non
         said = label(run, finding)
         side = "" if finding.laterality is None else finding.laterality.value
         value = f"SCORE_{digest_of(finding.code.scheme, finding.code.value, side)[:8]}"
-        score.ConceptNameCodeSequence = [CodedConcept(value, _SCHEME, within(said, 64))]
+        score.ConceptNameCodeSequence = [CodedConcept(value, SCHEME, within(said, 64))]
     if not scores:
         document.ConceptNameCodeSequence = [_REPORT]

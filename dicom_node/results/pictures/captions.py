@@ -10,15 +10,27 @@ from collections.abc import Sequence
 
 from pydicom.dataset import Dataset
 
-from ai.contract import Presence
+from ai.contract import Finding, Presence
+from ai.scores import score_text
 from dicom_node.results.pictures import heat_maps
 from dicom_node.results.pictures.legend import Legend, Row, Sentence
 from dicom_node.results.pictures.overlay import Overlay
 from dicom_node.results.pictures.slices import Frame
 from dicom_node.results.run import Run
+from dicom_node.results.scores import shown_finding_score
 from dicom_node.results.source_bytes import numbers_of
 from dicom_node.results.times import shown_time
-from dicom_node.results.verdict import cautions, finding_name, in_words, is_faint, not_read, percent, summary, unplaced
+from dicom_node.results.verdict import (
+    cautions,
+    finding_name,
+    in_words,
+    is_faint,
+    meanings,
+    not_read,
+    scope,
+    summary,
+    unplaced,
+)
 
 _REASONS, _REASON, _FAILURE = 3, 60, 400
 """The most reasons for not reading something in a legend, the most characters of each, and of a failure's."""
@@ -60,7 +72,7 @@ class Captions:
         if numbered:
             rows += [
                 Row(
-                    (f"{number}: {finding_name(self._run, each)}", f"{percent(each.score):.1f} %", "", ""),
+                    (f"{number}: {finding_name(self._run, each)}", self._score(each), "", ""),
                     self._overlay.colour(each),
                 )
                 for number, each in here
@@ -102,9 +114,12 @@ class Captions:
     def _legend(self, about: Sequence[str], rows: Sequence[Row], *, shown: bool = True, heated: bool = False) -> Legend:
         missing = [] if shown else [Sentence(self._say.no_picture, emphasized=True)]
         sentences = [*self._warnings(), *self._incomplete(), *missing, *self._identity()]
-        sentences += map(Sentence, [*about, *_not_read(self._run)])
+        sentences += map(Sentence, [*about, *scope(self._run), *meanings(self._run), *_not_read(self._run)])
         heading = ("", self._say.score, self._say.threshold, "")
         return Legend(tuple(sentences), heading, tuple(rows), heat_maps.scale() if heated else None)
+
+    def _score(self, finding: Finding) -> str:
+        return score_text(shown_finding_score(self._reading, finding))
 
     def _warnings(self) -> list[Sentence]:
         return [Sentence(warning, emphasized=True) for warning in self._run.warnings]

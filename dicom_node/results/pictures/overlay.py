@@ -15,7 +15,6 @@ from dicom_node.results.pictures.heat_maps import VISIBLE, Heat
 from dicom_node.results.pictures.palette import Palette
 from dicom_node.results.pictures.slices import Frame, Stack
 from dicom_node.results.run import Run
-from dicom_node.results.verdict import percent
 
 
 class Overlay:
@@ -57,8 +56,7 @@ class Overlay:
                 finding.region.right * across,
                 finding.region.bottom * down,
                 self.colour(finding),
-                (f"{number}: " if self._by_number else "")
-                + f"{verdict.finding_name(self.run, finding)} {percent(finding.score):.1f} %",
+                (f"{number}: " if self._by_number else "") + verdict.finding_label(self.run, finding),
                 number,
             )
             for number, finding in self.findings(frame)

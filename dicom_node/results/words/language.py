@@ -29,7 +29,6 @@ class Words:
     report: str
     finding: str
     side: str
-    certainty: str
     size: str
     verdict: str
     patient: str
@@ -41,6 +40,7 @@ class Words:
     light_captions: str
     no_picture: str
     presence: dict[Presence, str]
+    operating_points: dict[str, str]
     not_assessed_class: str
     _findings: tuple[str, str]
     _outlined: tuple[str, str, str]
@@ -60,6 +60,14 @@ class Words:
     _more: tuple[str, str]
     _unreadable: str
     _not_assessed: str
+    _operating_point: str
+    _not_looked_for: str
+    _differential: str
+    _chances: str
+    _probability: str
+    _ppv: str
+    _npv: str
+    _or: str
 
     def name(self, code: Code, english: str) -> str:
         """The name of a coded concept."""
@@ -68,6 +76,10 @@ class Words:
     def notice(self, english: str) -> str:
         """A model's notice."""
         return names.NOTICES.get(english, {}).get(self.language, english)
+
+    def use(self, english: str) -> str:
+        """A model's intended use."""
+        return names.INTENDED_USES.get(english, {}).get(self.language, english)
 
     def reason(self, english: str) -> str:
         """The reason why something was not read."""
@@ -143,4 +155,36 @@ class Words:
 
     def not_assessed(self, classes: Sequence[str]) -> str:
         """The classes that the model has but gives no verdict on."""
-        return self._not_assessed.format(("、" if self.language == "ja" else ", ").join(classes))
+        return self._not_assessed.format(self._listed(classes))
+
+    def operating_point(self, name: str) -> str:
+        """The operating point by whose thresholds the classes were called."""
+        return self._operating_point.format(self.operating_points.get(name, name))
+
+    def not_looked_for(self, classes: Sequence[str]) -> str:
+        """The classes that the model has and that were not looked for."""
+        return self._not_looked_for.format(self._listed(classes))
+
+    def differential(self, name: str, conditions: Sequence[str]) -> str:
+        """The conditions that a class may stand for, since the model cannot tell them apart."""
+        *first, last = (each[:1].lower() + each[1:] if self.language == "en" else each for each in conditions)
+        return self._differential.format(name, f"{self._listed(first)}{self._or}{last}" if first else last)
+
+    def probability(self, percent: str) -> str:
+        """The probability of a class."""
+        return self._probability.format(percent)
+
+    def ppv(self, percent: str) -> str:
+        """The positive predictive value of a class."""
+        return self._ppv.format(percent)
+
+    def npv(self, percent: str) -> str:
+        """The negative predictive value of a class."""
+        return self._npv.format(percent)
+
+    def chances(self, name: str, figures: Sequence[str], prevalence: str) -> str:
+        """What the verdict on a class means at a prevalence: `probability`, `ppv` and `npv`."""
+        return self._chances.format(name, self._listed(figures), prevalence)
+
+    def _listed(self, parts: Sequence[str]) -> str:
+        return ("、" if self.language == "ja" else ", ").join(parts)

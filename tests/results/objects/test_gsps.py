@@ -103,9 +103,9 @@ def _walk(dataset: Dataset) -> Any:
 @pytest.mark.parametrize(
     ("language", "label", "warning"),
     [
-        ("en", "Pleural effusion 61.0 %", "AI - not for diagnostic use"),
-        ("ko", "흉수 61.0 %", "AI - 진단 목적으로 사용할 수 없음"),
-        ("ja", "胸水 61.0 %", "AI - 診断目的には使用できません"),
+        ("en", "Pleural effusion 0.61", "AI - not for diagnostic use"),
+        ("ko", "흉수 0.61", "AI - 진단 목적으로 사용할 수 없음"),
+        ("ja", "胸水 0.61", "AI - 診断目的には使用できません"),
     ],
 )
 def test_labels_and_warnings_are_in_the_runs_language(language: str, label: str, warning: str) -> None:
@@ -119,7 +119,7 @@ def test_a_released_model_draws_no_warning() -> None:
     run = run_of(make := make_image(), boxes=BOXES["one"], profile={"content_qualification": "PRODUCT"})
     run = replace(run, reading=replace(run.reading, model=replace(MODEL, notice="")))
     (state,) = gsps.build(run, [make])
-    assert texts(written(state).GraphicAnnotationSequence[0]) == ["Nodule 87.3 %"]
+    assert texts(written(state).GraphicAnnotationSequence[0]) == ["Nodule 0.87"]
 
 
 @pytest.mark.parametrize("boxes", ["one", "overlapping", "border"])

@@ -89,8 +89,8 @@ def squeezed(text: str) -> str:
             "en",
             "AI - not for diagnostic use|Demonstration model, trained on no patient|AI report: phantom_cxr 1.2.0"
             "|Patient: NOBODY TEST, ID TEST-1|Study: 2026-01-01, Chest|2 findings with a region"
-            "|1 Nodule 87.3 % 1.3 x 0.6 mm|2 Pleural effusion Left 61.0 % 3.8 x 1.9 mm"
-            "|Pneumothorax absent 12.3 % 50.0 %"
+            "|1 Nodule 0.87 1.3 x 0.6 mm|2 Pleural effusion Left 0.61 3.8 x 1.9 mm"
+            "|Pneumothorax absent 0.12 0.50"
             "|Not read: 3 images, other objects or series: view LL is not among PA, AP (2); it is no image (1)"
             "|Read by phantom_cxr version 1.2.0, dicom-node project (SHA-256 0123456789abcdef)"
             "|Read 2026-03-02 08:30 UTC+0900|Intended use: Shows the node at work."
@@ -100,13 +100,13 @@ def squeezed(text: str) -> str:
         (
             "ko",
             "AI - 진단 목적으로 사용할 수 없음|시연용 모델, 환자 영상으로 학습되지 않음|AI 분석 보고서|환자: "
-            "|검사: 2026-01-01|위치가 표시된 소견 2개|2 흉수 좌측 61.0 %|기흉 없음|분석하지 않음"
+            "|검사: 2026-01-01|위치가 표시된 소견 2개|2 흉수 좌측 0.61|기흉 없음|분석하지 않음"
             "|분석 시각 2026-03-02",
         ),
         (
             "ja",
             "AI - 診断目的には使用できません|デモ用モデル、患者画像による学習なし|AI解析レポート|患者: "
-            "|検査: 2026-01-01|位置の示された所見 2件|2 胸水 左 61.0 %|気胸 なし|解析していないもの"
+            "|検査: 2026-01-01|位置の示された所見 2件|2 胸水 左 0.61|気胸 なし|解析していないもの"
             "|解析時刻 2026-03-02",
         ),
     ],
@@ -172,7 +172,7 @@ def test_nothing_found_is_said_with_every_class(tmp_path: Path) -> None:
     image = make_image()
     text = squeezed(sheet(tmp_path, run_of(image), image, picture()).text)
     assert "No findings" in text
-    assert text.count(" absent 12.3 % 50.0 %") == 3
+    assert text.count(" absent 0.12 0.50") == 3
 
 
 # --- one page, always -----------------------------------------------------------------------------------------------
@@ -224,8 +224,8 @@ def test_it_always_fits_on_one_page(texts: dict[str, str], findings: int, classe
         assert "see the report" in page.text
     # What gives way to the room is a name, never a number.
     shown = [min(count, 15 if count > 16 else 16) for count in (findings, classes)]
-    assert [page.text.count(" mm"), page.text.count("50.0 %")] == shown
-    assert page.text.count("87.3 %") == sum(shown)
+    assert [page.text.count(" mm"), page.text.count("0.50")] == shown
+    assert page.text.count("0.87") == sum(shown)
     assert ("+ 285: see the report" in page.text) == (findings == 300)
     # What the notes push away the picture gives, but it stays one.
     (row,) = run_tool("pdfimages", "-list", page.path).stdout.splitlines()[2:]

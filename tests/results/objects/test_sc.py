@@ -27,7 +27,6 @@ from tests.results.test_common import (
     CREATED,
     MODEL,
     NOT_READ,
-    SCORES,
     SOURCES,
     Boxes,
     Held,
@@ -35,6 +34,7 @@ from tests.results.test_common import (
     header_of,
     run_of,
     with_raw,
+    with_scope,
     written,
 )
 from tests.support.programs import run_tool
@@ -186,7 +186,7 @@ def test_a_finding_that_fills_the_image_has_a_number_and_its_name_in_the_legend(
     source, rgb, _ = drawn({"nodule": (0, 0, 1, 1)}, 600, 800)
     (tag,) = spy.labels
     assert tag.right - tag.left < 20
-    assert spy.table[-1] == legend.Row(("1: Nodule", "87.3 %", "", ""), palette.COLOURS[0])
+    assert spy.table[-1] == legend.Row(("1: Nodule", "0.87", "", ""), palette.COLOURS[0])
     assert "phantom_cxr 1.2.0" in [word.text for word in spy.words]
     assert (rgb[599, -1] == palette.COLOURS[0]).all()
     assert (rgb[200, 600] == source[200, 600]).all()
@@ -309,11 +309,11 @@ def test_two_findings_of_one_class_are_told_apart(spy: Spy, monkeypatch: pytest.
     monkeypatch.setattr(drawing, "_panel", lambda text, *rest: labels.append(text) or panel(text, *rest))
     run = run_of(make_image(), boxes=BOXES["overlapping"], rows=600, columns=600)
     render(run, grey(600, 600))
-    assert labels == ["Nodule 87.3 %", "Pleural effusion 61.0 %", "Pneumothorax 50.0 %"]
+    assert labels == ["Nodule 0.87", "Pleural effusion 0.61", "Pneumothorax 0.50"]
     labels.clear()
     one, two, three = run.reading.findings
     render(with_findings(run, one, two, replace(three, key=one.key, name=one.name, code=one.code)), grey(600, 600))
-    assert labels == ["1: Nodule 87.3 %", "2: Pleural effusion 61.0 %", "3: Nodule 50.0 %"]
+    assert labels == ["1: Nodule 0.87", "2: Pleural effusion 0.61", "3: Nodule 0.50"]
 
 
 def test_two_findings_on_one_place_are_both_seen() -> None:
@@ -452,11 +452,28 @@ def test_the_legend_says_what_a_person_must_know(spy: Spy) -> None:
         "1 finding with a region",
     ]
     assert [row.cells for row in spy.table] == [
-        ("Nodule", "87.3 %", "50.0 %", "present"),
-        ("Pleural effusion", "12.3 %", "50.0 %", "absent"),
-        ("Pneumothorax", "12.3 %", "50.0 %", "absent"),
+        ("Nodule", "0.87", "0.50", "present"),
+        ("Pleural effusion", "0.12", "0.50", "absent"),
+        ("Pneumothorax", "0.12", "0.50", "absent"),
     ]
     assert [row.colour for row in spy.table] == [palette.COLOURS[0], None, None]
+
+
+def test_the_legend_says_what_was_looked_for_and_what_a_class_stands_for(spy: Spy) -> None:
+    image = make_image()
+    profile = {"prevalence": (("nodule", 0.005),)}
+    run = with_scope(run_of(image, boxes=BOXES["one"], profile=profile))
+    (picture,) = sc.build(run, [image], Held(image))
+    assert spy.headline[4:] == [
+        "1 finding with a region",
+        "Operating point: balanced",
+        "Not looked for: Tuberculosis",
+        "Nodule: may be pneumonia or consolidation",
+        "Nodule: probability 3.3 %, positive predictive value 2.2 % (against images without findings) "
+        "at a prevalence of 0.5 %",
+    ]
+    assert not any("Tuberculosis" in cell for row in spy.table for cell in row.cells)
+    assert "phantom_cxr 1.2.0, operating point balanced. " in picture.DerivationDescription
 
 
 def test_classes_that_are_present_have_colours_of_their_own(spy: Spy) -> None:
@@ -795,11 +812,3 @@ def test_other_programs_take_the_picture_and_see_what_was_drawn(name: str, tmp_p
     assert (seen == made).all(axis=2).mean() > 0.99
     done = run_tool("dciodvfy", file, check=False)
     assert [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("Error")] == []
-
-
-def test_scores_are_those_of_the_findings() -> None:
-    assert {key: verdict.percent(score) for key, score in SCORES.items()} == {
-        "nodule": 87.3,
-        "effusion": 61.0,
-        "pneumothorax": 50.0,
-    }

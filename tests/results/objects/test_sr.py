@@ -13,7 +13,7 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import ComprehensiveSRStorage
 
-from ai.contract import Axes, ClassResult, Code, InstanceRef, PassedOver, Presence, Region
+from ai.contract import Axes, ClassResult, Code, InstanceRef, NotLookedFor, PassedOver, Presence, Region
 from dicom_node.results import Run, encode
 from dicom_node.results.encode import to_bytes
 from dicom_node.results.objects import sr
@@ -28,6 +28,7 @@ from tests.results.test_common import (
     header_of,
     run_of,
     with_raw,
+    with_scope,
     written,
 )
 from tests.support.programs import run_tool, sr_validator_errors
@@ -52,6 +53,21 @@ def child(item: Dataset, name: str) -> Dataset:
 def groups(document: Dataset) -> list[Dataset]:
     found = children(document, "126010")
     return children(found[0], "125007") if found else []
+
+
+def measurements(item: Dataset) -> list[Dataset]:
+    return [child for child in item.get("ContentSequence", []) if child.ValueType == "NUM"]
+
+
+def figures(found: list[Dataset]) -> dict[tuple[str, str], tuple[float, str]]:
+    """The value and unit of measurements by the code of their names, in their order."""
+    return {
+        (named(each), str(each.ConceptNameCodeSequence[0].CodingSchemeDesignator)): (
+            float(each.MeasuredValueSequence[0].NumericValue),
+            str(each.MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0].CodeValue),
+        )
+        for each in found
+    }
 
 
 def sentences(document: Dataset) -> list[str]:
@@ -118,7 +134,7 @@ def test_each_finding_is_a_group_with_its_box(name: str, boxes: str) -> None:
             box.top,
         ]
         region = child(group, "111030")
-        (inferred,) = child(group, "111012").ContentSequence
+        (inferred,) = measurements(group)[0].ContentSequence
         assert inferred.RelationshipType == "INFERRED FROM"
         assert "ConceptNameCodeSequence" not in inferred  # PS3.16 TID 320 gives it none
         for scoord in (region, inferred):
@@ -128,9 +144,8 @@ def test_each_finding_is_a_group_with_its_box(name: str, boxes: str) -> None:
             assert selected.RelationshipType == "SELECTED FROM"
             assert selected.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == shape.SOPInstanceUID
             assert selected.ReferencedSOPSequence[0].ReferencedSOPClassUID == shape.SOPClassUID
-        measured = child(group, "111012").MeasuredValueSequence[0]
-        assert measured.NumericValue == round(100 * finding.score, 1)
-        assert measured.MeasurementUnitsCodeSequence[0].CodeValue == "%"
+        # no probability is known
+        assert figures(measurements(group)) == {("algorithm_score", "99DICOMNODE"): (round(finding.score, 2), "1")}
         assert child(group, "121071").ConceptCodeSequence[0].CodeValue == finding.code.value
         assert tracking_uid(run.key, number) == child(group, "112040").UID
         assert finding.name in child(group, "112039").TextValue
@@ -156,6 +171,100 @@ def test_every_class_is_present_or_absent() -> None:
     document, run = build("one")
     assert evaluations(document) == {"111017": "111242", "27925004": PRESENT, "60046008": ABSENT, "36118008": ABSENT}
     assert evaluations(document).keys() - {"111017"} == {result.code.value for result in run.reading.classes}
+
+
+# --- scores, what was looked for, what a verdict means ----------------------------------------------------------------
+
+
+def class_item(document: Dataset, code: str) -> Dataset:
+    return child(child(document, "C0034375"), code)
+
+
+def test_every_class_has_its_score_and_threshold_in_code_absent_ones_too() -> None:
+    document, _ = build("one")
+    for code, score in (("27925004", 0.87), ("60046008", 0.12), ("36118008", 0.12)):
+        below = class_item(document, code).ContentSequence
+        assert figures(measurements(class_item(document, code))) == {
+            ("algorithm_score", "99DICOMNODE"): (score, "1"),
+            ("score_threshold", "99DICOMNODE"): (0.5, "1"),
+        }
+        assert {each.RelationshipType for each in below} == {"HAS PROPERTIES"}
+    assert "%" not in "".join(sentences(document))
+    (scheme,) = document.CodingSchemeIdentificationSequence
+    assert scheme.CodingSchemeDesignator == "99DICOMNODE"
+    used = [each for item in items(document) for each in [item.get("CodingSchemeDesignator")] if each]
+    assert used.count("99DICOMNODE") == 1 + 1 + 2 * 3  # the scheme, the finding, three classes
+
+
+def test_the_operating_point_and_what_was_not_looked_for_are_said_in_code_and_in_words() -> None:
+    image = make_image()
+    document = written(sr.build(with_scope(run_of(image, boxes=BOXES["one"])), [image]))
+    for code in ("27925004", "60046008", "36118008"):
+        assert child(class_item(document, code), "111081").TextValue == "balanced"
+    assert evaluations(document)["154283005"] == "111225"  # not attempted: neither present nor absent
+    assert "ContentSequence" not in class_item(document, "154283005")
+    assert evaluations(document)["111017"] == "111242"  # all algorithms succeeded: this was none of them
+    assert "Operating point: balanced." in sentences(document)
+    assert "Not looked for: Tuberculosis." in sentences(document)
+    assert not any("Tuberculosis absent" in each for each in sentences(document))
+    plain, _ = build("one")
+    assert not any("perating point" in each or "ooked for" in each for each in sentences(plain))
+    assert all(named(item) != "111081" for item in items(plain))
+
+
+def test_what_a_model_cannot_tell_apart_is_a_differential() -> None:
+    image = make_image()
+    document = written(sr.build(with_scope(run_of(image, boxes=BOXES["one"])), [image]))
+    found = children(class_item(document, "27925004"), "111023")
+    assert [each.ConceptCodeSequence[0].CodeValue for each in found] == ["233604007", "95436008"]
+    assert "Nodule: may be pneumonia or consolidation." in sentences(document)
+    absent = written(sr.build(with_scope(run_of(image)), [image]))
+    assert children(class_item(absent, "27925004"), "111023") == []
+    assert not any("may be" in each for each in sentences(absent))
+
+
+def test_a_probability_is_stated_with_the_prevalence_of_the_site_alone() -> None:
+    image = make_image()
+    profile = {"prevalence": (("nodule", 0.005),)}
+    document = written(sr.build(with_scope(run_of(image, boxes=BOXES["one"], profile=profile)), [image]))
+    # odds 0.8731 / 0.1269 x 0.005 / 0.995, and 0.9 x 0.005 / (0.9 x 0.005 + 0.2 x 0.995)
+    assert figures(measurements(class_item(document, "27925004"))) == {
+        ("algorithm_score", "99DICOMNODE"): (0.87, "1"),
+        ("score_threshold", "99DICOMNODE"): (0.5, "1"),
+        ("111012", "DCM"): (3.3, "%"),
+        ("ppv", "99DICOMNODE"): (2.2, "%"),
+        ("prevalence", "99DICOMNODE"): (0.5, "%"),
+    }
+    assert (
+        "Nodule: probability 3.3 %, positive predictive value 2.2 % (against images without findings) "
+        "at a prevalence of 0.5 %."
+    ) in sentences(document)
+    (group,) = groups(document)
+    assert figures(measurements(group))["111012", "DCM"] == (3.3, "%")
+    assert named(measurements(group)[0]) == "algorithm_score"  # OHIF takes the box from the first one
+    for other in ("60046008", "36118008"):
+        assert len(measurements(class_item(document, other))) == 2
+    silent = written(sr.build(with_scope(run_of(image, boxes=BOXES["one"])), [image]))
+    assert not any("probability" in each for each in sentences(silent))
+    assert all(named(item) not in ("111012", "ppv", "prevalence") for item in items(silent))
+
+
+def test_a_finding_with_another_score_than_its_class_has_no_certainty() -> None:
+    image = make_image()
+    run = with_scope(run_of(image, boxes=BOXES["one"], profile={"prevalence": (("nodule", 0.005),)}))
+    weaker = replace(run.reading.findings[0], score=0.6)
+    document = written(sr.build(replace(run, reading=replace(run.reading, findings=(weaker,))), [image]))
+    (group,) = groups(document)
+    assert ("111012", "DCM") not in figures(measurements(group))
+    assert figures(measurements(group))["algorithm_score", "99DICOMNODE"] == (0.6, "1")
+
+
+def test_a_class_that_was_not_looked_for_can_have_no_verdict() -> None:
+    image = make_image()
+    run = run_of(image)
+    other = NotLookedFor("nodule", "Nodule", run.reading.classes[0].code)
+    with pytest.raises(ValueError, match="not looked for"):
+        sr.build(replace(run, reading=replace(run.reading, not_looked_for=(other,))), [image])
 
 
 def not_assessed(classes: tuple[ClassResult, ...]) -> tuple[ClassResult, ...]:
@@ -198,7 +307,7 @@ def test_no_findings_are_said_in_code_and_in_words() -> None:
     assert groups(document) == []
     assert children(document, "126010") == []
     assert evaluations(document) == {"111017": "111241", "27925004": ABSENT, "60046008": ABSENT, "36118008": ABSENT}
-    assert sentences(document)[-1].startswith("No findings: Nodule absent (12.3 %, threshold 50 %), ")
+    assert sentences(document)[-1].startswith("No findings: Nodule absent (score 0.12, threshold 0.50), ")
 
 
 @pytest.mark.parametrize(
@@ -479,7 +588,7 @@ def test_a_finding_on_a_frame_refers_to_that_frame() -> None:
         return sr.build(replace(run, reading=replace(run.reading, findings=(moved,))), [image])
 
     (group,) = groups(written(on(4)))
-    for scoord in (child(group, "111030"), child(group, "111012").ContentSequence[0]):
+    for scoord in (child(group, "111030"), measurements(group)[0].ContentSequence[0]):
         assert scoord.ContentSequence[0].ReferencedSOPSequence[0].ReferencedFrameNumber == 4
     with pytest.raises(ValueError, match=r"frame 6 of .*, which has 5"):
         on(6)
@@ -566,6 +675,6 @@ def test_dcmtk_reads_it_as_plain_sentences(file: Path) -> None:
     html = run_tool("dsr2html", file).stdout
     assert "AI - not for diagnostic use" in html
     assert "Demonstration model, trained on no patient" in html
-    assert ("No findings: Nodule absent" in html) != ("3 findings with a region: Nodule present (87.3 %" in html)
+    assert ("No findings: Nodule absent" in html) != ("3 findings with a region: Nodule present (0.87" in html)
     assert "Not read: 3 images, other objects or series: view LL" in html
     assert run_tool("dsrdump", "-q", file).stderr == ""

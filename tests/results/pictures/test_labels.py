@@ -54,7 +54,7 @@ def scattered(seed: int, count: int, low: float = 0.0, high: float = 1.0, size: 
     return frames
 
 
-LABEL = (152, 18)  # "12: Pleural effusion 50.0 %" in the smallest type
+LABEL = (152, 18)  # "12: Pleural effusion 0.50" in the smallest type
 
 
 @pytest.mark.parametrize("seed", range(12))
