@@ -44,7 +44,7 @@ FIELDS: dict[str, str] = {
     "device": "where a model runs: cpu, cuda:0",
     "job": "number of the job",
     "jobs": "how many jobs",
-    "kind": "read, send, shadow, commit or promise",
+    "kind": "read, send, shadow, commit, promise or withdraw",
     "attempt": "which attempt this was",
     "retry_in": "seconds until the next attempt",
     "status": "DIMSE status, four hexadecimal digits",

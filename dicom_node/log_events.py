@@ -248,6 +248,12 @@ EVENTS: tuple[LogEvent, ...] = (
         "Enable the SOP class there and `dicom-node retry UID`, or leave it.",
     ),
     LogEvent(
+        "result.withdrawn",
+        ("info",),
+        ("instance", "peer", "objects", "reason"),
+        "A PACS stored the key object (`instance`) that rejects results whose place later ones take (IOCM).",
+    ),
+    LogEvent(
         "retention.failed",
         ("error",),
         ("study", "error", "reason", "fix"),

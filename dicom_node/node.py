@@ -13,6 +13,7 @@ from dicom_node.config.holder import SettingsHolder
 from dicom_node.config.settings import Peer, Settings
 from dicom_node.delivery.commit_job import Committer, note_report
 from dicom_node.delivery.send_job import Sender
+from dicom_node.delivery.withdraw_job import Withdrawer
 from dicom_node.errors import ConfigError, trouble
 from dicom_node.index.index import INDEX_FILE, Index
 from dicom_node.index.rows import Job, JobKind
@@ -63,6 +64,7 @@ class Node:
         self._retention: Retention | None = None
         self._readers: list[Worker] = []
         self._senders: list[Worker] = []
+        self._withdrawers: list[Worker] = []
         self._committers: dict[str, Worker] = {}
         self._reporters: dict[str, Worker] = {}
         self._counters: dict[str, Counter] = {}
@@ -170,6 +172,9 @@ class Node:
         for peer in settings.destinations():
             sender = Sender(settings, peer, index, self._spool)
             self._senders.append(self._calling_worker(index, "send", sender, peer, sender.close))
+            if peer.iocm:
+                withdrawer = Withdrawer(settings, peer, index, self._spool, self._site(index), clock=clock)
+                self._withdrawers.append(self._calling_worker(index, "withdraw", withdrawer, peer, withdrawer.close))
         for worker in self._workers:
             worker.start()
         self._counters = {
@@ -252,6 +257,10 @@ class Node:
         if self._completer is not None:
             self._completer.wake()
 
+    def _site(self, index: Index) -> str:
+        """What tells this installation's results from those of every other."""
+        return f"{self.settings.node.ae_title}/{index.node_id()}"
+
     def _reader(self, slot: Slot, index: Index) -> Worker:
         """The worker of one executor of readings."""
         reader = Reader(
@@ -259,7 +268,7 @@ class Node:
             index,
             self._spool,
             slot.executor,
-            f"{self.settings.node.ae_title}/{index.node_id()}",
+            self._site(index),
             on_sends=self._wake_senders,
             processors=slot.processors,
             clock=self._clock,
@@ -285,7 +294,8 @@ class Node:
 
     @property
     def _workers(self) -> list[Worker]:
-        return [*self._readers, *self._senders, *self._committers.values(), *self._reporters.values()]
+        delivering = (*self._senders, *self._withdrawers, *self._committers.values())
+        return [*self._readers, *delivering, *self._reporters.values()]
 
     def _wake_readers(self) -> None:
         for worker in self._readers:

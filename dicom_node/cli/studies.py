@@ -110,7 +110,7 @@ def _print_studies(every: list[dict[str, Any]]) -> None:
             _seconds(took["reading"]),
             _seconds(took["delivering"]),
             _seconds(took["turnaround"]),
-            escape("; ".join(filter(None, [one["reason"], _removed(one)]))),
+            escape("; ".join(filter(None, [one["reason"], *one["withdrawn"], _removed(one)]))),
         )
     terminal.console().print(table if every else "no study yet")
 
@@ -148,6 +148,9 @@ def _print_study(one: dict[str, Any]) -> None:
         text = f" ({escape(asked['reason'])})" if asked["reason"] else ""
         committed = "committed" if asked["state"] == "done" and not text else asked["state"]
         show(f"commitment  by {asked['destination']}: {committed}{text}")
+    for job in one["withdrawals"]:
+        text = f" ({escape(job['reason'])})" if job["reason"] else ""
+        show(f"withdrawal  at {job['destination']}: {job['state']}{text}")
     if one["shadow"]["readings"] or one["shadow"]["jobs"]:
         show("\nshadow      not sent: what candidates said, recorded for dicom-node models compare")
         for reading in one["shadow"]["readings"]:

@@ -27,6 +27,7 @@ NEEDS_RESTART: Mapping[str, str] = {
     "node.deliver_for_hours": "the workers are made with it",
     "peers.*.destination": "each destination has a worker of its own",
     "peers.*.commitment": "each destination that commits has a worker of its own",
+    "peers.*.iocm": "each destination that takes withdrawals has a worker of its own",
     "peers.*.ae_title": "the workers that call the peer are made with it",
     "peers.*.host": "the workers that call the peer are made with it",
     "peers.*.port": "the workers that call the peer are made with it",

@@ -162,6 +162,7 @@ class Peer(_Wishes):
 
     ``host`` is where we reach it and, unless ``any_host``, the only address that it may call from. What a destination
     says of results counts before what the route says. One with ``commitment`` has a result when it has committed to it.
+    One with ``iocm`` hides results that are withdrawn (IHE RAD, Imaging Object Change Management).
     The release of an association by one that ``sends_whole_studies`` completes them.
     """
 
@@ -183,6 +184,8 @@ class Peer(_Wishes):
     """It sends a whole study over one association: the release of the association completes the study."""
     commitment: Flag = False
     """A study is delivered only when this destination has committed to keep the results (storage commitment)."""
+    iocm: Flag = False
+    """Results that later ones replace are rejected at this destination by a key object (IHE RAD, IOCM)."""
 
     @model_validator(mode="after")
     def _complete(self) -> Peer:
@@ -190,10 +193,9 @@ class Peer(_Wishes):
             raise ValueError(f"peer {self.name!r} is a destination: it needs host and port, where we reach it")
         if self.host is None and not self.any_host:
             raise ValueError(f"peer {self.name!r} needs a host, the address it calls from (or any_host = true)")
-        if self.commitment and not self.destination:
-            raise ValueError(
-                f"peer {self.name!r} is no destination: commitment can only stand where destination = true"
-            )
+        for key in ("commitment", "iocm"):
+            if getattr(self, key) and not self.destination:
+                raise ValueError(f"peer {self.name!r} is no destination: {key} can only stand where destination = true")
         if self.sends_whole_studies and not self.may_store:
             raise ValueError(f"peer {self.name!r} may not store: sends_whole_studies needs may_store = true")
         if self.wishes() and not self.destination:

@@ -77,7 +77,7 @@ class Sender:
             return self._not_taken(job, result)
         status = response.status
         log = logger().bind(instance=result.sop_instance_uid, role=result.role, peer=self._peer.name)
-        _judge(response, self._peer)
+        judge(response, self._peer)
         seconds = round(time.perf_counter() - began, 3)
         if status:
             log.warning("result.delivered", status=f"{status:04X}", seconds=seconds, reason="stored with a warning")
@@ -101,7 +101,13 @@ class Sender:
         return Done(f"not taken: {reason}", "not taken")
 
 
-def _judge(response: Response, peer: Peer) -> None:
+def judge(response: Response, peer: Peer) -> None:
+    """Return if the peer has stored the object.
+
+    Raises:
+        Permanent: it will never store it.
+        Retryable: it may store it later.
+    """
     if response.verdict is Verdict.STORED:
         return
     answer = f"{peer.name} ({peer.ae_title}) answered {response.status:04X}"

@@ -12,8 +12,9 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Sequence
 
-from dicom_node.index.rows import Ask, Job, Promise
+from dicom_node.index.rows import Ask, Job, JobKind, Promise
 from dicom_node.index.statements import Statements
+from dicom_node.index.withdrawals import IS_WITHDRAWN
 
 _STORED = """kind = 'send' AND state = 'done' AND outcome = 'sent'"""
 
@@ -48,7 +49,8 @@ class CommitmentStatements(Statements):
                 for row in self._db.conn.execute(
                     f"""SELECT r.sop_class_uid, r.sop_instance_uid
                     FROM (SELECT subject FROM jobs
-                        WHERE study = :study AND target = :target AND run_key = :run_key AND {_STORED}) s
+                        WHERE study = :study AND target = :target AND run_key = :run_key AND {_STORED}
+                            AND NOT {IS_WITHDRAWN}) s
                         CROSS JOIN results r ON r.sop_instance_uid = s.subject
                     WHERE r.sop_instance_uid NOT IN (SELECT sop_instance_uid FROM committed WHERE job = :job)
                     ORDER BY r.position""",  # noqa: S608 - our own words
@@ -136,7 +138,7 @@ class CommitmentStatements(Statements):
                 f"""UPDATE jobs SET state = 'queued', attempts = 0, due = :now, created = :now, finished = NULL,
                     outcome = '', reason = ''
                 WHERE study = :study AND target = :target AND run_key = :run_key AND {_STORED}
-                    AND subject IN (SELECT value FROM json_each(:missing))
+                    AND subject IN (SELECT value FROM json_each(:missing)) AND NOT {IS_WITHDRAWN}
                     AND subject NOT IN (SELECT sop_instance_uid FROM committed WHERE job = :job)""",  # noqa: S608 - our own words
                 {
                     "job": job,
@@ -168,14 +170,15 @@ class CommitmentStatements(Statements):
         with self.transaction():
             self._run("UPDATE jobs SET due = min(due, ?) WHERE kind = 'commit' AND state = 'queued'", now)
 
-    def waive_commits(self, destinations: Sequence[str], reason: str, now: float) -> int:
-        """End the queued requests for commitment of every destination that is not among ``destinations``."""
+    def waive(self, kind: JobKind, destinations: Sequence[str], reason: str, now: float) -> int:
+        """End the queued jobs "commit" or "withdraw" of every destination that is not among ``destinations``."""
         with self.transaction():
             return self._run(
                 """UPDATE jobs SET state = 'done', outcome = 'waived', finished = ?, reason = ?
-                WHERE state = 'queued' AND kind = 'commit' AND target NOT IN (SELECT value FROM json_each(?))""",
+                WHERE state = 'queued' AND kind = ? AND target NOT IN (SELECT value FROM json_each(?))""",
                 now,
                 reason,
+                kind,
                 json.dumps(list(destinations)),
             ).rowcount
 

@@ -22,8 +22,8 @@ from dicom_node.index.jobs import JobStatements
 from dicom_node.index.migrations import MIGRATIONS, SCHEMA
 from dicom_node.index.procedure_steps import StepStatements
 from dicom_node.index.readings import ReadingStatements
-from dicom_node.index.removals import RemovalStatements
 from dicom_node.index.studies import StudyStatements
+from dicom_node.index.withdrawals import WithdrawalStatements
 
 INDEX_FILE = "index.sqlite"  # in the data folder
 
@@ -40,7 +40,9 @@ def open_index(data_dir: Path) -> Index:
     return Index(file)
 
 
-class Index(InstanceStatements, StudyStatements, JobStatements, ReadingStatements, RemovalStatements, StepStatements):
+class Index(
+    InstanceStatements, StudyStatements, JobStatements, ReadingStatements, WithdrawalStatements, StepStatements
+):
     """The tables of one node. Every method is one transaction; times (``now``) are epoch seconds and are passed in."""
 
     def __init__(self, path: Path, *, create: bool = False) -> None:

@@ -84,9 +84,18 @@ class InstanceStatements(Statements):
             )
             return revision
 
-    def correct_instance(self, new: NewInstance, edition: int, now: float) -> None:
-        """Record that a corrected instance replaces its former edition; its study is opened again."""
+    def correct_instance(self, new: NewInstance, edition: int, now: float, *, safety: bool) -> None:
+        """Record that a corrected instance replaces its former edition; its study is opened again.
+
+        ``safety``: it differs in patient, side or pixels (`storage.corrections`).
+        """
         with self.transaction():
+            self._run(
+                "INSERT OR REPLACE INTO corrections (sop_instance_uid, edition, safety) VALUES (?, ?, ?)",
+                new.sop_instance_uid,
+                edition,
+                int(safety),
+            )
             self._open_study(new, now)
             self._run(
                 """UPDATE instances SET edition = ?, sop_class_uid = ?, series = ?, calling_ae = ?, file = ?, bytes = ?,

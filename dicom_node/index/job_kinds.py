@@ -17,6 +17,13 @@ _STUDY_IS_FREE = """NOT EXISTS
 _ALL_IS_SENT = """NOT EXISTS (SELECT 1 FROM jobs s
     WHERE s.study = jobs.study AND s.kind = 'send' AND s.target = jobs.target AND s.run_key = jobs.run_key
         AND s.state IN ('queued', 'running'))"""
+_SUCCESSORS_ARE_SENT = """(NOT EXISTS (SELECT 1 FROM jobs s
+        WHERE s.study = jobs.study AND s.kind = 'send' AND s.target = jobs.target AND s.state IN ('queued', 'running')
+            AND (s.run_key = jobs.run_key
+                OR s.run_key = (SELECT w.run_key FROM withdrawals w WHERE w.id = CAST(jobs.subject AS INTEGER))))
+    AND NOT EXISTS (SELECT 1 FROM jobs c
+        WHERE c.study = jobs.study AND c.kind = 'commit' AND c.subject = jobs.run_key AND c.target = jobs.target
+            AND c.state IN ('queued', 'running')))"""
 _RESULT_IS_REMOVED = """EXISTS
     (SELECT 1 FROM results r WHERE r.sop_instance_uid = jobs.subject AND r.removed IS NOT NULL)"""
 _IMAGES_ARE_REMOVED = """NOT EXISTS
@@ -52,6 +59,9 @@ JOB_KINDS: dict[JobKind, KindRules] = {
     # A destination is asked to commit when nothing of the run is left to be sent there.
     "commit": KindRules("committed", queued_turn=_ALL_IS_SENT),
     "promise": KindRules("answered"),
+    # Results are rejected when nothing is left to be sent of them, nor of those that take their place, and nothing of
+    # the latter to be committed to.
+    "withdraw": KindRules("withdrawn", queued_turn=_SUCCESSORS_ARE_SENT),
 }
 
 

@@ -354,6 +354,38 @@ _M009 = (
 )
 
 
+@SCHEMA()
+def m010_withdrawals(db: Database) -> None:
+    """Results are rejected at a destination (IOCM), each once; what a correction of an instance changed is known."""
+    for statement in _M010:
+        db.execute(statement)
+
+
+# A withdrawal is of the results that one destination has of a run and profile. note is the key object that names them,
+# once it is made; successor is the profile of the results that take their place, those of the job's run.
+_M010 = (
+    """CREATE TABLE withdrawals (
+        id INTEGER PRIMARY KEY,
+        study TEXT NOT NULL REFERENCES studies,
+        run_key TEXT NOT NULL,
+        profile TEXT NOT NULL,
+        target TEXT NOT NULL,
+        reason TEXT NOT NULL CHECK (reason IN ('safety', 'quality')),
+        decided REAL NOT NULL,
+        successor TEXT NOT NULL,
+        note TEXT,
+        objects INTEGER NOT NULL DEFAULT 0,
+        UNIQUE (study, run_key, profile, target, reason)
+    ) STRICT""",
+    """CREATE TABLE corrections (
+        sop_instance_uid TEXT NOT NULL,
+        edition INTEGER NOT NULL,
+        safety INTEGER NOT NULL,
+        PRIMARY KEY (sop_instance_uid, edition)
+    ) STRICT, WITHOUT ROWID""",
+)
+
+
 with closing(Database(memory=True)) as _empty:
     MIGRATIONS = frozenset(each.name for each in SCHEMA.pending(_empty))
 """All that this version knows; an index with another one was made by a newer version."""

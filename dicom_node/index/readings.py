@@ -156,8 +156,9 @@ class ReadingStatements(CommitmentStatements):
             the number of superseded deliveries.
         """
         self._run(
-            """UPDATE jobs SET state = 'done', outcome = 'superseded', finished = ?, reason = ?
-            WHERE kind = 'commit' AND study = ? AND state IN ('queued', 'failed') AND revision <= ? AND run_key != ?
+            """UPDATE jobs SET state = iif(state = 'running', 'running', 'done'), outcome = 'superseded', finished = ?,
+                reason = ?
+            WHERE kind = 'commit' AND study = ? AND state != 'done' AND revision <= ? AND run_key != ?
                 AND run_key IN (SELECT run_key FROM readings WHERE study = ? AND model = ?)""",
             now,
             _superseded_by(job),

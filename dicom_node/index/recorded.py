@@ -42,7 +42,8 @@ class RecordedReading:
     """What a model said of a study; ``sources`` are SOP Instance UIDs, ``seconds`` the time of each step.
 
     ``passed_over`` and ``failed`` are (SOP Instance or Series UID, reason). ``operating_point`` is empty if the model
-    offers none. ``not_looked_for`` are (key, name) of classes.
+    offers none. ``not_looked_for`` are (key, name) of classes. ``editions`` has those sources that were read as
+    corrected, with the number of the edition; the others were read as first received, which is edition 1.
     """
 
     notice: str
@@ -57,6 +58,7 @@ class RecordedReading:
     failure: str
     operating_point: str
     not_looked_for: tuple[tuple[str, str], ...]
+    editions: Mapping[str, int]
 
 
 def recorded(text: str) -> RecordedReading:
@@ -75,6 +77,7 @@ def recorded(text: str) -> RecordedReading:
         failure=whole.get("failure", ""),
         operating_point=whole.get("operating_point", ""),
         not_looked_for=tuple((each["key"], each["name"]) for each in whole.get("not_looked_for", ())),
+        editions=whole.get("editions", {}),
     )
 
 

@@ -7,8 +7,14 @@ from typing import Literal
 
 from dicom_node.index.recorded import RecordedReading
 
-JobKind = Literal["read", "send", "shadow", "commit", "promise"]
+JobKind = Literal["read", "send", "shadow", "commit", "promise", "withdraw"]
 """What a job does; `job_kinds` has the rules of each kind."""
+
+WithdrawalReason = Literal["safety", "quality"]
+"""Why results are withdrawn: their source was corrected in patient, side or pixels; or later results replace them."""
+
+REJECTION = "rejection"
+"""The role of a key object that rejects results, and in place of a profile: it belongs to the results of none."""
 
 Outcome = Literal[
     "",  # the job has not ended
@@ -20,6 +26,8 @@ Outcome = Literal[
     "nothing to commit",  # the destination has stored nothing of the run
     "waived",  # the configuration does not ask for commitment any more
     "answered",
+    "withdrawn",
+    "nothing to withdraw",  # the destination has stored nothing of what was to be withdrawn
     "superseded",  # a later revision or reading takes its place; of a job in work: it is not tried again
     "failed",
 ]
@@ -136,6 +144,26 @@ class Promise:
 
 
 @dataclass(frozen=True, slots=True)
+class Withdrawal:
+    """Results of a study that are to be rejected at a destination: those of one run and profile.
+
+    ``failure``: they report a reading that failed. ``note`` is the SOP Instance UID of the key object that rejects
+    them; None while it is not made. ``objects`` are those that the destination has, ``successors`` the files of the
+    results that take their place: both in the order of sending.
+    """
+
+    id: int
+    study: str
+    run_key: str
+    target: str
+    reason: WithdrawalReason
+    failure: bool
+    note: str | None
+    objects: tuple[ResultRow, ...]
+    successors: tuple[ResultRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """A procedure step (MPPS): how many instances it ``made``, and how many of these we lack (``missing``)."""
 
@@ -204,7 +232,8 @@ class StudyRow:
 
     ``state`` is one of `operations.study_status.STATES`. ``evidence`` is what said that the study is complete; ``read``
     and ``delivered`` are when the last reading and the last delivery of this revision ended; ``reason`` is what a
-    person is told of a job; ``not_taken`` has a sentence for each kind of object that a destination does not take;
+    person is told of a job; ``not_taken`` has a sentence for each kind of object that a destination does not take,
+    ``withdrawn`` one for each time that earlier results were withdrawn at one;
     ``removed`` is when retention last removed files.
     """
 
@@ -220,6 +249,7 @@ class StudyRow:
     delivered: float | None
     reason: str
     not_taken: tuple[str, ...]
+    withdrawn: tuple[str, ...]
     instances: int
     state: str
 

@@ -1,4 +1,7 @@
-"""Studies: open until they are completed. The state of a completed study follows from its jobs (`_STATE`)."""
+"""Studies: open until they are completed. The state of a completed study follows from its jobs (`_STATE`).
+
+What retention removes is removed of whole studies, so it is recorded here, too.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,14 @@ import json
 from collections.abc import Sequence
 
 from dicom_node.index.rows import (
+    REJECTION,
     JobRow,
     OpenStudy,
     StoredSeries,
     StudyRow,
 )
 from dicom_node.index.statements import Statements
+from dicom_node.index.withdrawals import IS_WITHDRAWN
 
 _NEWEST = "SELECT * FROM studies ORDER BY last_received DESC LIMIT :limit"
 
@@ -21,7 +26,8 @@ _OLD = """SELECT * FROM studies WHERE completed IS NOT NULL AND kept = 1
     AND last_received < :before AND (last_received, study) > (:after, :study)
     ORDER BY last_received, study LIMIT :limit"""
 
-# The jobs of a revision: its read jobs, and the sending and commitment of the runs that these ended with.
+# The jobs of a revision: its read jobs, the sending and commitment of the runs that these ended with, and the
+# withdrawal of the results whose place these take.
 # CROSS JOIN makes SQLite begin with the listed studies; by its own choice it begins with all jobs there ever were.
 _STATE = """
     WITH listed AS MATERIALIZED ({listed}),
@@ -34,7 +40,7 @@ _STATE = """
         UNION ALL
         SELECT r.study, s.kind, s.state, s.outcome, s.run_key, s.reason, s.finished
         FROM reads r CROSS JOIN jobs s
-            ON s.study = r.study AND s.run_key = r.run_key AND s.kind IN ('send', 'commit')
+            ON s.study = r.study AND s.run_key = r.run_key AND s.kind IN ('send', 'commit', 'withdraw')
     ),
     told AS (
         SELECT study,
@@ -48,12 +54,13 @@ _STATE = """
             max(CASE WHEN kind != 'read' THEN finished END) AS delivered,
             max(CASE WHEN state = 'failed' THEN reason END) AS failure,
             max(CASE WHEN state != 'done' OR kind = 'read' THEN reason END) AS reason,
-            json_group_array(DISTINCT reason) FILTER (WHERE state = 'done' AND outcome = 'not taken') AS not_taken
+            json_group_array(DISTINCT reason) FILTER (WHERE state = 'done' AND outcome = 'not taken') AS not_taken,
+            json_group_array(DISTINCT reason) FILTER (WHERE state = 'done' AND outcome = 'withdrawn') AS withdrawn
         FROM work GROUP BY study
     )
     SELECT l.study, l.revision, l.first_received, l.last_received, l.completed, l.routes, l.removed, l.evidence,
         told.read, told.delivered, coalesce(nullif(told.failure, ''), told.reason, '') AS reason,
-        coalesce(told.not_taken, '[]') AS not_taken,
+        coalesce(told.not_taken, '[]') AS not_taken, coalesce(told.withdrawn, '[]') AS withdrawn,
         (SELECT count(*) FROM instances i WHERE i.study = l.study) AS instances,
         CASE
             WHEN l.completed IS NULL THEN 'receiving'
@@ -67,6 +74,9 @@ _STATE = """
         END AS state
     FROM listed l LEFT JOIN told ON told.study = l.study ORDER BY l.last_received DESC
 """
+
+
+_LISTS = ("routes", "not_taken", "withdrawn")  # columns that are JSON arrays
 
 
 class StudyStatements(Statements):
@@ -89,11 +99,18 @@ class StudyStatements(Statements):
         return [StoredSeries(**{**dict(row), "callers": tuple(json.loads(row["callers"]))}) for row in rows]
 
     def count_with(self, study: str, peer: str) -> int:
-        """How many instances of a study a peer may have: those that we received, and the results that we sent it."""
+        """How many instances of a study a peer may have: those that we received, and the results that we sent it.
+
+        Results that are withdrawn there do not count, nor does what rejects them: the peer may hide both. One that
+        hides neither has more than this count, so that the study waits longer, and never shorter.
+        """
         rows = self._rows(
-            """SELECT count(*) FROM (SELECT sop_instance_uid FROM instances WHERE study = ?1
+            f"""SELECT count(*) FROM (SELECT sop_instance_uid FROM instances WHERE study = ?1
                 UNION SELECT subject FROM jobs WHERE study = ?1 AND kind = 'send' AND target = ?2 AND state = 'done'
-                    AND outcome = 'sent')""",
+                    AND outcome = 'sent'
+                EXCEPT SELECT subject FROM jobs WHERE study = ?1 AND kind = 'send' AND target = ?2 AND {IS_WITHDRAWN}
+                EXCEPT SELECT r.sop_instance_uid FROM withdrawals w CROSS JOIN results r ON r.run_key = w.run_key
+                    AND r.role = '{REJECTION}' WHERE w.study = ?1)""",  # noqa: S608 - our own words
             study,
             peer,
         )
@@ -163,13 +180,62 @@ class StudyStatements(Statements):
         rows = self._listed(_OLD, {"before": before, "after": after[0], "study": after[1], "limit": limit})
         return sorted(rows, key=lambda row: (row.last_received, row.study))
 
+    # -- files that retention removes: the removal is recorded first; then the files are deleted
+
+    def remove_files(self, study: str, revision: int, before: float, now: float) -> bool:
+        """Record that every file of a study is removed; the caller deletes the files afterwards.
+
+        Nothing is recorded if the study received an image or a job of it ended since ``before``, or a job is open.
+
+        Returns:
+            whether it was recorded.
+        """
+        with self.transaction():
+            changed = self._run(
+                """UPDATE studies SET removed = ?, kept = 0, leftover = 1
+                WHERE study = ? AND revision = ? AND completed < ? AND last_received < ?
+                    AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.study = studies.study
+                        AND (j.state IN ('queued', 'running') OR j.finished >= ?))
+                    AND NOT EXISTS (SELECT 1 FROM instances i WHERE i.study = studies.study AND i.received >= ?)""",
+                now,
+                study,
+                revision,
+                *[before] * 4,
+            ).rowcount
+            if not changed:
+                return False
+            self._run("UPDATE instances SET removed = ? WHERE study = ? AND removed IS NULL", now, study)
+            self._run(
+                """UPDATE results SET removed = ? WHERE removed IS NULL
+                    AND run_key IN (SELECT run_key FROM readings WHERE study = ?)""",
+                now,
+                study,
+            )
+            return True
+
+    def leftover(self) -> list[str]:
+        """Studies that may still have files which are recorded as removed."""
+        return [row[0] for row in self._rows("SELECT study FROM studies WHERE leftover = 1 ORDER BY study")]
+
+    def removed_files(self, study: str) -> tuple[list[str], list[str]]:
+        """The SOP Instance UIDs of a study's images, and the files of its results, that are recorded as removed."""
+        images = self._rows("SELECT sop_instance_uid FROM instances WHERE study = ? AND removed IS NOT NULL", study)
+        results = self._rows(
+            """SELECT r.file FROM readings g CROSS JOIN results r ON r.run_key = g.run_key
+            WHERE g.study = ? AND r.removed IS NOT NULL""",
+            study,
+        )
+        return [row[0] for row in images], [row[0] for row in results]
+
+    def nothing_left(self, study: str) -> None:
+        """Record that all files of a study which are recorded as removed are deleted."""
+        with self.transaction():
+            self._run("UPDATE studies SET leftover = 0 WHERE study = ?", study)
+
     def _listed(self, listed: str, values: dict[str, object]) -> list[StudyRow]:
         with self._lock:
             rows = self._db.conn.execute(_STATE.format(listed=listed), values).fetchall()
-        return [
-            StudyRow(**{**dict(row), **{name: tuple(json.loads(row[name])) for name in ("routes", "not_taken")}})
-            for row in rows
-        ]
+        return [StudyRow(**{**dict(row), **{name: tuple(json.loads(row[name])) for name in _LISTS}}) for row in rows]
 
     def jobs_of(self, study: str) -> list[JobRow]:
         """Every job of a study, oldest first; a job "send" with the role of its result."""

@@ -38,7 +38,7 @@ def _between(start: float | None, end: float | None) -> float | None:
 def study(row: StudyRow) -> dict[str, Any]:
     """A study in one line: state, reason, the time of each step and the seconds between them.
 
-    ``evidence`` is what said that the study is complete.
+    ``evidence`` is what said that the study is complete; ``withdrawn`` which earlier results its destinations reject.
     A step that has not ended yet is None: ``read`` while a reading is in work, ``delivered`` until all is delivered.
     """
     state = row.state
@@ -48,6 +48,7 @@ def study(row: StudyRow) -> dict[str, Any]:
         "study": row.study,
         "state": state,
         "reason": row.reason or "; ".join(row.not_taken),
+        "withdrawn": list(row.withdrawn),
         "evidence": row.evidence if state != "receiving" else "",
         "revision": row.revision,
         "instances": row.instances,
@@ -91,6 +92,7 @@ def detail(index: Index, uid: str) -> dict[str, Any] | None:
             if job.kind == "send"
         ],
         "commitments": [{"destination": job.target, **_progress(job)} for job in jobs if job.kind == "commit"],
+        "withdrawals": [{"destination": job.target, **_progress(job)} for job in jobs if job.kind == "withdraw"],
         "shadow": {  # apart: of this nothing is sent, and the study's state does not depend on it
             "readings": [reading for shadow, reading in readings if shadow],
             "jobs": [_job(job) for job in jobs if job.kind == "shadow"],

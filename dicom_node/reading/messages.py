@@ -8,6 +8,7 @@ makes one for a process on this machine that may not open files itself.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -37,6 +38,7 @@ class ReadRequest:
     many processors the network may use; None leaves it to torch. ``batch`` begins the names of the result files under
     ``incoming/``. ``removed`` are the instances that retention has removed. ``asked`` is what to look for.
     ``place`` is the model's place in the configuration, from 0: it sets the Series Numbers of the results.
+    ``withdrawn`` are the runs whose results were withdrawn, each with the digests of the profiles that this holds for.
     """
 
     model: str
@@ -52,6 +54,16 @@ class ReadRequest:
     removed: tuple[str, ...] = ()
     asked: Asked = DEFAULT
     place: int = 0
+    withdrawn: Mapping[str, frozenset[str]] = dataclasses.field(default_factory=dict)
+
+    def key(self, key_of: Callable[[int], str]) -> str:
+        """The key of a run whose results were never withdrawn, for the profiles that are wanted.
+
+        ``key_of`` gives the run's key from the number of its withdrawals.
+        """
+        taken = {"", *(each.profile.digest for each in self.wanted)}
+        keys = map(key_of, itertools.count())
+        return next(key for key in keys if not taken & self.withdrawn.get(key, frozenset()))
 
     def missing(self, run_key: str) -> tuple[Wanted, ...]:
         """The profiles that a run has no results for; a destination that was added leaves those of the others alone."""

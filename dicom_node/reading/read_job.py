@@ -45,7 +45,7 @@ class _Way:
 
     ``asked``: what the models look for. ``profiles``: each destination of the route, with how its results are made.
     ``committing``: the destinations that are asked to commit. ``place``: the model's place among all that are read for
-    destinations, from 0.
+    destinations, from 0. ``withdrawing``: the destinations where results are rejected that later ones replace.
     """
 
     route: Route
@@ -53,6 +53,7 @@ class _Way:
     profiles: tuple[tuple[str, Profile], ...]
     committing: frozenset[str]
     place: int
+    withdrawing: frozenset[str]
 
 
 class Reader:
@@ -165,6 +166,7 @@ class Reader:
             tuple((name, settings.profile(route, name)) for name in route.to),
             frozenset(peer.name for peer in settings.destinations() if peer.commitment),
             0 if job.kind == "shadow" else models.index(job.target),
+            frozenset(peer.name for peer in settings.destinations() if peer.iocm),
         )
 
     def _request(self, job: Job, way: _Way, created: float) -> ReadRequest:
@@ -199,6 +201,7 @@ class Reader:
             removed=tuple(each.sop_instance_uid for each in removed if each.series in taken),
             asked=way.asked,
             place=way.place,
+            withdrawn=self._index.withdrawn_runs(job.study),
         )
 
     def _wanted(self, job: Job, way: _Way, *, replaces: bool) -> tuple[Wanted, ...]:
@@ -242,7 +245,8 @@ class Reader:
     def _recorded(self, job: Job, way: _Way, answer: ReadAnswer, key: str, *, supersedes: bool) -> Done:
         """Record the reading and its files, and queue each file for the destinations that it was made for.
 
-        If it ``supersedes``, results of older readings that were not sent yet are called off; a failure does not.
+        If it ``supersedes``, results of older readings that were not sent yet are called off, and those that were sent
+        are withdrawn where a destination takes that; a failure does neither.
         """
         targets = [(name, profile.digest) for name, profile in way.profiles]
         results = self._in_place(answer)
@@ -253,6 +257,9 @@ class Reader:
             if supersedes:
                 self._index.supersede(job, key, targets, self._clock())
             self._index.queue_sends(job, key, targets, self._clock(), committing=way.committing)
+            if supersedes:
+                withdrawing = [each for each in targets if each[0] in way.withdrawing]
+                self._index.queue_withdrawals(job, key, withdrawing, self._clock())
 
         return Done("; ".join(answer.notes)[:1000], run_key=key, effects=effects, then=self._on_sends)
 
@@ -321,6 +328,7 @@ def _same(texts: Iterable[str]) -> str:
 def _as_json(reading: Reading, seconds: Iterable[tuple[str, float]]) -> str:
     """A reading as the index keeps it: all but where the bytes of its sources are, which may change."""
     whole: dict[str, Any] = dataclasses.asdict(reading)
-    whole["sources"] = [source["sop_instance_uid"] for source in whole["sources"]]
+    whole["sources"] = [ref.sop_instance_uid for ref in reading.sources]
+    whole["editions"] = {ref.sop_instance_uid: ref.edition for ref in reading.sources if ref.edition > 1}
     whole["seconds"] = dict(seconds)
     return json.dumps(whole)

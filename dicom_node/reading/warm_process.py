@@ -51,7 +51,6 @@ def read(request: ReadRequest) -> ReadAnswer:
         MachineError: the results cannot be written.
     """
     # highdicom stays out of the receiver's process
-    from dicom_node import results  # noqa: PLC0415
     from dicom_node.results.images import StoredImages  # noqa: PLC0415
 
     model = _model(request.model)
@@ -64,7 +63,7 @@ def read(request: ReadRequest) -> ReadAnswer:
     gone = tuple(PassedOver(uid, _REMOVED) for uid in request.removed)
     selection = dataclasses.replace(selection, surplus=(*selection.surplus, *gone))
     uids = _editions(selection.chosen)
-    key = results.run_key(request.site, model.identity, uids, "", request.asked)
+    key = _key(request, model.identity, uids, "")
     if not gone and request.is_done(key):
         return ReadAnswer(selection.passed_over, run_key=key)
     if request.threads is not None:
@@ -77,8 +76,18 @@ def read(request: ReadRequest) -> ReadAnswer:
         raise ReadingError(f"model {request.model} could not be loaded: {error}") from error
     if reading.failed:  # another key: once all images can be read, the study is read again
         unread = [[each.uid, each.reason] for each in reading.failed]
-        key = results.run_key(request.site, model.identity, uids, _digest("incomplete", unread), request.asked)
+        key = _key(request, model.identity, uids, _digest("incomplete", unread))
     return _encoded(request, key, reading, StoredImages())
+
+
+def _key(request: ReadRequest, model: ModelIdentity, uids: Sequence[str], circumstances: str) -> str:
+    """The key of a run that was never withdrawn."""
+    from dicom_node import results  # noqa: PLC0415 - as in read
+
+    def key_of(withdrawals: int) -> str:
+        return results.run_key(request.site, model, uids, circumstances, request.asked, withdrawals=withdrawals)
+
+    return request.key(key_of)
 
 
 def _editions(refs: Iterable[InstanceRef]) -> list[str]:
@@ -118,7 +127,7 @@ def report_failure(request: ReadRequest, reason: str) -> ReadAnswer:
         notes = ("no file of the study says which patient it is of",) if selection.chosen else ()
         return ReadAnswer(selection.passed_over, notes=notes)
     uids = _editions(sources)
-    key = results.run_key(request.site, identity, uids, _digest("failed", reason), request.asked)
+    key = _key(request, identity, uids, _digest("failed", reason))
     passed = (*selection.passed_over, *selection.surplus)
     failed = Reading(identity, sources, (), (), passed, (), failure=reason)
     return _encoded(request, key, failed, images)

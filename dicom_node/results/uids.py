@@ -20,14 +20,21 @@ _NAMESPACE = uuid.UUID("6f0c4d0e-6d0f-5b0a-9d6e-3c8f6a1b7e52")
 
 
 def run_key(
-    site: str, model: ModelIdentity, source_uids: Iterable[str], circumstances: str, asked: Asked = DEFAULT
+    site: str,
+    model: ModelIdentity,
+    source_uids: Iterable[str],
+    circumstances: str,
+    asked: Asked = DEFAULT,
+    *,
+    withdrawals: int = 0,
 ) -> str:
     """The identity of a run as 64 hex digits (SHA-256): the same images read by the same model have the same key.
 
     The order of ``source_uids`` does not matter. ``circumstances`` is empty for a reading that succeeded; it tells
     apart one that failed, in whole or in part. ``asked`` is what the model looked for; settings of the results are not
-    part of the key: see :attr:`Run.objects_key`. The parts are encoded as a JSON array, so that two different inputs
-    never give the same text.
+    part of the key: see :attr:`Run.objects_key`. ``withdrawals`` is how often results of this same reading were
+    withdrawn: what was rejected once must never come again under its UID (IHE RAD, IOCM). The parts are encoded as a
+    JSON array, so that two different inputs never give the same text.
     """
     return digest_of(
         "run",
@@ -37,6 +44,7 @@ def run_key(
         (model.name, model.version, model.digest),
         circumstances,
         (sorted(asked.findings), asked.operating_point),
+        *([withdrawals] if withdrawals else ()),
     )
 
 

@@ -7,6 +7,7 @@ what a reading or its result objects are made of.
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,30 +15,38 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, Imp
 
 from ai.images.element_walk import Walk
 
-_COMPARED_TAGS = frozenset(
+
+class Correction(StrEnum):
+    """What a corrected instance differs in; it decides why the results of the former one are withdrawn."""
+
+    SAFETY = "safety"  # patient, side or pixels: what the former one said may be of somebody else, or of the other side
+    OTHER = "other"
+
+
+# The patient's name, ID, issuer of it, birth date and sex.
+_PATIENT = frozenset({0x00100010, 0x00100020, 0x00100021, 0x00100030, 0x00100040})
+# Which side is which: view position, patient orientation, image orientation, laterality of the series and of the image.
+_SIDE = frozenset({0x00185101, 0x00200020, 0x00200037, 0x00200060, 0x00200062})
+# Size and format of the pixels: other numbers of them, or another meaning of their values.
+_PIXELS = frozenset(
     {
-        *(0x00080050, 0x00080060),  # accession number, modality
-        *(0x00100010, 0x00100020, 0x00100021, 0x00100030, 0x00100040),  # the patient's name, ID, issuer, birth, sex
-        *(0x00180015, 0x00181164, 0x00185101),  # body part, imager pixel spacing, view position
-        *(0x0020000D, 0x0020000E, 0x00200032, 0x00200037, 0x00200052),  # study, series, position, orientation, frame
-        *(0x00200060, 0x00200062),  # laterality of the series, of the image
-        *(0x00280002, 0x00280004, 0x00280006, 0x00280008, 0x00280010, 0x00280011, 0x00280030, 0x00280034),
-        *(
-            0x00280100,
-            0x00280101,
-            0x00280102,
-            0x00280103,
-            0x00281052,
-            0x00281053,
-        ),  # size, format and display of the pixels
+        *(0x00280002, 0x00280004, 0x00280006, 0x00280008, 0x00280010, 0x00280011),
+        *(0x00280100, 0x00280101, 0x00280102, 0x00280103, 0x00281052, 0x00281053),
     }
 )
+_SAFETY_TAGS = _PATIENT | _SIDE | _PIXELS
+_COMPARED_TAGS = _SAFETY_TAGS | {
+    *(0x00080050, 0x00080060),  # accession number, modality
+    *(0x00180015, 0x00181164),  # body part, imager pixel spacing
+    *(0x0020000D, 0x0020000E, 0x00200032, 0x00200052),  # study, series, position, frame of reference
+    *(0x00280030, 0x00280034),  # pixel spacing and aspect ratio
+}
 _LAST_BEFORE_PIXELS = 0x7FDFFFFF  # the pixels begin with group 7FE0
 _COMPARED_AT_ONCE = 1024 * 1024  # bytes
 
 
-def is_corrected(kept: Path, came: Path, data_set_bytes: tuple[int, int], transfer_syntax_uid: str) -> bool:
-    """Whether two files of one instance differ in an attribute that a reading or its results use, or in the pixels.
+def correction(kept: Path, came: Path, data_set_bytes: tuple[int, int], transfer_syntax_uid: str) -> Correction | None:
+    """What two files of one instance differ in that a reading or its results use: attributes, or the pixels.
 
     Args:
         kept: the file that is stored.
@@ -46,23 +55,31 @@ def is_corrected(kept: Path, came: Path, data_set_bytes: tuple[int, int], transf
         transfer_syntax_uid: the transfer syntax of both data sets.
 
     Returns:
-        False for a deflated transfer syntax: such data sets are not inflated here, and so not compared.
+        None if they do not differ in it; None for a deflated transfer syntax, too: such data sets are not inflated
+        here, and so not compared.
 
     Raises:
         ValueError, struct.error: a data set cannot be parsed.
         OSError: a file cannot be read.
     """
     if transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
-        return False
+        return None
     with kept.open("rb") as one, came.open("rb") as other:
         one.seek(-data_set_bytes[0], 2)
         other.seek(-data_set_bytes[1], 2)
-        if _compared_values(one, transfer_syntax_uid) != _compared_values(other, transfer_syntax_uid):
+        before, after = _compared_values(one, transfer_syntax_uid), _compared_values(other, transfer_syntax_uid)
+        differing = {tag for tag in before.keys() | after.keys() if before.get(tag) != after.get(tag)}
+        if differing & _SAFETY_TAGS or _differs(one, other):
+            return Correction.SAFETY
+    return Correction.OTHER if differing else None
+
+
+def _differs(one: BinaryIO, other: BinaryIO) -> bool:
+    """Whether two files differ from here to their ends: in the pixels, and in what stands behind them."""
+    while piece := one.read(_COMPARED_AT_ONCE):
+        if other.read(len(piece)) != piece:
             return True
-        while piece := one.read(_COMPARED_AT_ONCE):  # from the pixels to the end
-            if other.read(len(piece)) != piece:
-                return True
-        return bool(other.read(1))
+    return bool(other.read(1))
 
 
 def _compared_values(data_set: BinaryIO, transfer_syntax_uid: str) -> dict[int, bytes]:

@@ -20,7 +20,7 @@ from dicom_node.errors import Refused
 from dicom_node.index.index import Index
 from dicom_node.index.rows import NewInstance, Received
 from dicom_node.log import logger, where
-from dicom_node.storage.corrections import is_corrected
+from dicom_node.storage.corrections import Correction, correction
 from dicom_node.storage.spool import Spool
 
 _COMPARED_AT_ONCE = 1024 * 1024
@@ -194,11 +194,11 @@ class Store:
             if stored.study != header.study:
                 raise Refused(0xC001, f"this SOP Instance UID is already stored as an instance of study {stored.study}")
             whole = stored.removed is None and self._spool.is_whole(stored.file, stored.bytes)
-            if whole and not self._is_corrected(stored, header, incoming):
-                return False
             if whole:
-                self._correct(stored, incoming, header)
-                return True
+                corrected = self._correction(stored, header, incoming)
+                if corrected is not None:
+                    self._correct(stored, incoming, header, corrected)
+                return corrected is not None
             file = self._spool.place(incoming.part, uid, edition=stored.edition, replace=True)
             self._index.replace_file(uid, file, incoming.part.size, incoming.transfer_syntax_uid, self.clock())
             log = logger().bind(study=header.study, instance=uid)
@@ -259,48 +259,49 @@ class Store:
                 self._locked.discard(sop_instance_uid)
                 self._released.notify_all()
 
-    def _is_corrected(self, stored: Received, header: Header, incoming: Incoming) -> bool:
-        """Whether a repeated instance is a correction (`is_corrected`) that must replace the stored one."""
+    def _correction(self, stored: Received, header: Header, incoming: Incoming) -> Correction | None:
+        """What a repeated instance corrects (`correction`), so that it must replace the stored one; None if nothing."""
         log = logger().bind(study=header.study, instance=header.sop_instance_uid)
         kept, came = self._spool.path(stored.file), Path(incoming.part.path)
         if _end_alike(kept, came, incoming.data_set_bytes):
             log.debug("instance.repeated")
-            return False
+            return None
         if stored.own or stored.transfer_syntax_uid != incoming.transfer_syntax_uid:
             log.debug(
                 "instance.repeated",
                 reason="results of this node and other transfer syntaxes are not compared; the stored one is kept",
             )
-            return False
+            return None
         if stored.edition >= _MOST_EDITIONS:
             log.warning(
                 "instance.repeated",
                 reason=f"{_MOST_EDITIONS} versions of the instance came; the last is kept: do two senders disagree?",
             )
-            return False
+            return None
         try:
             lengths = (stored.bytes - _head_bytes(kept), incoming.data_set_bytes)
-            corrected = is_corrected(kept, came, lengths, incoming.transfer_syntax_uid)
+            corrected = correction(kept, came, lengths, incoming.transfer_syntax_uid)
         except (ValueError, struct.error) as error:
             log.warning(
                 "instance.repeated",
                 reason="the instance came again and cannot be compared; the stored one is kept",
                 error=where(error),
             )
-            return False
-        if not corrected:
+            return None
+        if corrected is None:
             log.info(
                 "instance.repeated",
                 reason="the instance came again and differs only in attributes that no reading uses; it is not stored",
             )
         return corrected
 
-    def _correct(self, stored: Received, incoming: Incoming, header: Header) -> None:
+    def _correct(self, stored: Received, incoming: Incoming, header: Header, corrected: Correction) -> None:
         """Replace a stored instance with its correction. The index opens the study again, so that it is read again."""
         edition = stored.edition + 1
         file = self._spool.place(incoming.part, header.sop_instance_uid, edition=edition, replace=True)
         try:
-            self._index.correct_instance(_new(incoming, header, file), edition, self.clock())
+            safety = corrected is Correction.SAFETY
+            self._index.correct_instance(_new(incoming, header, file), edition, self.clock(), safety=safety)
         except BaseException:
             self._spool.remove_placed(incoming.part, file)
             raise

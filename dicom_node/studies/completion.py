@@ -13,7 +13,7 @@ from typing import NamedTuple
 from dicom_node.config.holder import SettingsHolder
 from dicom_node.config.settings import Route, Settings
 from dicom_node.index.index import Index
-from dicom_node.index.rows import OpenStudy
+from dicom_node.index.rows import JobKind, OpenStudy
 from dicom_node.log import logger, where
 from dicom_node.studies.routing import routes_of, shadows_of
 
@@ -21,6 +21,7 @@ _LONGEST_PAUSE = 0.25  # seconds between two looks
 _ASKED_AFTER_SECONDS = 0.5  # of quiet, so that a PACS is not asked after each image
 _LONGEST_IMAGE_SECONDS = 3600.0  # for which an image that is being received delays its study
 _CHECK_SECONDS = 5.0  # between two looks for jobs that no worker does
+_WAIVED: dict[JobKind, str] = {"commit": "commitment", "withdraw": "iocm"}  # jobs, and the key of a peer that asks so
 
 
 class Evidence(NamedTuple):
@@ -235,8 +236,9 @@ class Completer:
                 now,
             )
         )
-        committing = [peer.name for peer in settings.destinations() if peer.commitment]
-        self._index.waive_commits(committing, "the configuration now says commitment = false for this destination", now)
+        for kind, key in _WAIVED.items():
+            targets = [peer.name for peer in settings.destinations() if getattr(peer, key)]
+            self._index.waive(kind, targets, f"the configuration now says {key} = false for this destination", now)
         if failed:
             logger().error(
                 "jobs.failed", jobs=failed, reason="their model or destination is no longer in the configuration"

@@ -23,6 +23,7 @@ from pynetdicom.dsutils import split_dataset
 
 from dicom_node.index.index import Index
 from dicom_node.node import Node
+from dicom_node.storage.corrections import Correction, correction
 from dicom_node.storage.spool import Spool
 from tests.node.test_way import detail, ended, radiograph
 from tests.support.nodes import settings_for
@@ -33,16 +34,27 @@ from tests.support.waiting import wait_until
 StartNode = Callable[..., Node]
 StartPacs = Callable[..., Pacs]
 
-CORRECTIONS: dict[str, dict[str, Any]] = {
+OF_SAFETY: dict[str, dict[str, Any]] = {
     "another name": {"PatientName": "Doe^Jane"},
     "another patient ID": {"PatientID": "4711"},
-    "another accession number": {"AccessionNumber": "A1"},
+    "another issuer": {"IssuerOfPatientID": "H2"},
+    "another birth date": {"PatientBirthDate": "19500101"},
     "the other side": {"ImageLaterality": "R"},
+    "another orientation": {"PatientOrientation": ["R", "F"]},
     "another view": {"ViewPosition": "AP"},
-    "another spacing": {"PixelSpacing": [0.1, 0.1]},
     "the other polarity": {"PhotometricInterpretation": "MONOCHROME1"},
     "other pixels": {"PixelData": np.arange(64 * 64, dtype=np.uint16)[::-1].tobytes()},
+    "other pixels, and another accession number": {
+        "AccessionNumber": "A1",
+        "PixelData": np.arange(64 * 64, dtype=np.uint16)[::-1].tobytes(),
+    },
 }
+OF_ANOTHER_KIND: dict[str, dict[str, Any]] = {
+    "another accession number": {"AccessionNumber": "A1"},
+    "another spacing": {"PixelSpacing": [0.1, 0.1]},
+    "another body part": {"BodyPartExamined": "ABDOMEN"},
+}
+CORRECTIONS = OF_SAFETY | OF_ANOTHER_KIND
 OF_NO_MEANING: dict[str, dict[str, Any]] = {
     "what a PACS adds": {"RetrieveAETitle": "PACS", "InstanceAvailability": "ONLINE", "StationName": "X"},
     "a longer description": {"StudyDescription": "Chest, two views, standing", "InstitutionName": "Hospital"},
@@ -112,6 +124,18 @@ def test_a_corrected_instance_takes_the_place_of_the_first(
     assert len(files(node)) == 1
 
 
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian], ids=["explicit", "implicit"])
+@pytest.mark.parametrize("name", CORRECTIONS)
+def test_a_correction_is_of_the_patient_the_side_or_the_pixels_or_not(tmp_path: Path, name: str, syntax: str) -> None:
+    image, files, lengths = image_in(syntax), [tmp_path / "kept", tmp_path / "came"], []
+    for file, changes in zip(files, ({}, CORRECTIONS[name]), strict=True):
+        changed(image, changes).save_as(file, enforce_file_format=True)
+        lengths.append(file.stat().st_size - split_dataset(file)[1])
+    found = correction(files[0], files[1], (lengths[0], lengths[1]), syntax)
+    assert found is (Correction.SAFETY if name in OF_SAFETY else Correction.OTHER)
+    assert correction(files[0], files[0], (lengths[0], lengths[0]), syntax) is None
+
+
 @pytest.mark.parametrize("changes", OF_NO_MEANING.values(), ids=OF_NO_MEANING.keys())
 @pytest.mark.parametrize(
     "syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless], ids=["explicit", "implicit", "RLE"]
@@ -165,7 +189,7 @@ def test_a_correction_that_cannot_be_recorded_leaves_the_first(
     (first,) = files(node)
     before = first.read_bytes()
 
-    def fail(*_: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise sqlite3.OperationalError("disk I/O error")
 
     with monkeypatch.context() as broken:
@@ -187,9 +211,9 @@ def test_a_correction_amid_a_removal_is_kept(start_node: StartNode, tmp_path: Pa
     index, place = node.index, Index.correct_instance
     assert index is not None
 
-    def removed_first(self: Index, *args: Any) -> None:
+    def removed_first(self: Index, *args: Any, **kwargs: Any) -> None:
         self._run("UPDATE instances SET removed = 1.0")
-        place(self, *args)
+        place(self, *args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Index, "correct_instance", removed_first)
