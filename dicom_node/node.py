@@ -20,6 +20,7 @@ from dicom_node.index.rows import Job, JobKind
 from dicom_node.jobs.patience import Patience
 from dicom_node.jobs.worker import Done, Worker
 from dicom_node.log import logger, where
+from dicom_node.models import asked
 from dicom_node.models.registry import Models, find
 from dicom_node.reading.processes import Slot, WarmProcesses
 from dicom_node.reading.read_job import Reader
@@ -48,13 +49,14 @@ class Node:
         bundles: Mapping[str, Path] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Check the configuration, without disk or network.
+        """Check the configuration against the installed models, without network.
 
         Raises:
-            ConfigError: a route names a model that is not installed.
+            ConfigError: a route names a model that is not installed, or asks for what a model does not have.
         """
         self._holder = SettingsHolder(settings)
         self._bundles = find(settings) if bundles is None else {name: Pinned(path) for name, path in bundles.items()}
+        asked.check(settings, self._bundles)
         self._clock = clock
         self._spool = Spool(settings.node.data_dir)
         self.index: Index | None = None

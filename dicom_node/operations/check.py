@@ -25,12 +25,14 @@ from pydicom.uid import (
 )
 
 from ai.bundle.files import BundleError
+from ai.bundle.manifest import ReadingSpec
 from ai.engine import devices
 from ai.inference import bundle_model
 from dicom_node.config.load import load
 from dicom_node.config.settings import Peer, Settings
 from dicom_node.config.values import is_loopback
 from dicom_node.errors import ConfigError, ModelError
+from dicom_node.models import asked
 from dicom_node.models.registry import Models
 from dicom_node.models.users import user_name
 from dicom_node.network.requestor import AssociationError, Requestor, Timeouts, uncompressed
@@ -145,18 +147,20 @@ def _devices(wanted: str) -> Iterator[Point]:
 def _models(settings: Settings) -> Iterator[Point]:
     store = Models(settings.node.data_dir)
     reading = settings.reading_models()
+    specs: dict[str, ReadingSpec] = {}
     for name in settings.models():
         began = time.perf_counter()
         try:
             pinned = store.current(name).pinned()
             pinned.check()
-            identity = bundle_model.load(pinned.path).identity
+            model = bundle_model.load(pinned.path)
         except (ModelError, BundleError) as error:
             if name in reading or isinstance(error, ModelError):
                 yield Point("FAIL", f"model {name}", str(error))
             else:
                 yield Point("warn", f"model {name}", f"{error}; it reads in shadow alone, so the node runs without it")
             continue
+        identity, specs[name] = model.identity, model.info.spec
         took = time.perf_counter() - began
         notice = f"; {identity.notice}" if identity.notice else ""
         shadow = ", ".join(route.name for route in settings.routes if name in route.shadow)
@@ -166,6 +170,8 @@ def _models(settings: Settings) -> Iterator[Point]:
             f"version {identity.version}, files {identity.digest[:12]}, loads in {took:.1f} s{notice}"
             + (f"; in shadow of route {shadow}: recorded, not sent" if shadow else ""),
         )
+    for fault in asked.faults(settings, specs):
+        yield Point("FAIL", "routes", fault)
 
 
 def _plugins() -> Iterator[Point]:
