@@ -89,6 +89,12 @@ EVENTS: tuple[LogEvent, ...] = (
         "Let our AE title query the PACS, or leave `count_at` out.",
     ),
     LogEvent(
+        "destination.accepts",
+        ("info",),
+        ("peer", "reason"),
+        "A destination is called for the first time, or accepts something else than before; this is recorded.",
+    ),
+    LogEvent(
         "device.missing",
         ("warning",),
         ("reason",),

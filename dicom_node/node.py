@@ -172,7 +172,7 @@ class Node:
         self._processes = WarmProcesses(settings, self._bundles, index, self._wake_readers)
         self._readers = [self._reader(slot, index) for slot in self._processes.start()]
         for peer in settings.destinations():
-            sender = Sender(settings, peer, index, self._spool)
+            sender = Sender(settings, peer, index, self._spool, clock=clock)
             self._senders.append(self._calling_worker(index, "send", sender, peer, sender.close))
             if peer.iocm:
                 withdrawer = Withdrawer(settings, peer, index, self._spool, self._site(index), clock=clock)

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from ai.contract import Asked
 from dicom_node.config.values import (
@@ -23,13 +22,16 @@ from dicom_node.config.values import (
     Language,
     Name,
     Output,
+    Outputs,
     Patterns,
+    Pictures,
     Port,
     Prevalence,
     Seconds,
     Viewer,
     address_of,
     is_this_machine,
+    once,
     to_folder,
 )
 
@@ -53,7 +55,9 @@ class Profile:
     ``character_set`` "source" keeps the source's Specific Character Set wherever it can hold the texts, "utf-8" never
     does; ``sr_class`` is the report's SOP class; the first series of the first model is numbered
     ``series_number_base``. ``viewer`` names the one in which the results are read: see :attr:`made`. ``prevalence`` is
-    the share of the route's patients that have a class, by the class's key.
+    the share of the route's patients that have a class, by the class's key. ``pictures`` is how the pixels of secondary
+    captures are encoded: by JPEG baseline, which is lossy, or without loss; ``sc_rows`` is the most rows and columns of
+    the image in one.
     """
 
     outputs: tuple[Output, ...] = ("sr", "sc", "gsps", "seg", "kos")
@@ -64,6 +68,8 @@ class Profile:
     sr_class: Literal["comprehensive", "comprehensive3d"] = "comprehensive"
     viewer: Viewer = "any"
     prevalence: tuple[tuple[str, float], ...] = ()
+    pictures: Pictures = "jpeg"
+    sc_rows: int = 2048
 
     def __post_init__(self) -> None:
         # The order in a file says nothing: two that differ in it alone are one profile, with one set of UIDs.
@@ -83,17 +89,10 @@ class Profile:
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
-def _with_words(value: tuple[Output, ...]) -> tuple[Output, ...]:
-    """A failure and a negative answer lead to no mark, segment or key image: something must tell them apart."""
-    if not {"sr", "sc", "pdf"} & set(value):
-        raise ValueError("expected sr, sc or pdf among them: the others exist only where something was found")
-    return value
-
-
 class _Wishes(_Strict):
     """What a route or a destination may say of the results; what neither says has the default of :class:`Profile`."""
 
-    outputs: Annotated[tuple[Output, ...], Field(min_length=1), AfterValidator(_with_words)] | None = None
+    outputs: Outputs | None = None
     """Which result objects are made; one of sr, sc and pdf must be among them."""
     language: Language | None = None
     """The language of the texts that people read."""
@@ -107,6 +106,10 @@ class _Wishes(_Strict):
     """The kind of structured report; 'comprehensive3d' where the PACS asks for it."""
     viewer: Viewer | None = None
     """Where the results are read: 'ohif' leaves out what OHIF does not draw, and puts words where it shows them."""
+    pictures: Pictures | None = None
+    """Pixels of pictures: 'jpeg' (lossy), 'jpeg-ls' or 'uncompressed' (lossless); left out, the node chooses."""
+    sc_rows: Annotated[int, Field(strict=True, ge=512, le=16384)] | None = None
+    """The most rows and columns of the image in a picture; a larger one is reduced, in proportion."""
 
     def wishes(self) -> dict[str, Any]:
         """What is said, by the name of :class:`Profile`'s field."""
@@ -201,7 +204,7 @@ class Peer(_Wishes):
         if self.wishes() and not self.destination:
             keys = ", ".join(self.wishes())
             raise ValueError(f"peer {self.name!r} is no destination: {keys} can only stand where destination = true")
-        _once(f"peer {self.name!r}", "outputs", list(self.outputs or ()))
+        once(f"peer {self.name!r}", "outputs", list(self.outputs or ()))
         return self
 
 
@@ -264,8 +267,8 @@ class Settings(_Strict):
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
         self._room_before_refusing()
-        _once("peers", "name", [p.name for p in self.peers])
-        _once("routes", "name", [r.name for r in self.routes])
+        once("peers", "name", [p.name for p in self.peers])
+        once("routes", "name", [r.name for r in self.routes])
         self._no_loop()
         self._no_ambiguous_callers()
         destinations = {p.name for p in self.peers if p.destination}
@@ -284,7 +287,7 @@ class Settings(_Strict):
                     f"route {route.name!r}: count_at names {route.count_at!r}, which is no peer with host and port"
                 )
             for key in ("models", "shadow", "outputs", "to"):
-                _once(f"route {route.name!r}", key, list(getattr(route, key) or ()))
+                once(f"route {route.name!r}", key, list(getattr(route, key) or ()))
             for name in route.shadow:
                 if name in route.models:
                     raise ValueError(
@@ -373,9 +376,11 @@ class Settings(_Strict):
 
     def profile(self, route: Route, destination: str) -> Profile:
         """How results of a route are made for a destination: its own wishes first, then the route's."""
-        return Profile(
-            **{**route.wishes(), **self.peer(destination).wishes()}, prevalence=tuple(route.prevalence.items())
-        )
+        return Profile(**self.wishes(route, destination), prevalence=tuple(route.prevalence.items()))
+
+    def wishes(self, route: Route, destination: str) -> dict[str, Any]:
+        """What the configuration says of a destination's results, by the name of :class:`Profile`'s field."""
+        return {**route.wishes(), **self.peer(destination).wishes()}
 
     def peer(self, name: str) -> Peer:
         """The peer of that name; the configuration guarantees that the names used by routes exist."""
@@ -400,9 +405,3 @@ class Settings(_Strict):
     def shadow_models(self) -> tuple[str, ...]:
         """Every model that a route has in shadow; one may be a reading model of another route, too."""
         return tuple(dict.fromkeys(name for route in self.routes for name in route.shadow))
-
-
-def _once(where: str, key: str, values: Sequence[str]) -> None:
-    twice = sorted({value for value in values if values.count(value) > 1})
-    if twice:
-        raise ValueError(f"{where}: each {key} may stand once, {', '.join(map(repr, twice))} stands more often")

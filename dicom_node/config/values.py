@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -75,8 +76,30 @@ Prevalence = Annotated[
     Field(json_schema_extra={"allowed": "keys of classes, each with a number between 0 and 1"}),
 ]
 Output = Literal["sr", "sc", "gsps", "seg", "pdf", "kos"]
+
+
+def _with_words(value: tuple[Output, ...]) -> tuple[Output, ...]:
+    """A failure and a negative answer lead to no mark, segment or key image: something must tell them apart."""
+    if not {"sr", "sc", "pdf"} & set(value):
+        raise ValueError("expected sr, sc or pdf among them: the others exist only where something was found")
+    return value
+
+
+Outputs = Annotated[tuple[Output, ...], Field(min_length=1), AfterValidator(_with_words)]
 Language = Literal["en", "ko", "ja"]
 Viewer = Literal["any", "ohif"]
+Pictures = Literal["jpeg", "jpeg-ls", "uncompressed"]
+
+
+def once(where: str, key: str, values: Sequence[str]) -> None:
+    """Refuse values of a key of which one stands more often than once.
+
+    Raises:
+        ValueError: it says which.
+    """
+    twice = sorted({value for value in values if values.count(value) > 1})
+    if twice:
+        raise ValueError(f"{where}: each {key} may stand once, {', '.join(map(repr, twice))} stands more often")
 
 
 def to_folder(value: Any) -> Any:

@@ -6,6 +6,7 @@ What the answer of the PACS leads to (`dicom_node.network.status` has the table;
 * A9xx, Cxxx, 0117, 0122, 0124: the job fails permanently, since another try would get the same answer.
 * The PACS does not accept the SOP class at the negotiation: the result is left out, the study says so, and the PACS
   gets the other results. If the PACS accepts none of the SOP classes of the reading, the job fails permanently.
+* The PACS does not accept the transfer syntax of compressed pixels: it gets them decompressed, under the same UID.
 * Everything else (A7xx out of resources, 0110, 0213, rejections, aborts, time-outs, a PACS that is down): the job is
   tried again.
 """
@@ -13,6 +14,7 @@ What the answer of the PACS leads to (`dicom_node.network.status` has the table;
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from pydicom.uid import (
     UID,
@@ -26,12 +28,14 @@ from pydicom.uid import (
 )
 
 from dicom_node.config.settings import Peer, Settings
+from dicom_node.delivery.accepted import contexts, in_words, note
 from dicom_node.errors import Permanent, Retryable
 from dicom_node.index.index import Index
 from dicom_node.index.rows import Job, StoredResult
 from dicom_node.jobs.worker import Done
 from dicom_node.log import logger
-from dicom_node.network.requestor import Requestor, Timeouts, uncompressed
+from dicom_node.network.attempt import Attempt
+from dicom_node.network.requestor import Requestor, Timeouts
 from dicom_node.network.status import Verdict
 from dicom_node.network.storage_scu import Response, store
 from dicom_node.storage.spool import Spool
@@ -52,12 +56,21 @@ class Sender:
     """Does the job "send" for one destination; ``timeouts`` are for its associations, None for the usual ones."""
 
     def __init__(
-        self, settings: Settings, peer: Peer, index: Index, spool: Spool, timeouts: Timeouts | None = None
+        self,
+        settings: Settings,
+        peer: Peer,
+        index: Index,
+        spool: Spool,
+        timeouts: Timeouts | None = None,
+        *,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._peer = peer
         self._index = index
         self._spool = spool
-        self._requestor = Requestor(settings.node.ae_title, peer, uncompressed(RESULT_CLASSES), timeouts=timeouts)
+        self._clock = clock
+        self._noted: Attempt | None = None
+        self._requestor = Requestor(settings.node.ae_title, peer, contexts(RESULT_CLASSES), timeouts=timeouts)
 
     def __call__(self, job: Job) -> Done:
         """Send one result.
@@ -72,7 +85,10 @@ class Sender:
         if result is None or not self._spool.path(result.file).is_file():
             raise Permanent("the result's file is gone from the data folder")
         began = time.perf_counter()
-        response = store(self._requestor, self._spool.path(result.file))
+        try:
+            response = store(self._requestor, self._spool.path(result.file))
+        finally:
+            self._note_accepted()
         if response is None:
             return self._not_taken(job, result)
         status = response.status
@@ -88,6 +104,15 @@ class Sender:
     def close(self) -> None:
         """Release the association. Called when there is nothing to send."""
         self._requestor.release()
+
+    def _note_accepted(self) -> None:
+        """Record what the PACS accepted, if an association was requested since the last time."""
+        attempt = self._requestor.attempt
+        if attempt is None or attempt is self._noted:
+            return
+        self._noted = attempt
+        if note(self._index, self._peer.name, attempt, self._clock()):
+            logger().info("destination.accepts", peer=self._peer.name, reason=in_words(attempt))
 
     def _not_taken(self, job: Job, result: StoredResult) -> Done:
         """Leave out a result whose SOP class the PACS did not accept, if it accepted another class of the run."""

@@ -386,6 +386,20 @@ _M010 = (
 )
 
 
+@SCHEMA()
+def m011_accepted(db: Database) -> None:
+    """What a destination accepted when we last called it: the transfer syntaxes (JSON) of each SOP class."""
+    db.execute(
+        """CREATE TABLE accepted (
+            peer TEXT NOT NULL,
+            sop_class_uid TEXT NOT NULL,
+            syntaxes TEXT NOT NULL,
+            noted REAL NOT NULL,
+            PRIMARY KEY (peer, sop_class_uid)
+        ) STRICT, WITHOUT ROWID"""
+    )
+
+
 with closing(Database(memory=True)) as _empty:
     MIGRATIONS = frozenset(each.name for each in SCHEMA.pending(_empty))
 """All that this version knows; an index with another one was made by a newer version."""

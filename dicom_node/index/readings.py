@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from dicom_node.index.commitments import CommitmentStatements
 from dicom_node.index.recorded import recorded
@@ -114,6 +115,29 @@ class ReadingStatements(CommitmentStatements):
             if queued > before and destination in committing:
                 self.queue_commit(job, run_key, destination, now)
         return queued
+
+    def accepted_by(self, peer: str) -> dict[str, frozenset[str]]:
+        """The transfer syntaxes in which a destination accepted each SOP class when it was last asked.
+
+        A class that it refused has none; one that it was never asked for is not there.
+        """
+        rows = self._rows("SELECT sop_class_uid, syntaxes FROM accepted WHERE peer = ?", peer)
+        return {row[0]: frozenset(json.loads(row[1])) for row in rows}
+
+    def note_accepted(self, peer: str, accepted: Mapping[str, frozenset[str]], now: float) -> bool:
+        """Record what a destination accepts of these SOP classes; whether that differs from what was known."""
+        with self.transaction():
+            known = self.accepted_by(peer)
+            changed = [each for each in accepted if known.get(each) != accepted[each]]
+            for sop_class in changed:
+                self._run(
+                    "INSERT OR REPLACE INTO accepted (peer, sop_class_uid, syntaxes, noted) VALUES (?, ?, ?, ?)",
+                    peer,
+                    sop_class,
+                    json.dumps(sorted(accepted[sop_class])),
+                    now,
+                )
+        return bool(changed)
 
     def classes_sent(self, run_key: str, destination: str) -> frozenset[str]:
         """The SOP classes of the results of a run that are queued or sent to a destination."""

@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from dicom_node.config.settings import Peer
+from dicom_node.dicom.compressed import SYNTAXES, decompressed
 from dicom_node.dicom.files import read_meta
-from dicom_node.dicom.implicit_vr import as_implicit
+from dicom_node.dicom.implicit_vr import as_implicit, made_implicit
 from dicom_node.network.requestor import Context, NoContextError, Requestor
 from dicom_node.network.status import Verdict, comment, status_text, verdict
 
@@ -40,8 +41,9 @@ class Response:
 def store(requestor: Requestor, path: Path) -> Response | None:
     """C-STORE a DICOM file.
 
-    The bytes of its data set are sent as they are where the peer accepts its transfer syntax. Otherwise an Explicit VR
-    Little Endian file is sent in Implicit VR Little Endian.
+    The bytes of its data set are sent as they are where the peer accepts its transfer syntax. Otherwise a file whose
+    pixels are compressed as those of results are is sent decompressed (:mod:`dicom_node.dicom.compressed`), and an
+    Explicit VR Little Endian file in Implicit VR Little Endian.
 
     Returns:
         None if the peer accepted no presentation context in which the file can be sent.
@@ -54,12 +56,8 @@ def store(requestor: Requestor, path: Path) -> Response | None:
     meta = read_meta(path)
     association = requestor.open()
     accepted = requestor.accepted(meta.MediaStorageSOPClassUID)
-    what: Any
-    if meta.TransferSyntaxUID in accepted:
-        what = path
-    elif meta.TransferSyntaxUID == ExplicitVRLittleEndian and ImplicitVRLittleEndian in accepted:
-        what = as_implicit(path)
-    else:
+    what = _as_accepted(path, meta.TransferSyntaxUID, accepted)
+    if what is None:
         return None
     try:
         response = association.send_c_store(what)
@@ -68,6 +66,19 @@ def store(requestor: Requestor, path: Path) -> Response | None:
     if "Status" not in response:
         raise requestor.lost()
     return Response(int(response.Status), comment(response))
+
+
+def _as_accepted(path: Path, syntax: str, accepted: frozenset[str]) -> Path | Dataset | None:
+    """A file, or its data set in a transfer syntax that the peer accepts. None if it cannot be had in any."""
+    if syntax in accepted:
+        return path
+    explicit, implicit = ExplicitVRLittleEndian in accepted, ImplicitVRLittleEndian in accepted
+    if syntax == ExplicitVRLittleEndian:
+        return as_implicit(path) if implicit else None
+    if syntax not in SYNTAXES or not (explicit or implicit):
+        return None
+    dataset = decompressed(path)
+    return dataset if explicit or dataset is None else made_implicit(dataset)
 
 
 @dataclass(frozen=True, slots=True)

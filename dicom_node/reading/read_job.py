@@ -27,6 +27,7 @@ from ai.contract import Asked, InstanceRef, Reading, ReadingError, SeriesRef
 from ai.engine import process
 from dicom_node.config.holder import SettingsHolder
 from dicom_node.config.settings import Profile, Route
+from dicom_node.delivery.accepted import profiles
 from dicom_node.errors import Hindered, Permanent, Retryable
 from dicom_node.index.index import Index
 from dicom_node.index.rows import Job, NewReading, NewResult
@@ -163,7 +164,7 @@ class Reader:
         return _Way(
             route,
             settings.asked(route),
-            tuple((name, settings.profile(route, name)) for name in route.to),
+            profiles(settings, route, self._index, job.study),
             frozenset(peer.name for peer in settings.destinations() if peer.commitment),
             0 if job.kind == "shadow" else models.index(job.target),
             frozenset(peer.name for peer in settings.destinations() if peer.iocm),

@@ -27,7 +27,7 @@ from dicom_node import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION, __versi
 from dicom_node.results import highdicom_mends
 from dicom_node.results.run import ROLES, Run
 from dicom_node.results.source import Source
-from dicom_node.results.source_bytes import copy_attributes, copy_optional, element_pieces
+from dicom_node.results.source_bytes import copy_attributes, copy_optional, element_pieces, is_encapsulated
 from dicom_node.results.source_text import fit, holds_any_text, in_utf8, own_charset, within
 from dicom_node.results.times import local_time, zone_offset
 from dicom_node.results.uids import derived_uid, series_uid
@@ -130,7 +130,10 @@ def finish(dataset: Dataset, run: Run, sources: Sequence[Source]) -> None:
 
 
 def to_bytes(dataset: Dataset) -> bytes:
-    """A finished object as a DICOM Part 10 file in Explicit VR Little Endian (PS3.10 7.1)."""
+    """A finished object as a DICOM Part 10 file (PS3.10 7.1): in Explicit VR Little Endian, unless it is compressed.
+
+    Compressed pixels are encapsulated, and the object's file meta information names their transfer syntax.
+    """
     return b"".join(to_pieces(dataset))
 
 
@@ -142,7 +145,7 @@ def to_pieces(dataset: Dataset) -> tuple[bytes | memoryview, ...]:
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.TransferSyntaxUID = _transfer_syntax(dataset)
     meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     meta.ImplementationVersionName = IMPLEMENTATION_VERSION
     start = DicomBytesIO()
@@ -160,3 +163,11 @@ def to_pieces(dataset: Dataset) -> tuple[bytes | memoryview, ...]:
                 pieces += [b"".join(small), piece]
                 small = []
     return (*pieces, b"".join(small))
+
+
+def _transfer_syntax(dataset: Dataset) -> UID:
+    pixels = dataset.get_item("PixelData", keep_deferred=True)
+    if pixels is None or not is_encapsulated(pixels):
+        return ExplicitVRLittleEndian
+    syntax: UID = dataset.file_meta.TransferSyntaxUID
+    return syntax

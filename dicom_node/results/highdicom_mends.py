@@ -154,7 +154,6 @@ def set_picture(dataset: Dataset, rgb: NDArray[np.uint8]) -> None:
 
     The array is not copied here either, so it must not be written to afterwards.
     """
-    dataset.Rows, dataset.Columns = rgb.shape[:2]
     pixels: Any = np.ascontiguousarray(rgb).data.cast("B")
     tag = tag_of("PixelData")
     # 8 bits allocated are OB (PS3.5 A.2); highdicom leaves OB or OW open.

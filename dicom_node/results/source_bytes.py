@@ -34,6 +34,8 @@ _UNPAIRED = re.compile(
     "|STERNUM|STOMACH|THYMUS|THYROID|TLSPINE|TONGUE|TRACHEA|TSPINE|URETHRA|UTERUS|VAGINA|VULVA|WHOLEBODY"
 )
 
+_DELIMITER = b"\xfe\xff\xdd\xe0\0\0\0\0"  # Sequence Delimitation Item (PS3.5 7.5.2)
+
 # The form that an optional attribute must have to be copied. Patient and study are copied whatever they look like.
 _WELL_FORMED = {"AS": re.compile(r"\d{3}[DWMY]|"), "CS": re.compile(r"[A-Z0-9_ ]{0,16}(\\[A-Z0-9_ ]{0,16})*")}
 
@@ -172,6 +174,8 @@ def element_pieces(element: DataElement | RawDataElement, charset: list[str]) ->
     The pixels of a picture are a piece of their own: pydicom would copy them three times.
     """
     value = element.value
+    if element.VR == "OB" and isinstance(value, bytes) and is_encapsulated(element):
+        return struct.pack("<HH2s2xI", element.tag.group, element.tag.element, b"OB", 0xFFFFFFFF), value, _DELIMITER
     if element.VR == "OB" and isinstance(value, bytes | memoryview) and len(value) < 0xFFFFFFFF:
         odd = len(value) % 2
         head = struct.pack("<HH2s2xI", element.tag.group, element.tag.element, b"OB", len(value) + odd)
@@ -180,6 +184,13 @@ def element_pieces(element: DataElement | RawDataElement, charset: list[str]) ->
     out.is_little_endian, out.is_implicit_VR = True, False
     write_data_element(out, element, charset)
     return (out.getvalue(),)
+
+
+def is_encapsulated(element: DataElement | RawDataElement) -> bool:
+    """Whether the element has an undefined length, as compressed pixels do (PS3.5 A.4)."""
+    if isinstance(element, RawDataElement):
+        return element.length == 0xFFFFFFFF
+    return bool(element.is_undefined_length)
 
 
 def _stored(dataset: Dataset, tag: BaseTag) -> DataElement | RawDataElement | None:

@@ -62,7 +62,9 @@ def test_the_commented_example_removes_nothing_and_what_it_switches_off_is_good(
     route, screening = everything.routes
     assert (route.operating_point, route.prevalence) == ("balanced", {"nodule": 0.02})
     routes = (route.model_copy(update={"operating_point": None, "prevalence": {}}),)
-    assert everything.model_copy(update={"retention": Retention(), "routes": routes}) == load(HOSPITAL)
+    peers = tuple(peer.model_copy(update={"pictures": None}) for peer in everything.peers)
+    switched_off = {"retention": Retention(), "routes": routes, "peers": peers}
+    assert everything.model_copy(update=switched_off) == load(HOSPITAL)
     assert (screening.findings, screening.prevalence) == (("tuberculosis",), {"tuberculosis": 0.005})
     assert everything.profile(screening, "pacs").prevalence == (("tuberculosis", 0.005),)
 
@@ -107,6 +109,8 @@ def test_every_setting_of_a_profile_changes_its_digest_and_the_order_of_outputs_
         "sr_class": "comprehensive3d",
         "viewer": "ohif",
         "prevalence": (("nodule", 0.02),),
+        "pictures": "jpeg-ls",
+        "sc_rows": 4096,
     }
     assert others.keys() == {field.name for field in dataclasses.fields(Profile)}
     digests = {Profile().digest, *(Profile(**{key: value}).digest for key, value in others.items())}

@@ -288,7 +288,8 @@ def test_objects_come_in_the_order_of_sending_and_are_what_they_say() -> None:
         assert (o.sop_class_uid, o.sop_instance_uid, o.series_instance_uid) == (
             read.SOPClassUID, read.SOPInstanceUID, read.SeriesInstanceUID,
         )  # fmt: skip
-        assert read.file_meta.TransferSyntaxUID == pydicom.uid.ExplicitVRLittleEndian
+        syntax = pydicom.uid.JPEGBaseline8Bit if o.role == "sc" else pydicom.uid.ExplicitVRLittleEndian
+        assert read.file_meta.TransferSyntaxUID == syntax
         assert read.file_meta.MediaStorageSOPInstanceUID == o.sop_instance_uid
         assert o.sop_instance_uid == derived_uid(run.objects_key, o.role, o.index)
     assert len({o.series_instance_uid for o in objects}) == 2

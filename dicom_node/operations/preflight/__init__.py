@@ -3,11 +3,13 @@
 The pre-flight sends a test study to the PACS as the node would send it. Then it queries and retrieves the objects, to
 find out which the PACS accepted, kept and changed. :mod:`reach` connects, :mod:`study` makes the objects,
 :mod:`storing` sends them, :mod:`asking` queries and retrieves them, :mod:`compare` compares them with what was sent.
-The pre-flight needs no running node, does not disturb one, and writes nothing into ``data_dir``.
+The pre-flight needs no running node and does not disturb one. It writes nothing into ``data_dir`` but what the PACS
+accepts, into the index of a node that has run there: by that the node encodes pictures.
 """
 
 from __future__ import annotations
 
+import sqlite3
 import tempfile
 import time
 from collections.abc import Generator, Iterator
@@ -18,8 +20,11 @@ from pynetdicom.sop_class import StorageCommitmentPushModel
 
 from dicom_node.config.load import load
 from dicom_node.config.settings import Peer, Profile, Settings
+from dicom_node.delivery.accepted import note
 from dicom_node.errors import ConfigError
+from dicom_node.index.index import open_index
 from dicom_node.log import printable
+from dicom_node.network.attempt import Attempt
 from dicom_node.network.requestor import AssociationError, Requestor, uncompressed
 from dicom_node.network.status import status_text
 from dicom_node.network.verification_scu import VERIFICATION, echo
@@ -66,9 +71,29 @@ def points(config: Path, name: str, *, reject: bool = False, limits: Limits | No
 
     with tempfile.TemporaryDirectory(prefix="dicom-node-preflight-") as folder:
         preflight = Preflight(
-            target, Path(folder), profiles, datetime.now().astimezone(), settings.node.deliver_for_hours
+            target,
+            Path(folder),
+            profiles,
+            datetime.now().astimezone(),
+            hours=settings.node.deliver_for_hours,
+            record=lambda attempt: _record(settings, peer, attempt),
         )
         yield from preflight.points(reject=reject)
+
+
+def _record(settings: Settings, peer: Peer, attempt: Attempt) -> bool:
+    """Record what the PACS accepted in the node's index, beside the node that may run; whether there is one."""
+    try:
+        index = open_index(settings.node.data_dir)
+    except ConfigError:
+        return False
+    try:
+        note(index, peer.name, attempt, time.time())
+    except sqlite3.Error:  # another user's file, or a full disk
+        return False
+    finally:
+        index.close()
+    return True
 
 
 def _profiles(settings: Settings, peer: Peer) -> list[tuple[str, Profile]]:

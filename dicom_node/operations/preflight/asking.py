@@ -15,6 +15,7 @@ from pynetdicom.sop_class import (
     StudyRootQueryRetrieveInformationModelGet,
 )
 
+from dicom_node.delivery.accepted import contexts
 from dicom_node.network.requestor import uncompressed
 from dicom_node.network.status import comment, status_text
 from dicom_node.operations.preflight.reach import NoAnswerError, NoAssociationError, Target
@@ -143,7 +144,9 @@ def get_study(target: Target, study: str, wanted: dict[str, str]) -> dict[str, D
 
     classes = list(dict.fromkeys(wanted.values()))
     roles = [build_role(sop_class, scp_role=True) for sop_class in classes]
-    with target.call(uncompressed((_GET, *classes)), roles=roles, handlers=((evt.EVT_C_STORE, on_store),)) as requestor:
+    with target.call(
+        [*uncompressed((_GET,)), *contexts(classes)], roles=roles, handlers=((evt.EVT_C_STORE, on_store),)
+    ) as requestor:
         if not requestor.accepted(_GET):
             refused = [one for one in requestor.contexts if one.sop_class == _GET]
             raise NoAssociationError("it does not offer C-GET", refused)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.dataset import Dataset
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, SecondaryCaptureImageStorage
 
 from dicom_node.config.settings import Profile
+from dicom_node.delivery.accepted import contexts, in_words
+from dicom_node.dicom.compressed import SYNTAXES, decompressed
 from dicom_node.errors import Retryable
-from dicom_node.network.attempt import ContextAnswer
+from dicom_node.network.attempt import Attempt, ContextAnswer
 from dicom_node.network.requestor import Requestor, uncompressed
 from dicom_node.network.status import CONTEXT_RESULTS, Verdict
 from dicom_node.network.storage_scu import Response, store
@@ -33,16 +36,28 @@ _FIXES = {
 
 
 class Preflight:
-    """One pre-flight of a PACS that can be reached; ``hours`` is how long the node would try to deliver a result."""
+    """One pre-flight of a PACS that can be reached.
+
+    ``hours`` is how long the node would try to deliver a result. ``record`` records what the PACS accepted for the
+    node, and returns whether it could.
+    """
 
     def __init__(
-        self, target: Target, folder: Path, profiles: Sequence[tuple[str, Profile]], now: datetime, hours: float
+        self,
+        target: Target,
+        folder: Path,
+        profiles: Sequence[tuple[str, Profile]],
+        now: datetime,
+        *,
+        hours: float,
+        record: Callable[[Attempt], bool],
     ) -> None:
         self._target = target
         self._folder = folder
         self._profiles = profiles
         self._now = now
         self._hours = hours
+        self._record = record
         self._theirs = target.peer.ae_title
         self._not_taken: list[Sample] = []  # objects of SOP classes that the PACS refused
         self._lost = 0  # the last objects that got no answer, in a row
@@ -80,9 +95,10 @@ class Preflight:
         waiting: deque[Sample] | None = None
         while waiting is None or (waiting and self._lost < _LOST_IN_A_ROW):
             try:
-                with self._target.call(uncompressed(classes)) as requestor:
+                with self._target.call(contexts(classes)) as requestor:
                     if waiting is None:
                         yield from self._negotiated(classes, requestor.contexts, samples)
+                        yield from self._pictures(classes, requestor.attempt)
                         waiting = deque(sample for sample in samples if sample not in self._not_taken)
                     while waiting and requestor.is_open:
                         yield self._store(requestor, waiting.popleft())
@@ -112,12 +128,7 @@ class Preflight:
             roles = sorted({sample.role for sample in samples if sample.sop_class == sop_class})
             named = f"{sop_class.name} ({sop_class})"
             if sop_class in taken:
-                syntaxes = [one.transfer_syntax for one in results[sop_class] if one.accepted]
-                if ExplicitVRLittleEndian in syntaxes:
-                    yield Point("ok", "SOP class", f"{named} is taken, in {ExplicitVRLittleEndian.name}")
-                else:
-                    only = f"{named} is taken in {UID(syntaxes[0]).name} only: the node converts what it sends"
-                    yield Point("warn", "SOP class", only)
+                yield _taken(named, [one.transfer_syntax for one in results[sop_class] if one.accepted])
                 continue
             why = sorted({CONTEXT_RESULTS.get(one.result, f"result {one.result}") for one in results[sop_class]})
             refused = f"{named} is refused: {', '.join(why) or 'no answer'}"
@@ -131,6 +142,13 @@ class Preflight:
             fix += f", or leave {', '.join(roles)} out of outputs for this destination"
             goes_on = "the node leaves such results out and says so with the study" if some else "no result can be sent"
             yield Point("warn" if some else "FAIL", "SOP class", f"{refused}; {goes_on}: {fix}")
+
+    def _pictures(self, classes: Sequence[UID], attempt: Attempt | None) -> Iterator[Point]:
+        """How the node would send pictures, and whether it was told: it encodes them by what was last accepted."""
+        if attempt is None or SecondaryCaptureImageStorage not in classes:
+            return
+        told = "; recorded for the node" if self._record(attempt) else ""
+        yield Point("ok", "pictures", f"the PACS gets {in_words(attempt)}{told}")
 
     def _store(self, requestor: Requestor, sample: Sample) -> Point:
         what = f"C-STORE {sample.label}"
@@ -258,7 +276,7 @@ class Preflight:
                 if self._kept is None or sample.sop_instance in self._kept:  # otherwise C-FIND told it already
                     yield Point("warn", what, "did not come back")
                 continue
-            sent = sample.read()
+            sent = _as_returned(sample, returned[sample.sop_instance])
             differences = list(compare.elements(sent, returned[sample.sop_instance]))
             if all(difference.kind == "added" for difference in differences):
                 added = f"; the PACS added: {compare.told(differences)}" if differences else ""
@@ -332,6 +350,28 @@ def _c_store(requestor: Requestor, sample: Sample) -> Response | None:
         return store(requestor, sample.path)
     except Retryable:  # the association is gone
         return None
+
+
+def _taken(named: str, syntaxes: Sequence[str]) -> Point:
+    """In which transfer syntaxes a SOP class is taken."""
+    if ExplicitVRLittleEndian in syntaxes:
+        syntaxes = [syntax for syntax in syntaxes if syntax != ImplicitVRLittleEndian]  # the node has no use for it
+    names = ", ".join(UID(syntax).name for syntax in syntaxes)
+    if ExplicitVRLittleEndian in syntaxes:
+        return Point("ok", "SOP class", f"{named} is taken, in {names}")
+    then = "the node converts what it sends"
+    if ImplicitVRLittleEndian not in syntaxes:
+        then = "what the node makes in another transfer syntax is left out"
+    return Point("warn", "SOP class", f"{named} is taken in {names} only: {then}")
+
+
+def _as_returned(sample: Sample, returned: Dataset) -> Dataset:
+    """An object as it was sent; decompressed if it came back so, since its pixels are the same (PS3.5 8.2)."""
+    sent = sample.read()
+    syntax = getattr(getattr(returned, "file_meta", None), "TransferSyntaxUID", None)
+    if sent.file_meta.TransferSyntaxUID in SYNTAXES and syntax in _SYNTAXES:
+        return decompressed(sample.path) or sent
+    return sent
 
 
 def _or(syntaxes: Sequence[str]) -> str:

@@ -57,7 +57,7 @@ _CLASSES = {
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One object to send; ``path`` is a DICOM Part 10 file in Explicit VR Little Endian.
+    """One object to send; ``path`` is a DICOM Part 10 file.
 
     ``role`` is that of a result, "source" or "rejection"; ``label`` tells the objects apart.
     """

@@ -5,13 +5,19 @@ Which pictures there are, and what is drawn on them, is decided in :class:`pictu
 
 Every viewer shows these objects, so they say everything in words: what was found and how certain it is, what was not
 found, what was not read, by which model, and that it is not for diagnosis. Only boxes, outlines and labels lie on the
-image; they hide no finding. The words are in a black band below the image, so the object has more rows than its source,
-but the same origin: its pixel coordinates are the source's.
+image; they hide no finding. The words are in a black band below the image, so the object has more rows than the image
+in it. The image begins in the top left corner, as the source does; where it was reduced or enlarged, which the
+Derivation Description says, pixel coordinates are the source's times that scale. So the object has no Pixel Spacing and
+no Frame of Reference: nothing can be measured on it by mistake. Marks in the source's own coordinates are in the
+presentation state.
+
+The pixels are compressed as the profile says (:attr:`Profile.pictures`). JPEG is lossy, and the object says so.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -21,14 +27,18 @@ from highdicom.sr import CodedConcept
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
+from pydicom.uid import JPEGBaseline8Bit, JPEGLSLossless
+from pydicom.valuerep import format_number_as_ds
 
+from dicom_node.config.values import Pictures
+from dicom_node.dicom.compressed import jpeg, jpeg_ls, set_pixels
 from dicom_node.results import highdicom_mends
 from dicom_node.results.encode import finish, fitted, identity
 from dicom_node.results.pictures.scene import Scene, Shot, pixel_aspect
 from dicom_node.results.pictures.slices import Frame
 from dicom_node.results.run import Run
 from dicom_node.results.source import Source, read_sources
-from dicom_node.results.source_bytes import copy_attributes, copy_laterality, copy_optional, frames_of, text_of
+from dicom_node.results.source_bytes import copy_laterality, copy_optional, frames_of, numbers_of, text_of
 from dicom_node.results.source_text import within
 from dicom_node.results.times import local_time
 
@@ -104,16 +114,42 @@ def _capture(run: Run, sources: Sequence[Source], shot: Shot, index: int) -> Dat
         aspect = pixel_aspect(first.header)
         if aspect is not None:
             picture.PixelAspectRatio = list(aspect)
-    lossy = [source for source in used if text_of(source.header, "LossyImageCompression") == "01"]
-    if shot.frames and lossy:
-        copy_attributes(
-            lossy[0].header,
-            picture,
-            ["LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"],
-        )
-    highdicom_mends.set_picture(picture, shot.rgb)
+    lossy = [source.header for source in used if text_of(source.header, "LossyImageCompression") == "01"]
+    _set_pixels(picture, shot.rgb, run.profile.pictures, lossy[0] if shot.frames and lossy else None)
     result: Dataset = picture
     return result
+
+
+def _set_pixels(picture: Dataset, rgb: NDArray[np.uint8], pictures: Pictures, lossy: Dataset | None) -> None:
+    """Set the pixels as the profile wants them, in place, and what was lost by all lossy compressions.
+
+    ``lossy`` is the header of a source that was compressed with loss. Each compression is a value of ratio and method,
+    in the order in which they were applied (PS3.3 C.7.6.1.1.5).
+    """
+    picture.Rows, picture.Columns = rgb.shape[:2]
+    steps = [] if lossy is None else _lost(lossy)
+    if pictures == "jpeg":
+        compressed = jpeg(rgb)
+        set_pixels(picture, [compressed], JPEGBaseline8Bit)
+        picture.PhotometricInterpretation = "YBR_FULL"  # 4:4:4; YBR_FULL_422 stands for fewer samples of colour
+        steps.append((rgb.size / len(compressed), "ISO_10918_1"))
+    elif pictures == "jpeg-ls":
+        set_pixels(picture, [jpeg_ls(rgb)], JPEGLSLossless)
+    else:
+        highdicom_mends.set_picture(picture, rgb)
+    if steps or lossy is not None:
+        picture.LossyImageCompression = "01"
+    if steps:
+        picture.LossyImageCompressionRatio = [format_number_as_ds(round(ratio, 2)) for ratio, _ in steps]
+        picture.LossyImageCompressionMethod = [method for _, method in steps]
+
+
+def _lost(header: Dataset) -> list[tuple[float, str]]:
+    """The ratio and method of each lossy compression of a source; empty unless it gives as many of both."""
+    ratios = numbers_of(header, "LossyImageCompressionRatio")
+    methods = [each.strip() for each in text_of(header, "LossyImageCompressionMethod").split("\\")]
+    usable = len(ratios) == len(methods) and all(re.fullmatch(r"[A-Z0-9_ ]{1,16}", each) for each in methods)
+    return list(zip(ratios, methods, strict=True)) if usable else []
 
 
 def _reference(source: Source, frames: Sequence[Frame]) -> Dataset:

@@ -31,10 +31,12 @@ from highdicom.spatial import get_volume_positions
 from highdicom.sr import CodedConcept
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.uid import RLELossless
 from pydicom.valuerep import format_number_as_ds
 
 from ai import contract
 from ai.mask import CutMask
+from dicom_node.dicom.compressed import rle, set_pixels
 from dicom_node.results import highdicom_mends, uids, verdict
 from dicom_node.results.encode import concept, finish, fitted, identity
 from dicom_node.results.objects.planes import Decimals, NoPlaneError, Plane, Planes, one_grid, ordered
@@ -282,18 +284,23 @@ def _spacing(planes: Sequence[Plane]) -> float | None:
 
 
 def _fill(result: Dataset, drawn: _Drawn, order: Sequence[tuple[int, int]]) -> None:
-    """Set the pixels of all masks, in place: frame after frame, 8 bits or 1 bit a pixel (PS3.5 8.1.1, 8.2)."""
+    """Set the pixels of all masks, in place, frame after frame.
+
+    Binary ones are 1 bit a pixel (PS3.5 8.1.1), for which DICOM has no RLE.
+    Probabilities are 8 bits a pixel, by RLE (PS3.5 annex G): most of them are 0.
+    """
     result.Rows, result.Columns = drawn.planes[0].rows, drawn.planes[0].columns
+    result.SegmentsOverlap = _overlap(drawn)
     frames = [drawn.stored(segment, plane) for segment, plane in order]
     if drawn.segmentation.kind == "binary":
         # Bits run on from one frame into the next; eight frames of any size are whole bytes.
         eights = (np.concatenate(frames[at : at + 8], axis=None) for at in range(0, len(frames), 8))
         pixels = b"".join(np.packbits(bits, bitorder="little").tobytes() for bits in eights)
     else:
-        pixels = b"".join(frame.tobytes() for frame in frames)
+        set_pixels(result, [rle(frame) for frame in frames], RLELossless)
+        return
     result.PixelData = pixels + b"\0" * (len(pixels) % 2)
     result["PixelData"].VR = "OB"  # pydicom leaves OB or OW open; up to 8 bits allocated are bytes (PS3.5 A.2)
-    result.SegmentsOverlap = _overlap(drawn)
 
 
 def _overlap(drawn: _Drawn) -> str:

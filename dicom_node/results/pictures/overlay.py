@@ -90,10 +90,10 @@ class Overlay:
             found.append(Outline(scaled, *self.stroke(segment)))
         return found
 
-    def heats(self, frame: Frame, factor: int) -> list[Heat]:
-        """The heat maps of present classes, for a picture that is ``factor`` times as large as the frame."""
+    def heats(self, frame: Frame, across: float, down: float) -> list[Heat]:
+        """The heat maps of present classes, for a picture so many times as wide and as high as the frame."""
         return [
-            Heat(each.values, each.left * factor, each.top * factor, each.right * factor, each.bottom * factor)
+            Heat(each.values, each.left * across, each.top * down, each.right * across, each.bottom * down)
             for each in self._heat_maps(frame)
         ]
 

@@ -1,18 +1,21 @@
 """The pictures of a run: which there are, and how each is made of a source's pixels, the marks and the legend.
 
 Start here for: how many pictures a study gets (:meth:`Scene.shots`), which one is on the PDF page (:meth:`Scene.page`),
-enlargement and pixel aspect ratio.
+the size of an image in its picture (:func:`size_of_image`) and the pixel aspect ratio.
 
 An image gets a picture, and a second one with heat maps if a class is present. A stack (CT, MR, a cine loop) gets one
 montage and a picture of each key slice, so that hundreds of slices do not become hundreds of pictures. A reading that
 failed gets a card with words and no image: any image would look like an answer.
+
+A large image is reduced and a small one enlarged. Marks and words are drawn after that, so they are sharp at any size.
+The two pictures of one image have the same rows and columns: a viewer that changes from one to the other does not move.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -25,7 +28,7 @@ from ai.contract import ReadingError
 from dicom_node.results.pictures import heat_maps
 from dicom_node.results.pictures.captions import Captions
 from dicom_node.results.pictures.drawing import DARK, Picture, in_colour, line_height, line_width, type_size
-from dicom_node.results.pictures.legend import TEXT, Legend, lay_out, paint
+from dicom_node.results.pictures.legend import TEXT, Layout, Legend, lay_out, paint
 from dicom_node.results.pictures.overlay import Overlay
 from dicom_node.results.pictures.slices import Frame, key_frames, montage_frames
 from dicom_node.results.pictures.typeface import drawable, font
@@ -39,9 +42,6 @@ Pixels = NDArray[np.uint8]
 
 _LEGIBLE = 512
 """A source whose shorter side, in pixels, is below this is enlarged: labels in the smallest type need it."""
-
-_LONGEST = 4096
-"""No source is enlarged beyond this length, in pixels, however narrow it is."""
 
 _CELL, _FEW = 384, 4
 """The side of a montage's cells, in pixels; with at most ``_FEW`` cells it is ``_LEGIBLE``."""
@@ -66,10 +66,18 @@ class Shot:
     pixels_of_source: bool
 
 
-def enlargement(rows: int, columns: int) -> int:
-    """The whole number by which both sides of a picture are multiplied so that its text is legible; usually 1."""
+def size_of_image(rows: int, columns: int, most: int) -> tuple[int, int]:
+    """The rows and columns of an image of this size in its picture.
+
+    The longer side is ``most`` pixels at most (:attr:`Profile.sc_rows`): a larger image is reduced. A small one is
+    multiplied by a whole number, so that its text is legible.
+    """
+    longest = max(rows, columns)
+    if longest > most:
+        return max(1, round(rows * most / longest)), max(1, round(columns * most / longest))
     wanted = -(-_LEGIBLE // min(rows, columns))
-    return max(1, min(wanted, _LONGEST // max(rows, columns)))
+    factor = max(1, min(wanted, most // longest))
+    return rows * factor, columns * factor
 
 
 def pixel_aspect(header: Dataset) -> tuple[int, int] | None:
@@ -82,11 +90,29 @@ def pixel_aspect(header: Dataset) -> tuple[int, int] | None:
     return None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Sized:
+    """A frame's pixels, grey or in colour, in the size of their picture: so many times as wide and as high.
+
+    ``how`` says in words what was done.
+    """
+
+    pixels: Pixels
+    across: float
+    down: float
+    how: str
+
+    def rgb(self) -> Pixels:
+        """A copy in colour, to draw on."""
+        return in_colour(self.pixels)
+
+
 class Scene:
     """The pictures of one run; ``headers`` are in the order of its sources, and pixels are read when needed."""
 
     def __init__(self, run: Run, headers: Sequence[Dataset], images: Images) -> None:
         self._reading, self._headers, self._images = run.reading, headers, images
+        self._most = run.profile.sc_rows
         self._overlay = Overlay(run, headers)
         self._captions = Captions(run, headers, self._overlay)
         self._stack = self._overlay.stack
@@ -116,7 +142,7 @@ class Scene:
         pixels = self._pixels(frame)
         if pixels is None:
             return None
-        rgb = _in_shape(self._marked(frame, pixels)[0], self._headers[frame.source])
+        rgb = _in_shape(self._marked(frame, self._sized(frame, pixels))[0], self._headers[frame.source])
         if len(self._stack) == 1:
             return rgb
         size = type_size(*rgb.shape[:2])
@@ -126,39 +152,53 @@ class Scene:
 
     def _both(self, frame: Frame, pixels: Pixels | None) -> Iterator[Shot]:
         """The picture of a frame and, if a present class has a heat map on it, the picture with heat maps."""
-        rgb, numbered = self._marked(frame, pixels)
-        legend = self._captions.of_frame(frame, numbered=numbered, shown=pixels is not None)
-        factor = 1 if pixels is None else enlargement(*pixels.shape[:2])
-        larger = f", enlarged {factor} times by repeating pixels so that the text can be read" if factor > 1 else ""
+        sized = self._sized(frame, pixels)
+        rgb, numbered = self._marked(frame, sized)
+        heated = pixels is not None and bool(self._overlay.heated(frame))
+        legends = [self._captions.of_frame(frame, numbered=numbered, shown=pixels is not None)]
+        if heated:
+            legends.append(self._captions.of_frame(frame, heated=True))
+        bands = _bands(legends, *rgb.shape[:2])
         how = "Display copy of the source image with the findings burned in and a legend below the image"
-        yield Shot(_above(rgb, legend), (frame,), how + larger, True)
-        if pixels is None or not self._overlay.heated(frame):
-            return
-        legend = self._captions.of_frame(frame, heated=True)
-        how = "Display copy of the source image with heat maps blended over it and a legend below the image"
-        yield Shot(_above(self._hot(frame, pixels), legend), (frame,), how + larger, True)
+        yield Shot(bands[0].with_picture(rgb), (frame,), how + sized.how, True)
+        if heated:
+            how = "Display copy of the source image with heat maps blended over it and a legend below the image"
+            yield Shot(bands[1].with_picture(self._hot(frame, sized)), (frame,), how + sized.how, True)
 
-    def _marked(self, frame: Frame, pixels: Pixels | None) -> tuple[Pixels, bool]:
-        """An enlarged frame with its marks, and whether its boxes have numbers in place of labels."""
-        rgb, factor = self._enlarged(frame, pixels)
+    def _marked(self, frame: Frame, sized: _Sized) -> tuple[Pixels, bool]:
+        """A frame with its marks, and whether its boxes have numbers in place of labels."""
+        rgb = sized.rgb()
         picture = Picture(rgb)
         picture.outline(self._overlay.outlines(frame, rgb.shape[0], rgb.shape[1]))
-        return rgb, picture.mark(self._overlay.boxes(frame, factor, factor))
+        return rgb, picture.mark(self._overlay.boxes(frame, sized.across, sized.down))
 
-    def _hot(self, frame: Frame, pixels: Pixels) -> Pixels:
+    def _hot(self, frame: Frame, sized: _Sized) -> Pixels:
         """A frame with its heat maps and thin boxes."""
-        rgb, factor = self._enlarged(frame, pixels)
-        heat_maps.blend(rgb, self._overlay.heats(frame, factor), grey=pixels.ndim == 2)
+        rgb = sized.rgb()
+        heats = self._overlay.heats(frame, sized.across, sized.down)
+        heat_maps.blend(rgb, heats, grey=sized.pixels.ndim == 2)
         thin = max(1, line_width(rgb.shape[0], rgb.shape[1]) // 2)
-        Picture(rgb, line=thin).mark(self._overlay.boxes(frame, factor, factor), labels=False)
+        boxes = self._overlay.boxes(frame, sized.across, sized.down)
+        Picture(rgb, line=thin).mark(boxes, labels=False)
         return rgb
 
-    def _enlarged(self, frame: Frame, pixels: Pixels | None) -> tuple[Pixels, int]:
+    def _sized(self, frame: Frame, pixels: Pixels | None) -> _Sized:
+        """A frame reduced or enlarged to the size that it has in its picture; black if it cannot be displayed."""
         if pixels is None:
             sides = [unsigned_of(self._headers[frame.source], keyword) or _LEGIBLE for keyword in ("Rows", "Columns")]
-            pixels = np.zeros([min(side, _LONGEST) for side in sides], np.uint8)
-        factor = enlargement(*pixels.shape[:2])
-        return in_colour(pixels.repeat(factor, axis=0).repeat(factor, axis=1) if factor > 1 else pixels), factor
+            rows, columns = size_of_image(sides[0], sides[1], self._most)
+            return _Sized(np.zeros((rows, columns), np.uint8), columns / sides[1], rows / sides[0], "")
+        was = (pixels.shape[0], pixels.shape[1])
+        rows, columns = size_of_image(*was, self._most)
+        how = ""
+        if rows > was[0] or columns > was[1]:
+            factor = rows // was[0]
+            pixels = pixels.repeat(factor, axis=0).repeat(factor, axis=1)
+            how = f", enlarged {factor} times by repeating pixels so that the text can be read"
+        elif (rows, columns) != was:
+            pixels = np.asarray(Image.fromarray(pixels).resize((columns, rows), Image.Resampling.HAMMING))
+            how = f", the image reduced from {was[0]} x {was[1]} to {rows} x {columns} pixels"
+        return _Sized(pixels, columns / was[1], rows / was[0], how)
 
     def _pixels(self, frame: Frame) -> Pixels | None:
         """A frame as it is displayed. None if it cannot be displayed: the other results must still be made."""
@@ -181,7 +221,8 @@ class Scene:
         grid = self._grid(frames, kept)
         how = f"Display copies of {len(frames)} of {len(self._stack)} source images with the findings burned in, "
         how += "side by side and with a legend below"
-        yield Shot(_above(grid, self._captions.of_montage(frames, keys)), tuple(frames), how, False)
+        (band,) = _bands([self._captions.of_montage(frames, keys)], *grid.shape[:2])
+        yield Shot(band.with_picture(grid), tuple(frames), how, False)
         for frame in keys:
             yield from self._both(frame, kept[frame])
 
@@ -236,21 +277,46 @@ class Scene:
         return card
 
 
-def _above(picture: Pixels, legend: Legend) -> Pixels:
-    """A picture with its legend below it; if the legend is wider, black columns are added on the picture's right."""
-    rows, columns = picture.shape[:2]
-    size = type_size(rows, columns)
-    layout = lay_out(legend, size, columns)
-    if rows + layout.rows > _MOST_ROWS:  # no room below: then beside
-        layout = lay_out(legend, size, _CARD)
-        rgb = np.zeros((max(rows, layout.rows), columns + layout.columns, 3), np.uint8)
+@dataclass(frozen=True, slots=True)
+class _Band:
+    """A legend that is laid out for a picture, in type of ``size`` pixels; ``beside`` it if there is no room below."""
+
+    legend: Legend
+    layout: Layout
+    size: int
+    beside: bool
+
+    def with_picture(self, picture: Pixels) -> Pixels:
+        """The picture with the legend; black fills what neither covers, to the right of it or below."""
+        rows, columns = picture.shape[:2]
+        band = paint(self.layout, self.legend, self.size)
+        if self.beside:
+            rgb = np.zeros((max(rows, len(band)), columns + band.shape[1], 3), np.uint8)
+            rgb[: len(band), columns:] = band
+        else:
+            rgb = np.zeros((rows + len(band), band.shape[1], 3), np.uint8)
+            rgb[rows:] = band
         rgb[:rows, :columns] = picture
-        rgb[: layout.rows, columns:] = paint(layout, legend, size)
         return rgb
-    rgb = np.zeros((rows + layout.rows, layout.columns, 3), np.uint8)
-    rgb[:rows, :columns] = picture
-    rgb[rows:] = paint(layout, legend, size)
-    return rgb
+
+
+def _bands(legends: Sequence[Legend], rows: int, columns: int) -> list[_Band]:
+    """The bands for pictures of this size; all of them are as wide and as deep as the largest."""
+    size = type_size(rows, columns)
+    layouts = _laid_out(legends, size, columns)
+    beside = rows + layouts[0].rows > _MOST_ROWS
+    if beside:
+        layouts = _laid_out(legends, size, _CARD)
+    return [_Band(legend, layout, size, beside) for legend, layout in zip(legends, layouts, strict=True)]
+
+
+def _laid_out(legends: Sequence[Legend], size: int, columns: int) -> list[Layout]:
+    layouts = [lay_out(each, size, columns) for each in legends]
+    widest = max(each.columns for each in layouts)
+    if any(each.columns < widest for each in layouts):
+        layouts = [lay_out(each, size, widest) for each in legends]
+    deepest = max(each.rows for each in layouts)
+    return [replace(each, rows=deepest) for each in layouts]
 
 
 def _in_shape(rgb: Pixels, header: Dataset) -> Pixels:

@@ -8,12 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit, JPEGLSLossless
 
 from ai.contract import ClassResult, Code, Finding, PassedOver, Presence, ReadingError, Region
+from dicom_node.config.values import Pictures
 from dicom_node.results import Predecessor, Run, verdict
 from dicom_node.results.encode import to_bytes
 from dicom_node.results.objects import sc
@@ -40,6 +43,9 @@ from tests.results.test_common import (
 from tests.support.programs import run_tool
 from tests.support.samples import make_image
 
+FULL = 5000
+"""A limit of rows above that of every image here, so that none is reduced."""
+
 CLASS = ClassResult(*CLASSES[0], 0.9, 0.5, Presence.PRESENT)
 SPOTS: Boxes = {
     "nodule": (0.1, 0.1, 0.2, 0.2),
@@ -62,7 +68,7 @@ def pictures_of(run: Run, *images: Dataset, picture: NDArray[np.uint8] | None = 
 
 def drawn(boxes: Boxes, rows: int, columns: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8], Run]:
     """The source's display picture, the rendered picture and the run, for a synthetic image."""
-    run = run_of(make_image(), boxes=boxes, rows=rows, columns=columns)
+    run = run_of(make_image(), boxes=boxes, rows=rows, columns=columns, profile={"sc_rows": FULL})
     source = grey(rows, columns)
     return source, render(run, source), run
 
@@ -84,7 +90,7 @@ class Spy:
         self.layouts: list[legend.Layout] = []
         self.places: list[Place] = []
         self.below = 0
-        lay_out, label, above = scene.lay_out, drawing.Picture._label, scene._above
+        lay_out, label, bands = scene.lay_out, drawing.Picture._label, scene._bands
 
         def spy_lay_out(one: legend.Legend, size: int, columns: int) -> legend.Layout:
             self.legends.append(one)
@@ -95,11 +101,11 @@ class Spy:
             self.places = list(places)
             label(picture, boxes, panels, places)
 
-        def spy_above(picture: NDArray[np.uint8], one: legend.Legend) -> NDArray[np.uint8]:
-            self.below = picture.shape[0]
-            return above(picture, one)
+        def spy_bands(legends, rows: int, columns: int):  # type: ignore[no-untyped-def]
+            self.below = rows
+            return bands(legends, rows, columns)
 
-        monkeypatch.setattr(scene, "_above", spy_above)
+        monkeypatch.setattr(scene, "_bands", spy_bands)
         monkeypatch.setattr(scene, "lay_out", spy_lay_out)
         monkeypatch.setattr(drawing.Picture, "_label", spy_label)
 
@@ -240,15 +246,55 @@ def test_many_findings_are_all_labelled(spy: Spy) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "columns", "factor"),
-    [(1, 1, 512), (16, 16, 32), (64, 64, 8), (511, 600, 2), (512, 512, 1), (16, 4000, 1), (1, 5000, 1), (5000, 3, 1)],
+    ("source", "most", "expected"),
+    [
+        ((1, 1), 2048, (512, 512)),
+        ((16, 16), 2048, (512, 512)),
+        ((64, 64), 2048, (512, 512)),
+        ((511, 600), 2048, (1022, 1200)),
+        ((511, 600), 1024, (511, 600)),
+        ((512, 512), 2048, (512, 512)),
+        ((16, 4000), 4096, (16, 4000)),
+        ((16, 4000), 2048, (8, 2048)),
+        ((1, 5000), 2048, (1, 2048)),
+        ((5000, 3), 2048, (2048, 1)),
+        ((2500, 2048), 2048, (2048, 1678)),
+        ((2048, 2500), 2048, (1678, 2048)),
+        ((4280, 3520), 2048, (2048, 1684)),
+    ],
 )
 @pytest.mark.parametrize("boxes", ["none", "border"])
-def test_any_matrix_is_drawn_and_small_ones_are_enlarged(rows: int, columns: int, factor: int, boxes: str) -> None:
-    _, rgb, _ = drawn(BOXES[boxes], rows, columns)
-    assert scene.enlargement(rows, columns) == factor
-    assert rgb.shape[0] > rows * factor
-    assert rgb.shape[1] >= columns * factor
+def test_any_matrix_is_drawn_small_ones_enlarged_and_large_ones_reduced(
+    source: tuple[int, int], most: int, expected: tuple[int, int], boxes: str
+) -> None:
+    rows, columns = source
+    run = run_of(make_image(), boxes=BOXES[boxes], rows=rows, columns=columns, profile={"sc_rows": most})
+    rgb = render(run, grey(rows, columns))
+    assert scene.size_of_image(rows, columns, most) == expected
+    assert rgb.shape[0] > expected[0]
+    assert rgb.shape[1] >= expected[1]
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(2500, 2048), (2048, 2500), (4280, 3520)])
+def test_a_box_on_a_reduced_image_lies_where_the_finding_is(rows: int, columns: int) -> None:
+    run = run_of(make_image(), boxes=BOXES["one"], rows=rows, columns=columns)
+    region, (high, wide) = run.reading.findings[0].region, scene.size_of_image(rows, columns, 2048)
+    rgb = render(run, np.full((rows, columns), 90, np.uint8))
+    found = measured(rgb[:high, :wide], palette.COLOURS[0])
+    across, down = wide / columns, high / rows
+    wanted = [region.left * across, region.top * down, region.right * across, region.bottom * down]
+    assert all(abs(a - b) <= 1 for a, b in zip(found, wanted, strict=True))
+
+
+def test_a_reduced_image_is_the_source_seen_from_further_away() -> None:
+    """Its left upper corner is the source's, no row or column is lost, and a fine pattern becomes its mean."""
+    pattern = np.full((4096, 4096), 100, np.uint8)
+    pattern[::2] = 140
+    pattern[:2, :], pattern[-2:, :], pattern[:, :2], pattern[:, -2:] = 0, 50, 200, 250
+    rgb = render(run_of(make_image(), rows=4096, columns=4096), pattern)[:2048, :2048]
+    assert (rgb[2:-2, 2:-2] == 120).all()
+    corners = [int(each) for each in (rgb[0, 9, 0], rgb[-1, 9, 0], rgb[9, 0, 0], rgb[9, -1, 0])]
+    assert corners == pytest.approx([0, 50, 200, 250], abs=20)
 
 
 def test_an_enlarged_box_lies_where_the_finding_is() -> None:
@@ -282,7 +328,7 @@ def measured(picture: NDArray[np.uint8], colour: drawing.Colour) -> tuple[int, i
 @pytest.mark.parametrize(("rows", "columns"), [(512, 512), (1955, 1841), (2500, 2048), (4280, 3520)])
 @pytest.mark.parametrize("shift", [0.0, 0.3, 0.5, 0.99])
 def test_the_drawn_box_is_the_models_region_within_one_pixel(rows: int, columns: int, shift: float) -> None:
-    run = run_of(make_image(), boxes=BOXES["one"], rows=rows, columns=columns)
+    run = run_of(make_image(), boxes=BOXES["one"], rows=rows, columns=columns, profile={"sc_rows": FULL})
     finding = run.reading.findings[0]
     where = finding.region
     region = Region(
@@ -327,7 +373,8 @@ def test_two_findings_on_one_place_are_both_seen() -> None:
 @pytest.mark.parametrize("language", ["en", "ko", "ja"])
 @pytest.mark.parametrize(("rows", "columns"), [(512, 512), (2500, 2048)])
 def test_twelve_findings_keep_their_labels_in_every_language(spy: Spy, rows: int, columns: int, language: str) -> None:
-    run = run_of(make_image(), boxes=BOXES["one"], rows=rows, columns=columns, profile={"language": language})
+    profile = {"language": language, "sc_rows": FULL}
+    run = run_of(make_image(), boxes=BOXES["one"], rows=rows, columns=columns, profile=profile)
     one, chance = run.reading.findings[0], np.random.default_rng(3)
     findings = []
     for number in range(12):
@@ -372,7 +419,7 @@ def test_the_legend_holds_all_words_and_they_can_be_read(
     for word in spy.words:  # inside of the picture, below the image, and in ink
         left, top, right, bottom = word.rect
         assert left > 0
-        assert top > rows * scene.enlargement(rows, columns)
+        assert top > scene.size_of_image(rows, columns, 2048)[0]
         assert right < rgb.shape[1]
         assert bottom < rgb.shape[0]
         assert (rgb[top:bottom, left:right].max(axis=(0, 1)) >= 0.6 * np.array(word.colour)).all()
@@ -419,8 +466,7 @@ def test_a_swatch_stands_before_what_is_not_absent(spy: Spy) -> None:
 
 def test_a_narrow_picture_gets_black_columns_on_its_right(spy: Spy) -> None:
     source, rgb, _ = drawn({}, 3000, 100)
-    factor = scene.enlargement(3000, 100)
-    assert factor == 1
+    assert scene.size_of_image(3000, 100, FULL) == (3000, 100)
     assert rgb.shape[1] > 200
     assert (rgb[:3000, :100] == source[..., np.newaxis]).all()
     assert not rgb[:3000, 100:].any()
@@ -622,18 +668,30 @@ def build(image: Dataset | None = None, **attributes: object) -> Dataset:
     return picture
 
 
-def test_it_is_a_single_frame_colour_secondary_capture() -> None:
+@pytest.mark.parametrize(
+    ("pictures", "syntax", "photometric"),
+    [
+        ("uncompressed", ExplicitVRLittleEndian, "RGB"),
+        ("jpeg-ls", JPEGLSLossless, "RGB"),
+        ("jpeg", JPEGBaseline8Bit, "YBR_FULL"),
+    ],
+)
+def test_it_is_a_single_frame_colour_secondary_capture(pictures: Pictures, syntax: str, photometric: str) -> None:
     image = make_image(Rows=600, Columns=700)
     run = run_of(image, boxes=SPOTS, rows=600, columns=700)
+    run = replace(run, profile=replace(run.profile, pictures=pictures))
     (picture,) = pictures_of(run, image, picture=grey(600, 700))
+    assert picture.file_meta.TransferSyntaxUID == syntax
     assert picture.SOPClassUID == "1.2.840.10008.5.1.4.1.1.7"
     assert (picture.Modality, picture.ConversionType, picture.BurnedInAnnotation) == ("OT", "WSD", "YES")
     assert picture.ImageType == ["DERIVED", "SECONDARY"]
     assert (picture.Rows, picture.Columns, picture.SamplesPerPixel) == (picture.pixel_array.shape[0], 700, 3)
     assert picture.Rows > 600
-    assert (picture.PhotometricInterpretation, picture.PlanarConfiguration) == ("RGB", 0)
+    assert (picture.PhotometricInterpretation, picture.PlanarConfiguration) == (photometric, 0)
     assert (picture.BitsAllocated, picture.BitsStored, picture.HighBit, picture.PixelRepresentation) == (8, 8, 7, 0)
-    assert (picture.pixel_array == render(run, grey(600, 700))).all()
+    apart = np.abs(picture.pixel_array.astype(int) - render(run, grey(600, 700)))
+    assert apart.max() == 0 if pictures != "jpeg" else 0 < apart.mean() < 2
+    assert ("LossyImageCompression" in picture) == (pictures == "jpeg")
     (reference,) = picture.SourceImageSequence
     assert reference.ReferencedSOPInstanceUID == image.SOPInstanceUID
     assert reference.ReferencedSOPClassUID == image.SOPClassUID
@@ -643,7 +701,7 @@ def test_it_is_a_single_frame_colour_secondary_capture() -> None:
     )
     assert "burned in and a legend below the image." in picture.DerivationDescription
     assert "enlarged" not in picture.DerivationDescription
-    absent = "WindowCenter WindowWidth FrameOfReferenceUID LossyImageCompression NumberOfFrames PixelSpacing"
+    absent = "WindowCenter WindowWidth FrameOfReferenceUID NumberOfFrames PixelSpacing"
     assert [keyword for keyword in absent.split(" ") if keyword in picture] == []
     assert (picture.DateOfSecondaryCapture, picture.TimeOfSecondaryCapture) == ("20260301", "233015.123456")
 
@@ -651,7 +709,8 @@ def test_it_is_a_single_frame_colour_secondary_capture() -> None:
 def test_an_odd_number_of_pixels_is_padded() -> None:
     image, odd = make_image(), 0
     for rows in (513, 514):  # the legend's own rows make one of them odd
-        (picture,) = sc.build(run_of(image), [image], Held(image, picture=grey(rows, 515)))
+        run = run_of(image, profile={"pictures": "uncompressed"})
+        (picture,) = sc.build(run, [image], Held(image, picture=grey(rows, 515)))
         odd += picture.Rows * picture.Columns % 2
         assert written(picture).pixel_array.shape == (picture.Rows, 515, 3)
         assert len(to_bytes(picture)) % 2 == 0
@@ -663,6 +722,14 @@ def test_enlarging_is_said() -> None:
     assert picture.Columns == 600
     assert picture.Rows > 600
     assert "enlarged 6 times" in picture.DerivationDescription
+
+
+def test_reducing_is_said() -> None:
+    image = make_image(PatientOrientation=["L", "F"], PixelSpacing=[0.1, 0.1])
+    (picture,) = pictures_of(run_of(image), image, picture=grey(2500, 2048))
+    assert "the image reduced from 2500 x 2048 to 2048 x 1678 pixels" in picture.DerivationDescription
+    assert (picture.Columns, picture.PatientOrientation) == (1678, ["L", "F"])
+    assert "PixelSpacing" not in picture
 
 
 def test_each_picture_of_a_reading_is_an_instance_of_one_series() -> None:
@@ -707,13 +774,62 @@ def test_pixels_keep_their_shape(attributes: dict[str, list[float]], expected: l
     assert build(make_image(**attributes)).get("PixelAspectRatio") == expected
 
 
-def test_lossy_compression_is_not_forgotten() -> None:
-    picture = build(
-        LossyImageCompression="01", LossyImageCompressionRatio="10.5", LossyImageCompressionMethod="ISO_10918_1"
+def test_a_jpeg_says_what_it_lost() -> None:
+    picture = build()
+    (frame,) = pydicom.encaps.generate_frames(picture.PixelData, number_of_frames=1)
+    ratio = picture.Rows * picture.Columns * 3 / len(frame)
+    assert (picture.LossyImageCompression, picture.LossyImageCompressionMethod) == ("01", "ISO_10918_1")
+    assert picture.LossyImageCompressionRatio == pytest.approx(ratio, rel=0.01)
+    assert frame[:4] == b"\xff\xd8\xff\xe0"  # with JFIF, which says that it is YCbCr
+    at = frame.index(b"\xff\xc0")  # SOF0: baseline
+    samplings = [frame[at + 11 + 3 * component] for component in range(3)]
+    assert (frame[at + 9], samplings) == (3, [0x11] * 3)  # 4:4:4
+
+
+@pytest.mark.parametrize(
+    ("pictures", "ratio", "method", "expected"),
+    [
+        ("uncompressed", "10.5", "ISO_10918_1", ["ISO_10918_1"]),
+        ("uncompressed", "10.5\\2", "ISO_10918_1\\ISO_15444_1 ", ["ISO_10918_1", "ISO_15444_1"]),
+        ("uncompressed", "10.5", "iso \x1b", []),
+        ("jpeg-ls", "10.5", "", []),
+        ("jpeg", "10.5", "ISO_15444_1", ["ISO_15444_1", "ISO_10918_1"]),
+        ("jpeg", "many", "ISO_15444_1", ["ISO_10918_1"]),
+        ("jpeg", "10.5", "ISO_15444_1\\ISO_15444_1", ["ISO_10918_1"]),
+    ],
+)
+def test_lossy_compression_is_not_forgotten(pictures: str, ratio: str, method: str, expected: list[str]) -> None:
+    """PS3.3 C.7.6.1.1.5: a value for each compression, in their order; a source's own only where they are certain."""
+    image = with_raw(
+        make_image(LossyImageCompression="01"),
+        LossyImageCompressionRatio=ratio.encode() + b" " * (len(ratio) % 2),
+        LossyImageCompressionMethod=method.encode() + b" " * (len(method) % 2),
     )
+    (picture,) = pictures_of(run_of(image, profile={"pictures": pictures}), image)
+    methods, ratios = (picture.get(f"LossyImageCompression{word}", "") for word in ("Method", "Ratio"))
     assert picture.LossyImageCompression == "01"
-    assert (picture.LossyImageCompressionRatio, picture.LossyImageCompressionMethod) == (10.5, "ISO_10918_1")
-    assert "LossyImageCompression" not in build(LossyImageCompression="00")
+    assert ([methods] if isinstance(methods, str) else list(methods)) == (expected or [""])
+    known = [10.5, 2.0][: len(expected) - (pictures == "jpeg")]
+    given = [ratios] if len(expected) <= 1 else list(ratios)
+    assert given[: len(known)] == known
+    assert len(given) == max(1, len(expected))
+
+
+def test_without_lossy_compression_nothing_says_so() -> None:
+    image = make_image(LossyImageCompression="00")
+    for pictures in ("uncompressed", "jpeg-ls"):
+        (picture,) = pictures_of(run_of(image, profile={"pictures": pictures}), image)
+        assert "LossyImageCompression" not in picture
+
+
+def test_pixels_that_lost_something_never_share_a_uid_with_others() -> None:
+    image = make_image()
+    uids = {
+        built.SOPInstanceUID
+        for pictures in ("uncompressed", "jpeg-ls", "jpeg")
+        for built in pictures_of(run_of(image, profile={"pictures": pictures}), image)
+    }
+    assert len(uids) == 3
 
 
 def test_spacing_that_is_no_number_is_passed_over() -> None:
@@ -772,8 +888,9 @@ def test_an_image_that_cannot_be_displayed_costs_no_result(spy: Spy) -> None:
     assert "The image itself cannot be displayed" in spy.headline
     assert picture.Columns == 800
     left, top, right, bottom = edges(run.reading.findings[0].region)
-    assert not picture.pixel_array[top:bottom, left:right].any()
-    assert (picture.pixel_array[top - 1, left:right] == palette.COLOURS[0]).all()
+    assert picture.pixel_array[top + 8 : bottom - 8, left + 8 : right - 8].max() <= 1  # a JPEG's black
+    edge = picture.pixel_array[top - 1, left:right].astype(int)
+    assert np.abs(edge - palette.COLOURS[0]).max() < 30
 
 
 def test_a_page_has_the_picture_without_the_legend() -> None:

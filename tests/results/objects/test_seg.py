@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.uid import CTImageStorage, EnhancedCTImageStorage
+from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, RLELossless
 
 from ai.contract import Code, InstanceRef, ReadingError, Segment, Segmentation
 from ai.mask import CutMask
@@ -175,9 +175,11 @@ def points(mask: NDArray[np.bool_], to_patient: NDArray[np.float64]) -> NDArray[
 def frames_of(dataset: Dataset) -> Iterator[tuple[int, Dataset, Dataset, Mask]]:
     """Segment number, per-frame and shared functional groups and stored pixels of every frame, unpacked by hand."""
     rows, columns, count = dataset.Rows, dataset.Columns, int(dataset.NumberOfFrames)
-    stored = np.frombuffer(dataset.PixelData, np.uint8)
     if dataset.BitsAllocated == 1:
-        stored = np.unpackbits(stored, bitorder="little")
+        stored = np.unpackbits(np.frombuffer(dataset.PixelData, np.uint8), bitorder="little")
+    else:
+        assert dataset.file_meta.TransferSyntaxUID == RLELossless
+        stored = dataset.pixel_array.reshape(-1)
     pixels = stored[: count * rows * columns].reshape(count, rows, columns)
     for item, frame in zip(dataset.PerFrameFunctionalGroupsSequence, pixels, strict=True):
         number = item.SegmentIdentificationSequence[0].ReferencedSegmentNumber

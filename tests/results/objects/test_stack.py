@@ -330,8 +330,8 @@ def test_key_frames_of_a_loop_are_shown_and_named(spy: Spy) -> None:  # noqa: F8
     said = [[each.text for each in one.sentences] for one in spy.legends]
     assert "Frame 31" in said[1]
     assert "Frame 7" in said[2]
-    top = first.pixel_array[119, 100:160]
-    assert (top == palette.COLOURS[0]).all()
+    top = first.pixel_array[119, 100:160].astype(int)
+    assert np.abs(top - palette.COLOURS[0]).mean() < 10  # of a JPEG
 
 
 def test_a_slice_that_cannot_be_displayed_leaves_its_cell_dark() -> None:
@@ -425,10 +425,11 @@ def shots(run: Run, header: Dataset, picture: NDArray[np.uint8]) -> list[scene.S
 
 def test_a_heat_map_is_a_second_picture_where_its_class_is_present(spy: Spy) -> None:  # noqa: F811
     image = make_image()
-    run = hot(run_of(image, boxes=BOXES["one"], rows=800, columns=800))
+    run = hot(run_of(image, boxes=BOXES["one"], rows=800, columns=800, profile={"pictures": "uncompressed"}))
     plain, heated = (written(each) for each in sc.build(run, [image], Held(image, picture=grey(800, 800))))
     assert plain.SeriesInstanceUID == heated.SeriesInstanceUID
     assert [plain.InstanceNumber, heated.InstanceNumber] == [1, 2]
+    assert (plain.Rows, plain.Columns) == (heated.Rows, heated.Columns)  # a viewer that toggles does not jump
     assert "heat map" in heated.DerivationDescription
     assert "Heat map: where the model saw Nodule" in [each.text for each in spy.legends[1].sentences]
     assert spy.legends[0].scale is None
