@@ -22,6 +22,7 @@ from dicom_node.jobs.worker import Done, Worker
 from dicom_node.log import logger, where
 from dicom_node.models import asked
 from dicom_node.models.registry import Models, find
+from dicom_node.operations import upgrade
 from dicom_node.reading.processes import Slot, WarmProcesses
 from dicom_node.reading.read_job import Reader
 from dicom_node.scp.commitment import StorageCommitmentReports, StorageCommitmentSCP
@@ -139,7 +140,10 @@ class Node:
         holder, clock = self._holder, self._clock
         settings = holder.current
         self._spool.open()
+        new = not (self._spool.root / INDEX_FILE).exists()
         index = self.index = Index(self._spool.root / INDEX_FILE, create=True)
+        if new:  # nothing changes for a site that begins
+            upgrade.remember(self._spool.root)
         try:
             removed = self._spool.recover(index.known_files)
             again = index.requeue_running(clock())

@@ -38,6 +38,7 @@ from dicom_node.models.users import user_name
 from dicom_node.network.requestor import AssociationError, Requestor, Timeouts, uncompressed
 from dicom_node.network.status import status_text
 from dicom_node.network.verification_scu import VERIFICATION, echo
+from dicom_node.operations import upgrade
 from dicom_node.storage.spool import Spool
 
 _LOW_SPACE = 5 * 1024**3
@@ -84,6 +85,16 @@ def points(config: Path) -> Iterator[Point]:
     yield from _plugins()
     for peer in settings.destinations():
         yield _echo(settings, peer)
+    yield from _news(settings.node.data_dir)
+
+
+def _news(data_dir: Path) -> Iterator[Point]:
+    """What changed for this site with an upgrade; once, and last, where it is seen."""
+    changes = upgrade.news(data_dir)
+    for text in changes:
+        yield Point("warn", "new in this version", text)
+    if changes and not upgrade.remember(data_dir):
+        yield Point("warn", "new in this version", f"to be told once alone, check as the user that owns {data_dir}")
 
 
 def _folder(folder: Path, keep_free_gb: float) -> Point:

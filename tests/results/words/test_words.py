@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from ai.bundle.files import describe, shipped
+from ai.bundle.manifest import OperatingPointName
 from ai.contract import Code, Presence
 from ai.selection import images, rules, volumes
 from ai.volumes import slices, stacks
@@ -122,3 +125,28 @@ def test_what_has_no_translation_stays_english() -> None:
         assert WORDS[language].name(Code("1", "99X", "Thing"), "Thing") == "Thing"
         assert WORDS[language].reason("a reason of a model's own") == "a reason of a model's own"
         assert WORDS[language].notice("Another notice") == "Another notice"
+
+
+def test_what_the_shipped_models_say_of_themselves_is_in_every_language() -> None:
+    for path in shipped().values():
+        spec = describe(path).spec
+        for language in LANGUAGES:
+            assert WORDS[language].use(spec.intended_use) != spec.intended_use, path
+            assert not spec.notice or WORDS[language].notice(spec.notice) != spec.notice, path
+            names = [output.code.code() for output in spec.outputs]
+            names += [code.code() for output in spec.outputs for code in output.differential]
+            for code in names:
+                assert WORDS[language].name(code, code.meaning) != code.meaning, (path, code)
+
+
+def test_a_list_of_conditions_ends_with_or_in_every_language() -> None:
+    conditions = ["Pneumonia", "Consolidation", "Infiltrate"]
+    assert WORDS["en"].differential("Opacity", conditions) == "Opacity: may be pneumonia, consolidation or infiltrate"
+    assert WORDS["en"].differential("Opacity", conditions[:1]) == "Opacity: may be pneumonia"
+    assert WORDS["ko"].differential("음영", ["폐렴", "경화", "침윤"]) == "음영: 폐렴, 경화 또는 침윤일 가능성 있음"
+    assert WORDS["ja"].differential("陰影", ["肺炎", "浸潤影"]) == "陰影：肺炎または浸潤影の可能性"
+
+
+def test_every_operating_point_that_a_model_may_offer_has_a_name() -> None:
+    for words in WORDS.values():
+        assert set(words.operating_points) == set(get_args(OperatingPointName))
