@@ -175,11 +175,13 @@ class ClassFigures(_Strict):
     """What was measured of one class at an operating point, on images that its threshold's network had not seen.
 
     ``sensitivity`` is among images with the class, ``specificity`` among images without any finding; ``positives`` and
-    ``normals`` are how many those were.
+    ``normals`` are how many those were. ``specificity_other`` is among images that have other findings and not this
+    class, None if it was not measured.
     """
 
     sensitivity: Annotated[float, Field(ge=0.0, le=1.0)]
     specificity: Annotated[float, Field(ge=0.0, le=1.0)]
+    specificity_other: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
     positives: Annotated[int, Field(ge=0)]
     normals: Annotated[int, Field(ge=0)]
 

@@ -15,10 +15,11 @@ import torch
 from monai.utils import set_determinism
 
 from ai.training.chest import __doc__ as about
-from ai.training.chest.card import summary
+from ai.training.chest.cards.card import summary
 from ai.training.chest.data import FOLDS
-from ai.training.chest.fit import Recipe
+from ai.training.chest.fit import Recipe, Say
 from ai.training.chest.hold_out import hold_out
+from ai.training.chest.recover import remeasure
 from ai.training.chest.run import Place, crossvalidate, figures, load_cases, train
 
 BUNDLE = Path(__file__).parent.parent.parent / "bundles" / "chest_xray"
@@ -45,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands.choices["hold-out"].add_argument("--out", type=Path, required=True, help="the folder that is written")
     commands.choices["hold-out"].add_argument("--fold", type=int, choices=range(FOLDS), default=0)
     commands.choices["crossvalidate"].add_argument("--folds", default=",".join(map(str, range(FOLDS))))
+    again = commands.add_parser("measure", help="measure a bundle again, and write its files anew but for the weights")
+    again.add_argument("--data", type=Path, required=True, help="the folder that the bundle was trained on")
+    again.add_argument("--bundle", type=Path, default=BUNDLE)
     commands.add_parser(
         "figures", help="print the shipped bundle's figures as the tables of docs/reference/chest-xray.md"
     )
@@ -61,6 +65,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def say(text: str) -> None:
         print(f"[{time.monotonic() - started:6.0f} s] {text}", file=sys.stderr, flush=True)
 
+    try:
+        if given.command == "measure":
+            remeasure(given.data, given.bundle, say)
+            return 0
+        return _train(given, say)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def _train(given: argparse.Namespace, say: Say) -> int:
     recipe = Recipe()
     if given.side:
         ratio = given.side / recipe.stages[-1].side
@@ -70,20 +85,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     set_determinism(given.seed)
     where = torch.cuda.get_device_name() if given.device == "cuda" else f"{given.jobs} CPU cores"
     place = Place(given.seed, given.device, 1 if given.device == "cuda" else given.jobs, given.work, where)
-    try:
-        if given.command == "train":
-            train(given.data, given.out, recipe, place=place, say=say)
-            return 0
-        if given.command == "hold-out":
-            hold_out(given.data, given.out, recipe, given.fold, place=place, say=say)
-            return 0
-        cases = load_cases(given.data, recipe)
-        folds = [int(number) for number in given.folds.split(",")]
-        trained = crossvalidate(given.data, cases, recipe, folds, place=place, say=say)
-        print(json.dumps(figures(cases, trained, recipe, say)[1], indent=2))
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        return 2
+    if given.command == "train":
+        train(given.data, given.out, recipe, place=place, say=say)
+        return 0
+    if given.command == "hold-out":
+        hold_out(given.data, given.out, recipe, given.fold, place=place, say=say)
+        return 0
+    cases = load_cases(given.data, recipe)
+    folds = [int(number) for number in given.folds.split(",")]
+    trained = crossvalidate(given.data, cases, recipe, folds, place=place, say=say)
+    print(json.dumps(figures(cases, trained, recipe, say)[1], indent=2))
     return 0
 
 

@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from scipy import ndimage  # type: ignore[import-untyped]
 
 from ai.chest_network import ChestNetwork
-from ai.training.chest.data import KEYS, Cases
+from ai.training.chest.data import KEYS, REPORTED, Cases
 from ai.training.chest.measure import REGION
 
 BOXES = {  # label of a radiologist's box -> key of the class
     "Nodule": "nodule_or_mass",
     "Mass": "nodule_or_mass",
-    "Pneumonia": "pneumonia",
-    "Infiltration": "pneumonia",
-    "Infiltrate": "pneumonia",
+    "Pneumonia": "airspace_opacity",
+    "Infiltration": "airspace_opacity",
+    "Infiltrate": "airspace_opacity",
     "Effusion": "effusion",
     "Cardiomegaly": "cardiomegaly",
     "Pneumothorax": "pneumothorax",
@@ -29,8 +29,9 @@ BOXES = {  # label of a radiologist's box -> key of the class
 def box_figures(cases: Cases, networks: Mapping[int, ChestNetwork]) -> dict[str, Any]:
     """How often the centre of a heat map's region lies inside a radiologist's box of the same finding, by class.
 
-    ``networks`` are the networks by the fold that they were not trained on. ``chance`` is the expected number of hits
-    of a random point: the sum of the boxes' shares of the image.
+    ``networks`` are the networks by the fold that they were not trained on. Of a class that joins several, the map of
+    the one with the greatest score counts, as when an image is read. ``chance`` is the expected number of hits of a
+    random point: the sum of the boxes' shares of the image.
     """
     found: dict[str, dict[str, Any]] = {}
     folds = cases.folds
@@ -38,9 +39,10 @@ def box_figures(cases: Cases, networks: Mapping[int, ChestNetwork]) -> dict[str,
         known = [(BOXES[name], box) for name, *box in boxes if name in BOXES]
         if not known or folds[row] not in networks:
             continue
-        maps = activations(networks[int(folds[row])], cases.pixels[row])
+        maps, logits = activations(networks[int(folds[row])], cases.pixels[row])
         for key in sorted({key for key, _ in known}):
-            x, y = region_centre(maps[KEYS.index(key)])
+            channel = max((KEYS.index(part) for part in REPORTED[key]), key=lambda k: float(logits[k]))
+            x, y = region_centre(maps[channel])
             same = [box for name, box in known if name == key]
             one = found.setdefault(key, {"findings": 0, "hits": 0, "chance": 0.0})
             one["findings"] += 1
@@ -49,11 +51,12 @@ def box_figures(cases: Cases, networks: Mapping[int, ChestNetwork]) -> dict[str,
     return {key: {**one, "chance": round(one["chance"], 2)} for key, one in sorted(found.items())}
 
 
-def activations(network: ChestNetwork, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Class activation maps (KEYS, rows, columns) of an image (h, w); see `ChestNetwork`."""
+def activations(network: ChestNetwork, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Class activation maps (KEYS, rows, columns) and logits (KEYS,) of an image (h, w); see `ChestNetwork`."""
+    image = torch.from_numpy(pixels)[None, None].float() / 255.0
     with torch.inference_mode():
-        maps = network.places(network.features(torch.from_numpy(pixels)[None, None].float() / 255.0))
-    return np.asarray(maps[0].numpy())
+        maps, logits = network.places(network.features(image)), network(image)
+    return np.asarray(maps[0].numpy()), np.asarray(logits[0].numpy())
 
 
 def region_centre(cam: NDArray[np.float32]) -> tuple[float, float]:

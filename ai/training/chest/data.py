@@ -43,6 +43,19 @@ COLUMNS = (  # columns of labels.csv for KEYS; "abnormality" is the opposite of 
     "no_finding",
     "Consolidation",
 )
+REPORTED = {  # the classes that are reported, each with the classes of KEYS whose greatest score is its own
+    "nodule_or_mass": ("nodule_or_mass",),
+    "tuberculosis": ("tuberculosis",),
+    "pneumothorax": ("pneumothorax",),
+    "airspace_opacity": ("pneumonia", "consolidation"),
+    "effusion": ("effusion",),
+    "cardiomegaly": ("cardiomegaly",),
+    "abnormality": ("abnormality",),
+}
+ON_REQUEST = ("tuberculosis", "abnormality")
+"""The classes that are looked for only where they are asked for by name. The card says why."""
+NAMED = (*KEYS, *(key for key in REPORTED if key not in KEYS))
+"""Every class with figures: those of the network, and those that join several of them."""
 NIH = NIH14  # the order of the labels and of the teacher's predictions
 TEACHERS = {  # the teacher's classes for a class of KEYS; the greatest prediction counts
     "nodule_or_mass": ("Nodule", "Mass"),
@@ -52,6 +65,8 @@ TEACHERS = {  # the teacher's classes for a class of KEYS; the greatest predicti
     "cardiomegaly": ("Cardiomegaly",),
     "consolidation": ("Consolidation",),
 }
+JOINED_LABELS = {"airspace_opacity": ("Pneumonia", "Consolidation", "Infiltration")}
+"""The labels of NIH, and the teacher's classes, that a class of several stands for."""
 FOLDS = 5
 _MOST = 4.0  # the greatest weight of a positive relative to a negative of its source
 _FEWEST = 3  # the least positives, and negatives, of a class for a source to count for it
@@ -91,6 +106,26 @@ class Cases:
             for name, value in values.items()
         }
         return Cases(**taken)
+
+    @property
+    def normal(self) -> NDArray[np.bool_]:
+        """Which images are without any finding."""
+        return np.asarray(self.labels[:, KEYS.index("abnormality")] == 0.0)
+
+    def of(self, key: str) -> NDArray[np.float32]:
+        """The labels (n,) of a class of `NAMED`: 0, 1, or NaN for unknown.
+
+        An airspace opacity is what reports call pneumonia, consolidation or infiltration, each of which the others'
+        labels leave out.
+        """
+        if key in KEYS:
+            return self.labels[:, KEYS.index(key)]
+        parts = [self.of(part) for part in REPORTED[key]]
+        parts += [self.nih[:, NIH.index(name)] for name in JOINED_LABELS[key]]
+        table = np.stack(parts, axis=1)
+        known = np.isfinite(table).all(axis=1)
+        found = np.where((table == 1.0).any(axis=1), 1.0, np.where(known, 0.0, np.nan))
+        return np.asarray(found, dtype=np.float32)
 
     @property
     def folds(self) -> NDArray[np.int64]:
@@ -198,6 +233,11 @@ def _boxes(row: dict[str, str], path: Path, line: int) -> tuple[tuple[str, float
             raise ValueError(f"{path}, line {line}: boxes holds {part!r}; label:x,y,w,h was expected") from error
         found.append((name, x / wide, y / tall, (x + w) / wide, (y + h) / tall))
     return tuple(found)
+
+
+def named_scores(scores: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """Scores (n,) of every class of `NAMED` from those of the network's classes (n, KEYS)."""
+    return {key: scores[:, [KEYS.index(part) for part in REPORTED.get(key, (key,))]].max(axis=1) for key in NAMED}
 
 
 def _logit(probability: float) -> float:

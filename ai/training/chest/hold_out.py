@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image
 
 from ai.training.chest.boxes import BOXES, box_figures
-from ai.training.chest.data import FOLDS, KEYS, Cases
+from ai.training.chest.data import FOLDS, REPORTED, Cases
 from ai.training.chest.fit import Recipe, Say
-from ai.training.chest.measure import measure, probabilities
+from ai.training.chest.measure import probabilities
 from ai.training.chest.run import (
     THUMBNAIL,
     Place,
@@ -19,6 +19,7 @@ from ai.training.chest.run import (
     crossvalidate,
     describe_training,
     load_cases,
+    measure_called,
     single_networks,
 )
 from ai.training.chest.write import Written, calibrated, write_bundle
@@ -53,10 +54,10 @@ def hold_out(data: Path, out: Path, recipe: Recipe, fold: int, *, place: Place, 
         scores = probabilities(*logits_of, chosen)
         measured = {
             "method": "other folds than the bundle's, out-of-fold: what calibration and thresholds were chosen on",
-            "classes": measure(seen, scores, [point.threshold for point in chosen]),
+            **measure_called(seen, scores, say),
             "boxes": box_figures(seen, networks) if name == "network" else {},
         }
-        write_bundle(out / name, Written(f"chest_{name}", model, recipe, training, measured, chosen))
+        write_bundle(out / name, Written(f"chest_{name}", model, recipe, training, measured))
     write_labels(out / "labels.csv", cases.part(held), data)
     say(f"wrote {out}: two models that have not seen {len(held)} images, and the labels of these")
 
@@ -68,7 +69,8 @@ def write_labels(path: Path, cases: Cases, folder: Path) -> None:
     """
     with path.open("w", newline="", encoding="utf-8") as opened:
         table = csv.writer(opened)
-        table.writerow(["file", "patient_id", "source", "view", "sex", "age", "boxes", "no_finding", *KEYS])
+        table.writerow(["file", "patient_id", "source", "view", "sex", "age", "boxes", "no_finding", *REPORTED])
+        columns, known_normal = [cases.of(key) for key in REPORTED], cases.of("abnormality")
         for row, file in enumerate(cases.files):
             view, sex, age = cases.extra[row]
             known = [
@@ -76,8 +78,8 @@ def write_labels(path: Path, cases: Cases, folder: Path) -> None:
                 {0.0: "M", 1.0: "F"}.get(float(sex), ""),
                 "" if np.isnan(age) else str(round(float(age) * 100)),
             ]
-            labels = ["" if np.isnan(label) else str(int(label)) for label in cases.labels[row]]
-            clean = {"0": "1", "1": "0"}.get(labels[KEYS.index("abnormality")], "")
+            labels = ["" if np.isnan(column[row]) else str(int(column[row])) for column in columns]
+            clean = "" if np.isnan(known_normal[row]) else str(int(cases.normal[row]))
             with Image.open(folder / file) as image:
                 wide, tall = image.size
             boxes = [

@@ -15,62 +15,42 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai.evaluation.metrics import auc, bootstrap_auc
-from ai.training.chest.data import KEYS, Cases, balanced_weights
+from ai.training.chest.data import KEYS, NAMED, Cases, balanced_weights, named_scores
 
 DRAWS = 1000
 _GROUP_DRAWS = 300
-LEAST_SENSITIVITY = 0.7
 # Factors of the logit of "abnormality", and of the linear model, in the logit of a class; see `run.calibrate`.
 MIXED = dict.fromkeys(("nodule_or_mass", "pneumonia", "effusion", "cardiomegaly", "consolidation"), 0.6)
 JOINED = {"tuberculosis": 1.0, "pneumonia": 0.4, "cardiomegaly": 0.4, "abnormality": 0.4}
 REGION = 0.5  # share of a map's peak (in odds) at which its region ends
+FEWEST_OF_SOURCE = 10  # the least images of a kind in a source for it to count as one
 _FEWEST = 5  # the least positives, and normals, of a group with figures
 _BINS = 10
 AGES = (("under 18", 0, 18), ("18 to 39", 18, 40), ("40 to 64", 40, 65), ("65 and over", 65, 200))
 
 
 @dataclass(frozen=True, slots=True)
-class OperatingPoint:
-    """A class's calibration and its threshold on the calibrated probability.
+class Calibration:
+    """What makes a class's probability of its logits.
 
     A logit becomes slope * logit + share * (logit of "abnormality") + linear * (logit of the linear model) + offset.
     """
 
     slope: float
     offset: float
-    threshold: float
     share: float = 0.0
     linear: float = 0.0
 
 
 def probabilities(
-    logits: NDArray[np.floating[Any]], linear: NDArray[np.floating[Any]], points: Sequence[OperatingPoint]
+    logits: NDArray[np.floating[Any]], linear: NDArray[np.floating[Any]], calibrations: Sequence[Calibration]
 ) -> NDArray[np.float64]:
     """Calibrated probabilities (n, classes) from the logits (n, classes) of the network and of the linear model."""
     slope, share, joined, offset = (
-        np.array([getattr(point, what) for point in points]) for what in ("slope", "share", "linear", "offset")
+        np.array([getattr(one, what) for one in calibrations]) for what in ("slope", "share", "linear", "offset")
     )
     abnormal = logits[:, [KEYS.index("abnormality")]]
     return np.asarray(1.0 / (1.0 + np.exp(-(logits * slope + abnormal * share + linear * joined + offset))))
-
-
-def choose_threshold(scores: NDArray[np.float64], truth: NDArray[Any], weights: NDArray[Any]) -> float:
-    """The threshold with the greatest weighted sensitivity + specificity (Youden 1950), the middle one of several.
-
-    Its sensitivity is at least `LEAST_SENSITIVITY`, because with few cases the greatest sum may miss half of the sick.
-    ``scores``, ``truth`` (0 or 1) and ``weights`` are (n,).
-    """
-    used = weights > 0
-    order = np.argsort(scores[used])
-    s, t, w = scores[used][order], truth[used][order], weights[used][order].astype(np.float64)
-    missed = np.concatenate([[0.0], np.cumsum(w * (t == 1))]) / max(w[t == 1].sum(), 1e-12)
-    spared = np.concatenate([[0.0], np.cumsum(w * (t == 0))]) / max(w[t == 0].sum(), 1e-12)
-    gain = np.where(missed <= 1.0 - LEAST_SENSITIVITY + 1e-9, spared - missed, -1.0)
-    # With few cases the curve is ragged. The middle of the nearly best points generalises better.
-    good = np.flatnonzero(gain >= gain.max() - 0.01)
-    cut = int(good[len(good) // 2])
-    middle = (s[max(cut - 1, 0)] + s[min(cut, len(s) - 1)]) / 2.0
-    return float(np.clip(middle, 0.02, 0.98))
 
 
 def auc_figures(
@@ -114,49 +94,53 @@ def calibration_error(scores: NDArray[np.float64], truth: NDArray[Any], weights:
     return error / max(total, 1e-12)
 
 
-def measure(cases: Cases, scores: NDArray[np.float64], thresholds: Sequence[float]) -> dict[str, Any]:
-    """All figures of calibrated scores (n, classes), by class. See the module for the comparisons."""
-    normal = cases.labels[:, KEYS.index("abnormality")] == 0.0
-    weights = balanced_weights(cases.labels, cases.sources, normal)
+def calibration_apart(
+    cases: Cases, scores: NDArray[np.float64], positive: NDArray[Any], negative: NDArray[Any]
+) -> float | None:
+    """The greatest calibration error within one source, of as many positives as negatives. None if there are too few.
+
+    A score that is a probability over all sources together and not in each of them is none in the next hospital.
+    """
+    names, errors = np.array(cases.sources), []
+    for source in sorted(set(cases.sources)):
+        pair = [mask & (names == source) for mask in (positive, negative)]
+        if min(int(mask.sum()) for mask in pair) < FEWEST_OF_SOURCE:
+            continue
+        weights = sum((mask / (2.0 * mask.sum()) for mask in pair), start=np.zeros(len(names)))
+        errors.append(calibration_error(scores, positive.astype(np.float64), weights))
+    return round(max(errors), 4) if errors else None
+
+
+def measure(cases: Cases, scores: NDArray[np.float64]) -> dict[str, Any]:
+    """All figures of calibrated scores (n, KEYS) that need no threshold, by class of `NAMED`; see the module."""
+    normal = cases.normal
+    truths = np.stack([cases.of(key) for key in NAMED], axis=1)
+    weights = balanced_weights(truths, cases.sources, normal)
     found = {}
-    for k, key in enumerate(KEYS):
-        positive = cases.labels[:, k] == 1.0
-        here = auc_figures(scores[:, k], positive, normal, cases)
+    for k, (key, own) in enumerate(named_scores(scores).items()):
+        truth = truths[:, k]
+        positive, other = truth == 1.0, (truth == 0.0) & ~normal
+        here = auc_figures(own, positive, normal, cases)
         if here is None:
             continue
         apart = {
             source: one
             for source in sorted(set(cases.sources))
-            if (one := _group(cases, scores[:, k], positive, normal, np.array(cases.sources) == source))
+            if (one := _group(cases, own, positive, normal, np.array(cases.sources) == source))
         }
-        comparable = normal & np.isin(np.array(cases.sources), [s for s in set(cases.sources) if _both(cases, s, k)])
-        above = scores[:, k] >= thresholds[k]
-        other = (cases.labels[:, k] == 0.0) & ~normal
-        against_other = auc_figures(scores[:, k], positive, other, cases, draws=_GROUP_DRAWS)
         found[key] = {
             **here,
-            "threshold": round(thresholds[k], 4),
-            "sensitivity": _share(above[positive]),
-            "specificity": _share(~above[comparable]),
-            "specificity_among_other_findings": _share(~above[other]),
-            "against_other_findings": against_other,
-            "calibration_error": round(
-                calibration_error(scores[:, k], np.nan_to_num(cases.labels[:, k]), weights[:, k]), 4
-            ),
+            "against_other_findings": auc_figures(own, positive, other, cases, draws=_GROUP_DRAWS),
+            "calibration_error": round(calibration_error(own, np.nan_to_num(truth), weights[:, k]), 4),
+            "calibration_error_of_a_source": {
+                "against_normal": calibration_apart(cases, own, positive, normal),
+                "against_other_findings": calibration_apart(cases, own, positive, other),
+            },
             "by_source": apart,
-            "by_group": _groups(cases, scores[:, k], positive, normal),
-            "control": control(cases, scores[:, k], k, normal),
+            "by_group": _groups(cases, own, positive, normal),
+            "control": control(cases, own, truth),
         }
     return found
-
-
-def _share(hits: NDArray[Any]) -> float | None:
-    return round(float(hits.mean()), 4) if len(hits) else None
-
-
-def _both(cases: Cases, source: str, k: int) -> bool:
-    here = np.array(cases.sources) == source
-    return bool((cases.labels[here, k] == 1.0).any() and (cases.labels[here, k] == 0.0).any())
 
 
 def _group(
@@ -180,14 +164,14 @@ def _sizes(cases: Cases) -> dict[str, NDArray[Any]]:
     return {"64 px": cases.stored <= 64, "96 px": cases.stored == 96, "256 px or more": cases.stored >= 256}
 
 
-def control(cases: Cases, scores: NDArray[np.float64], k: int, normal: NDArray[Any]) -> dict[str, float | None]:
+def control(cases: Cases, scores: NDArray[np.float64], truth: NDArray[Any]) -> dict[str, float | None]:
     """How well the source predicts a class, and how much the network uses it.
 
     ``source_alone``: the AUC, over the images of all sources, of the share of positives in the image's source.
     ``normals_of_it``: the AUC of the network's score between normals of the source with the most positives and normals
     of the other sources. It is 0.5 if the score does not depend on the source.
     """
-    truth, names = cases.labels[:, k], np.array(cases.sources)
+    normal, names = cases.normal, np.array(cases.sources)
     known = np.isfinite(truth)
     rate = {s: float(truth[known & (names == s)].mean()) for s in set(names[known])}
     guess = np.array([rate.get(s, 0.0) for s in names])

@@ -20,19 +20,31 @@ from numpy.typing import NDArray
 from ai.chest_network import BLOCKS, SHARPNESS, ChestNetwork, ChestReader, LinearReader
 from ai.training.chest.baseline import crossvalidate_linear
 from ai.training.chest.boxes import box_figures
-from ai.training.chest.data import FOLDS, KEYS, NIH, TEACHERS, Cases, Prepare, balanced_weights, read_cases
+from ai.training.chest.data import (
+    FOLDS,
+    JOINED_LABELS,
+    KEYS,
+    NIH,
+    REPORTED,
+    TEACHERS,
+    Cases,
+    Prepare,
+    balanced_weights,
+    named_scores,
+    read_cases,
+)
 from ai.training.chest.fit import OUTPUTS, Recipe, Say, fit, platt, predict
 from ai.training.chest.measure import (
     DRAWS,
     JOINED,
     MIXED,
-    OperatingPoint,
+    Calibration,
     auc_figures,
-    choose_threshold,
     measure,
     probabilities,
 )
-from ai.training.chest.write import Written, assemble, inference, write_bundle
+from ai.training.chest.points import operating_points
+from ai.training.chest.write import Written, assemble, inference, undetermined, write_bundle
 
 THUMBNAIL = 64  # pixels: images stored at this width or less are thumbnails
 
@@ -162,16 +174,15 @@ def calibrate(
     linear: NDArray[np.float32],
     mixed: Mapping[str, float] = MIXED,
     joined: Mapping[str, float] = JOINED,
-) -> list[OperatingPoint]:
-    """Choose calibration and threshold of each class on out-of-fold logits, weighted by `balanced_weights`.
+) -> list[Calibration]:
+    """Choose the calibration of each class on out-of-fold logits, weighted by `balanced_weights`.
 
     Every finding is an abnormality, which the network has learnt from the most images. So the logit of "abnormality" is
     added to the classes in ``mixed``, with the factor given there. The logit of the linear model is added to the
     classes in ``joined``. All logits are in units of their standard deviation.
     """
-    normal = cases.labels[:, KEYS.index("abnormality")] == 0.0
-    weights = balanced_weights(cases.labels, cases.sources, normal)
-    points = []
+    weights = balanced_weights(cases.labels, cases.sources, cases.normal)
+    calibrations = []
     spread, linear_spread = (some.std(axis=0, dtype=np.float64) + 1e-6 for some in (logits, linear))
     for k, key in enumerate(KEYS):
         used = weights[:, k] > 0
@@ -180,33 +191,35 @@ def calibrate(
         third = joined.get(key, 0.0) / linear_spread[k]
         scores = own * logits[used, k] + share * logits[used, KEYS.index("abnormality")] + third * linear[used, k]
         if len(np.unique(truth)) < 2:
-            points.append(OperatingPoint(1.0, 0.0, 0.5))
+            calibrations.append(Calibration(1.0, 0.0))
             continue
         slope, offset = platt(scores, truth, w)
         slope = max(slope, 0.05)  # for a class that was not learnt: its order of scores stays
-        probability = 1.0 / (1.0 + np.exp(-(slope * scores + offset)))
-        threshold = round(choose_threshold(probability, truth, w), 4)
-        points.append(OperatingPoint(slope * own, offset, threshold, slope * share, slope * third))
-    return points
+        calibrations.append(Calibration(slope * own, offset, slope * share, slope * third))
+    return calibrations
 
 
 def teacher_figures(cases: Cases) -> dict[str, Any]:
     """The AUC of the teacher, by class, on the images with predictions of the teacher."""
-    predicted = np.full((len(cases.files), len(KEYS)), np.nan)
-    for key, names in TEACHERS.items():
-        predicted[:, KEYS.index(key)] = np.max([cases.teacher[:, NIH.index(name)] for name in names], axis=0)
+    predicted = {
+        key: np.max([cases.teacher[:, NIH.index(name)] for name in names], axis=0)
+        for key, names in (TEACHERS | JOINED_LABELS).items()
+    }
     return _aucs(cases, predicted)
 
 
-def _aucs(cases: Cases, scores: NDArray[np.float64]) -> dict[str, Any]:
-    normal = cases.labels[:, KEYS.index("abnormality")] == 0.0
+def _aucs(cases: Cases, scores: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
     found = {}
-    for k, key in enumerate(KEYS):
-        known = np.isfinite(scores[:, k])
-        one = auc_figures(np.nan_to_num(scores[:, k]), (cases.labels[:, k] == 1.0) & known, normal & known, cases)
+    for key, own in scores.items():
+        known = np.isfinite(own)
+        one = auc_figures(np.nan_to_num(own), (cases.of(key) == 1.0) & known, cases.normal & known, cases)
         if one:
             found[key] = one
     return found
+
+
+def _of_keys(scores: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    return {key: scores[:, k] for k, key in enumerate(KEYS)}
 
 
 def train(
@@ -216,48 +229,62 @@ def train(
     cases = load_cases(data, recipe)
     say(f"read {len(cases.files)} images of {len(set(cases.patients))} patients")
     trained = crossvalidate(data, cases, recipe, folds, place=place, say=say)
-    points, measured = figures(cases, trained, recipe, say)
+    calibrations, measured = figures(cases, trained, recipe, say)
     network = assemble(
-        [trained.networks[n] for n in folds], [trained.baselines[n] for n in folds], points, recipe.planes
+        [trained.networks[n] for n in folds], [trained.baselines[n] for n in folds], calibrations, recipe.planes
     )
-    written = Written("chest_xray", network, recipe, describe_training(cases, place, trained), measured, points)
+    written = Written("chest_xray", network, recipe, describe_training(cases, place, trained), measured)
     write_bundle(bundle, written)
     say(f"wrote {bundle}")
 
 
-def single_networks(trained: Trained, points: Sequence[OperatingPoint], recipe: Recipe) -> dict[int, ChestNetwork]:
+def single_networks(trained: Trained, calibrations: Sequence[Calibration], recipe: Recipe) -> dict[int, ChestNetwork]:
     """Assemble the network and the linear model of each fold into a `ChestNetwork` of its own."""
     return {
-        number: assemble([network], [trained.baselines[number]], points, recipe.planes)
+        number: assemble([network], [trained.baselines[number]], calibrations, recipe.planes)
         for number, network in trained.networks.items()
     }
 
 
-def figures(cases: Cases, trained: Trained, recipe: Recipe, say: Say) -> tuple[list[OperatingPoint], dict[str, Any]]:
-    """Choose the operating points, and measure everything out of fold."""
+def figures(
+    cases: Cases, trained: Trained, recipe: Recipe, say: Say, calibrations: Sequence[Calibration] | None = None
+) -> tuple[Sequence[Calibration], dict[str, Any]]:
+    """Choose calibration and operating points, and measure everything out of fold.
+
+    ``calibrations`` are those of a bundle that exists; None chooses them.
+    """
     # Thumbnails are used in training, but no hospital sends them: they are measured apart and choose no threshold.
     seen = np.isfinite(trained.logits).all(axis=1)
     thumbnails, known = seen & (cases.stored <= THUMBNAIL), seen & (cases.stored > THUMBNAIL)
     judged = cases.part(known)
-    points = calibrate(judged, trained.logits[known], trained.linear[known])
+    if calibrations is None:
+        calibrations = calibrate(judged, trained.logits[known], trained.linear[known])
     logits, linear = (np.nan_to_num(some.astype(np.float64)) for some in (trained.logits, trained.linear))
-    scores = probabilities(logits, linear, points)
-    classes = measure(judged, scores[known], [point.threshold for point in points])
-    for key, one in classes.items():
-        say(f"{key:15} {one['auc']:.3f} [{one['low']:.3f}, {one['high']:.3f}], {one['positives']} positives")
+    scores = probabilities(logits, linear, calibrations)
     measured = {
         "method": "out-of-fold, within one source, against images without finding; 95 % bootstrap over patients",
         "draws": DRAWS,
-        "classes": classes,
+        **measure_called(judged, scores[known], say),
         "images": len(judged.files),
         "patients": len(set(judged.patients)),
-        "thumbnails": _aucs(cases.part(thumbnails), scores[thumbnails]),
-        "linear": _aucs(judged, linear[known]),
-        "network": _aucs(judged, logits[known]),
+        "thumbnails": _aucs(cases.part(thumbnails), named_scores(scores[thumbnails])),
+        "linear": _aucs(judged, _of_keys(linear[known])),
+        "network": _aucs(judged, _of_keys(logits[known])),
         "teacher": teacher_figures(judged),
-        "boxes": box_figures(judged, single_networks(trained, points, recipe)),
+        "boxes": box_figures(judged, single_networks(trained, calibrations, recipe)),
     }
-    return points, measured
+    return calibrations, measured
+
+
+def measure_called(cases: Cases, scores: NDArray[np.float64], say: Say) -> dict[str, Any]:
+    """``classes`` (`measure`) and ``operating_points`` of calibrated scores (n, KEYS) of images not learnt from."""
+    classes = measure(cases, scores)
+    for key, one in classes.items():
+        say(f"{key:16} {one['auc']:.3f} [{one['low']:.3f}, {one['high']:.3f}], {one['positives']} positives")
+    points = operating_points(cases, named_scores(scores), [key for key in REPORTED if undetermined(key, classes)])
+    for name, point in points.items():
+        say(f"{name:16} " + ", ".join(f"{kind} {one['share']:.2f}" for kind, one in point["default"].items() if one))
+    return {"classes": classes, "operating_points": points}
 
 
 def describe_training(cases: Cases, place: Place, trained: Trained) -> dict[str, Any]:

@@ -12,14 +12,16 @@ import torch
 from ai.bundle.files import made_with, write_json
 from ai.chest_network import ChestNetwork, ChestReader, LinearReader
 from ai.evaluation.metrics import wilson
-from ai.training.chest.card import card
-from ai.training.chest.data import KEYS
+from ai.training.chest.cards.card import card
+from ai.training.chest.data import KEYS, ON_REQUEST, REPORTED
 from ai.training.chest.fit import Recipe
-from ai.training.chest.measure import REGION, OperatingPoint
-from ai.training.chest_codes import finding_code
+from ai.training.chest.measure import REGION, Calibration
+from ai.training.chest.points import DEFAULT, class_figures
+from ai.training.chest_codes import DIFFERENTIALS, finding_code
 
-VERSION = "0.2.0"
+VERSION = "0.3.0"
 _FEWEST_BOXES = 5  # the least boxes of a class to measure its heat maps on
+CALIBRATED = 0.05  # the greatest calibration error within a source of a class whose score is a probability
 UNRELIABLE = 0.60  # a class is undetermined if the interval of its AUC reaches down to this
 NOTICE = "Research model, not for diagnostic use"
 INTENDED_USE = (
@@ -31,24 +33,22 @@ _NAMES = {
     "nodule_or_mass": "Nodule or mass",
     "tuberculosis": "Suspected tuberculosis",
     "pneumothorax": "Pneumothorax",
-    "pneumonia": "Suspected pneumonia",
+    "airspace_opacity": "Airspace opacity",
     "effusion": "Pleural effusion",
     "cardiomegaly": "Cardiomegaly",
     "abnormality": "Any abnormality",
-    "consolidation": "Consolidation",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """The content of a bundle: name, calibrated network, recipe, description of the training, figures, thresholds."""
+    """The content of a bundle: name, calibrated network, recipe, description of the training, figures."""
 
     name: str
     network: ChestNetwork | LinearReader
     recipe: Recipe
     training: dict[str, Any]
     measured: dict[str, Any]
-    points: Sequence[OperatingPoint]
 
 
 def inference(side: int, network: dict[str, Any]) -> dict[str, Any]:
@@ -83,13 +83,13 @@ def inference(side: int, network: dict[str, Any]) -> dict[str, Any]:
 def assemble(
     networks: Sequence[ChestReader],
     baselines: Sequence[LinearReader],
-    points: Sequence[OperatingPoint],
+    calibrations: Sequence[Calibration],
     planes: Sequence[int],
 ) -> ChestNetwork:
     """Combine networks into one that averages their logits. The sigmoid of its output is the calibrated probability."""
     whole: ChestNetwork = ChestNetwork(planes, len(KEYS), len(networks)).eval()
-    mixed = torch.diag(torch.tensor([point.slope for point in points], dtype=torch.float64))
-    mixed[:, KEYS.index("abnormality")] += torch.tensor([point.share for point in points], dtype=torch.float64)
+    mixed = torch.diag(torch.tensor([one.slope for one in calibrations], dtype=torch.float64))
+    mixed[:, KEYS.index("abnormality")] += torch.tensor([one.share for one in calibrations], dtype=torch.float64)
     heads = [network.head for network in networks]
     weights = torch.stack([head.weight.detach().double()[: len(KEYS), :, 0, 0] for head in heads])
     biases = torch.stack([head.bias.detach().double()[: len(KEYS)] for head in heads])
@@ -99,20 +99,20 @@ def assemble(
         whole.heads.weight.copy_(weights.flatten(0, 1)[:, :, None, None])
         whole.heads.bias.copy_(biases.flatten())
         whole.calibration.weight.copy_(mixed)
-        whole.calibration.bias.copy_(torch.tensor([point.offset for point in points]))
+        whole.calibration.bias.copy_(torch.tensor([one.offset for one in calibrations]))
         together = torch.einsum("ok,mkc->omc", mixed, weights) / len(networks)
         whole.places.weight.copy_(together.flatten(1)[:, :, None, None])
         whole.places.bias.copy_(mixed @ biases.mean(dim=0))
-        share = torch.tensor([point.linear for point in points])
+        share = torch.tensor([one.linear for one in calibrations])
         for ours, theirs in zip(whole.linear.parameters(), mean_of(baselines), strict=True):
             ours.copy_(theirs * share.view(-1, *(1,) * (theirs.ndim - 1)))
     return whole
 
 
-def calibrated(baseline: LinearReader, points: Sequence[OperatingPoint]) -> LinearReader:
+def calibrated(baseline: LinearReader, calibrations: Sequence[Calibration]) -> LinearReader:
     """Calibrate the linear model alone. The sigmoid of its output is the calibrated probability."""
     whole: LinearReader = LinearReader(len(KEYS)).eval()
-    slope, offset = (torch.tensor([getattr(point, what) for point in points]) for what in ("slope", "offset"))
+    slope, offset = (torch.tensor([getattr(one, what) for one in calibrations]) for what in ("slope", "offset"))
     with torch.no_grad():
         whole.classifier.weight.copy_(baseline.classifier.weight * slope[:, None])
         whole.classifier.bias.copy_(baseline.classifier.bias * slope + offset)
@@ -149,27 +149,45 @@ def is_placed(boxes: dict[str, Any] | None) -> bool:
     return bool(low > boxes["chance"] / boxes["findings"])
 
 
-def reading(
-    name: str, points: Sequence[OperatingPoint], figures: dict[str, Any], boxes: dict[str, Any] | None = None
-) -> dict[str, Any]:
-    """``reading.json``; see `ai.bundle.manifest`."""
+def is_calibrated(figures: dict[str, Any] | None) -> bool:
+    """Whether a class's score is a probability at another hospital, as far as these sources can tell.
+
+    It has to be one within each of them, against images without finding and against those with other findings.
+    """
+    errors = (figures or {}).get("calibration_error_of_a_source", {}).values()
+    return len(errors) == 2 and all(error is not None and error <= CALIBRATED for error in errors)
+
+
+def reading(name: str, measured: dict[str, Any]) -> dict[str, Any]:
+    """``reading.json`` out of the figures of a training (`run.figures`); see `ai.bundle.manifest`."""
+    classes, boxes, points = measured["classes"], measured.get("boxes", {}), measured.get("operating_points", {})
+    usual = points.get(DEFAULT, {}).get("thresholds", {})
     outputs = []
-    for channel, (key, point) in enumerate(zip(KEYS, points, strict=True)):
+    for key, parts in REPORTED.items():
+        channel, *joined = (KEYS.index(part) for part in parts)
         code, site = finding_code(key)
         output: dict[str, Any] = {
             "key": key,
             "name": _NAMES[key],
             "channel": channel,
             "code": asdict(code),
-            "threshold": round(point.threshold, 4),
+            "threshold": usual.get(key, 0.5),
             "map_threshold": REGION,
         }
         if site is not None:
             output["site"] = asdict(site)
-        if reason := undetermined(key, figures):
+        if reason := undetermined(key, classes):
             output["undetermined"] = reason
-        if not is_placed((boxes or {}).get(key)):
+        if not is_placed(boxes.get(key)):
             output["located"] = False
+        if key in ON_REQUEST:
+            output["default"] = False
+        if joined:
+            output["joined"] = joined
+        if key in DIFFERENTIALS:
+            output["differential"] = [asdict(each) for each in DIFFERENTIALS[key]]
+        if is_calibrated(classes.get(key)):
+            output["calibrated"] = True
         outputs.append(output)
     return {
         "format": 1,
@@ -184,12 +202,30 @@ def reading(
             "view": ["PA", "AP", ""],
             "max_images": 8,
         },
+        **({"cam": {"layer": "features", "classifier": "places"}} if any(map(is_placed, boxes.values())) else {}),
+        "outputs": outputs,
         **(
-            {"cam": {"layer": "features", "classifier": "places"}}
-            if any(map(is_placed, (boxes or {}).values()))
+            {
+                "operating_points": {each: _operating_point(point) for each, point in points.items()},
+                "operating_point": DEFAULT,
+            }
+            if points
             else {}
         ),
-        "outputs": outputs,
+    }
+
+
+def _operating_point(point: dict[str, Any]) -> dict[str, Any]:
+    called = {
+        f"called_of_100_{kind}": round(100.0 * one["share"], 1)
+        for kind in ("normal", "other")
+        if (one := point["default"].get(kind))
+    }
+    told = {key: one for key, figures in point["figures"].items() if (one := class_figures(figures))}
+    return {
+        "thresholds": point["thresholds"],
+        **called,
+        "figures": {key: one.model_dump(mode="json", exclude_none=True) for key, one in told.items()},
     }
 
 
@@ -201,12 +237,14 @@ def metadata(
         "schema": "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json",
         "version": VERSION,
         "changelog": {
-            VERSION: "Trained longer; finer maps, shown where they were measured to be right; a linear model joins",
+            VERSION: "The same network. Operating points per study; tuberculosis and any abnormality on request; "
+            "pneumonia, consolidation and infiltration are one finding; codes say what was seen",
+            "0.2.0": "Trained longer; finer maps, shown where they were measured to be right; a linear model joins",
             "0.1.0": "First version",
         },
         **made_with(),
         "name": "Frontal chest radiographs of adults (research)",
-        "task": "Classifies eight findings in frontal chest radiographs",
+        "task": f"Classifies {len(REPORTED)} findings in frontal chest radiographs",
         "description": f"{NOTICE}. {what}, trained from nothing on {training['images']} chest radiographs.",
         "authors": "dicom-node",
         "copyright": "Copyright (c) dicom-node contributors. Apache-2.0. The images' terms stand in the model card.",
@@ -250,19 +288,25 @@ def metadata(
 
 def write_bundle(bundle: Path, written: Written) -> None:
     """Write all files of the bundle. Weights are stored in half precision, which changes a score by less than 0.001."""
-    for folder in ("configs", "models", "docs"):
+    (bundle / "models").mkdir(parents=True, exist_ok=True)
+    halves = {
+        key: value.half().contiguous() if value.dtype.is_floating_point else value
+        for key, value in written.network.state_dict().items()
+    }
+    torch.save(halves, bundle / "models" / "model.pt")
+    write_texts(bundle, written)
+
+
+def write_texts(bundle: Path, written: Written) -> None:
+    """Write all files of the bundle but its weights: inference.json, reading.json, metadata.json and the card."""
+    for folder in ("configs", "docs"):
         (bundle / folder).mkdir(parents=True, exist_ok=True)
     recipe, network, measured = written.recipe, written.network, written.measured
     side = recipe.stages[-1].side
-    halves = {
-        key: value.half().contiguous() if value.dtype.is_floating_point else value
-        for key, value in network.state_dict().items()
-    }
-    torch.save(halves, bundle / "models" / "model.pt")
     defined: dict[str, Any] = {"_target_": f"{type(network).__module__}.{type(network).__name__}", "classes": len(KEYS)}
     if isinstance(network, ChestNetwork):
         defined |= {"planes": list(recipe.planes), "members": len(network.features.members)}
-    manifest = reading(written.name, written.points, measured["classes"], measured.get("boxes"))
+    manifest = reading(written.name, measured)
     what = "A linear model"
     if isinstance(network, ChestNetwork):
         what = "Small residual networks and a linear model"

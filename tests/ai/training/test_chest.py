@@ -25,15 +25,26 @@ from ai.training.chest import hold_out as held_out
 from ai.training.chest.__main__ import main
 from ai.training.chest.augment import augment
 from ai.training.chest.boxes import region_centre
-from ai.training.chest.data import COLUMNS, FOLDS, KEYS, NIH, Cases, balanced_weights, fold, read_cases, source_odds
+from ai.training.chest.data import (
+    COLUMNS,
+    FOLDS,
+    KEYS,
+    NIH,
+    ON_REQUEST,
+    REPORTED,
+    Cases,
+    balanced_weights,
+    fold,
+    read_cases,
+    source_odds,
+)
 from ai.training.chest.fit import OUTPUTS, Recipe, Stage, platt
 from ai.training.chest.measure import (
     JOINED,
     MIXED,
-    OperatingPoint,
+    Calibration,
     auc_figures,
     calibration_error,
-    choose_threshold,
     measure,
     probabilities,
 )
@@ -118,11 +129,12 @@ def test_one_command_trains_measures_and_writes_a_bundle(tmp_path: Path) -> None
     place = Place(seed=3, device="cpu", jobs=1, work=tmp_path / "work", where="a test")
     train(data, out, small, place=place, say=lambda text: None)
     reading = json.loads((out / "configs" / "reading.json").read_text(encoding="utf-8"))
-    assert [output["key"] for output in reading["outputs"]] == list(KEYS)
-    assert [output["channel"] for output in reading["outputs"]] == list(range(len(KEYS)))
+    assert [output["key"] for output in reading["outputs"]] == list(REPORTED)
+    channels = [channel for output in reading["outputs"] for channel in (output["channel"], *output.get("joined", ()))]
+    assert sorted(channels) == list(range(len(KEYS)))
     # What no image shows cannot be measured, so the reader must not call it.
     silent = {output["key"] for output in reading["outputs"] if output.get("undetermined")}
-    assert {"pneumothorax", "effusion", "cardiomegaly", "pneumonia", "consolidation"} <= silent
+    assert {"pneumothorax", "effusion", "cardiomegaly", "airspace_opacity"} <= silent
     metadata = json.loads((out / "configs" / "metadata.json").read_text(encoding="utf-8"))
     assert metadata["training"]["images"] == 40
     assert set(metadata["eval_metrics"]["classes"]) == {"nodule_or_mass", "tuberculosis", "abnormality"}
@@ -142,7 +154,7 @@ def test_what_is_held_out_is_evaluated_by_models_that_have_not_seen_it(
 ) -> None:
     calibrated_on = []
 
-    def spy(cases: Cases, *rest: Any) -> list[OperatingPoint]:
+    def spy(cases: Cases, *rest: Any) -> list[Calibration]:
         calibrated_on.append(set(cases.folds.tolist()))
         return calibrate(cases, *rest)
 
@@ -214,7 +226,7 @@ def test_pairs_across_sources_do_not_count() -> None:
     figures = auc_figures(scores, truth == 1, truth == 0, cases)
     assert figures is not None
     assert figures["auc"] == 0.5
-    measured = measure(cases, np.repeat(scores[:, None], len(KEYS), axis=1), [0.5] * len(KEYS))
+    measured = measure(cases, np.repeat(scores[:, None], len(KEYS), axis=1))
     control = measured["nodule_or_mass"]["control"]
     assert control["source_alone"] == 0.75
     assert control["normals_of_it"] == 1.0
@@ -252,20 +264,13 @@ def test_calibration_finds_the_slope_and_the_error_falls() -> None:
     assert after < 0.03 < before
 
 
-def test_the_threshold_parts_what_can_be_parted() -> None:
-    scores, truth = np.array([0.1, 0.2, 0.3, 0.7, 0.8, 0.9]), np.array([0, 0, 0, 1, 1, 1])
-    assert 0.3 < choose_threshold(scores, truth, np.ones(6)) < 0.7
-    # An image of no weight has no say.
-    assert 0.3 < choose_threshold(np.append(scores, 0.05), np.append(truth, 1), np.array([1.0] * 6 + [0.0])) < 0.7
-
-
 @pytest.mark.slow
 def test_the_shipped_network_is_the_calibrated_mean_and_its_map_is_what_it_says() -> None:
     torch.manual_seed(4)
     planes = (8, 8, 16, 16)
     networks = [ChestReader(planes, OUTPUTS).eval() for _ in range(2)]
     baselines = [LinearReader(len(KEYS)).eval() for _ in range(2)]
-    points = [OperatingPoint(0.5 + 0.1 * k, 0.2 * k - 0.5, 0.5, 0.3 * (k % 2), 0.4 * (k % 3)) for k in range(len(KEYS))]
+    points = [Calibration(0.5 + 0.1 * k, 0.2 * k - 0.5, 0.3 * (k % 2), 0.4 * (k % 3)) for k in range(len(KEYS))]
     whole = assemble(networks, baselines, points, planes)
     image = torch.rand(2, 1, 64, 96)
     with torch.inference_mode():
@@ -313,7 +318,8 @@ def test_the_shipped_bundle_reads_an_image_and_says_what_it_was_measured_to_know
     placed = any(is_placed(one) for one in measured["boxes"].values())
     assert (info.spec.cam is not None) == placed == ("No place is shown" not in card)
     assert {"features", "places"} <= {name for name, _ in network.named_modules()}
-    assert tuple(output.key for output in info.spec.outputs) == KEYS
+    assert tuple(output.key for output in info.spec.outputs) == tuple(REPORTED)
+    assert {output.key for output in info.spec.outputs if not output.default} == set(ON_REQUEST)
     for output in info.spec.outputs:
         one = measured["classes"].get(output.key)
         assert bool(output.undetermined) == (one is None or one["low"] <= 0.60)
@@ -326,21 +332,23 @@ def test_a_place_is_shown_for_what_was_measured_to_have_one_and_the_map_is_that_
     bundle = shutil.copytree(shipped()["chest_xray"], tmp_path / "bundle")
     path = bundle / "configs" / "reading.json"
     reading = json.loads(path.read_text(encoding="utf-8"))
-    for output in reading["outputs"]:
-        output["threshold"] = 0.001  # everything is present
+    for point in reading["operating_points"].values():
+        point["thresholds"] = dict.fromkeys(point["thresholds"], 0.001)  # everything is present
     path.write_text(json.dumps(reading), encoding="utf-8")
     model = load(bundle, threads=1)
     grey = np.random.default_rng(3).random((300, 280), dtype=np.float32)
     found = model.read_display(grey)
     measured = json.loads((bundle / "configs" / "metadata.json").read_text(encoding="utf-8"))["eval_metrics"]
-    placed = {key for key in KEYS if is_placed(measured["boxes"].get(key))}
+    placed = {key for key in REPORTED if is_placed(measured["boxes"].get(key))}
     assert {heat.key for heat in found.heat_maps} == {box.key for box in found.boxes} == placed
-    assert len(found.scores) == len(KEYS)
+    assert len(found.scores) == len(REPORTED)
     image = preparation(256)(grey)
     with torch.inference_mode():
         maps = model.network.places(model.network.features(torch.from_numpy(image)[None, None]))[0]
+        scores = model.network(torch.from_numpy(image)[None, None])[0]
     for heat in found.heat_maps:
-        own = maps[KEYS.index(heat.key)].numpy()
+        channel = max((KEYS.index(part) for part in REPORTED[heat.key]), key=lambda k: float(scores[k]))
+        own = maps[channel].numpy()
         wanted = (own - own.min()) / (own.max() - own.min())
         np.testing.assert_allclose(heat.values, wanted, atol=1e-4)
         box = next(box for box in found.boxes if box.key == heat.key)
@@ -356,12 +364,10 @@ def test_places_are_judged_for_each_class_by_its_own_boxes() -> None:
     assert not is_placed({"findings": 21, "hits": 4, "chance": 1.7})
     assert not is_placed({"findings": 1, "hits": 1, "chance": 0.1})  # one finding tells nothing
     assert not is_placed(None)
-    said = reading_of(
-        "x", [OperatingPoint(1.0, 0.0, 0.5)] * len(KEYS), {}, {"pneumonia": {"findings": 9, "hits": 9, "chance": 1.0}}
-    )
-    assert [one["key"] for one in said["outputs"] if one.get("located", True)] == ["pneumonia"]
+    said = reading_of("x", {"classes": {}, "boxes": {"airspace_opacity": {"findings": 9, "hits": 9, "chance": 1.0}}})
+    assert [one["key"] for one in said["outputs"] if one.get("located", True)] == ["airspace_opacity"]
     assert "cam" in said
-    assert "cam" not in reading_of("x", [OperatingPoint(1.0, 0.0, 0.5)] * len(KEYS), {}, {})
+    assert "cam" not in reading_of("x", {"classes": {}, "boxes": {}})
 
 
 def test_half_precision_moves_no_score_by_a_thousandth(tmp_path: Path) -> None:
@@ -371,7 +377,7 @@ def test_half_precision_moves_no_score_by_a_thousandth(tmp_path: Path) -> None:
     # The layers with the largest numbers, written in full and read back out of halves.
     torch.manual_seed(2)
     planes = (8, 8, 16, 16)
-    points = [OperatingPoint(0.8, -0.3, 0.5, 0.2, 0.3)] * len(KEYS)
+    points = [Calibration(0.8, -0.3, 0.2, 0.3)] * len(KEYS)
     linear = LinearReader(len(KEYS)).eval()
     with torch.no_grad():
         linear.classifier.weight.mul_(60.0)
@@ -415,7 +421,10 @@ def test_the_documentation_shows_the_figures_of_the_shipped_bundle(capsys: pytes
     assert main(["figures"]) == 0
     tables = capsys.readouterr().out
     assert tables.count("| nodule_or_mass |") == 2
-    assert tables in (ROOT / "docs" / "reference" / "chest-xray.md").read_text(encoding="utf-8")
+    assert tables.count("| `balanced` (default) |") == 1
+    page = (ROOT / "docs" / "reference" / "chest-xray.md").read_text(encoding="utf-8")
+    for table in tables.strip().split("\n\n"):
+        assert table in page
 
 
 def test_the_region_of_a_map_lies_where_the_map_is_highest() -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from ai.training.chest.data import KEYS
+from ai.training.chest.cards.points import points_table, points_text, share, sharing
+from ai.training.chest.cards.tables import listed, table
+from ai.training.chest.data import REPORTED
 from ai.training.chest.measure import JOINED, MIXED, REGION
 
 _CARD = """\
@@ -37,10 +38,23 @@ percentile become 0 and 1.
 
 ## Output
 
-For each finding a probability, calibrated **to as many images with the finding as without**: score / (1 - score) is a
-likelihood ratio. Where a finding is rare its true probability is far lower than the score.
+For each finding a score from 0 to 1. It was fitted to as many images with the finding as without, all sources
+together, but **it is no probability**: {calibrated}
 
-{operating}
+{classes}
+
+- **Airspace opacity** stands for pneumonia, consolidation or infiltration, which the networks cannot tell apart (see
+  "AUC against others" below); the code is that of an opacity, the three are its differential. Its score is the
+  greater of the two classes that the networks learnt (`pneumonia`: pneumonia or consolidation; `consolidation`).
+- **Tuberculosis is looked for only on request** (`findings = ["tuberculosis"]` in a route): it was learnt beside
+  normals alone, and is called on many films with other findings.
+- **Any abnormality is looked for only on request**, too: it names nothing and has no place, and each call is an
+  alarm. {sharing}
+- Codes say what is seen, or that something is suspected: docs/reference/codes.md.
+
+## Operating points
+
+{points}
 
 "Undetermined" classes are never called present or absent, and their scores are not shown.{undetermined}
 
@@ -96,22 +110,20 @@ over patients ({draws} draws; 300 in the tables of sources and groups). {measure
 the one network of the {members}, and the one logistic regression, that have not seen its patient. What ships is the
 mean of all {members}, which has seen all of these patients and so cannot be measured on them; the mean of networks
 is usually a little better than one of them, so these figures should be on the safe side for other patients of the
-same sources. For another hospital they promise nothing. Thresholds and calibration were chosen on these same
-out-of-fold scores (two numbers and one threshold a class), so sensitivity, specificity and calibration error are
-slightly flattering, and the mean of networks may be a little less sure of itself than its calibration says. The
+same sources. For another hospital they promise nothing. The calibration was chosen on these same out-of-fold scores
+(two numbers a class), so its error is slightly flattering, and the mean of networks may be a little less sure of
+itself than its calibration says: then it calls fewer films, with and without findings, than the tables say. The
 weights by which parts are joined (below), the recipe, and where training stopped were chosen on them too.
 
 {measured}
 
-"Specificity" is among images without any finding, "among others" among those with other findings only. "AUC against
-others" compares images that have the finding with images that have other findings but not this one: **where it is
-near 0.5, the score tells sick from well and not which sickness**. The score of {mixed} is the sum of what the
-networks learnt of the finding and of what they learnt of "any abnormality" ({mixed_share} times as much); the
-logistic regression has a say in {joined}. All in units of the spread of the scores. Thresholds make sensitivity +
-specificity greatest (Youden 1950) among those that leave a sensitivity of 0.7. "AUC" is of all together, "networks"
-of the networks' own score of the finding, "linear" of the logistic regression alone, "teacher" is the published
-DenseNet-121 on those of the images that its answers are known of (it learnt from 112,000 radiographs, which may
-have held these).
+"AUC against others" compares images that have the finding with images that have other findings but not this one:
+**where it is near 0.5, the score tells sick from well and not which sickness**. The score of {mixed} is the sum of
+what the networks learnt of the finding and of what they learnt of "any abnormality" ({mixed_share} times as much);
+the logistic regression has a say in {joined}. All in units of the spread of the scores. "AUC" is of all together,
+"networks" of the networks' own score of the finding, "linear" of the logistic regression alone, "teacher" is the
+published DenseNet-121 on those of the images that its answers are known of (it learnt from 112,000 radiographs, which
+may have held these).
 
 On images that are stored at 64 pixels: {thumbnails}.
 
@@ -175,16 +187,20 @@ def card(reading: dict[str, Any], metadata: dict[str, Any], size: float) -> str:
     training, measured = metadata["training"], metadata["eval_metrics"]
     classes, recipe = measured["classes"], training["recipe"]
     outputs = {output["key"]: output for output in reading["outputs"]}
-    silent = [f"\n- {outputs[key]['name']}: {why}" for key in KEYS if (why := outputs[key].get("undetermined"))]
+    silent = [f"\n- {one['name']}: {why}" for one in outputs.values() if (why := one.get("undetermined"))]
+    points = measured["operating_points"]
     return _CARD.format(
         notice=reading["notice"],
-        count=len(KEYS),
+        count=len(REPORTED),
         images=training["images"],
         patients=training["patients"],
         minors=training["under_18"],
         taught=training["taught"],
         side=metadata["network_data_format"]["inputs"]["image"]["spatial_shape"][0],
-        operating=_operating(outputs, classes),
+        calibrated=_calibrated(outputs, classes),
+        classes=_classes(outputs),
+        sharing=sharing(points),
+        points=points_text(outputs, points),
         undetermined=" Here:" + "".join(silent) if silent else " At present there is none.",
         shown=_shown(outputs) if "cam" in reading else _NOT_SHOWN,
         boxes=_boxes(measured["boxes"]),
@@ -200,9 +216,9 @@ def card(reading: dict[str, Any], metadata: dict[str, Any], size: float) -> str:
         minutes=round(training["seconds"] / 60),
         where=training["where"],
         draws=measured["draws"],
-        mixed=_listed([outputs[key]["name"].lower() for key in MIXED]),
-        mixed_share=_listed(sorted({f"{share:g}" for share in MIXED.values()})),
-        joined=_listed([f"{outputs[key]['name'].lower()} ({share:g} times as much)" for key, share in JOINED.items()]),
+        mixed=listed(list(MIXED)),
+        mixed_share=listed(sorted({f"{share:g}" for share in MIXED.values()})),
+        joined=listed([f"{key} ({share:g} times as much)" for key, share in JOINED.items()]),
         measured=_measured(classes, measured),
         thumbnails=", ".join(f"{key} {_interval(one)}" for key, one in measured["thumbnails"].items())
         or "not measured",
@@ -216,42 +232,30 @@ GROUPS = ("women", "men", "PA", "AP", "aged 18 to 39", "aged 40 to 64", "aged 65
 
 
 def summary(reading: dict[str, Any], measured: dict[str, Any]) -> str:
-    """The figures of ``eval_metrics`` as two Markdown tables, for docs/reference/chest-xray.md."""
-    classes = measured["classes"]
+    """The figures of ``eval_metrics`` as three Markdown tables, for docs/reference/chest-xray.md."""
+    classes, points = measured["classes"], measured["operating_points"]
     silent = {output["key"] for output in reading["outputs"] if output.get("undetermined")}
-    head = [
-        "finding",
-        "positives",
-        "AUC",
-        "networks alone",
-        "linear model alone",
-        "sensitivity",
-        "specificity",
-        "calibration error",
-    ]
+    head = ["finding", "positives", "AUC", "against other findings", *(f"sensitivity, {name}" for name in points)]
     rows = [
         [
             key,
             str(one["positives"]),
             _interval(one),
-            _interval(measured["network"].get(key)),
-            _interval(measured["linear"].get(key)),
-            *(["never called"] * 2 if key in silent else [_two(one["sensitivity"]), _two(one["specificity"])]),
-            f"{one['calibration_error']:.3f}",
+            _interval(one["against_other_findings"]),
+            *(
+                "never called" if key in silent else share(point["figures"].get(key, {}).get("sensitivity"))
+                for point in points.values()
+            ),
         ]
         for key, one in classes.items()
+        if key in REPORTED
     ]
-    groups = [[key, *(_interval(one["by_group"].get(name)) for name in GROUPS)] for key, one in classes.items()]
-    return f"{_table(head, rows)}\n\n{_table(['AUC', *GROUPS], groups)}\n"
-
-
-def _listed(parts: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows])
+    groups = [
+        [key, *(_interval(one["by_group"].get(name)) for name in GROUPS)]
+        for key, one in classes.items()
+        if key in REPORTED
+    ]
+    return f"{points_table(points)}\n\n{table(head, rows)}\n\n{table(['AUC', *GROUPS], groups)}\n"
 
 
 def _two(value: float | None) -> str:
@@ -262,22 +266,29 @@ def _interval(one: dict[str, Any] | None) -> str:
     return "-" if one is None else f"{one['auc']:.2f} [{one['low']:.2f}, {one['high']:.2f}]"
 
 
-def _operating(outputs: dict[str, Any], classes: dict[str, Any]) -> str:
-    rows = []
-    for key in KEYS:
-        one = classes.get(key, {})
-        state = "undetermined" if outputs[key].get("undetermined") else "present or absent"
-        threshold = f"{outputs[key]['threshold']:.2f}"
-        rows.append(
-            [
-                f"{outputs[key]['name']} (`{key}`)",
-                state,
-                threshold,
-                _two(one.get("sensitivity")),
-                _two(one.get("specificity")),
-            ]
+def _classes(outputs: dict[str, Any]) -> str:
+    rows = [
+        [
+            f"{one['name']} (`{key}`)",
+            f"{one['code']['meaning']} ({one['code']['value']}, {one['code']['scheme']})",
+            "never called" if one.get("undetermined") else "by default" if one.get("default", True) else "on request",
+        ]
+        for key, one in outputs.items()
+    ]
+    return table(["finding", "code", "is looked for"], rows)
+
+
+def _calibrated(outputs: dict[str, Any], classes: dict[str, Any]) -> str:
+    sure = [one["name"].lower() for one in outputs.values() if one.get("calibrated")]
+    errors = [classes[key]["calibration_error_of_a_source"] for key in outputs if key in classes]
+    worst = max((error for one in errors for error in one.values() if error is not None), default=None)
+    told = "not measured" if worst is None else f"off by up to {worst:.2f} in the mean"
+    if not sure:
+        return (
+            f"within single sources it is {told}, so at another hospital it may be as wrong, and no class is marked "
+            "as calibrated. A score of 0.7 is above one of 0.6, and that is all that it says."
         )
-    return _table(["finding", "is called", "threshold", "sensitivity", "specificity"], rows)
+    return f"within single sources it is {told}, but for {listed(sure)}."
 
 
 def _shown(outputs: dict[str, Any]) -> str:
@@ -319,31 +330,13 @@ def _measured(classes: dict[str, Any], measured: dict[str, Any]) -> str:
             _interval(measured["network"].get(key)),
             _interval(measured["linear"].get(key)),
             _interval(measured["teacher"].get(key)),
-            _two(one["sensitivity"]),
-            _two(one["specificity"]),
-            _two(one["specificity_among_other_findings"]),
             _interval(one["against_other_findings"]),
             f"{one['calibration_error']:.3f}",
         ]
         for key, one in classes.items()
     ]
-    return _table(
-        [
-            "finding",
-            "positives",
-            "normals",
-            "AUC",
-            "networks",
-            "linear",
-            "teacher",
-            "sensitivity",
-            "specificity",
-            "among others",
-            "AUC against others",
-            "calibration error",
-        ],
-        rows,
-    )
+    head = ["finding", "positives", "normals", "AUC", "networks", "linear", "teacher"]
+    return table([*head, "AUC against others", "calibration error"], rows)
 
 
 def _by(classes: dict[str, Any], what: str) -> str:
@@ -352,7 +345,7 @@ def _by(classes: dict[str, Any], what: str) -> str:
         for key, figures in classes.items()
         for name, one in figures[what].items()
     ]
-    return _table(["finding", "source" if what == "by_source" else "group", "positives", "normals", "AUC"], rows)
+    return table(["finding", "source" if what == "by_source" else "group", "positives", "normals", "AUC"], rows)
 
 
 def _control(classes: dict[str, Any]) -> str:
@@ -360,4 +353,4 @@ def _control(classes: dict[str, Any]) -> str:
         [key, _two(one["control"]["source_alone"]), _two(one["control"]["normals_of_it"])]
         for key, one in classes.items()
     ]
-    return _table(["finding", "source alone", "normals"], rows)
+    return table(["finding", "source alone", "normals"], rows)
