@@ -166,22 +166,82 @@ def _print_detail(known: dict[str, Any]) -> None:
         shown = ", ".join(map(str, (each or "(absent)" for each in value))) if isinstance(value, list) else value
         line("takes", f"{key}: {shown}" if shown not in (None, "") else None)
     for output in known.get("outputs", []):
-        code = output["code"]
-        text = f"{output['name']} ({code['value']}, {code['scheme']}, {code['meaning']})"
-        if output["undetermined"]:
-            text += f"; never called: {output['undetermined']}"
-        else:
-            text += f", threshold {output['threshold']:g}"
-        line("finds" if output["finding"] else "outlines", text)
-    for what, value in _flat(known.get("eval_metrics")):
+        line("finds" if output["finding"] else "outlines", _output(output))
+    figures = known.get("eval_metrics") or {}
+    for what, value in _flat({key: value for key, value in figures.items() if key != "operating_points"}):
         line("figure", f"{what}: {value}")
     for name, digest in known["files"].items():
         line("file", f"{digest}  {name}")
+    _print_points(known)
+
+
+def _output(output: dict[str, Any]) -> str:
+    code = output["code"]
+    text = f"{output['name']} ({code['value']}, {code['scheme']}, {code['meaning']})"
+    if output["undetermined"]:
+        return f"{text}; never called: {output['undetermined']}"
+    text += f", threshold {output['threshold']:g}"
+    if output["differential"]:
+        text += "; may be " + ", ".join(each["meaning"] for each in output["differential"])
+    if not output["default"]:
+        text += f'; looked for only where a route names it: findings = ["{output["key"]}"]'
+    return text
+
+
+def _print_points(known: dict[str, Any]) -> None:
+    """The operating points as a table: the images that each calls, and each class's figures."""
+    points = known.get("operating_points") or {}
+    if not points:
+        return
+    from ai.bundle.code import printable
+    from dicom_node.models.descriptions import PREVALENCES
+
+    names = {output["key"]: output["name"] for output in known["outputs"]}
+    extra = {output["key"] for output in known["outputs"] if not output["default"]}
+    table = terminal.table(
+        "operating point",
+        "finding",
+        "threshold",
+        "sensitivity",
+        "called of 100 normal",
+        "of 100 other",
+        "PPV",
+        "at worst",
+    )
+    for point, told in points.items():
+        default = " (default)" if point == known["operating_point"] else ""
+        called = (told["called_of_100_normal"], told["called_of_100_other"])
+        table.add_row(
+            point + default, "anything", "", "", *("" if one is None else f"{one:.0f}" for one in called), "", ""
+        )
+        for key, threshold in told["thresholds"].items():
+            cells = [printable(names[key]) + (" (on request)" if key in extra else ""), f"{threshold:g}"]
+            if one := told["figures"].get(key):
+                other = one["specificity_other"]
+                cells += [f"{one['sensitivity']:.2f} ({one['positives']})", f"{100 * (1 - one['specificity']):.0f}"]
+                cells += ["" if other is None else f"{100 * (1 - other):.0f}"]
+                cells += [_percent(one["ppv"]["normal"]), "" if other is None else _percent(one["ppv"]["other"])]
+            table.add_row("", *cells)
+    terminal.console().print(table)
+    shown = ", ".join(f"{100 * each:g}" for each in PREVALENCES)
+    print(
+        f"PPV (%): of 100 images that are called, how many have the finding, if {shown} of 100 images have it and the"
+    )
+    print(
+        "others are normal; at worst: if all others have other findings. Sensitivity: in brackets the images with it."
+    )
+
+
+def _percent(values: dict[str, float | None]) -> str:
+    return " / ".join("-" if value is None else f"{100 * value:.{int(value < 0.1)}f}" for value in values.values())
 
 
 def _flat(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Figures by their places, but for those of parts of the images, which the card and --json have."""
     if isinstance(value, dict):
         for key, inner in value.items():
+            if key in ("by_source", "by_group"):
+                continue
             yield from _flat(inner, f"{place} {key}".strip())
     elif value is not None:
         yield place or "value", value

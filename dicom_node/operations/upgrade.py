@@ -28,6 +28,8 @@ CHANGES: Final[Sequence[str]] = (
     "chooses another by operating_point",
     "pictures (SC) are JPEG, marked as lossy, where the destinations take it, and much smaller",
     "results have other UIDs than before: a study that is read again gets new ones",
+    "codes say what is seen, not a disease, and chest_xray has airspace_opacity in place of pneumonia and "
+    "consolidation: whoever evaluates reports by code finds them in docs/reference/codes.md",
 )
 """One text for each change, the oldest first. Texts are added at the end and never taken out: they are counted."""
 

@@ -153,6 +153,24 @@ def test_list_and_show(config: Path, source: Path, quick: None) -> None:
     assert (code, told) == (1, f"there is no model 'other'; there are: {', '.join(names)}")
 
 
+def test_show_tells_what_each_operating_point_calls(config: Path) -> None:
+    shown = json.loads(models(config, "show", "chest_xray", "--json")[1])
+    assert shown["operating_point"] == "balanced"
+    point = shown["operating_points"]["low_alarm"]
+    one = point["figures"]["effusion"]
+    hit, wrong = one["sensitivity"] * 0.05, (1.0 - one["specificity"]) * 0.95
+    assert one["ppv"]["normal"]["0.05"] == pytest.approx(hit / (hit + wrong), abs=1e-4)
+    worst = (1.0 - one["specificity_other"]) * 0.95
+    assert one["ppv"]["other"]["0.05"] == pytest.approx(hit / (hit + worst), abs=1e-4)
+    text = models(config, "show", "chest_xray")[1]
+    assert 'looked for only where a route names it: findings = ["tuberculosis"]' in text
+    assert "may be Pneumonia, Lung consolidation, Infiltrate" in text
+    assert "balanced (default)" in text
+    row = next(line for line in text.splitlines() if "anything" in line)
+    assert f"{point['called_of_100_normal']:.0f}" in row.split()
+    assert "by_source" not in text
+
+
 def test_text_of_a_bundle_cannot_act_on_the_terminal(config: Path, source: Path, quick: None) -> None:
     file = source / "configs/reading.json"
     file.write_text(json.dumps({**json.loads(file.read_bytes()), "intended_use": "a\x1b[2Jb\rc"}))
