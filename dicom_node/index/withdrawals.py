@@ -56,7 +56,7 @@ class WithdrawalStatements(Statements):
         for destination, profile in destinations:
             for old in self._replaced(job, run_key, destination, profile):
                 earlier = self._recorded(old[0])
-                reason: WithdrawalReason = "safety" if self._is_unsafe(earlier) else "quality"
+                reason: WithdrawalReason = "safety" if self._is_unsafe(old[0], earlier) else "quality"
                 if reason == "safety" or whole or earlier.failure:
                     number = self._decide(job, old, (destination, profile), reason, now)
                     queued += self._queue_withdrawal(job, run_key, destination, number, now)
@@ -126,23 +126,26 @@ class WithdrawalStatements(Statements):
     def _recorded(self, run_key: str) -> RecordedReading:
         return recorded(self._rows("SELECT reading FROM readings WHERE run_key = ?", run_key)[0][0])
 
-    def _is_unsafe(self, reading: RecordedReading) -> bool:
+    def _is_unsafe(self, run_key: str, reading: RecordedReading) -> bool:
         """Whether an image of a reading was corrected since in patient, side or pixels, or in what nobody knows.
 
-        What a correction changed is unknown where a node made it that did not record this yet.
+        Nobody knows what changed where a node made the correction that did not record this yet, and where retention had
+        removed the image before it came again.
         """
         rows = self._rows(
-            """SELECT i.sop_instance_uid, i.edition, c.edition, c.safety
-            FROM instances i LEFT JOIN corrections c ON c.sop_instance_uid = i.sop_instance_uid
-            WHERE i.edition > 1 AND i.sop_instance_uid IN (SELECT value FROM json_each(?))""",
+            """SELECT i.sop_instance_uid, i.edition, i.received > g.created AS came_again, c.edition, c.safety
+            FROM readings g CROSS JOIN instances i LEFT JOIN corrections c ON c.sop_instance_uid = i.sop_instance_uid
+            WHERE g.run_key = ? AND i.sop_instance_uid IN (SELECT value FROM json_each(?))""",
+            run_key,
             json.dumps(list(reading.sources)),
         )
-        harmless = {(uid, edition) for uid, _, edition, safety in rows if edition is not None and not safety}
-        return any(
-            (uid, edition) not in harmless
-            for uid, newest in {(row[0], int(row[1])) for row in rows}
-            for edition in range(reading.editions.get(uid, 1) + 1, newest + 1)
-        )
+        harmless = {(uid, edition) for uid, _, _, edition, safety in rows if edition is not None and not safety}
+        for uid, newest, came_again in {tuple(row)[:3] for row in rows}:
+            read = reading.editions.get(uid, 1)
+            corrections = range(read + 1, newest + 1)
+            if any((uid, edition) not in harmless for edition in corrections) or (came_again and not corrections):
+                return True
+        return False
 
     def withdrawal(self, job: Job) -> Withdrawal | None:
         """What a job "withdraw" is about; None if the index does not know it."""

@@ -52,7 +52,7 @@ def read(
     results = [NewResult(uid, "1.3", f"{uid}.9", n, "sr", f"r/{uid}", 5, profile) for n, uid in enumerate(uids)]
     with index.transaction():
         assert index.finish(job, 40.0, run_key=key)
-        index.add_reading(NewReading(key, STUDY, "m", "1", "d", 30.0, text), results)
+        index.add_reading(NewReading(key, STUDY, "m", "1", "d", row.last_received, text), results)
         if withdraws:
             index.supersede(job, key, to, 40.0)
         index.queue_sends(job, key, to, 40.0, committing=committing)
@@ -205,6 +205,17 @@ def test_a_correction_of_which_nobody_knows_what_it_changed_counts_as_of_safety(
     correct(index, 2, safety=False)
     index._run("DELETE FROM corrections")  # a node made it that did not record it yet
     read(index, "b", "9.2", editions={"1.2.1": 2})
+    send(index)
+    assert withdraw(index).reason == "safety"
+
+
+def test_an_image_that_came_again_after_retention_removed_it_may_be_another(index: Index) -> None:
+    read(index, "a", "9.1")
+    send(index)
+    index._run("UPDATE instances SET removed = 42.0")
+    index.replace_file("1.2.1", "f/again", 9, "1.2", 45.0)
+    reopen(index)
+    read(index, "b", "9.2")
     send(index)
     assert withdraw(index).reason == "safety"
 

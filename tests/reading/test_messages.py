@@ -22,11 +22,12 @@ from ai.contract import OpenFile
 from ai.engine import process
 from ai.engine.process import WarmProcess
 from dicom_node.config.holder import SettingsHolder
+from dicom_node.config.settings import Profile
 from dicom_node.errors import Permanent
 from dicom_node.index.index import INDEX_FILE, Index
 from dicom_node.index.rows import NewInstance
 from dicom_node.reading import loading
-from dicom_node.reading.messages import ReadAnswer, ReadRequest, by_descriptor, by_value
+from dicom_node.reading.messages import ReadAnswer, ReadRequest, Wanted, by_descriptor, by_value
 from dicom_node.reading.read_job import Reader
 from dicom_node.storage.spool import Spool
 from tests.node.test_way import radiograph
@@ -254,3 +255,21 @@ def test_a_warm_process_reads_what_came_as_bytes(start: Callable[..., OneNode], 
             assert node.stored() == local.stored()
     finally:
         warm.shutdown()
+
+
+def test_a_run_that_was_withdrawn_for_a_wanted_profile_is_not_named_again() -> None:
+    korean, english = Profile(language="ko"), Profile(language="en")
+    request = ReadRequest("m", "1", (), "site", 0.0, (Wanted(english, None),), {}, None)
+
+    def key(withdrawn: dict[str, Profile | None], *wanted: Profile) -> str:
+        digests = {run: frozenset({"" if one is None else one.digest}) for run, one in withdrawn.items()}
+        asked = dataclasses.replace(request, wanted=tuple(Wanted(each, None) for each in wanted), withdrawn=digests)
+        return asked.key(lambda count: f"run {count}")
+
+    assert key({}, english) == "run 0"
+    assert key({"run 0": english}, english) == "run 1"
+    assert key({"run 0": english, "run 1": english, "run 3": english}, english) == "run 2"
+    assert key({"run 0": korean}, english) == "run 0", "other objects, with other UIDs"
+    assert key({"run 0": korean}, english, korean) == "run 1"
+    assert key({"run 0": None}, english) == "run 1", "results from before there were profiles"
+    assert key({"run 0": english}) == "run 0", "a reading in shadow makes no objects"

@@ -233,6 +233,9 @@ def test_every_part_of_the_question_changes_the_key() -> None:
         )
     }
     assert len(keys) == 8
+    again = {run_key("here", MODEL, ["1.2", "1.3"], "s", withdrawals=count) for count in range(3)}
+    assert len(keys | again) == 10
+    assert len(keys & again) == 1, "what was never withdrawn has the key that it always had"
 
 
 def test_uids_are_derived_and_never_change() -> None:
