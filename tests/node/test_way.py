@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,9 +22,11 @@ from typing import Any
 import pydicom
 import pytest
 from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage, SecondaryCaptureImageStorage, generate_uid
+from typer.testing import CliRunner
 
 from ai.bundle.files import shipped
 from ai.phantom import dicom, draw
+from dicom_node.cli.main import app
 from dicom_node.index.index import INDEX_FILE, Index
 from dicom_node.jobs.patience import Patience
 from dicom_node.node import Node
@@ -98,6 +101,29 @@ def test_a_study_comes_back_with_its_finding(
     assert box["top"] < (drawn.top + drawn.bottom) / 2 < box["bottom"]
     times = found["times"]
     assert times["received"] <= times["complete"] <= times["read"] <= times["delivered"]
+
+
+def test_what_a_route_does_not_look_for_is_said_and_is_neither_present_nor_absent(
+    start_node: StartNode, start_pacs: StartPacs, tmp_path: Path, sick: Any
+) -> None:
+    pacs = start_pacs()
+    route = {"name": "tb", "models": ["phantom_cxr"], "to": ["pacs"], "findings": ["tuberculosis"], "outputs": ["sr"]}
+    node = start_node(settings_for(tmp_path / "node", pacs_port=pacs.port, routes=[route]))
+    send(node.port, sick)
+    (reading,) = ended(node, sick.StudyInstanceUID)["readings"]
+    assert [one["key"] for one in reading["classes"]] == ["tuberculosis"]
+    assert reading["findings"] == []
+    assert [one["key"] for one in reading["not_looked_for"]] == ["nodule", "pneumothorax", "pneumonia"]
+    path = node.result_file(reading["results"][0]["instance"])
+    assert path is not None
+    names = ", ".join(one["name"] for one in reading["not_looked_for"])
+    assert f"Not looked for: {names}." in report_text(pydicom.dcmread(path))
+    file = tmp_path / "node.toml"
+    file.write_text(f'[node]\ndata_dir = "{tmp_path / "node"}"\n', encoding="utf-8")
+    told = CliRunner().invoke(app, ["studies", sick.StudyInstanceUID, "--config", str(file)]).stdout
+    assert re.search(r"absent +\w.*  score 0\.\d\d \(threshold 0\.\d\d\)", told)
+    assert "not looked for: Nodule" in told
+    assert "%" not in told
 
 
 def test_a_study_without_findings_says_so(

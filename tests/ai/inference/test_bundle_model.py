@@ -604,7 +604,10 @@ def test_no_directory_and_no_device_are_told(tmp_path: Path) -> None:
 
 POINTS = {
     "operating_points": {
-        "low_alarm": {"thresholds": {"nodule": 0.9999, "mass": 0.9}},
+        "low_alarm": {
+            "thresholds": {"nodule": 0.9999, "mass": 0.9},
+            "figures": {"nodule": {"sensitivity": 0.4, "specificity": 0.98, "positives": 50, "normals": 100}},
+        },
         "balanced": {"thresholds": {"nodule": 0.5, "mass": 0.5}},
     },
     "operating_point": "balanced",
@@ -626,6 +629,8 @@ def test_an_operating_point_is_the_threshold_of_every_class(offering: BundleMode
     assert (strict.operating_point, strict.classes[0].threshold) == ("low_alarm", 0.9999)
     assert usual.classes[0].presence is Presence.PRESENT and usual.findings
     assert strict.classes[0].presence is Presence.ABSENT and not strict.findings
+    assert (strict.classes[0].sensitivity, strict.classes[0].specificity) == (0.4, 0.98)
+    assert (usual.classes[0].sensitivity, usual.classes[0].specificity) == (None, None)  # those of another point
 
 
 def test_a_class_that_nobody_asked_for_is_neither_present_nor_absent(offering: BundleModel, tmp_path: Path) -> None:
