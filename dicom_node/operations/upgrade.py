@@ -26,8 +26,8 @@ CHANGES: Final[Sequence[str]] = (
     "tuberculosis is looked for only where a route names it in findings: results say that it was not looked for",
     "chest_xray calls findings at its operating point 'balanced', which calls fewer films without findings; a route "
     "chooses another by operating_point",
-    "pictures (SC) are JPEG of at most 2048 rows (sc_rows), marked as lossy; a PACS that refuses JPEG gets the same pixels "
-    'uncompressed, and one that is to keep lossless pictures has pictures = "jpeg-ls"',
+    "pictures (SC) are JPEG of at most 2048 rows (sc_rows), marked as lossy; a PACS that refuses JPEG gets the same "
+    'pixels uncompressed, and one that is to keep lossless pictures has pictures = "jpeg-ls"',
     "results have other UIDs than before: a study that is read again gets new ones",
     "codes say what is seen, not a disease, and chest_xray has airspace_opacity in place of pneumonia and "
     "consolidation: whoever evaluates reports by code finds them in docs/reference/codes.md",
