@@ -29,6 +29,9 @@ from ai.contract import Finding
 from dicom_node.results import highdicom_mends, uids, verdict
 from dicom_node.results.encode import finish, fitted, identity
 from dicom_node.results.objects.grayscale import Pipeline, as_item, decimals, is_grey, macros, put, read_pipeline
+from dicom_node.results.outlines import outline_of, polygons
+from dicom_node.results.pictures.drawing import Colour
+from dicom_node.results.pictures.palette import Palette
 from dicom_node.results.run import Run
 from dicom_node.results.source import Source, check_findings, on_image, read_sources
 from dicom_node.results.source_bytes import (
@@ -52,6 +55,9 @@ _LINES = 36
 
 _TEXT_HEIGHT = 1.4
 """The height of a line of text in multiples of the type size."""
+
+_MOST_LINES = 50
+"""The most outlines that one finding is drawn with, the longest first: a mask may have thousands of specks."""
 
 _AT_ONCE = 256
 """The number of places for a text that are compared in one step."""
@@ -242,6 +248,7 @@ def _annotation(run: Run, frame: _Frame) -> Dataset:
     """A frame's boxes, with names and scores beside them, and the warnings."""
     findings = [(number, run.reading.findings[number]) for number, _ in frame.findings]  # those of the fitted run
     boxes = [on_image(finding.region, frame.source.header) for _, finding in findings]
+    palette = Palette(run.reading)
     size = max(1.0, min(frame.rows, frame.columns) / _LINES)
     taken = [
         (left - size / 4, top - size / 4, right + size / 4, bottom + size / 4) for left, top, right, bottom in boxes
@@ -252,8 +259,11 @@ def _annotation(run: Run, frame: _Frame) -> Dataset:
             "tracking_id": verdict.tracking_id(run, number),
             "tracking_uid": uids.tracking_uid(run.key, number),
         }
-        outline = np.array([(left, top), (right, top), (right, bottom), (left, bottom), (left, top)])
-        graphics.append(GraphicObject("POLYLINE", outline, "PIXEL", **tracking))
+        box = np.array([(left, top), (right, top), (right, bottom), (left, bottom), (left, top)])
+        mask = outline_of(run.reading, finding)
+        for line in [box] if mask is None else polygons(mask)[:_MOST_LINES]:
+            graphics.append(GraphicObject("POLYLINE", line, "PIXEL", **tracking))
+            graphics[-1].LineStyleSequence = [_style(palette.colour(finding))]
         label = verdict.finding_label(run, finding)
         near = (left - size / 4, top - size / 4, right + size / 4, bottom + size / 4)
         place = _beside(label, size, near, taken, frame)
@@ -272,6 +282,20 @@ def _annotation(run: Run, frame: _Frame) -> Dataset:
     item.GraphicObjectSequence = graphics
     item.TextObjectSequence = texts
     return item
+
+
+def _style(colour: Colour) -> Dataset:
+    """The line of a mark: in the colour of its class, with a dark edge (Line Style Sequence, PS3.3 C.10.5)."""
+    style = Dataset()
+    style.PatternOnColorCIELabValue = list(CIELabColor.from_rgb(*colour).value)
+    style.PatternOnOpacity = 1.0
+    style.LineThickness = 2.0
+    style.LineDashingStyle = "SOLID"
+    style.ShadowStyle = "OUTLINED"
+    style.ShadowOffsetX = style.ShadowOffsetY = 0.0
+    style.ShadowColorCIELabValue = list(CIELabColor.from_rgb(0, 0, 0).value)
+    style.ShadowOpacity = 1.0
+    return style
 
 
 def _extent(text: str, size: float, frame_size: tuple[float, float]) -> tuple[float, float]:

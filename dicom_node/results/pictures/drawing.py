@@ -26,7 +26,10 @@ SMALLEST = 13
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A finding to mark: edges in pixels of the picture, colour, label, and the number that can replace the label."""
+    """A finding to mark: edges in pixels of the picture, colour, label, and the number that can replace the label.
+
+    ``outlined``: the finding has an outline, so that no frame is drawn.
+    """
 
     left: float
     top: float
@@ -35,6 +38,7 @@ class Box:
     colour: Colour
     label: str
     number: int
+    outlined: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,8 +56,11 @@ def type_size(rows: int, columns: int) -> int:
 
 
 def line_width(rows: int, columns: int) -> int:
-    """The width of a box's line, in pixels, that is visible when the picture fills a screen."""
-    return max(2, round(min(rows, columns) / 400))
+    """The width of a box's line, in pixels: visible when the picture fills a screen, and when it is shown at a quarter.
+
+    Lines of four pixels leave one pixel of their colour at a quarter of the size, however a viewer reduces.
+    """
+    return max(4, round(min(rows, columns) / 400))
 
 
 def in_colour(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -105,10 +112,12 @@ class Picture:
         elsewhere what the numbers mean.
         """
         inner = [self._inside(box) for box in boxes]
-        for rect in inner:
-            self._frame(rect.grown(self._line), self._halo, DARK)
-        for number, (box, rect) in enumerate(zip(boxes, inner, strict=True)):
-            alike = [i for i, other in enumerate(inner) if self._alike(rect, other)]
+        framed = [number for number, box in enumerate(boxes) if not box.outlined]
+        for number in framed:
+            self._frame(inner[number].grown(self._line), self._halo, DARK)
+        for number in framed:
+            box, rect = boxes[number], inner[number]
+            alike = [other for other in framed if self._alike(rect, inner[other])]
             self._frame(rect, self._line, box.colour, alike.index(number), len(alike))
         if not labels:
             return False

@@ -1,7 +1,14 @@
-"""Heat maps blended over a picture, in colours whose lightness grows with the value for any colour vision."""
+"""Heat maps over a picture: a tint that keeps the picture's own light and dark, and contour lines.
+
+Start here for: how strong the tint is (``_TINTS``), where the contour lines are (``CONTOURS``).
+
+A tint adds a colour without its lightness, so a lesion below it keeps its contrast; the gradation is seen in the hue,
+and, whatever a person's colour vision, in the contour lines.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,9 +24,14 @@ LOWEST = 0.25
 VISIBLE = 0.3
 """A heat map whose values are all below this is not visible."""
 
-_CHUNK_ROWS = 32  # rows blended at once: they fit into the processor's cache
-_FULL, _OPAQUE = 0.5, 0.45
-"""From the value ``_FULL`` on, the colour covers the picture by the share ``_OPAQUE``."""
+CONTOURS = (0.25, 0.5, 0.75)
+"""The values along which a line is drawn, in the colour of the value."""
+
+_CHUNK_ROWS = 32  # rows tinted at once: they fit into the processor's cache
+_TINTS = (0.15, 0.65)
+"""The share of its colour that a map adds at the value ``LOWEST`` and at 1; linear in between."""
+
+_LUMA = (0.2126, 0.7152, 0.0722)  # ITU-R BT.709-6, 3.2
 
 # Nine stations of matplotlib's "plasma" (CC0), in which lightness grows evenly and hue with any colour vision.
 _STATIONS = (
@@ -50,35 +62,46 @@ class Heat:
 
 def scale() -> Scale:
     """The colours as they look over a middle grey: always from 0 to 1, so that pictures can be compared."""
-    shares = _shares()[:, np.newaxis]
-    shown = np.rint(COLOURS * shares + 128 * (1 - shares)).astype(np.uint8)
+    shown = np.rint(128 + _tints()).clip(0, 255).astype(np.uint8)
+    for value in CONTOURS:
+        level = round(255 * value)
+        shown[level - 2 : level + 2] = _line_colour(level)
     return Scale(shown, tuple((value / 4, f"{value / 4:g}") for value in range(5)))
 
 
-def _shares() -> NDArray[np.float64]:
-    """How much of the picture the colour of each level covers."""
-    shares = np.interp(_LEVELS, [LOWEST, _FULL], [0.0, _OPAQUE])
+def _tints() -> NDArray[np.float64]:
+    """What each level (256 x 3) adds to a pixel's channels: its colour without its lightness."""
+    colours = COLOURS.astype(np.float64)
+    shares = np.interp(_LEVELS, [LOWEST, 1.0], _TINTS)
     shares[_LEVELS < LOWEST] = 0.0
-    return shares
+    tints: NDArray[np.float64] = (colours - (colours @ np.array(_LUMA))[:, np.newaxis]) * shares[:, np.newaxis]
+    return tints
 
 
-def blend(rgb: NDArray[np.uint8], heats: Sequence[Heat], *, grey: bool = False) -> None:
-    """Blend heat maps over a picture (rows x columns x 3), in place; where several meet, the highest value counts.
+def _line_colour(level: int) -> NDArray[np.uint8]:
+    """The colour of a contour line: that of the level, lighter, so that it is seen on lungs as well as on bones."""
+    return np.asarray((COLOURS[level].astype(np.uint16) + 255) // 2, dtype=np.uint8)
 
-    ``grey``: all three channels of the picture are the same.
+
+def blend(rgb: NDArray[np.uint8], heats: Sequence[Heat], *, grey: bool = False, line: int = 0) -> None:
+    """Tint a picture (rows x columns x 3) by heat maps, in place; where several meet, the highest value counts.
+
+    ``grey``: all three channels of the picture are the same. ``line``: the width of contour lines; 0 draws none.
     """
     rows, columns = rgb.shape[:2]
     areas = [area for heat in heats if (area := _area(heat, rows, columns)) is not None]
+    if not areas:
+        return
+    left, right = min(area.left for area in areas), max(area.right for area in areas)
+    first, last = min(area.top for area in areas), max(area.bottom for area in areas)
+    levels = np.zeros((last - first, right - left), np.uint8)
     blended = _blended()
-    for top in range(0, rows, _CHUNK_ROWS):
-        bottom = min(top + _CHUNK_ROWS, rows)
-        at = [area for area in areas if area.top < bottom and area.bottom > top]
-        if not at:
-            continue
-        left, right = min(area.left for area in at), max(area.right for area in at)
-        level = np.zeros((bottom - top, right - left), np.uint8)
-        for area in at:
-            area.lay_on(level, top, left)
+    for top in range(first, last, _CHUNK_ROWS):
+        bottom = min(top + _CHUNK_ROWS, last)
+        level = levels[top - first : bottom - first]
+        for area in areas:
+            if area.top < bottom and area.bottom > top:
+                area.lay_on(level, top, left)
         part = rgb[top:bottom, left:right]
         where = level.astype(np.intp) << 8
         if grey:
@@ -86,6 +109,8 @@ def blend(rgb: NDArray[np.uint8], heats: Sequence[Heat], *, grey: bool = False) 
         for channel in range(3):
             at_channel = where if grey else where | part[..., channel]
             part[..., channel] = blended[channel].take(at_channel, mode="clip")
+    if line:
+        _draw_contours(rgb[first:last, left:right], levels, line)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -141,14 +166,26 @@ def _pixels(values: NDArray[np.float32], axis: int, first: float, last: float, s
     return max(int(np.floor(max(start, first))), 0), min(int(np.ceil(min(end, last))), size)
 
 
+def _draw_contours(rgb: NDArray[np.uint8], levels: NDArray[np.uint8], line: int) -> None:
+    """Draw lines of so many pixels along ``CONTOURS``, just inside of them; ``levels`` are those of all of ``rgb``."""
+    for value in CONTOURS:
+        level = math.ceil(255 * value)
+        inside = levels >= level
+        if not inside.any():
+            continue
+        core = inside.copy()
+        core[line:] &= inside[:-line]
+        core[:-line] &= inside[line:]
+        core[:, line:] &= inside[:, :-line]
+        core[:, :-line] &= inside[:, line:]
+        rgb[inside & ~core] = _line_colour(level)
+
+
 @lru_cache(maxsize=1)
 def _blended() -> tuple[NDArray[np.uint8], ...]:
-    """For each channel: the result for each grey (low 8 bits of the index) under each level (high 8 bits)."""
-    share = _shares() * 256.0
-    keep = (256.0 - share).astype(np.uint16)[:, np.newaxis]
-    add = (COLOURS * share[:, np.newaxis]).astype(np.uint16)
-    greys = np.arange(256, dtype=np.uint16)
-    return tuple(((greys * keep + add[:, channel, np.newaxis]) >> 8).astype(np.uint8).ravel() for channel in range(3))
+    """For each channel: the result for each value (low 8 bits of the index) under each level (high 8 bits)."""
+    tints, values = np.rint(_tints()).astype(np.int16), np.arange(256, dtype=np.int16)
+    return tuple((values + tints[:, channel, np.newaxis]).clip(0, 255).astype(np.uint8).ravel() for channel in range(3))
 
 
 def _between(

@@ -10,6 +10,7 @@ from pydicom.dataset import Dataset
 
 from ai.contract import Finding, HeatMap, Presence, Segment
 from dicom_node.results import verdict
+from dicom_node.results.outlines import outline_of
 from dicom_node.results.pictures.drawing import Box, Colour, Outline
 from dicom_node.results.pictures.heat_maps import VISIBLE, Heat
 from dicom_node.results.pictures.palette import Palette
@@ -47,7 +48,8 @@ class Overlay:
     def boxes(self, frame: Frame, across: float = 1.0, down: float = 1.0) -> list[Box]:
         """The findings on a frame as boxes of a picture that is ``across`` times as wide and ``down`` times as high.
 
-        If two findings of the reading have the same class, labels begin with the findings' numbers.
+        If two findings of the reading have the same class, labels begin with the findings' numbers. A finding that a
+        segment outlines has no frame: its outline is drawn.
         """
         return [
             Box(
@@ -58,6 +60,7 @@ class Overlay:
                 self.colour(finding),
                 (f"{number}: " if self._by_number else "") + verdict.finding_label(self.run, finding),
                 number,
+                outline_of(self.run.reading, finding) is not None,
             )
             for number, finding in self.findings(frame)
         ]

@@ -46,6 +46,9 @@ _LEGIBLE = 512
 _CELL, _FEW = 384, 4
 """The side of a montage's cells, in pixels; with at most ``_FEW`` cells it is ``_LEGIBLE``."""
 
+_CELL_LINE = 2
+"""The width of lines in a montage's cells, in pixels: its images are small already."""
+
 _MOST_ROWS = 65535
 """The largest number of rows: Rows (0028,0010) is US."""
 
@@ -173,13 +176,12 @@ class Scene:
         return rgb, picture.mark(self._overlay.boxes(frame, sized.across, sized.down))
 
     def _hot(self, frame: Frame, sized: _Sized) -> Pixels:
-        """A frame with its heat maps and thin boxes."""
+        """A frame with its heat maps and boxes."""
         rgb = sized.rgb()
         heats = self._overlay.heats(frame, sized.across, sized.down)
-        heat_maps.blend(rgb, heats, grey=sized.pixels.ndim == 2)
-        thin = max(1, line_width(rgb.shape[0], rgb.shape[1]) // 2)
-        boxes = self._overlay.boxes(frame, sized.across, sized.down)
-        Picture(rgb, line=thin).mark(boxes, labels=False)
+        line = line_width(*rgb.shape[:2]) // 2
+        heat_maps.blend(rgb, heats, grey=sized.pixels.ndim == 2, line=line)
+        Picture(rgb).mark(self._overlay.boxes(frame, sized.across, sized.down), labels=False)
         return rgb
 
     def _sized(self, frame: Frame, pixels: Pixels | None) -> _Sized:
@@ -255,7 +257,7 @@ class Scene:
         top, left = (cell.shape[0] - height) // 2, (cell.shape[1] - width) // 2
         small = cell[top : top + height, left : left + width]
         small[...] = in_colour(np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)))
-        picture = Picture(small)
+        picture = Picture(small, line=_CELL_LINE)
         picture.outline(self._overlay.outlines(frame, height, width))
         boxes = self._overlay.boxes(frame, width / pixels.shape[1], height / pixels.shape[0])
         picture.mark(boxes, labels=False)

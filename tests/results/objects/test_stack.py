@@ -471,9 +471,11 @@ def test_a_map_is_blended_as_if_every_pixel_were_looked_at(grey_picture: bool) -
         heats.append(heat_maps.Heat(np.full((2, 2), np.nan, np.float32), 0.0, 0.0, float(columns), float(rows)))
         level = np.max([_levels(each, rows, columns) for each in heats], axis=0)
         share = np.where(
-            level / 255 < heat_maps.LOWEST, 0.0, np.interp(level / 255, [heat_maps.LOWEST, 0.5], [0.0, 0.45])
+            level / 255 < heat_maps.LOWEST, 0.0, np.interp(level / 255, [heat_maps.LOWEST, 1.0], [0.15, 0.65])
         )
-        wanted = picture * (1 - share[..., None]) + heat_maps.COLOURS[level] * share[..., None]
+        colour = heat_maps.COLOURS[level].astype(float)
+        wanted = picture + (colour - (colour @ [0.2126, 0.7152, 0.0722])[..., None]) * share[..., None]
+        wanted = wanted.clip(0, 255)
         heat_maps.blend(picture, heats, grey=grey_picture)
         assert np.abs(picture - wanted).max() <= 2.0  # of 255: the two are whole numbers of 256ths
 
