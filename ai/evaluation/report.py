@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ai.contract import ReadingError
-from ai.evaluation import measure, plots
+from ai.evaluation import calls, measure, plots
 from ai.evaluation.pictures import load_picture
 
 if TYPE_CHECKING:
@@ -103,6 +103,7 @@ def evaluation(
             )
             if figures["key"] in labels.columns
         ],
+        "operating_points": calls.called(model.info.spec, answers, negatives=bool(options.get("negatives"))),
         "answers": [
             {
                 "file": one.row.file,

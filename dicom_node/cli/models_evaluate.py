@@ -230,6 +230,8 @@ def _print_evaluation(found: Mapping[str, Any]) -> None:
     show(table)
     if any(one["few"] for one in found["classes"]):
         show(r"* few images with or without the class: these figures say little", style="yellow")
+    for point in found["operating_points"]:
+        show(escape(_point(point)))
     times = found["seconds_per_image"]
     show(", ".join(f"{step} {took['median']:.3f} s an image" for step, took in times.items()))
     columns = found["columns"]
@@ -246,6 +248,20 @@ def _print_evaluation(found: Mapping[str, Any]) -> None:
     for one in images["notes"][:_NAMED]:
         show(escape(f"{_line(one['file'])}: {one['note']}"))
     _print_passed_over([(one["file"], one["reason"]) for one in images["passed_over"]])
+
+
+def _point(point: Mapping[str, Any]) -> str:
+    """How many images an operating point calls, and what the maker of the model measured."""
+    shares = []
+    for kind, words in (("normal", "without a finding"), ("other", "with findings")):
+        one, said = point[kind], point[f"promised_{kind}"]
+        if not one["of"]:
+            shares.append(f"no image {words} is known")
+            continue
+        text = f"{one['count']} of {one['of']} images {words} ({100 * one['value']:.0f} of 100"
+        shares.append(text + ("" if said is None else f"; measured by its maker: {said:.0f}") + ")")
+    default = " (default)" if point["default"] else ""
+    return f"operating point {point['name']}{default} calls anything on: {', '.join(shares)}"
 
 
 def _print_passed_over(files: Sequence[tuple[str, str]]) -> None:

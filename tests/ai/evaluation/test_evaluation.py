@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 from ai.bundle.files import describe, file_digests, shipped
 from ai.contract import HeatMap, ReadingError
 from ai.evaluation import metrics, plots
+from ai.evaluation.calls import called
 from ai.evaluation.csv_table import TableError
 from ai.evaluation.measure import class_figures
 from ai.evaluation.pictures import load_picture
@@ -44,6 +45,7 @@ from tests.support.programs import ROOT
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 OUTPUTS = [NamedOutput("nodule", "Nodule"), NamedOutput("pleural", "Pleural thickening")]
 SPEC = describe(shipped()["phantom_cxr"]).spec
+CHEST = describe(shipped()["chest_xray"]).spec
 KEYS = [output.key for output in SPEC.outputs]
 
 
@@ -549,6 +551,36 @@ def test_negatives_are_those_of_the_column_where_one_is_named() -> None:
     one = first(answers)
     assert (one["positives"], one["negatives"], one["not_compared"]) == (1, 1, 1)
     assert one["auc"]["value"] == 1.0
+
+
+def chest(scores: dict[str, float], negative: bool = True, **labels: int) -> Answer:
+    keys = [output.key for output in CHEST.outputs]
+    truth = tuple(labels.get(key, -1) for key in keys)
+    row = Row(**{"file": "f", "path": Path("f"), "patient": "", "truth": truth, "negative": negative})
+    return Answer(row, tuple(scores.get(key, 0.01) for key in keys), (), 100, 200, "", 0.0, 0.0)
+
+
+def test_what_each_operating_point_calls_is_counted_of_normal_images_and_of_others() -> None:
+    cut = {name: point.thresholds for name, point in CHEST.operating_points.items()}
+    between = (cut["balanced"]["effusion"] + cut["low_alarm"]["effusion"]) / 2
+    answers = [
+        chest({"effusion": between}, effusion=0, cardiomegaly=0),  # a false alarm of balanced, none of low_alarm
+        chest({"tuberculosis": 0.99, "abnormality": 0.99, "pneumothorax": 0.99}, effusion=0),  # nothing by default
+        chest({"airspace_opacity": 0.99}, effusion=0, negative=False),  # it is not known to be normal
+        chest({"effusion": 0.99}, effusion=1),
+        chest({"effusion": between}, effusion=1),
+    ]
+    found = {one["name"]: one for one in called(CHEST, answers, negatives=True)}
+    assert [one["default"] for one in found.values()] == [False, True, False]
+    assert [(one["normal"]["count"], one["normal"]["of"]) for one in found.values()] == [(0, 2), (1, 2), (1, 2)]
+    assert [(one["other"]["count"], one["other"]["of"]) for one in found.values()] == [(1, 2), (2, 2), (2, 2)]
+    assert found["balanced"]["promised_normal"] == CHEST.operating_points["balanced"].called_of_100_normal
+    effusion = next(one for one in found["low_alarm"]["classes"] if one["key"] == "effusion")
+    assert (effusion["sensitivity"]["count"], effusion["specificity"]["count"]) == (1, 2)
+    assert "pneumothorax" not in {one["key"] for one in found["balanced"]["classes"]}
+    # Without a column of negatives an image whose labels are all 0 is normal.
+    assert called(CHEST, answers, negatives=False)[1]["normal"]["of"] == 3
+    assert called(SPEC, [said(0.99, 1)], negatives=False) == []
 
 
 def test_within_a_column_a_source_of_positives_alone_counts_nowhere() -> None:
