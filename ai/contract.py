@@ -146,8 +146,8 @@ class ClassResult:
     which is outlined and nothing to report. ``calibrated`` is true if the score is the probability of the class where
     as many images have it as not: only with the prevalence of a site does it become a probability there.
     ``differential`` are the conditions that the model cannot tell apart under this class. ``sensitivity`` and
-    ``specificity`` (0 to 1) were measured at this threshold, the latter on images without any finding; None if the
-    model does not give them.
+    ``specificity`` (0 to 1) were measured at this threshold, the latter on images without any finding, and
+    ``specificity_other`` on images with other findings; None if the model does not give them.
     """
 
     key: str
@@ -162,6 +162,7 @@ class ClassResult:
     differential: tuple[Code, ...] = ()
     sensitivity: float | None = None
     specificity: float | None = None
+    specificity_other: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

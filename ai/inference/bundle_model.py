@@ -388,6 +388,7 @@ def _class_result(output: Output, figures: ClassFigures | None, score: float, *,
         differential=tuple(code.code() for code in output.differential),
         sensitivity=None if figures is None else figures.sensitivity,
         specificity=None if figures is None else figures.specificity,
+        specificity_other=None if figures is None else figures.specificity_other,
     )
 
 

@@ -32,14 +32,16 @@ def shown_finding_score(reading: Reading, finding: Finding) -> float:
 class Chances:
     """What the verdict on a class means where a share ``prevalence`` of the patients have it; all from 0 to 1.
 
-    ``probability`` is that of the class at this score. ``ppv`` is the share of those called present that have it, and
-    ``npv`` the share of those called absent that do not. Each is None where the model does not give its grounds; so is
-    ``ppv`` for a class that is absent, and ``npv`` for one that is present.
+    ``probability`` is that of the class at this score. ``ppv`` is the share of those called present that have it, if
+    all others have no finding at all; ``ppv_other`` if all others have other findings: the truth lies between. ``npv``
+    is the share of those called absent that do not have it. Each is None where the model does not give its grounds; so
+    is ``ppv`` for a class that is absent, and ``npv`` for one that is present.
     """
 
     prevalence: float
     probability: float | None
     ppv: float | None
+    ppv_other: float | None
     npv: float | None
 
 
@@ -56,15 +58,18 @@ def chances(profile: Profile, result: ClassResult) -> Chances | None:
         return None
     share, rest = prevalence, 1.0 - prevalence
     certain = probability(profile, result)
-    ppv = npv = None
+    ppv = other = npv = None
     if result.sensitivity is not None and result.specificity is not None:
-        if result.presence is Presence.PRESENT:
-            ppv = _share(result.sensitivity * share, (1.0 - result.specificity) * rest)
+        called = result.sensitivity * share
+        if result.presence is Presence.ABSENT:
+            npv = _share(result.specificity * rest, share - called)
         else:
-            npv = _share(result.specificity * rest, (1.0 - result.sensitivity) * share)
+            ppv = _share(called, (1.0 - result.specificity) * rest)
+            if result.specificity_other is not None:
+                other = _share(called, (1.0 - result.specificity_other) * rest)
     if certain is None and ppv is None and npv is None:
         return None
-    return Chances(prevalence, certain, ppv, npv)
+    return Chances(prevalence, certain, ppv, other, npv)
 
 
 def probability(profile: Profile, result: ClassResult) -> float | None:

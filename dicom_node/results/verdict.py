@@ -116,7 +116,12 @@ def meanings(run: Run) -> list[str]:
             continue
         said = [
             text(scores.percent_text(share))
-            for share, text in ((chances.probability, say.probability), (chances.ppv, say.ppv), (chances.npv, say.npv))
+            for share, text in (
+                (chances.probability, say.probability),
+                (chances.ppv, say.ppv),
+                (chances.ppv_other, say.ppv_other),
+                (chances.npv, say.npv),
+            )
             if share is not None
         ]
         lines.append(say.chances(finding_name(run, each), said, scores.prevalence_text(chances.prevalence)))

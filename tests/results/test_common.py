@@ -167,7 +167,8 @@ TUBERCULOSIS = NotLookedFor("tuberculosis", "Tuberculosis", Code("154283005", "S
 def with_scope(run: Run) -> Run:
     """The run at an operating point, with a class that was not looked for and one that stands for two conditions."""
     first, *others = run.reading.classes
-    first = replace(first, calibrated=True, sensitivity=0.9, specificity=0.8, differential=(PNEUMONIA, CONSOLIDATION))
+    first = replace(first, calibrated=True, sensitivity=0.9, specificity=0.8, specificity_other=0.4)
+    first = replace(first, differential=(PNEUMONIA, CONSOLIDATION))
     reading = replace(run.reading, classes=(first, *others), operating_point="balanced", not_looked_for=(TUBERCULOSIS,))
     return replace(run, reading=reading)
 

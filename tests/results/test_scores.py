@@ -74,6 +74,10 @@ def test_predictive_values_need_sensitivity_and_specificity_and_fit_the_verdict(
     assert said is not None
     assert (said.probability, said.npv) == (None, None)
     assert said.ppv == pytest.approx(45 / (45 + 1990))  # of 10000: 50 have it, 45 are called; 1990 others are called
+    assert said.ppv_other is None
+    others = scores.chances(SITE, replace(measured, specificity_other=0.4))
+    assert others is not None
+    assert (others.ppv, others.ppv_other) == (said.ppv, pytest.approx(45 / (45 + 5970)))
     absent = scores.chances(SITE, replace(measured, presence=Presence.ABSENT))
     assert absent is not None
     assert absent.ppv is None

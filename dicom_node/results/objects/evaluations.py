@@ -24,6 +24,7 @@ SCORE = CodedConcept("algorithm_score", SCHEME, "Algorithm score")
 _THRESHOLD = CodedConcept("score_threshold", SCHEME, "Score threshold")
 _PREVALENCE = CodedConcept("prevalence", SCHEME, "Stated prevalence")
 _PPV = CodedConcept("ppv", SCHEME, "Positive predictive value")
+_PPV_OTHER = CodedConcept("ppv_other", SCHEME, "Positive predictive value, others with findings")
 _NPV = CodedConcept("npv", SCHEME, "Negative predictive value")
 _CERTAINTY = CodedConcept("111012", "DCM", "Certainty of Finding")
 _OPERATING_POINT = CodedConcept("111081", "DCM", "CAD Operating Point Description")
@@ -88,7 +89,12 @@ def _chances(run: Run, result: ClassResult) -> Sequence[NumContentItem]:
     chances = scores.chances(run.profile, result)
     if chances is None:
         return []
-    shares = ((_CERTAINTY, chances.probability), (_PPV, chances.ppv), (_NPV, chances.npv))
+    shares = (
+        (_CERTAINTY, chances.probability),
+        (_PPV, chances.ppv),
+        (_PPV_OTHER, chances.ppv_other),
+        (_NPV, chances.npv),
+    )
     return [
         *(_percent(name, share, _BELOW) for name, share in shares if share is not None),
         NumContentItem(_PREVALENCE, round(100.0 * chances.prevalence, 6), codes.UCUM.Percent, relationship_type=_BELOW),

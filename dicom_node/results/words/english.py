@@ -64,6 +64,7 @@ ENGLISH = Words(
     _chances="{}: {} at a prevalence of {}",
     _probability="probability {}",
     _ppv="positive predictive value {} (against images without findings)",
+    _ppv_other="{} (against images with other findings)",
     _npv="negative predictive value {} (against images without findings)",
     _or=" or ",
 )

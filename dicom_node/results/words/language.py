@@ -66,6 +66,7 @@ class Words:
     _chances: str
     _probability: str
     _ppv: str
+    _ppv_other: str
     _npv: str
     _or: str
 
@@ -175,8 +176,12 @@ class Words:
         return self._probability.format(percent)
 
     def ppv(self, percent: str) -> str:
-        """The positive predictive value of a class."""
+        """The positive predictive value of a class where all others are without findings."""
         return self._ppv.format(percent)
+
+    def ppv_other(self, percent: str) -> str:
+        """The positive predictive value of a class where all others have other findings; it follows `ppv`."""
+        return self._ppv_other.format(percent)
 
     def npv(self, percent: str) -> str:
         """The negative predictive value of a class."""

@@ -515,8 +515,8 @@ def test_the_legend_says_what_was_looked_for_and_what_a_class_stands_for(spy: Sp
         "Operating point: balanced",
         "Not looked for: Tuberculosis",
         "Nodule: may be pneumonia or consolidation",
-        "Nodule: probability 3.3 %, positive predictive value 2.2 % (against images without findings) "
-        "at a prevalence of 0.5 %",
+        "Nodule: probability 3.3 %, positive predictive value 2.2 % (against images without findings), "
+        "0.75 % (against images with other findings) at a prevalence of 0.5 %",
     ]
     assert not any("Tuberculosis" in cell for row in spy.table for cell in row.cells)
     assert "phantom_cxr 1.2.0, operating point balanced. " in picture.DerivationDescription

@@ -233,11 +233,12 @@ def test_a_probability_is_stated_with_the_prevalence_of_the_site_alone() -> None
         ("score_threshold", "99DICOMNODE"): (0.5, "1"),
         ("111012", "DCM"): (3.3, "%"),
         ("ppv", "99DICOMNODE"): (2.2, "%"),
+        ("ppv_other", "99DICOMNODE"): (0.75, "%"),
         ("prevalence", "99DICOMNODE"): (0.5, "%"),
     }
     assert (
-        "Nodule: probability 3.3 %, positive predictive value 2.2 % (against images without findings) "
-        "at a prevalence of 0.5 %."
+        "Nodule: probability 3.3 %, positive predictive value 2.2 % (against images without findings), "
+        "0.75 % (against images with other findings) at a prevalence of 0.5 %."
     ) in sentences(document)
     (group,) = groups(document)
     assert figures(measurements(group))["111012", "DCM"] == (3.3, "%")
