@@ -23,7 +23,7 @@ from PIL import Image
 from pydicom.dataset import Dataset
 
 import tests.results.test_common as common_tests
-from ai.contract import Code, PassedOver, Presence
+from ai.contract import Axes, Code, PassedOver, Presence
 from dicom_node.results import Run, encode
 from dicom_node.results.encode import to_bytes
 from dicom_node.results.objects import pdf
@@ -69,6 +69,18 @@ class Sheet:
         return [(float(x0), float(y0), float(x1), float(y1), word) for x0, y0, x1, y1, word in found]
 
 
+def outlined(run: Run) -> Run:
+    """The run with findings whose outlines reach from side to side of their boxes."""
+    findings = tuple(
+        replace(
+            each, axes=Axes(((box.left, box.top), (box.left, box.bottom)), ((box.left, box.top), (box.right, box.top)))
+        )
+        for each in run.reading.findings
+        for box in [each.region]
+    )
+    return replace(run, reading=replace(run.reading, findings=findings))
+
+
 def sheet(folder: Path, run: Run, header: Dataset, image: NDArray[np.uint8] | None = None) -> Sheet:
     (document,) = pdf.build(run, [header], image)
     return Sheet(folder, document)
@@ -95,7 +107,7 @@ def squeezed(text: str) -> str:
             "|Read by phantom_cxr version 1.2.0, dicom-node project (SHA-256 0123456789abcdef)"
             "|Read 2026-03-02 08:30 UTC+0900|Intended use: Shows the node at work."
             "|Replaces the report of 2026-03-01 08:30 UTC+0900"
-            "|Size: Long and short axis are the sides of the box; measured at the detector",
+            "|Sizes were measured at the detector",
         ),
         (
             "ko",
@@ -116,7 +128,7 @@ def test_its_words_can_be_read_and_searched(language: str, texts: str, tmp_path:
     boxes = {"nodule": (0.1, 0.1, 0.2, 0.2), "effusion": (0.6, 0.6, 0.9, 0.9)}
     run = run_of(image, boxes=boxes, rows=64, columns=64, passed_over=NOT_READ, profile={"language": language})
     earlier = Predecessor("1.2", "1.3", "1.4", CREATED - timedelta(days=1))
-    page = sheet(tmp_path, replace(run, predecessor=earlier), image, picture())
+    page = sheet(tmp_path, outlined(replace(run, predecessor=earlier)), image, picture())
     for text in texts.split("|"):
         assert text in squeezed(page.text), text
     assert page.info["Pages"] == "1"
@@ -179,8 +191,8 @@ def test_nothing_found_is_said_with_every_class(tmp_path: Path) -> None:
 
 
 def crowded(findings: int, classes: int, **texts: str) -> tuple[Run, Dataset]:
-    image = make_image(PixelSpacing=["8.123", "7.5"])
-    run = run_of(image, boxes=BOXES["one"])
+    image = make_image(PixelSpacing=["8.123", "7.5"], ImagerPixelSpacing=["9", "9"])
+    run = outlined(run_of(image, boxes=BOXES["one"]))
     one = run.reading.classes[0]
     names = [f"class {number} {texts.get('name', '')}" for number in range(classes)]
     reading = replace(

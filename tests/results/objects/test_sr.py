@@ -676,6 +676,6 @@ def test_dcmtk_reads_it_as_plain_sentences(file: Path) -> None:
     html = run_tool("dsr2html", file).stdout
     assert "AI - not for diagnostic use" in html
     assert "Demonstration model, trained on no patient" in html
-    assert ("No findings: Nodule absent" in html) != ("3 findings with a region: Nodule present (0.87" in html)
+    assert ("No findings: Nodule absent" in html) != ("3 findings with a region: Nodule present (score 0.87" in html)
     assert "Not read: 3 images, other objects or series: view LL" in html
     assert run_tool("dsrdump", "-q", file).stderr == ""
