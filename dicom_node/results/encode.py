@@ -24,7 +24,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from ai.contract import Code, Reading
 from dicom_node import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION, __version__
-from dicom_node.results import highdicom_mends
+from dicom_node.results import highdicom_mends, orders
 from dicom_node.results.run import ROLES, Run
 from dicom_node.results.source import Source
 from dicom_node.results.source_bytes import copy_attributes, copy_optional, element_pieces, is_encapsulated
@@ -49,7 +49,10 @@ _PATIENT_AND_STUDY = (
     "PatientBirthDate",
     "PatientSex",
     "StudyID",
+    "InstitutionName",
+    "StationName",
 )
+_CONVERTED = (*_PATIENT_AND_STUDY, *orders.ATTRIBUTES)
 
 
 def in_the_wanted_characters(run: Run, headers: Sequence[Dataset]) -> tuple[Run, list[Dataset]]:
@@ -62,7 +65,7 @@ def in_the_wanted_characters(run: Run, headers: Sequence[Dataset]) -> tuple[Run,
     if not (always or foreign):
         return run, list(headers)
     wanted = [always or not holds_any_text(header) for header in headers]
-    converted = [in_utf8(h, _PATIENT_AND_STUDY) if want else h for h, want in zip(headers, wanted, strict=True)]
+    converted = [in_utf8(h, _CONVERTED) if want else h for h, want in zip(headers, wanted, strict=True)]
     usable = [h if after is None else after for h, after in zip(headers, converted, strict=True)]
     speaks = not foreign or all(map(holds_any_text, usable))
     return (run if speaks else dataclasses.replace(run, in_english=True)), usable
@@ -127,6 +130,8 @@ def finish(dataset: Dataset, run: Run, sources: Sequence[Source]) -> None:
     copy_optional(header, dataset, ["PatientAge"])
     if zone_offset(header) is not None:  # a malformed zone would make our own times unreadable
         copy_attributes(header, dataset, ["TimezoneOffsetFromUTC"])
+    order = orders.set_referenced_requests if dataset.Modality in ("SR", "KO") else orders.copy_request_attributes
+    order(header, dataset)
 
 
 def to_bytes(dataset: Dataset) -> bytes:

@@ -46,23 +46,33 @@ def set_creation_time(dataset: Dataset, at: datetime) -> None:
 
 
 def set_equipment(dataset: Dataset, run: Run, at: datetime) -> None:
-    """Name the model in Contributing Equipment Sequence (PS3.3 C.12.1.1.5), in place.
+    """Name the model and the node in Contributing Equipment Sequence (PS3.3 C.12.1.1.5), in place.
 
     highdicom names itself there, with the clock's time and without the Device UID that IHE AI Results (AIR) requires.
+    The node's item says with which settings the results were made.
     """
     model = run.reading.model
+    # A time without a zone is local, as all other times here. dcmpschk 3.6.7 rejects the zone +0000, and no other.
+    moment = at.strftime("%Y%m%d%H%M%S.%f%z").removesuffix("+0000")
     equipment = ContributingEquipment(
         manufacturer=within(model.manufacturer, 64),
         purpose_of_reference=codes.DCM.ProcessingEquipment,
         manufacturer_model_name=within(f"{model.name} {model.version}", 64),
         software_versions=__version__,
         device_serial_number=within(model.digest, 64),
-        # A time without a zone is local, as all other times here. dcmpschk 3.6.7 rejects the zone +0000, and no other.
-        contribution_datetime=at.strftime("%Y%m%d%H%M%S.%f%z").removesuffix("+0000"),
+        contribution_datetime=moment,
         contribution_description="AI reading of the source images",
     )
     equipment.DeviceUID = device_uid(run.site, model)
-    dataset.ContributingEquipmentSequence = [equipment]
+    node = ContributingEquipment(
+        manufacturer="dicom-node",
+        purpose_of_reference=codes.DCM.ProcessingEquipment,
+        manufacturer_model_name="dicom-node",
+        software_versions=__version__,
+        contribution_datetime=moment,
+        contribution_description=f"Selection of the images, result objects; settings SHA-256 {run.profile.digest}",
+    )
+    dataset.ContributingEquipmentSequence = [equipment, node]
 
 
 def restore_references(dataset: Dataset, sources: Sequence[Source]) -> None:
@@ -81,7 +91,7 @@ def restore_references(dataset: Dataset, sources: Sequence[Source]) -> None:
     for item in _items(dataset):
         if "ReferencedSOPInstanceUID" in item and item.ReferencedSOPInstanceUID in classes:
             _set_uid(item, "ReferencedSOPClassUID", classes[item.ReferencedSOPInstanceUID])
-        for keyword in ("ReferencedSOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"):
+        for keyword in ("ReferencedSOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "UID"):  # UID: of UIDREF
             # A source without a study or series UID keeps the stand-in's: without one the object cannot be stored.
             if keyword in item and uids.get(item[keyword].value):
                 _set_uid(item, keyword, uids[item[keyword].value])

@@ -26,6 +26,10 @@ TEXT_VRS = frozenset(
 )
 """The value representations whose bytes are the same in every transfer syntax: a copied sequence holds no others."""
 
+DEEPEST = 4
+"""How deep sequences in sequences are copied."""
+_LONGEST_SEQUENCE = 64 * 1024  # bytes
+
 # PS3.16 Annex L: unpaired body parts. Laterality (0020,0060) must be absent for them (PS3.3 C.7.3.1).
 _UNPAIRED = re.compile(
     "ABDOMEN|AORTA|BACK|BLADDER|BRAIN|CEREBELLUM|CERVIX|CHEST|CIRCLEOFWILLIS|COCCYX|COLON|CORONARYARTERY|CSPINE|CTSPINE"
@@ -126,7 +130,7 @@ def copy_attributes(source: Dataset, target: Dataset, keywords: Iterable[str]) -
         if tag not in source:
             continue
         is_sequence = dictionary_VR(tag) == "SQ"
-        value = _sequence_bytes(source, tag) if is_sequence else value_bytes(source, tag)
+        value = copied_sequence(source, tag, charset_terms(source)) if is_sequence else value_bytes(source, tag)
         if value or not is_sequence:  # none of the sequences copied here may be empty
             target[tag] = raw_element(tag, value)
 
@@ -198,16 +202,36 @@ def _stored(dataset: Dataset, tag: BaseTag) -> DataElement | RawDataElement | No
     return cast("DataElement | RawDataElement | None", dataset.get_item(tag, keep_deferred=True))
 
 
-def _sequence_bytes(dataset: Dataset, tag: BaseTag) -> bytes:
-    """The items of a sequence of texts in Explicit VR Little Endian; empty if pydicom cannot parse them."""
-    charset = charset_terms(dataset)
-    return b"".join(_item_bytes(item, charset) for item in sequence_items(dataset, tag))
+def copied_sequence(dataset: Dataset, tag: BaseTag, charset: list[str]) -> bytes:
+    """The items of a sequence of texts, and of such sequences, in Explicit VR Little Endian.
+
+    Empty if pydicom cannot parse them, or if they are longer than any that is honest: each object would repeat them.
+    """
+    value = _sequence_bytes(dataset, tag, charset, DEEPEST)
+    return value if len(value) <= _LONGEST_SEQUENCE else b""
 
 
-def _item_bytes(item: Dataset, charset: list[str]) -> bytes:
-    tags = [tag for tag in sorted(item.keys()) if dictionary_has_tag(tag) and dictionary_VR(tag) in TEXT_VRS]
-    body = b"".join(element_bytes(raw_element(tag, value_bytes(item, tag, charset)), [""]) for tag in tags)
-    return b"\xfe\xff\x00\xe0" + len(body).to_bytes(4, "little") + body if body else b""  # an empty item has no meaning
+def item_of(elements: Dataset) -> bytes:
+    """An item of a sequence with raw elements, of which each is in Explicit VR Little Endian."""
+    body = b"".join(element_bytes(elements.get_item(tag), [""]) for tag in sorted(elements.keys()))
+    return b"\xfe\xff\x00\xe0" + len(body).to_bytes(4, "little") + body
+
+
+def _sequence_bytes(dataset: Dataset, tag: BaseTag, charset: list[str], deepest: int) -> bytes:
+    return b"".join(_item_bytes(item, charset, deepest) for item in sequence_items(dataset, tag))
+
+
+def _item_bytes(item: Dataset, charset: list[str], deepest: int) -> bytes:
+    kept = Dataset()
+    for tag in sorted(item.keys()):
+        vr, value = dictionary_VR(tag) if dictionary_has_tag(tag) else "", b""
+        if vr in TEXT_VRS:
+            value = value_bytes(item, tag, charset)
+        elif vr == "SQ" and deepest > 1:
+            value = _sequence_bytes(item, tag, charset, deepest - 1)
+        if value.strip(b" \0"):  # an empty value says nothing, and may not be there
+            kept[tag] = raw_element(tag, value)
+    return item_of(kept) if kept else b""  # neither does an empty item
 
 
 def _is_well_formed(source: Dataset, keyword: str) -> bool:

@@ -19,6 +19,7 @@ from pydicom.tag import BaseTag
 from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR
 
 from dicom_node.results.source_bytes import (
+    DEEPEST,
     TEXT_VRS,
     charset_terms,
     declared_charset,
@@ -86,7 +87,7 @@ def in_utf8(header: Dataset, keywords: Iterable[str]) -> Dataset | None:
     try:
         for tag in map(tag_of, keywords):
             if tag in header and dictionary_VR(tag) == "SQ":
-                converted[tag] = DataElement(tag, "SQ", _items_in_utf8(header, tag))
+                converted[tag] = DataElement(tag, "SQ", _items_in_utf8(header, header, tag, DEEPEST))
             elif tag in header and dictionary_VR(tag) in CUSTOMIZABLE_CHARSET_VR:
                 converted[tag] = raw_element(tag, _utf8(header, tag, value_bytes(header, tag)))
     except (UnicodeError, LookupError):
@@ -110,14 +111,17 @@ def _ascii(character: str) -> str:
     return plain if plain.isascii() else "?"
 
 
-def _items_in_utf8(header: Dataset, sequence: BaseTag) -> list[Dataset]:
+def _items_in_utf8(header: Dataset, parent: Dataset, sequence: BaseTag, deepest: int) -> list[Dataset]:
     items = []
-    for item in sequence_items(header, sequence):
+    for item in sequence_items(parent, sequence):
         converted = Dataset()
         for tag in sorted(item.keys()):
-            if dictionary_has_tag(tag) and dictionary_VR(tag) in TEXT_VRS:
+            vr = dictionary_VR(tag) if dictionary_has_tag(tag) else ""
+            if vr in TEXT_VRS:
                 value = value_bytes(item, tag, charset_terms(header))
                 converted[tag] = raw_element(tag, _utf8(header, tag, value))
+            elif vr == "SQ" and deepest > 1:
+                converted[tag] = DataElement(tag, "SQ", _items_in_utf8(header, item, tag, deepest - 1))
         items.append(converted)
     return items
 

@@ -663,11 +663,13 @@ def test_equipment_names_the_model_the_node_and_the_weights() -> None:
         assert result.SeriesNumber == number
         assert result.SeriesDescription.startswith("AI ")
         assert result.ContentQualification == "RESEARCH"
-        (equipment,) = result.ContributingEquipmentSequence
+        equipment, node = result.ContributingEquipmentSequence
         assert equipment.PurposeOfReferenceCodeSequence[0].CodeValue == "109102"
         assert equipment.DeviceUID == device_uid("here", MODEL)
         assert equipment.SoftwareVersions == __version__
         assert equipment.ContributionDateTime == "20260301233015.123456"
+        assert (node.ManufacturerModelName, node.SoftwareVersions) == ("dicom-node", __version__)
+        assert node.ContributionDescription.endswith(f"settings SHA-256 {Profile().digest}")
 
 
 @pytest.mark.parametrize(

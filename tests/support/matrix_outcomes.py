@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from ai.contract import (
+    Axes,
     ClassResult,
     Code,
     Finding,
@@ -157,8 +158,15 @@ def _segmented(study: Study, *, fractional: bool) -> Reading:
         Segment(key, name, code, ABNORMALITY, np.ascontiguousarray(mask), LUNG, SIDES[n])
         for n, ((key, name, code), mask) in enumerate(zip(CLASSES, masks, strict=False))
     )
+    spot = finding(study, 0, (0.3, 0.3, 0.6, 0.6))
+    if not fractional:  # outlined and measured
+        left, top, right, bottom = spot.region.left, spot.region.top, spot.region.right, spot.region.bottom
+        middle = (top + bottom) / 2
+        axes = Axes(((left, middle), (right, middle)), ((left + 1, top), (left + 1, bottom)))
+        spot = replace(spot, part="nodule 1", axes=axes)
+        segments = (replace(segments[0], part=spot.part, volume_ml=1.2345), *segments[1:])
     outlined = Segmentation("fractional" if fractional else "binary", frames[::-1], segments)
-    return replace(reading(study, finding(study, 0, (0.3, 0.3, 0.6, 0.6))), segmentations=(outlined,))
+    return replace(reading(study, spot), segmentations=(outlined,))
 
 
 def _can_be_segmented(study: Study) -> bool:

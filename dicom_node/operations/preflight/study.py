@@ -160,9 +160,9 @@ def _reading(drawn: draw.Phantom, source: Sample) -> Reading:
         # In a PA radiograph the patient's left is on the right of the image.
         side = LEFT if seen.left + seen.right > _COLUMNS else RIGHT
         region = Region(source.sop_instance, seen.left, seen.top, seen.right, seen.bottom)
-        findings.append(Finding(seen.key, name, code, score, region, site, side))
+        findings.append(Finding(seen.key, name, code, score, region, site, side, part=str(number)))
         classes.append(ClassResult(seen.key, name, code, score, 0.5, Presence.PRESENT))
-        segments.append(Segment(seen.key, name, code, _MORPHOLOGY, np.asarray([seen.mask]), site, side))
+        segments.append(Segment(seen.key, name, code, _MORPHOLOGY, np.asarray([seen.mask]), site, side, str(number)))
     segmentation = Segmentation("binary", ((ref, 1),), tuple(segments))
     return Reading(
         _MODEL, (ref,), tuple(findings), tuple(classes), (), (("preflight", 0.0),), segmentations=(segmentation,)

@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
 from ai.contract import Reading
-from dicom_node.results import highdicom_mends, verdict
+from dicom_node.results import highdicom_mends, uids, verdict
 from dicom_node.results.encode import finish, fitted, identity
 from dicom_node.results.objects import sr
 from dicom_node.results.run import Run
@@ -55,8 +55,17 @@ def build(run: Run, headers: Sequence[Dataset]) -> list[Dataset]:
         frames = selected[image.sop_instance_uid]
         if frames and frames_of(image.header) > 1:
             entry.ReferencedSOPSequence[0].ReferencedFrameNumber = frames
+        # TID 2010 has no tracking identifier. Observation UID (PS3.3 C.17.3.2.5) is the UID of what an item observes.
+        if (number := _most_certain(run.reading, image.sop_instance_uid)) is not None:
+            entry.ObservationUID = uids.tracking_uid(run.key, number)
     finish(document, run, images)
     return [document]
+
+
+def _most_certain(reading: Reading, uid: str) -> int | None:
+    """The number of the most certain finding on an image. None if there is none."""
+    here = [number for number, finding in enumerate(reading.findings) if finding.region.sop_instance_uid == uid]
+    return max(here, key=lambda number: reading.findings[number].score, default=None)
 
 
 def selection(reading: Reading) -> dict[str, list[int]]:

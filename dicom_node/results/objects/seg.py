@@ -85,6 +85,32 @@ def refusals(run: Run, headers: Sequence[Dataset]) -> tuple[str, ...]:
     return tuple(each for each in _drawn(run, headers) if isinstance(each, str))
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class SegmentReference:
+    """A segment of an object of :func:`build`: the object's UID, and Segment Number (0062,0004)."""
+
+    sop_instance_uid: str
+    number: int
+
+
+def references(run: Run, headers: Sequence[Dataset]) -> dict[str, SegmentReference]:
+    """The segments of a run that outline a finding, by their ``part``; empty if the run has no segmentations.
+
+    Raises:
+        ReadingError, ValueError: as :func:`build`.
+    """
+    if "seg" not in run.profile.outputs or not run.reading.segmentations:
+        return {}
+    found = {}
+    drawn = [each for each in _drawn(run, headers) if isinstance(each, _Drawn)]
+    for index, each in enumerate(drawn):
+        uid = uids.derived_uid(run.objects_key, "seg", index)
+        for number, segment in enumerate(each.segments, start=1):
+            if part := each.segmentation.segments[segment].part:
+                found[part] = SegmentReference(uid, number)
+    return found
+
+
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class _Drawn:
     """A segmentation that can be an object: its ``number`` in the reading, its planes, its segments that have pixels.
@@ -124,7 +150,7 @@ def _draw(planes_of: Planes, segmentation: contract.Segmentation, number: int) -
     shape = (len(planes), planes[0].rows, planes[0].columns)
     for segment in segmentation.segments:
         _check(segment.mask, segmentation.kind, shape)
-    filled = np.array([[_stored(plane).any() for plane in segment.mask] for segment in segmentation.segments])
+    filled = np.array([_filled(segment.mask) for segment in segmentation.segments])
     segments = tuple(np.flatnonzero(filled.any(axis=1)).tolist())
     if not segments:
         return "nothing was segmented: every mask is empty"
@@ -145,6 +171,15 @@ def _check(mask: NDArray[Any] | CutMask, kind: str, shape: tuple[int, int, int])
         kind == "fractional" and isinstance(mask, np.ndarray) and not (mask.min() >= 0 and mask.max() <= 1)
     ):  # neither holds for NaN
         raise ValueError(f"a mask has values that are no number, below 0 or above 1: {wanted}")
+
+
+def _filled(mask: NDArray[Any] | CutMask) -> NDArray[np.bool_]:
+    """Which frames of a mask have pixels."""
+    if isinstance(mask, CutMask):
+        filled = np.zeros(len(mask), np.bool_)
+        filled[mask.start[0] : mask.start[0] + len(mask.part)] = mask.part.any(axis=(1, 2))
+        return filled
+    return np.array([_stored(plane).any() for plane in mask])
 
 
 def _stored(plane: NDArray[Any]) -> NDArray[np.uint8]:
@@ -341,6 +376,7 @@ def _descriptions(run: Run, drawn: _Drawn) -> list[SegmentDescription]:
     segmentation = run.reading.segmentations[drawn.number]  # fitted to the source's character set
     segments = [segmentation.segments[index] for index in drawn.segments]
     palette = Palette(run.reading)
+    findings = {finding.part: number for number, finding in enumerate(run.reading.findings) if finding.part}
     descriptions = []
     for number, (segment, label) in enumerate(zip(segments, _labels(run, segments), strict=True)):
         index = drawn.segments[number]
@@ -351,8 +387,7 @@ def _descriptions(run: Run, drawn: _Drawn) -> list[SegmentDescription]:
             segmented_property_type=concept(segment.code),
             algorithm_type="AUTOMATIC",
             algorithm_identification=algorithm,
-            tracking_uid=uids.segment_uid(run.key, drawn.number, index),
-            tracking_id=f"AI segment {drawn.number + 1}.{index + 1}: {segment.name}",
+            **_tracking(run, findings.get(segment.part), (drawn.number, index), segment.name),
             anatomic_regions=None if segment.site is None else [concept(segment.site)],
             display_color=_colour(palette, segment),
         )
@@ -365,6 +400,17 @@ def _descriptions(run: Run, drawn: _Drawn) -> list[SegmentDescription]:
                 description.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = side
         descriptions.append(description)
     return descriptions
+
+
+def _tracking(run: Run, finding: int | None, place: tuple[int, int], name: str) -> dict[str, str]:
+    """The tracking of a segment: that of the finding that it outlines, else one by its place in the reading."""
+    if finding is not None:
+        return {"tracking_uid": uids.tracking_uid(run.key, finding), "tracking_id": verdict.tracking_id(run, finding)}
+    segmentation, segment = place
+    return {
+        "tracking_uid": uids.segment_uid(run.key, segmentation, segment),
+        "tracking_id": f"AI segment {segmentation + 1}.{segment + 1}: {name}",
+    }
 
 
 def _labels(run: Run, segments: Sequence[contract.Segment]) -> list[str]:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 from highdicom.sr import (
     AlgorithmIdentification,
     CodeContentItem,
@@ -28,11 +27,9 @@ from highdicom.sr import (
     DeviceObserverIdentifyingAttributes,
     FindingSite,
     ImageContentItem,
-    ImageRegion,
     LanguageOfContentItemAndDescendants,
     NumContentItem,
     ObserverContext,
-    SourceImageForRegion,
     TextContentItem,
     TrackingIdentifier,
 )
@@ -43,15 +40,15 @@ from pydicom.sr.coding import Code as PydicomCode
 from ai.contract import Finding
 from dicom_node.results import highdicom_mends, uids, verdict
 from dicom_node.results.encode import concept, finish, fitted, identity
-from dicom_node.results.objects import evaluations, viewers
+from dicom_node.results.objects import evaluations, seg, viewers
+from dicom_node.results.objects.rois import Roi, add_evidence, roi_of
 from dicom_node.results.objects.sizes import Size, size_of
 from dicom_node.results.run import SCHEME, Predecessor, Run
-from dicom_node.results.source import Source, check_findings, on_image, read_sources
-from dicom_node.results.source_bytes import frames_of, text_of, unsigned_of
+from dicom_node.results.source import Source, check_findings, read_sources
+from dicom_node.results.source_bytes import text_of, unsigned_of
 from dicom_node.results.times import in_zone_of, shown_time
 
 _QUALITATIVE_EVALUATIONS = CodedConcept("C0034375", "UMLS", "Qualitative Evaluations")
-_BOUNDED_BY = CodedConcept("75958009", "SCT", "Bounded by")
 _LATERALITY = CodedConcept("272741003", "SCT", "Laterality")
 _LONG_AXIS = CodedConcept("103339001", "SCT", "Long Axis")
 _SHORT_AXIS = CodedConcept("103340004", "SCT", "Short Axis")
@@ -87,9 +84,16 @@ def build(run: Run, sources: Sequence[Dataset]) -> Dataset:
     by_uid = {image.sop_instance_uid: image for image in images}
     verdict.check(run.reading)
     check_findings(run.reading.findings, images)
+    segments = seg.references(run, sources)
+    if not all(finding.part in segments for finding in run.reading.findings):
+        segments = {}  # groups of one kind only: validators take the template of the first for that of all
+    places = [
+        roi_of(run, finding, by_uid[finding.region.sop_instance_uid], segments.get(finding.part))
+        for finding in run.reading.findings
+    ]
     groups = [
-        _group(run, number, finding, by_uid[finding.region.sop_instance_uid])
-        for number, finding in enumerate(run.reading.findings)
+        _group(run, number, finding, by_uid[finding.region.sop_instance_uid], place)
+        for number, (finding, place) in enumerate(zip(run.reading.findings, places, strict=True))
     ]
     kind = Comprehensive3DSR if run.profile.sr_class == "comprehensive3d" else ComprehensiveSR
     library = _library(images)
@@ -104,10 +108,10 @@ def build(run: Run, sources: Sequence[Dataset]) -> Dataset:
     )
     highdicom_mends.set_content(document, root)
     scores = []
-    for group in _groups_of(document):
-        parts = {item.ConceptNameCodeSequence[0].CodeValue: item for item in group.ContentSequence}
-        highdicom_mends.add_inferred_from(parts[evaluations.SCORE.value], parts["111030"])
-        scores.append(parts[evaluations.SCORE.value])
+    for group, place in zip(_groups_of(document), places, strict=True):
+        scores.append(next(item for item in group.ContentSequence if item.ValueType == "NUM"))
+        highdicom_mends.add_inferred_from(scores[-1], place.region)
+    add_evidence(document, run, segments)
     if run.profile.viewer == "ohif":
         viewers.adapt_to_ohif(document, run, scores)
     if run.predecessor is not None:
@@ -277,8 +281,8 @@ def _outcome(run: Run) -> CodedConcept:
     return codes.cid6047.AllAlgorithmsSucceededWithFindings if found else complete
 
 
-def _group(run: Run, number: int, finding: Finding, image: Source) -> ContainerContentItem:
-    """The measurement group (TID 1410) of one finding.
+def _group(run: Run, number: int, finding: Finding, image: Source, place: Roi) -> ContainerContentItem:
+    """The measurement group (TID 1410 or 1411) of one finding.
 
     It is built from its parts: highdicom's class for it admits no region below a measurement.
     """
@@ -307,18 +311,10 @@ def _group(run: Run, number: int, finding: Finding, image: Source) -> ContainerC
         # OHIF takes the box from the first measurement of a group; add_inferred_from adds it there.
         *evaluations.finding_scores(run, finding),
         *([] if size is None else _axes(size)),
-        CodeContentItem(codes.DCM.GeometricPurposeOfRegion, _BOUNDED_BY, relationship_type="CONTAINS"),
-        ImageRegion(
-            graphic_type="POLYLINE",
-            graphic_data=_outline(finding, image.header),
-            source_image=SourceImageForRegion(
-                image.stand_in.SOPClassUID,
-                image.stand_in.SOPInstanceUID,
-                [finding.region.frame] if frames_of(image.header) > 1 else None,
-            ),
-        ),
+        *place.measurements,
+        *place.items,
     ]
-    return _container(codes.DCM.MeasurementGroup, content, template="1410")
+    return _container(codes.DCM.MeasurementGroup, content, template=place.template)
 
 
 def _axes(size: Size) -> list[NumContentItem]:
@@ -331,15 +327,6 @@ def _axes(size: Size) -> list[NumContentItem]:
             item.ContentSequence = ContentSequence([method])
         items.append(item)
     return items
-
-
-def _outline(finding: Finding, header: Dataset) -> np.ndarray:
-    """The box as a closed polyline, clockwise from its top left corner: 5 x (column, row) (PS3.3 C.18.6.1.2).
-
-    A box that reaches beyond the image is cut at its border: graphic data must lie on the image.
-    """
-    left, top, right, bottom = on_image(finding.region, header)
-    return np.array([(left, top), (right, top), (right, bottom), (left, bottom), (left, top)])
 
 
 def _groups_of(document: Dataset) -> list[Dataset]:
