@@ -1,7 +1,7 @@
 """The outlines: a Segmentation object (PS3.3 A.51, C.8.20) for each segmentation of a reading.
 
 Start here for: when there is no object (:func:`refusals`), where a frame lies in the patient (:func:`_place`), the
-pixel measures (:func:`_measures`), the names and colours of segments (:func:`_descriptions`).
+pixel measures (:func:`_measures`), the names and colours of segments (:mod:`objects.seg.segments`).
 
 A mask lies where its source frame lies. Every frame of the object repeats the position, orientation and pixel spacing
 of its source frame, character for character, refers to that frame, and has the mask's own rows and columns. So nothing
@@ -19,16 +19,12 @@ gives binary ones, or both.
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from highdicom import AlgorithmIdentificationSequence
-from highdicom.color import CIELabColor
-from highdicom.seg import Segmentation, SegmentDescription
+from highdicom.seg import Segmentation
 from highdicom.spatial import get_volume_positions
-from highdicom.sr import CodedConcept
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import RLELossless
@@ -37,10 +33,10 @@ from pydicom.valuerep import format_number_as_ds
 from ai import contract
 from ai.mask import CutMask
 from dicom_node.dicom.compressed import rle, set_pixels
-from dicom_node.results import highdicom_mends, uids, verdict
-from dicom_node.results.encode import concept, finish, fitted, identity
-from dicom_node.results.objects.planes import Decimals, NoPlaneError, Plane, Planes, one_grid, ordered
-from dicom_node.results.pictures.palette import Palette
+from dicom_node.results import highdicom_mends, uids
+from dicom_node.results.encode import finish, fitted, identity
+from dicom_node.results.objects.seg.planes import Decimals, NoPlaneError, Plane, Planes, one_grid, ordered
+from dicom_node.results.objects.seg.segments import descriptions
 from dicom_node.results.run import Run
 from dicom_node.results.source import Source, read_sources
 from dicom_node.results.source_bytes import copy_attributes, copy_optional, numbers_of, text_of
@@ -51,8 +47,6 @@ _MAXIMUM = 255
 
 _LARGEST = 0xFFFFFFFE
 """The most bytes of pixels that a data element can hold (PS3.5 7.1.1)."""
-
-_ARTIFICIAL_INTELLIGENCE = CodedConcept("123110", "DCM", "Artificial Intelligence")
 
 
 def build(run: Run, headers: Sequence[Dataset]) -> list[Dataset]:
@@ -200,7 +194,7 @@ def _object(run: Run, drawn: _Drawn, index: int) -> Dataset:
         source_images=[each.stand_in for each in stand_ins],
         pixel_array=drawn.filled[:, np.newaxis, np.newaxis, :].astype(np.uint8),
         segmentation_type=drawn.segmentation.kind.upper(),
-        segment_descriptions=_descriptions(run, drawn),
+        segment_descriptions=descriptions(run, drawn.number, drawn.segments),
         fractional_type="PROBABILITY",
         max_fractional_value=_MAXIMUM,
         content_label="AI_SEG",
@@ -358,81 +352,3 @@ def _inherit_loss(result: Dataset, planes: Sequence[Plane]) -> None:
         if numbers_of(lossy[0], "LossyImageCompressionRatio"):
             copy_attributes(lossy[0], result, ["LossyImageCompressionRatio"])
         copy_optional(lossy[0], result, ["LossyImageCompressionMethod"])
-
-
-# --- segments -------------------------------------------------------------------------------------------------------
-
-
-def _descriptions(run: Run, drawn: _Drawn) -> list[SegmentDescription]:
-    """For each segment: what it is, which algorithm drew it, how to track and to display it (PS3.3 C.8.20.4)."""
-    model = run.reading.model
-    algorithm = AlgorithmIdentificationSequence(
-        name=within(model.name, 64),
-        version=within(model.version, 64),
-        family=_ARTIFICIAL_INTELLIGENCE,
-        source=within(model.manufacturer, 64),
-        parameters={"weights SHA-256": model.digest},
-    )
-    segmentation = run.reading.segmentations[drawn.number]  # fitted to the source's character set
-    segments = [segmentation.segments[index] for index in drawn.segments]
-    palette = Palette(run.reading)
-    findings = {finding.part: number for number, finding in enumerate(run.reading.findings) if finding.part}
-    descriptions = []
-    for number, (segment, label) in enumerate(zip(segments, _labels(run, segments), strict=True)):
-        index = drawn.segments[number]
-        description = SegmentDescription(
-            segment_number=number + 1,
-            segment_label=label,
-            segmented_property_category=concept(segment.category),
-            segmented_property_type=concept(segment.code),
-            algorithm_type="AUTOMATIC",
-            algorithm_identification=algorithm,
-            **_tracking(run, findings.get(segment.part), (drawn.number, index), segment.name),
-            anatomic_regions=None if segment.site is None else [concept(segment.site)],
-            display_color=_colour(palette, segment),
-        )
-        description.SegmentDescription = within(". ".join([f"{model.name} {model.version}", *run.warnings]), 1024)
-        if segment.laterality is not None:
-            side = [concept(segment.laterality)]
-            if segment.site is not None:
-                description.AnatomicRegionSequence[0].AnatomicRegionModifierSequence = side
-            else:
-                description.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = side
-        descriptions.append(description)
-    return descriptions
-
-
-def _tracking(run: Run, finding: int | None, place: tuple[int, int], name: str) -> dict[str, str]:
-    """The tracking of a segment: that of the finding that it outlines, else one by its place in the reading."""
-    if finding is not None:
-        return {"tracking_uid": uids.tracking_uid(run.key, finding), "tracking_id": verdict.tracking_id(run, finding)}
-    segmentation, segment = place
-    return {
-        "tracking_uid": uids.segment_uid(run.key, segmentation, segment),
-        "tracking_id": f"AI segment {segmentation + 1}.{segment + 1}: {name}",
-    }
-
-
-def _labels(run: Run, segments: Sequence[contract.Segment]) -> list[str]:
-    """The names of the segments, with their side; numbered if several have the same name."""
-    names = []
-    for segment in segments:
-        name, side = verdict.finding_name(run, segment), segment.laterality
-        if side is not None and not {side.meaning.lower(), run.words.name(side, "").lower()} & set(
-            name.lower().split()
-        ):
-            name = f"{name}, {run.words.name(side, side.meaning.lower())}"
-        names.append(name)
-    total, seen = Counter(names), Counter[str]()
-    labels = []
-    for name in names:
-        seen[name] += 1
-        labels.append(f"{within(name, 58)} {seen[name]}" if total[name] > 1 else within(name, 64))
-    return labels
-
-
-def _colour(palette: Palette, segment: contract.Segment) -> CIELabColor:
-    """The segment's colour in the pictures; darker if another segment has the same colour."""
-    colour, before = palette.segment(segment)
-    shade = (1.0, 0.7, 0.45)[before % 3]
-    return CIELabColor.from_rgb(*(shade * part for part in colour))
