@@ -41,7 +41,7 @@ def jpeg(rgb: NDArray[np.uint8]) -> bytes:
     from PIL import Image  # noqa: PLC0415 - the receiver's process needs it for no image
 
     out = BytesIO()
-    Image.fromarray(rgb).save(out, "JPEG", quality=_QUALITY, subsampling=0)
+    Image.fromarray(rgb).save(out, "JPEG", quality=_QUALITY, subsampling=0, optimize=True)
     return out.getvalue()
 
 
@@ -110,7 +110,7 @@ def decompressed(path: Path) -> Dataset | None:
     if syntax not in SYNTAXES or dataset.BitsAllocated != 8:
         return None
     if syntax == JPEGBaseline8Bit:
-        if dataset.PhotometricInterpretation != "YBR_FULL" or dataset.SamplesPerPixel != 3:
+        if dataset.PhotometricInterpretation != "YBR_FULL_422" or dataset.SamplesPerPixel != 3:
             return None
         count = int(dataset.get("NumberOfFrames") or 1)
         frames = generate_frames(dataset.PixelData, number_of_frames=count)

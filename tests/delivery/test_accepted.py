@@ -115,7 +115,7 @@ def capture(syntax: str, rgb: NDArray[np.uint8]) -> Dataset:
     image.Rows, image.Columns, image.SamplesPerPixel, image.PlanarConfiguration = *rgb.shape[:2], 3, 0
     image.BitsAllocated, image.BitsStored, image.HighBit, image.PixelRepresentation = 8, 8, 7, 0
     if syntax == JPEG:
-        image.PhotometricInterpretation = "YBR_FULL"
+        image.PhotometricInterpretation = "YBR_FULL_422"
         image.LossyImageCompression, image.LossyImageCompressionMethod = "01", "ISO_10918_1"
         image.LossyImageCompressionRatio = "20"
         compressed.set_pixels(image, [compressed.jpeg(rgb)], JPEGBaseline8Bit)

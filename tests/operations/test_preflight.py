@@ -30,6 +30,7 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    JPEGBaseline8Bit,
     KeyObjectSelectionDocumentStorage,
     SecondaryCaptureImageStorage,
 )
@@ -42,6 +43,7 @@ from pynetdicom.sop_class import (
 )
 
 from ai.phantom import draw
+from dicom_node.index.index import Index
 from dicom_node.network.pynetdicom_setup import configure_pynetdicom
 from dicom_node.operations.check import Point
 from dicom_node.operations.preflight import Limits, compare, points
@@ -552,6 +554,35 @@ def test_outputs_that_the_test_study_cannot_show_are_named(tmp_path: Path, start
 
 
 # --- negotiation ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("more", "told", "taken"),
+    [
+        ((), "pictures uncompressed", ""),
+        ((JPEGBaseline8Bit,), "pictures in JPEG Baseline (Process 1)", ", JPEG Baseline (Process 1)"),
+    ],
+)
+def test_the_transfer_syntaxes_of_pictures_are_told_and_recorded_for_the_node(
+    tmp_path: Path, start: Callable[..., Archive], more: tuple[str, ...], told: str, taken: str
+) -> None:
+    """Whichever they are, pictures come back as they were sent: their pixels are the same in every one."""
+    archive = start(syntaxes=(ExplicitVRLittleEndian, ImplicitVRLittleEndian, *more))
+    file = configured(tmp_path, archive.port)
+    flight = flown(file)
+    assert bad(flight) == []
+    assert line(flight, "pictures") == f"ok the PACS gets {told}"  # no node has run here: there is nothing to record in
+    assert lines(flight, "SOP class")[-1].endswith(f"is taken, in Explicit VR Little Endian{taken}")
+    assert line(flight, "C-GET sc").startswith("ok came back, all ")
+
+    (tmp_path / "state").mkdir()
+    node = Index(tmp_path / "state" / "index.sqlite", create=True)  # one that runs
+    again = list(points(file, "pacs", limits=QUICK))
+    assert line(again, "pictures") == f"ok the PACS gets {told}; recorded for the node"
+    accepted = node.accepted_by("pacs")[SecondaryCaptureImageStorage]
+    node.close()
+    assert accepted == {ExplicitVRLittleEndian, ImplicitVRLittleEndian, *more}
 
 
 @pytest.mark.slow

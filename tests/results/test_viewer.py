@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 from pydicom.dataset import Dataset
-from pydicom.uid import generate_uid
+from pydicom.encaps import generate_frames
+from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit, generate_uid
 
 from ai.phantom import dicom, draw
 from dicom_node.node import Node
@@ -136,6 +138,28 @@ def test_ohif_draws_each_region_where_the_report_says(ohif: Ohif, delivered: Del
             measurements.get_by_text(name, exact=True).wait_for()
         study.screenshot(tmp_path / "measurements.png")
         assert not study.errors
+
+
+def test_the_picture_is_a_jpeg_that_the_pacs_serves_as_a_frame(pacs: Orthanc, delivered: Delivered) -> None:
+    """By WADO-RS (PS3.18 10.4): as JPEG it is the node's own, uncompressed it has the same pixels."""
+    sc = delivered.sc
+    assert sc.file_meta.TransferSyntaxUID == JPEGBaseline8Bit
+    (own,) = generate_frames(sc.PixelData, number_of_frames=1)
+    frame = (
+        f"/dicom-web/studies/{sc.StudyInstanceUID}/series/{sc.SeriesInstanceUID}/instances/{sc.SOPInstanceUID}/frames/1"
+    )
+
+    def served(kind: str, syntax: str) -> bytes:
+        accept = f'multipart/related; type="{kind}"; transfer-syntax={syntax}'
+        request = urllib.request.Request(f"http://127.0.0.1:{pacs.http}{frame}", headers={"Accept": accept})
+        with urllib.request.urlopen(request) as answer:
+            body: bytes = answer.read()
+        return body[body.index(b"\r\n\r\n") + 4 :]
+
+    assert served("image/jpeg", JPEGBaseline8Bit).startswith(own.rstrip(b"\0"))
+    plain = served("application/octet-stream", ExplicitVRLittleEndian)
+    pixels = np.frombuffer(plain[: sc.Rows * sc.Columns * 3], np.uint8).reshape(sc.Rows, sc.Columns, 3)
+    assert np.abs(pixels.astype(int) - sc.pixel_array).max() <= 1  # T.81 leaves a decoder the last bit
 
 
 def test_ohif_shows_the_secondary_capture_in_its_colours(ohif: Ohif, delivered: Delivered, tmp_path: Path) -> None:

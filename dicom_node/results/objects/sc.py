@@ -131,7 +131,8 @@ def _set_pixels(picture: Dataset, rgb: NDArray[np.uint8], pictures: Pictures, lo
     if pictures == "jpeg":
         compressed = jpeg(rgb)
         set_pixels(picture, [compressed], JPEGBaseline8Bit)
-        picture.PhotometricInterpretation = "YBR_FULL"  # 4:4:4; YBR_FULL_422 stands for fewer samples of colour
+        # PS3.5 table 8.2.1-1 has it for YCbCr, whatever the sampling in the stream is (PS3.3 C.7.6.3.1.2).
+        picture.PhotometricInterpretation = "YBR_FULL_422"
         steps.append((rgb.size / len(compressed), "ISO_10918_1"))
     elif pictures == "jpeg-ls":
         set_pixels(picture, [jpeg_ls(rgb)], JPEGLSLossless)

@@ -555,8 +555,9 @@ def test_a_real_ct_is_shown_and_other_programs_take_it(real_data: Path, tmp_path
     for each in objects:
         file = tmp_path / f"{each.index}.dcm"
         file.write_bytes(each.content)
-        run_tool("dcm2pnm", file, tmp_path / f"{each.index}.ppm")
+        run_tool("dcmj2pnm", file, tmp_path / f"{each.index}.ppm")
         done = run_tool("dciodvfy", file, check=False)
         errors = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("Error")]
         assert errors == []
-    assert (pydicom.dcmread(tmp_path / "1.dcm").pixel_array[199, 150:190] == palette.COLOURS[0]).all()
+    edge = pydicom.dcmread(tmp_path / "1.dcm").pixel_array[199, 150:190].astype(int)
+    assert np.abs(edge - palette.COLOURS[0]).mean() < 10  # of a JPEG
