@@ -42,6 +42,7 @@ PROFILES = tuple(
         character_set=characters,
         sr_class=report,
         content_qualification="PRODUCT" if number % 3 == 1 else "RESEARCH",
+        prevalence=(("effusion", 0.2), ("nodule", 0.005)) if number % 2 else (),
     )
     for number, (language, characters, report) in enumerate(itertools.product(_LANGUAGES, _CHARACTERS, _REPORTS))
 )

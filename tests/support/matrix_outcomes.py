@@ -15,6 +15,7 @@ from ai.contract import (
     Finding,
     HeatMap,
     ModelIdentity,
+    NotLookedFor,
     PassedOver,
     Presence,
     Reading,
@@ -138,6 +139,18 @@ def _not_assessed(study: Study) -> Reading:
     return replace(said, classes=(*said.classes[:2], silent))
 
 
+def _asked(study: Study) -> Reading:
+    """At an operating point with its figures, with a class not looked for and one that stands for two conditions."""
+    said = reading(study, finding(study, 0, (0.3, 0.3, 0.6, 0.6)))
+    measured = {"calibrated": True, "sensitivity": 0.9, "specificity": 0.8, "specificity_other": 0.4}
+    nodule, effusion = (replace(each, **measured) for each in said.classes[:2])
+    nodule = replace(nodule, differential=(Code("233604007", "SCT", "Pneumonia"), CLASSES[1][2]))
+    key, name, code = CLASSES[2]
+    return replace(
+        said, classes=(nodule, effusion), operating_point="low_alarm", not_looked_for=(NotLookedFor(key, name, code),)
+    )
+
+
 def _heat_map(study: Study) -> Reading:
     values = np.linspace(0, 1, 7 * 7, dtype=np.float32).reshape(7, 7)
     spot = finding(study, 0, (0.3, 0.3, 0.6, 0.6))
@@ -187,6 +200,7 @@ def outcomes() -> list[Outcome]:
         Outcome("total-failure", _total_failure, fits=lambda study: study.name != "uids-empty"),
         Outcome("superseding", lambda study: reading(study, finding(study, 1, (0.1, 0.6, 0.3, 0.9))), superseding=True),
         Outcome("not-assessed", _not_assessed),
+        Outcome("asked", _asked),
         Outcome("long-texts", _long_texts),
         Outcome("heat-map", _heat_map),
         Outcome("segments", lambda study: _segmented(study, fractional=False), fits=lambda s: s.located and s.readable),
