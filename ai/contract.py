@@ -286,6 +286,10 @@ class Reading:
     absent, and every other one in ``not_looked_for``. ``operating_point`` names the one whose thresholds the classes
     have, empty if the model offers none. ``seconds`` are wall times by step (decode, network, findings).
 
+    ``cautions`` are sentences for whoever reads the results, in English without patient data and without a full stop:
+    why the answer may be worth less than it seems. ``places_dropped`` counts the places of findings that are not shown,
+    because they lie where such a finding cannot be.
+
     A reading can fail. In part: ``failed`` are instances that were chosen, could not be read and are no sources, and no
     class is then absent, only present or undetermined. As a whole: ``failure`` says why in plain words without patient
     data; then ``sources`` are what was to be read, and findings and classes are empty: no answer is no negative answer.
@@ -305,6 +309,8 @@ class Reading:
     remarks: tuple[str, ...] = ()
     operating_point: str = ""
     not_looked_for: tuple[NotLookedFor, ...] = ()
+    cautions: tuple[str, ...] = ()
+    places_dropped: int = 0
 
 
 class ReadingError(Exception):

@@ -73,6 +73,9 @@ class InputSpec(_Strict):
     fields from ``orientation`` on are for volumes. ``description``, ``not_description`` and ``kernel`` are patterns
     (``*``, ``?``) for SeriesDescription (0008,103E) and ConvolutionKernel (0018,1210).
 
+    ``adult_frontal_chest`` says that the model is for frontal chest radiographs of adults alone: others are refused or
+    marked, and places and sides follow from the body and the lungs in the picture (`ai.anatomy`).
+
     ``values`` is what preprocessing gets: "display" is grey from 0 to 1 as on screen (bone is white), "bytes" the same
     from 0 to 255 as in a PNG file, "modality" the values after the modality transformation (Hounsfield units for CT).
     None is "display" for images and "modality" for volumes.
@@ -88,6 +91,7 @@ class InputSpec(_Strict):
     body_part: tuple[str, ...] = ("",)
     view: tuple[str, ...] = ("",)
     max_images: Annotated[int, Field(ge=1, le=64)] = 8
+    adult_frontal_chest: bool = False
     values: Literal["display", "bytes", "modality"] | None = None
     description: Annotated[tuple[str, ...], Field(min_length=1)] = ("*",)
     not_description: tuple[str, ...] = ()
@@ -302,6 +306,8 @@ class ReadingSpec(_Strict):
                 values += [channel for output in self.outputs for channel in output.joined]
             if len(set(values)) != len(values):
                 raise ValueError(f"outputs: each {what} may stand once, got {values}")
+        if self.input.kind == "volume" and self.input.adult_frontal_chest:
+            raise ValueError("input.adult_frontal_chest: is for images; a volume is no radiograph")
         if self.input.kind == "image" and self.input.gets == "modality":
             raise ValueError("input.values: modality is for volumes; an image is given as display or bytes")
         if self.prediction == "labels" and self.task != "segmentation":

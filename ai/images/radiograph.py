@@ -1,6 +1,6 @@
 """A DICOM file -> a radiograph as a viewer displays it, for a model to read; and the header, for the selection.
 
-`laterality` decides the patient's side of a finding, from its place in the image and what the header says of the view.
+What the header says of sides is read here; `ai.anatomy.side` decides the side of a finding.
 
 Stored pixels pass the modality stage (PS3.3 section C.11.1), the VOI stage (C.11.2) and the presentation stage (C.11.6)
 and become greys from 0 to 1, where 1 is white. Missing stages are replaced as viewers do: without a VOI stage, the
@@ -12,6 +12,7 @@ quotes element values that can hold patient text, nor messages of the libraries,
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from ai.contract import Code, Content, ReadingError
+from ai.contract import Content, ReadingError
 from ai.images import pixels
 from ai.images.elements import frame_count, guarded, open_dataset, text_of, texts_of, whole_of
 from ai.images.frames import load_display
@@ -28,21 +29,16 @@ from ai.images.grayscale import FORM, PIPELINE, grey_form, grey_of
 from ai.images.voi import Grey, Window, as_bytes, render
 
 __all__ = [
-    "LEFT",
-    "RIGHT",
     "Header",
     "Radiograph",
     "display_uint8",
-    "laterality",
     "load_display",
     "load_radiograph",
     "read_header",
 ]
 
-LEFT = Code("7771000", "SCT", "Left")
-RIGHT = Code("24028007", "SCT", "Right")
-
-_MIDLINE = 0.02
+_ADULT = 18
+_DATES = ("PatientBirthDate", "StudyDate")
 
 HEADER = [
     "SOPInstanceUID",
@@ -61,12 +57,15 @@ HEADER = [
     "Columns",
     "BurnedInAnnotation",
     "SeriesDescription",
+    "PatientOrientation",
+    "PatientAge",
+    "PatientBirthDate",
+    "StudyDate",
 ]
 _IMAGE = [
     *HEADER,
     *FORM,
     *PIPELINE,
-    "PatientOrientation",
     "Laterality",
     "ImageLaterality",
     "PixelSpacing",
@@ -83,7 +82,8 @@ class Header:
     """The header elements that the selection uses.
 
     Texts are stripped, and empty if they are missing or unreadable. Missing numbers are 0, except ``frames``, which is
-    1, and ``series_number`` and ``instance_number``, which are None.
+    1, and ``series_number`` and ``instance_number``, which are None. ``age`` is the patient's in years at the study,
+    None if it is not told. ``from_the_side`` is true if the rows of the image run from front to back or back to front.
     """
 
     sop_instance_uid: str
@@ -103,6 +103,8 @@ class Header:
     columns: int
     has_pixels: bool
     description: str
+    age: float | None = None
+    from_the_side: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +114,9 @@ class Radiograph:
     ``display`` is float32 (rows, columns) from 0 to 1, where 1 is white and bone is white, however the file stores it.
     Spacings are mm between pixel centres. ``spacing_source`` names their attribute, and ``spacing_calibrated`` is true
     if they are valid in the patient and not only at the detector (PS3.3 section 10.7.1).
-    ``patient_left_is_right_of_image`` is None if the rows do not run across the patient. ``voi`` names the VOI stage:
-    ``"VOI LUT"``, ``"window LINEAR"`` (``LINEAR_EXACT``, ``SIGMOID``) or ``"automatic"``.
+    ``patient_left_is_right_of_image`` is None if the rows do not run across the patient, or the columns not to the
+    feet. ``image_laterality`` is Image Laterality (0020,0062), ``series_laterality`` Laterality (0020,0060). ``voi``
+    names the VOI stage: ``"VOI LUT"``, ``"window LINEAR"`` (``LINEAR_EXACT``, ``SIGMOID``) or ``"automatic"``.
     """
 
     sop_instance_uid: str
@@ -127,6 +130,7 @@ class Radiograph:
     spacing_calibrated: bool
     patient_left_is_right_of_image: bool | None
     image_laterality: str
+    series_laterality: str
     modality: str
     body_part: str
     view: str
@@ -135,6 +139,13 @@ class Radiograph:
     voi: str
     inverted: bool
     transfer_syntax_uid: str
+
+    @property
+    def spacing_mm(self) -> tuple[float, float] | None:
+        """The spacing of rows and of columns in mm. None if it is not told."""
+        if self.row_spacing_mm is None or self.column_spacing_mm is None:
+            return None
+        return self.row_spacing_mm, self.column_spacing_mm
 
 
 def read_header(content: Content) -> Header:
@@ -168,6 +179,8 @@ def header_of(dataset: Dataset, *, has_pixels: bool) -> Header:
         columns=whole_of(dataset, "Columns", lenient=True) or 0,
         has_pixels=has_pixels,
         description=text_of(dataset, "SeriesDescription"),
+        age=_age(dataset),
+        from_the_side=text_of(dataset, "PatientOrientation")[:1].upper() in ("A", "P"),
     )
 
 
@@ -195,7 +208,8 @@ def load_radiograph(content: Content) -> Radiograph:
             spacing_source=source,
             spacing_calibrated=calibrated,
             patient_left_is_right_of_image=_left_is_right(dataset),
-            image_laterality=text_of(dataset, "ImageLaterality") or text_of(dataset, "Laterality"),
+            image_laterality=text_of(dataset, "ImageLaterality"),
+            series_laterality=text_of(dataset, "Laterality"),
             modality=text_of(dataset, "Modality"),
             body_part=text_of(dataset, "BodyPartExamined"),
             view=text_of(dataset, "ViewPosition"),
@@ -212,21 +226,27 @@ def display_uint8(radiograph: Radiograph) -> NDArray[np.uint8]:
     return as_bytes(radiograph.display)
 
 
-def laterality(radiograph: Radiograph, column: float) -> Code | None:
-    """The patient's side at a column (in pixel edges). None if it is not certain.
+def _age(dataset: Dataset) -> float | None:
+    """Years of age from Patient's Age (0010,1010), else from Patient's Birth Date and Study Date. None if untold.
 
-    The side follows from the half of the image, if the rows run across the patient (Patient Orientation, PS3.3 section
-    C.7.6.1.1.1). It is None close to the middle, and if Image Laterality or Laterality declares the other side: a wrong
-    side does more harm than none.
+    An age string (PS3.5 section 6.2) is a number of days, weeks, months or years. Some files leave the unit out: only
+    a number that cannot be meant otherwise, 18 or more, then counts as years.
     """
-    if radiograph.patient_left_is_right_of_image is None:
+    told = re.fullmatch(r"(\d{1,3})([DWMY]?)", text_of(dataset, "PatientAge").upper())
+    if told is not None:
+        number, unit = int(told[1]), told[2]
+        if unit:
+            return number / {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}[unit]
+        if number >= _ADULT:
+            return float(number)
+    born, seen = (re.fullmatch(r"(\d{4})(\d{2})(\d{2})", text_of(dataset, key)) for key in _DATES)
+    if born is None or seen is None:
         return None
-    from_middle = column / radiograph.columns - 0.5
-    if abs(from_middle) <= _MIDLINE:
-        return None
-    side = LEFT if (from_middle > 0) == radiograph.patient_left_is_right_of_image else RIGHT
-    declared = {"L": LEFT, "R": RIGHT}.get(radiograph.image_laterality.upper())
-    return side if declared in (None, side) else None
+    years, months, days = (
+        int(later) - int(earlier) for later, earlier in zip(seen.groups(), born.groups(), strict=True)
+    )
+    age = years - ((months, days) < (0, 0))
+    return float(age) if age >= 0 else None
 
 
 def _spacing(dataset: Dataset) -> tuple[tuple[float, float] | None, str | None, bool]:
@@ -249,9 +269,14 @@ def _pair(dataset: Dataset, keyword: str) -> tuple[float, float] | None:
 
 
 def _left_is_right(dataset: Dataset) -> bool | None:
-    """Whether the right edge is the patient's left, from the direction of the rows (PS3.3 section C.7.6.1.1.1)."""
+    """Whether the right edge is the patient's left, from the direction of the rows (PS3.3 section C.7.6.1.1.1).
+
+    None if it is not told, or if the columns do not run to the feet: such a picture is turned, and not as it seems.
+    """
     directions = texts_of(dataset, "PatientOrientation")
-    return {"L": True, "R": False}.get(directions[0][:1].upper()) if directions else None
+    if not directions or (len(directions) > 1 and directions[1][:1].upper() not in ("F", "")):
+        return None
+    return {"L": True, "R": False}.get(directions[0][:1].upper())
 
 
 def _pixel_element(dataset: Dataset) -> Any:

@@ -1,13 +1,15 @@
-"""The answer of a model on one image, in the image's own pixels, from which a `Reading` is made."""
+"""The answer of a model on one image, in the image's own pixels, and the verdicts on its classes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ai.contract import HeatMap
+from ai.bundle.manifest import ClassFigures, Output, ReadingSpec
+from ai.contract import ClassResult, HeatMap, Presence
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,3 +41,37 @@ class ImageAnswer:
     boxes: tuple[MarkedBox, ...]
     heat_maps: tuple[HeatMap, ...] = ()
     masks: tuple[tuple[str, NDArray[np.bool_]], ...] = ()
+
+
+def class_results(spec: ReadingSpec, scores: Sequence[float], *, complete: bool) -> tuple[ClassResult, ...]:
+    """The verdict on each class, in the order of the outputs.
+
+    Args:
+        spec: the outputs with the thresholds that count.
+        scores: the best score of each output.
+        complete: false if not everything was read that was to be read: then no class is absent.
+    """
+    return tuple(
+        _class_result(output, spec.figures(output.key), score, complete=complete)
+        for output, score in zip(spec.outputs, scores, strict=True)
+    )
+
+
+def _class_result(output: Output, figures: ClassFigures | None, score: float, *, complete: bool) -> ClassResult:
+    below = Presence.ABSENT if complete else Presence.UNDETERMINED
+    presence = Presence.PRESENT if score >= output.threshold else below
+    return ClassResult(
+        key=output.key,
+        name=output.name,
+        code=output.code.code(),
+        score=score,
+        threshold=output.threshold,
+        presence=Presence.UNDETERMINED if output.undetermined else presence,
+        not_assessed=output.undetermined,
+        finding=output.finding,
+        calibrated=output.calibrated,
+        differential=tuple(code.code() for code in output.differential),
+        sensitivity=None if figures is None else figures.sensitivity,
+        specificity=None if figures is None else figures.specificity,
+        specificity_other=None if figures is None else figures.specificity_other,
+    )

@@ -24,7 +24,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,34 +33,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai.bundle.files import METADATA, BundleError, BundleInfo, describe, short
-from ai.bundle.manifest import ClassFigures, Output
 from ai.contract import (
     DEFAULT,
     Asked,
-    ClassResult,
     Finding,
     HeatMap,
     InstanceRef,
     ModelIdentity,
     NotLookedFor,
     PassedOver,
-    Presence,
     Reading,
     ReadingError,
-    Region,
     Segmentation,
     Selection,
     SeriesRef,
 )
 from ai.engine.shelf import Title
 from ai.errors import where
-from ai.images.radiograph import Radiograph, laterality, load_radiograph
+from ai.images.radiograph import load_radiograph
+from ai.inference.answers import class_results
 from ai.selection.images import select
 from ai.volumes.volume import load_volume
 
 if TYPE_CHECKING:
     from ai.bundle.build import Parts
-    from ai.inference.answers import ImageAnswer, MarkedBox
+    from ai.inference.answers import ImageAnswer
 
 
 def load(path: Path, *, device: str = "cpu", threads: int | None = None) -> BundleModel:
@@ -109,6 +106,18 @@ def title(path: Path, *, threads: int | None = None) -> Title:
         bytes=sum(file.stat().st_size for file in (path / "models").iterdir() if file.is_file()),
         load=lambda device: load(path, device=device, threads=threads),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _OneImage:
+    """What was read on one image."""
+
+    findings: Sequence[Finding]
+    heat_maps: Sequence[HeatMap]
+    segmentations: Sequence[Segmentation]
+    scores: tuple[float, ...]
+    cautions: tuple[str, ...]
+    dropped: int
 
 
 class BundleModel:
@@ -182,17 +191,21 @@ class BundleModel:
         heat_maps: list[HeatMap] = []
         segmentations: list[Segmentation] = []
         failed: list[PassedOver] = []
+        cautions: list[str] = []
+        dropped = 0
         best = [0.0 for _ in info.spec.outputs]
         for instance in selection.chosen:
             try:
-                found, heat, drawn, scores = self._read_one(info, instance, seconds)
+                found = self._read_one(info, instance, seconds)
             except ReadingError as error:
                 failed.append(PassedOver(instance.sop_instance_uid, str(error)))
                 continue
-            findings += found
-            heat_maps += heat
-            segmentations += drawn
-            best = [max(pair) for pair in zip(best, scores, strict=True)]
+            findings += found.findings
+            heat_maps += found.heat_maps
+            segmentations += found.segmentations
+            cautions += found.cautions
+            dropped += found.dropped
+            best = [max(pair) for pair in zip(best, found.scores, strict=True)]
         if len(failed) == len(selection.chosen):
             raise ReadingError(f"instance {failed[0].uid}: {failed[0].reason}")
         unseen = {each.uid for each in failed}
@@ -201,16 +214,18 @@ class BundleModel:
             model=self.identity,
             sources=tuple(ref for ref in selection.chosen if ref.sop_instance_uid not in unseen),
             findings=tuple(findings),
-            classes=_classes(info, best, complete=not failed),
+            classes=class_results(info.spec, best, complete=not failed),
             passed_over=selection.passed_over,
             seconds=tuple(seconds.items()),
             heat_maps=tuple(heat_maps),
             segmentations=tuple(segmentations),
             failed=tuple(failed),
+            cautions=(*dict.fromkeys(cautions), *_told_of_dropped(dropped)),
+            places_dropped=dropped,
         )
 
     def read_display(self, display: NDArray[np.float32]) -> ImageAnswer:
-        """Read one image that is no DICOM file.
+        """Read one image that is no DICOM file, whatever it looks like.
 
         Args:
             display: (rows, columns), float32 from 0 (black) to 1 (white) with bone white, as `ai.images.radiograph`
@@ -220,6 +235,7 @@ class BundleModel:
             ReadingError: the model reads volumes, the array has another form, or the model fails on it.
         """
         from ai.inference.image_answer import answer_image  # noqa: PLC0415  (see load)
+        from ai.inference.places import field_of, limited  # noqa: PLC0415  (see load)
 
         if self.info.spec.input.kind != "image":
             raise ReadingError("the model reads volumes, a picture was given")
@@ -228,7 +244,8 @@ class BundleModel:
                 f"the picture is an array of {display.shape}, {display.dtype}; (rows, columns), float32 was expected"
             )
         with _failing_as_reading_error(self.info):
-            return answer_image(self.info, self._forward.image(display), display.shape[0], display.shape[1])
+            found = answer_image(self.info, self._forward.image(display), *display.shape)
+        return limited(self.info.spec, found, field_of(self.info.spec, display)).answer
 
     def warm_up(self) -> None:
         """Run a synthetic input through all parts.
@@ -277,49 +294,39 @@ class BundleModel:
             model=self.identity,
             sources=tuple(ref for ref in selection.chosen if ref.sop_instance_uid in held),
             findings=found.findings,
-            classes=_classes(info, found.scores, complete=not selection.surplus),
+            classes=class_results(info.spec, found.scores, complete=not selection.surplus),
             passed_over=selection.passed_over,
             seconds=tuple(steps.items()),
             segmentations=found.segmentations,
             failed=selection.surplus,
         )
 
-    def _read_one(
-        self, info: BundleInfo, instance: InstanceRef, seconds: dict[str, float]
-    ) -> tuple[list[Finding], list[HeatMap], list[Segmentation], tuple[float, ...]]:
+    def _read_one(self, info: BundleInfo, instance: InstanceRef, seconds: dict[str, float]) -> _OneImage:
         from ai.inference.image_answer import answer_image  # noqa: PLC0415  (see load)
         from ai.inference.outlines import outlined  # noqa: PLC0415  (see load)
+        from ai.inference.places import caution_about, field_of, findings_of, limited  # noqa: PLC0415  (see load)
 
         started = time.perf_counter()
         image = load_radiograph(instance.content)
         if image.sop_instance_uid != instance.sop_instance_uid:
             raise ReadingError("the file holds another instance than the one that was stored under its name")
         decoded = time.perf_counter()
+        field = field_of(info.spec, image.display)
+        cautions = caution_about(field)
+        looked = time.perf_counter()
         with _failing_as_reading_error(info):
             result = self._forward.image(image.display)
             mapped = time.perf_counter()
-            found = answer_image(info, result, image.rows, image.columns)
-        findings = [self._finding(image, box) for box in found.boxes]
-        heat = [replace(one, sop_instance_uid=instance.sop_instance_uid) for one in found.heat_maps]
-        spacing = (image.row_spacing_mm or 1.0, image.column_spacing_mm or 1.0)
-        known, segments = outlined(info.spec, found.masks, findings, *spacing)
+            found = answer_image(info, result, image.rows, image.columns, image.spacing_mm)
+        places = limited(info.spec, found, field)
+        findings = findings_of(info.spec, image, places.answer, field)
+        heat = [replace(one, sop_instance_uid=instance.sop_instance_uid) for one in places.answer.heat_maps]
+        known, segments = outlined(info.spec, places.answer.masks, findings, *(image.spacing_mm or (1.0, 1.0)))
         drawn = [Segmentation("binary", ((instance, 1),), segments)] if segments else []
         seconds["decode"] += decoded - started
-        seconds["network"] += mapped - decoded
-        seconds["findings"] += time.perf_counter() - mapped
-        return list(known), heat, drawn, found.scores
-
-    def _finding(self, image: Radiograph, box: MarkedBox) -> Finding:
-        output = next(output for output in self.info.spec.outputs if output.key == box.key)
-        return Finding(
-            key=output.key,
-            name=output.name,
-            code=output.code.code(),
-            score=box.score,
-            region=Region(image.sop_instance_uid, box.left, box.top, box.right, box.bottom),
-            site=output.site.code() if output.site else None,
-            laterality=laterality(image, (box.left + box.right) / 2.0),
-        )
+        seconds["network"] += mapped - looked
+        seconds["findings"] += time.perf_counter() - mapped + looked - decoded
+        return _OneImage(known, heat, drawn, found.scores, cautions, places.dropped)
 
 
 @contextmanager
@@ -365,31 +372,10 @@ def _only(segmentations: Sequence[Segmentation], keys: frozenset[str]) -> Iterat
             yield replace(one, segments=kept)
 
 
-def _classes(info: BundleInfo, scores: Sequence[float], *, complete: bool) -> tuple[ClassResult, ...]:
-    return tuple(
-        _class_result(output, info.spec.figures(output.key), score, complete=complete)
-        for output, score in zip(info.spec.outputs, scores, strict=True)
-    )
-
-
-def _class_result(output: Output, figures: ClassFigures | None, score: float, *, complete: bool) -> ClassResult:
-    below = Presence.ABSENT if complete else Presence.UNDETERMINED
-    presence = Presence.PRESENT if score >= output.threshold else below
-    return ClassResult(
-        key=output.key,
-        name=output.name,
-        code=output.code.code(),
-        score=score,
-        threshold=output.threshold,
-        presence=Presence.UNDETERMINED if output.undetermined else presence,
-        not_assessed=output.undetermined,
-        finding=output.finding,
-        calibrated=output.calibrated,
-        differential=tuple(code.code() for code in output.differential),
-        sensitivity=None if figures is None else figures.sensitivity,
-        specificity=None if figures is None else figures.specificity,
-        specificity_other=None if figures is None else figures.specificity_other,
-    )
+def _told_of_dropped(count: int) -> tuple[str, ...]:
+    """The sentence about places that are not shown. Empty if there are none."""
+    places = f"{count} place{'s' if count > 1 else ''}"
+    return (f"Not shown, since outside the lungs or the body: {places}",) if count else ()
 
 
 def _device(device: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,16 +17,23 @@ from ai.inference.forward import ForwardResult, class_probabilities, probabiliti
 from ai.inference.grid import Affine, Grid, cells_on_image, map_on_image, map_to_input, upright
 from ai.inference.regions import Box, box_to_image, drop_small_regions, peaks, regions
 
+_FILM_WIDTH_MM = 350.0  # assumed where no spacing is told: about the width of a chest film
 _MOST = 8  # the most boxes of one class of a segmentation; its outline shows the rest
 
 
-def answer_image(info: BundleInfo, result: ForwardResult, rows: int, columns: int) -> ImageAnswer:
+def answer_image(
+    info: BundleInfo, result: ForwardResult, rows: int, columns: int, spacing_mm: tuple[float, float] | None = None
+) -> ImageAnswer:
     """The answer on an image of ``rows`` x ``columns`` pixels, from the result of its pass.
+
+    Fragments of a class that lie close together are one place (`ai.inference.regions`). Their distance in mm follows
+    from ``spacing_mm`` (rows, columns); if it is None, the image is taken to be 350 mm wide, with square pixels.
 
     Raises:
         BundleError: the output is not what ``task`` in ``reading.json`` says.
     """
-    found = _TASKS[info.spec.task](info, result, rows, columns)
+    spacing = spacing_mm or (_FILM_WIDTH_MM / columns, _FILM_WIDTH_MM / columns)
+    found = _TASKS[info.spec.task](info, result, _Image(rows, columns, spacing))
     # Anatomy and undetermined classes get no boxes.
     reported = {output.key for output in info.spec.outputs if output.finding and not output.undetermined}
     return replace(found, boxes=tuple(box for box in found.boxes if box.key in reported))
@@ -42,22 +49,36 @@ def strongest_channel(output: Output, found: NDArray[np.float32]) -> int:
     return max((output.channel, *output.joined), key=lambda channel: float(found[channel]))
 
 
-def _regions(info: BundleInfo, result: ForwardResult, rows: int, columns: int) -> ImageAnswer:
+@dataclass(frozen=True, slots=True)
+class _Image:
+    """The image that an answer is about: its pixels and their spacing (rows, columns) in mm."""
+
+    rows: int
+    columns: int
+    spacing: tuple[float, float]
+
+    def cell_mm(self, affine: Affine) -> tuple[float, float]:
+        """The mm between neighbouring cells of a grid, down and across."""
+        down, across = (np.abs(affine[:2, axis]) @ np.asarray(self.spacing) for axis in (0, 1))
+        return float(down), float(across)
+
+
+def _regions(info: BundleInfo, result: ForwardResult, image: _Image) -> ImageAnswer:
     maps = probabilities(info, result.map_values)
-    seen = cells_on_image(maps, result.affine, rows, columns)
+    seen = cells_on_image(maps, result.affine, image.rows, image.columns)
     if not seen.all():
         maps = np.where(seen, maps, np.float32(0.0))
-    boxes, scores = regions(maps, info.spec.outputs)
+    boxes, scores = regions(maps, info.spec.outputs, image.cell_mm(result.affine))
     shown = [output for output, score in zip(info.spec.outputs, scores, strict=True) if is_present(output, score)]
     heat = [_heat_map(output.key, maps[output.channel], result.affine) for output in shown]
     return ImageAnswer(
         scores=scores,
-        boxes=_marked(info.spec, boxes, result.affine, rows, columns),
+        boxes=_marked(info.spec, boxes, result.affine, image),
         heat_maps=tuple(one for one in heat if one is not None),
     )
 
 
-def _classification(info: BundleInfo, result: ForwardResult, rows: int, columns: int) -> ImageAnswer:
+def _classification(info: BundleInfo, result: ForwardResult, image: _Image) -> ImageAnswer:
     found = probabilities(info, result.map_values)
     channels = [strongest_channel(output, found) for output in info.spec.outputs]
     scores = tuple(float(found[channel]) for channel in channels)
@@ -68,12 +89,12 @@ def _classification(info: BundleInfo, result: ForwardResult, rows: int, columns:
             continue
         raw = result.maps.of(channel)
         affine = result.maps.affine @ map_to_input(result.maps.shape, (1, *raw.shape))
-        shown = _normal(raw, cells_on_image(raw, affine, rows, columns))
+        shown = _normal(raw, cells_on_image(raw, affine, image.rows, image.columns))
         if shown is None:
             continue
         heat.append(_heat_map(output.key, shown, affine))
-        places = peaks(shown, output, score)
-        boxes += _marked(info.spec, places, affine, rows, columns)
+        places = peaks(shown, output, score, image.cell_mm(affine))
+        boxes += _marked(info.spec, places, affine, image)
     boxes.sort(key=lambda box: -box.score)
     return ImageAnswer(scores, tuple(boxes), tuple(one for one in heat if one is not None))
 
@@ -90,7 +111,7 @@ def _normal(raw: Grid, seen: NDArray[np.bool_]) -> Grid | None:
     return np.where(seen, np.clip((raw - low) / (high - low), 0.0, 1.0), 0.0).astype(np.float32)
 
 
-def _detection(info: BundleInfo, result: ForwardResult, rows: int, columns: int) -> ImageAnswer:
+def _detection(info: BundleInfo, result: ForwardResult, image: _Image) -> ImageAnswer:
     scores = dict.fromkeys((output.channel for output in info.spec.outputs), 0.0)
     boxes: list[MarkedBox] = []
     for one in detected_boxes(info, result, axes=2):
@@ -98,7 +119,7 @@ def _detection(info: BundleInfo, result: ForwardResult, rows: int, columns: int)
         shift, affine = (0.5, result.space) if one.in_world else (0.0, result.input_affine)
         top, left, bottom, right = (edge + shift for edge in (*one.low, *one.high))
         box = Box(one.output.channel, one.score, left, top, right, bottom)
-        placed = _marked(info.spec, [box], affine, rows, columns)
+        placed = _marked(info.spec, [box], affine, image)
         if not placed:
             continue
         scores[one.output.channel] = max(scores[one.output.channel], one.score)
@@ -107,38 +128,38 @@ def _detection(info: BundleInfo, result: ForwardResult, rows: int, columns: int)
     return ImageAnswer(tuple(scores[output.channel] for output in info.spec.outputs), tuple(boxes))
 
 
-def _segmentation(info: BundleInfo, result: ForwardResult, rows: int, columns: int) -> ImageAnswer:
+def _segmentation(info: BundleInfo, result: ForwardResult, image: _Image) -> ImageAnswer:
     maps = class_probabilities(info, result.map_values)
     boxes: list[MarkedBox] = []
     scores: list[float] = []
     masks: list[tuple[str, NDArray[np.bool_]]] = []
     for output in info.spec.outputs:
         one = maps(output)
-        seen = cells_on_image(one, result.affine, rows, columns)
+        seen = cells_on_image(one, result.affine, image.rows, image.columns)
         kept = drop_small_regions(one if seen.all() else np.where(seen, one, np.float32(0.0)), output)
         alone = output.model_copy(update={"channel": 0})
-        places, (score,) = regions(kept[None], [alone])
+        places, (score,) = regions(kept[None], [alone], image.cell_mm(result.affine))
         scores.append(score)
         if not is_present(output, score):
             continue
-        outline = map_on_image(kept, result.affine, rows, columns) >= output.map_threshold
+        outline = map_on_image(kept, result.affine, image.rows, image.columns) >= output.map_threshold
         if outline.any():
             masks.append((output.key, outline))
         own = [replace(box, channel=output.channel) for box in places[:_MOST]]
-        boxes += _marked(info.spec, own, result.affine, rows, columns)
+        boxes += _marked(info.spec, own, result.affine, image)
     boxes.sort(key=lambda box: -box.score)
     return ImageAnswer(tuple(scores), tuple(boxes), masks=tuple(masks))
 
 
-def _marked(spec: ReadingSpec, boxes: Sequence[Box], affine: Affine, rows: int, columns: int) -> tuple[MarkedBox, ...]:
+def _marked(spec: ReadingSpec, boxes: Sequence[Box], affine: Affine, image: _Image) -> tuple[MarkedBox, ...]:
     """Boxes in pixels of the image, clipped to it. Boxes outside the image are left out."""
     outputs = {output.channel: output for output in spec.outputs}
     marked = []
     for box in boxes:
         output = outputs[box.channel]
         place = box_to_image(affine, box)
-        left, right = (min(max(x, 0.0), float(columns)) for x in (place.left, place.right))
-        top, bottom = (min(max(y, 0.0), float(rows)) for y in (place.top, place.bottom))
+        left, right = (min(max(x, 0.0), float(image.columns)) for x in (place.left, place.right))
+        top, bottom = (min(max(y, 0.0), float(image.rows)) for y in (place.top, place.bottom))
         if right > left and bottom > top:
             marked.append(MarkedBox(output.key, box.score, left, top, right, bottom))
     return tuple(marked)
@@ -154,7 +175,7 @@ def _heat_map(key: str, values: Grid, affine: Affine) -> HeatMap | None:
     return HeatMap("", key, grid.copy(), area.left, area.top, area.right, area.bottom)
 
 
-_TASKS: Mapping[str, Callable[[BundleInfo, ForwardResult, int, int], ImageAnswer]] = {
+_TASKS: Mapping[str, Callable[[BundleInfo, ForwardResult, _Image], ImageAnswer]] = {
     "regions": _regions,
     "classification": _classification,
     "detection": _detection,

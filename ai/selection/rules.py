@@ -19,6 +19,8 @@ from ai.images.radiograph import Header
 TWICE = "the same instance is in the study twice"
 NO_IMAGE = "it is no image"
 
+ADULT = 18  # years
+
 # SOP classes without images that may be in a series of images. Their files need not be opened.
 NO_IMAGES = (
     "1.2.840.10008.5.1.4.1.1.11.",  # presentation states
@@ -58,9 +60,17 @@ def of_header(spec: InputSpec, series: SeriesRef, header: Header) -> str:
         "it is derived and has annotations burned in" if derived and header.burned_in_annotation == "YES" else "",
         "it is for processing, not for presentation" if header.presentation_intent == "FOR PROCESSING" else "",
         not_among("view", header.view, spec.view) if one_by_one else "",
+        _no_adult_frontal_chest(header) if spec.adult_frontal_chest else "",
         "it is a projection through the body, no slice" if not one_by_one and kinds & _PROJECTIONS else "",
     )
     return next((reason for reason in reasons if reason), "")
+
+
+def _no_adult_frontal_chest(header: Header) -> str:
+    """What the header says against a frontal chest radiograph of an adult, beside body part and view."""
+    if header.age is not None and header.age < ADULT:
+        return f"the patient is under {ADULT}, the model reads adults"
+    return "it is a view from the side" if header.from_the_side else ""
 
 
 def not_among(what: str, value: str, admitted: tuple[str, ...]) -> str:

@@ -67,7 +67,7 @@ def recorded(text: str) -> RecordedReading:
     return RecordedReading(
         notice=whole["model"].get("notice", ""),
         device=whole.get("device", ""),
-        remarks=tuple(whole.get("remarks", ())),
+        remarks=(*whole.get("remarks", ()), *whole.get("cautions", ())),
         sources=tuple(whole["sources"]),
         seconds=whole["seconds"],
         classes=tuple(_class(each) for each in whole["classes"]),

@@ -153,7 +153,7 @@ def _encoded(request: ReadRequest, key: str, reading: Reading, images: Any) -> R
         return ReadAnswer(reading.passed_over, run_key=key)
     began = time.perf_counter()
     created = _moment(request.created)
-    notes: list[str] = list(reading.remarks)
+    notes: list[str] = [*reading.remarks, *reading.cautions]
     if reading.failed:
         reasons = "; ".join(dict.fromkeys(each.reason for each in reading.failed))
         notes.append(f"incomplete: {len(reading.failed)} of the images could not be read: {reasons}")

@@ -144,7 +144,7 @@ def copy_laterality(source: Dataset, target: Dataset) -> None:
     """Copy Laterality (0020,0060, type 2C): the source's side, else empty; absent for an unpaired body part.
 
     See PS3.3 C.7.3.1. This is the laterality of the whole image. That of a finding is decided in
-    :func:`ai.images.radiograph.laterality` and written by :mod:`objects.sr`.
+    :mod:`ai.anatomy.side` and written by :mod:`objects.sr`.
     """
     if text_of(source, "Laterality"):
         copy_attributes(source, target, ["Laterality"])

@@ -66,10 +66,11 @@ def unplaced(reading: Reading) -> list[ClassResult]:
 def cautions(run: Run) -> list[str]:
     """The sentences that keep a reading from being taken for more negative than it is.
 
-    They say that it failed, in whole or in part, or that the model does not assess some classes.
+    They say that it failed, in whole or in part, or that the model does not assess some classes; and they hold what the
+    model itself warns of.
     """
     reading, say = run.reading, run.words
-    lines = []
+    lines = [say.reason(each) for each in reading.cautions]
     if reading.failed:
         counted = Counter(say.reason(each.reason) for each in reading.failed).most_common()
         lines.append(say.unreadable(len(reading.failed), "; ".join(reason for reason, _ in counted)))

@@ -177,10 +177,10 @@ def first_echo(port: int) -> float:
 
 def _bare_seconds(image: Path, rounds: int) -> float:
     """The median seconds of a forward pass of the network alone, over the same image, already prepared."""
-    command = [sys.executable, "-m", "ai.inference.timing", str(image), "--json", "--rounds", str(rounds)]
+    command = [sys.executable, "-m", "ai.evaluation.timing", str(image), "--json", "--rounds", str(rounds)]
     done = subprocess.run(command, capture_output=True, check=False, text=True)
     if done.returncode:
-        raise LostError(f"ai.inference.timing failed ({done.returncode}): {done.stderr[-300:].strip()}")
+        raise LostError(f"ai.evaluation.timing failed ({done.returncode}): {done.stderr[-300:].strip()}")
     return float(json.loads(done.stdout)["seconds"]["network alone"]["median"])
 
 

@@ -201,6 +201,7 @@ def reading(name: str, measured: dict[str, Any]) -> dict[str, Any]:
             "body_part": ["CHEST", "THORAX", ""],
             "view": ["PA", "AP", ""],
             "max_images": 8,
+            "adult_frontal_chest": True,
         },
         **({"cam": {"layer": "features", "classifier": "places"}} if any(map(is_placed, boxes.values())) else {}),
         "outputs": outputs,

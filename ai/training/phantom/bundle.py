@@ -166,7 +166,12 @@ def write_bundle(bundle: Path, weights: dict[str, torch.Tensor], outputs: tuple[
         manufacturer="dicom-node",
         intended_use=INTENDED_USE,
         notice=NOTICE,
-        input=InputSpec(modality=("CR", "DX"), body_part=("CHEST", "THORAX", ""), view=("PA", "AP", "")),
+        input=InputSpec(
+            modality=("CR", "DX"),
+            body_part=("CHEST", "THORAX", ""),
+            view=("PA", "AP", ""),
+            adult_frontal_chest=True,
+        ),
         outputs=outputs,
     )
     write_json(bundle / "configs" / "reading.json", spec.model_dump(mode="json"))

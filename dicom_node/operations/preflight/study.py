@@ -15,6 +15,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import UID, generate_uid
 
+from ai.anatomy.side import LEFT, RIGHT
 from ai.contract import (
     ClassResult,
     Code,
@@ -27,7 +28,6 @@ from ai.contract import (
     Segment,
     Segmentation,
 )
-from ai.images.radiograph import LEFT, RIGHT
 from ai.phantom import dicom, draw
 from dicom_node import __version__
 from dicom_node.config.settings import Profile

@@ -1,7 +1,7 @@
 """The report: a Comprehensive SR or Comprehensive 3D SR document (PS3.3 A.35.3, A.35.13) by TID 1500 (PS3.16).
 
 Start here for: the measurement group of a finding (TID 1410, :func:`_group`), where its site and laterality are written
-(the side itself is decided in :func:`ai.images.radiograph.laterality`), the outcome code of the whole reading (CID
+(the side itself is decided in :mod:`ai.anatomy.side`), the outcome code of the whole reading (CID
 6047, :func:`_outcome`), and the sentences of the report (:func:`_sentences`).
 
 Each finding has one measurement group with its region, site, algorithm, score and, if the source gives its pixel size,

@@ -28,6 +28,7 @@ NAMES: dict[tuple[str, str], dict[Language, str]] = {
     ("80891009", "SCT"): {"ko": "심장", "ja": "心臓"},
     ("7771000", "SCT"): {"ko": "좌측", "ja": "左"},
     ("24028007", "SCT"): {"ko": "우측", "ja": "右"},
+    ("51440002", "SCT"): {"ko": "양측", "ja": "両側"},
 }
 NOTICES: dict[str, dict[Language, str]] = {
     "Demonstration model, trained on no patient": {

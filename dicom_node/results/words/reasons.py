@@ -63,6 +63,32 @@ _REASONS: tuple[tuple[str, _Translations], ...] = (
     (r"body part (.+) is not among (.+)", {"ko": "검사 부위 {0}: 대상은 {1}", "ja": "撮影部位{0}：対象は{1}"}),
     (r"view (.+) is not among (.+)", {"ko": "촬영 방향 {0}: 대상은 {1}", "ja": "撮影方向{0}：対象は{1}"}),
     (
+        r"the patient is under (\d+), the model reads adults",
+        {"ko": "환자가 {0}세 미만이며 모델은 성인만 분석함", "ja": "患者が{0}歳未満、モデルは成人のみを読む"},
+    ),
+    (r"it is a view from the side", {"ko": "측면 영상임", "ja": "側面像である"}),
+    (
+        r"the image does not look like an upright frontal chest radiograph, so it was not read",
+        {
+            "ko": "바르게 놓인 흉부 정면 영상으로 보이지 않아 분석하지 않음",
+            "ja": "正立した胸部正面像に見えないため、読影していない",
+        },
+    ),
+    (
+        r"The image may not be an upright frontal chest radiograph of an adult; the answer may be worth little",
+        {
+            "ko": "성인의 바르게 놓인 흉부 정면 영상이 아닐 수 있으므로 이 결과의 가치는 낮을 수 있음",
+            "ja": "成人の正立した胸部正面像ではない可能性があり、この結果の価値は低い可能性がある",
+        },
+    ),
+    (
+        r"Not shown, since outside the lungs or the body: (\d+) places?",
+        {
+            "ko": "폐 또는 신체 밖이어서 표시하지 않은 위치: {0}곳",
+            "ja": "肺または体の外にあるため表示していない部位：{0}か所",
+        },
+    ),
+    (
         r"no modality is given, and the model takes (.+)",
         {"ko": "모달리티 정보가 없음: 대상은 {0}", "ja": "モダリティの記載なし：対象は{0}"},
     ),

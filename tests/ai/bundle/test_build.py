@@ -79,8 +79,6 @@ def test_a_class_that_is_present_is_shown_where_it_is(classifier: BundleModel, t
     np.testing.assert_allclose((region.left, region.right), (50, 150), atol=13)
     np.testing.assert_allclose((region.top, region.bottom), (100, 200), atol=16)
     assert finding.site is not None
-    assert finding.laterality is not None
-    assert finding.laterality.meaning == "Right"
     (heat,) = reading.heat_maps
     assert (heat.key, heat.sop_instance_uid) == ("bright", "1.2.3.1")
     assert (heat.left, heat.top, heat.right, heat.bottom) == (0.0, 0.0, 400.0, 500.0)

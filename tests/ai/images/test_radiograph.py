@@ -28,9 +28,9 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 
-from ai.contract import Code, InstanceRef, ReadingError
+from ai.contract import InstanceRef, ReadingError
 from ai.images import pixels
-from ai.images.radiograph import Radiograph, display_uint8, laterality, load_display, load_radiograph, read_header
+from ai.images.radiograph import Radiograph, display_uint8, load_display, load_radiograph, read_header
 from dicom_node.results.images import StoredImages
 from tests.support.samples import DATA
 
@@ -346,7 +346,16 @@ def test_spacing_says_where_it_comes_from(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("orientation", "left_is_right"),
-    [(["L", "F"], True), (["LF", "F"], True), (["R", "F"], False), (["A", "F"], None), (["PL", "F"], None), ("", None)],
+    [
+        (["L", "F"], True),
+        (["LF", "F"], True),
+        (["R", "F"], False),
+        (["A", "F"], None),
+        (["PL", "F"], None),
+        ("", None),
+        (["L", "H"], None),
+        ("L", True),
+    ],
 )
 def test_the_sides_come_from_the_direction_of_the_rows(
     tmp_path: Path, orientation: Any, left_is_right: bool | None
@@ -355,21 +364,29 @@ def test_the_sides_come_from_the_direction_of_the_rows(
     assert image.patient_left_is_right_of_image is left_is_right
 
 
-def test_laterality_is_told_only_where_it_is_sure(tmp_path: Path) -> None:
-    left, right = Code("7771000", "SCT", "Left"), Code("24028007", "SCT", "Right")
+def test_both_lateralities_are_kept_apart(tmp_path: Path) -> None:
+    image = load_radiograph(write(tmp_path / "image.dcm", row(0, 1), ImageLaterality="L", Laterality="R"))
+    assert (image.image_laterality, image.series_laterality) == ("L", "R")
 
-    def side(column: float, **changes: Any) -> Code | None:
-        changes = {"PatientOrientation": ["L", "F"]} | changes
-        return laterality(load_radiograph(write(tmp_path / "image.dcm", row(*range(100)), **changes)), column)
 
-    assert (side(10), side(90)) == (right, left)
-    assert side(10, PatientOrientation=["R", "F"]) == left
-    assert (side(49), side(51), side(47.9), side(52.1)) == (None, None, right, left)
-    assert side(10, PatientOrientation=["A", "F"]) is None
-    assert side(10, ImageLaterality="R") == right
-    assert side(10, ImageLaterality="L") is None
-    assert side(10, Laterality="L") is None
-    assert side(10, ImageLaterality="B") == right
+@pytest.mark.parametrize(
+    ("told", "age"),
+    [
+        ({"PatientAge": "017Y"}, 17.0),
+        ({"PatientAge": "018M"}, 1.5),
+        ({"PatientAge": "062"}, 62.0),
+        ({"PatientAge": "010"}, None),  # days, weeks, months or years
+        ({"PatientBirthDate": "20080602", "StudyDate": "20260601"}, 17.0),
+        ({"PatientBirthDate": "20080601", "StudyDate": "20260601"}, 18.0),
+        ({"PatientBirthDate": "20300101", "StudyDate": "20260601"}, None),
+        ({"PatientAge": "045Y", "PatientBirthDate": "20200101", "StudyDate": "20260601"}, 45.0),
+        ({"PatientBirthDate": "19800101"}, None),
+        ({}, None),
+    ],
+)
+def test_the_age_is_the_one_at_the_study(tmp_path: Path, told: dict[str, str], age: float | None) -> None:
+    changes = {"PatientBirthDate": "", "StudyDate": ""} | told
+    assert read_header(write(tmp_path / "image.dcm", row(0, 1), **changes)).age == age
 
 
 def test_display_uint8_is_the_display(tmp_path: Path) -> None:

@@ -175,7 +175,7 @@ def test_a_bright_square_is_found_where_it_is(model: BundleModel, tmp_path: Path
     assert (region.left, region.top, region.right, region.bottom) == pytest.approx((198, 100, 264, 164), abs=1e-6)
     assert (finding.key, finding.code.value, finding.score > 0.99) == ("nodule", "27925004", True)
     assert finding.site == Code("39607008", "SCT", "Lung")
-    assert finding.laterality == LEFT  # the rows run to the patient's left
+    assert finding.laterality is None  # the bundle is not for chests alone, so the picture has no midline
     assert [(c.key, c.presence) for c in reading.classes] == [
         ("nodule", Presence.PRESENT),
         ("mass", Presence.ABSENT),
@@ -191,7 +191,6 @@ def test_any_square_is_found_within_a_network_pixel(
     region = finding.region
     assert (region.left, region.right) == pytest.approx((square[0], square[2]), abs=3)
     assert (region.top, region.bottom) == pytest.approx((square[1], square[3]), abs=4)
-    assert finding.laterality == (RIGHT if square[2] < 192 else LEFT)
 
 
 def test_an_inverted_image_reads_the_same(model: BundleModel, tmp_path: Path) -> None:
@@ -203,10 +202,21 @@ def test_an_inverted_image_reads_the_same(model: BundleModel, tmp_path: Path) ->
     assert finding.region.left == pytest.approx(198)
 
 
-def test_no_side_is_told_where_the_image_tells_none(model: BundleModel, tmp_path: Path) -> None:
-    image = write_image(tmp_path, image=pixels((198, 100, 264, 164)), PatientOrientation=["A", "F"])
+@pytest.mark.parametrize(
+    ("declared", "side"),
+    [
+        ({"ImageLaterality": "L"}, LEFT),
+        ({"ImageLaterality": "", "Laterality": "R"}, RIGHT),
+        ({"ImageLaterality": "L", "Laterality": "R"}, None),
+        ({"ImageLaterality": "B"}, None),
+    ],
+)
+def test_the_side_of_another_part_than_the_chest_is_the_declared_one(
+    model: BundleModel, tmp_path: Path, declared: dict[str, str], side: Code | None
+) -> None:
+    image = write_image(tmp_path, image=pixels((198, 100, 264, 164)), **declared)
     (finding,) = model.read(chosen(model, image)).findings
-    assert finding.laterality is None
+    assert finding.laterality == side
 
 
 def test_an_image_without_anything_has_every_class_absent(model: BundleModel, tmp_path: Path) -> None:

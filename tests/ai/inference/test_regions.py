@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from ai.bundle.manifest import CodeSpec, Output, load_reading_spec
-from ai.inference.regions import Box, box_to_image, regions
+from ai.inference.regions import Box, box_to_image, peaks, regions
 from tests.support.programs import ROOT
 
 BUNDLE = ROOT / "ai" / "bundles" / "phantom_cxr"
@@ -44,6 +44,48 @@ def test_a_box_covers_its_cells_to_the_edge() -> None:
     assert (box.left, box.top, box.right, box.bottom) == (20.0, 10.0, 26.0, 14.0)
     assert box.score == pytest.approx(0.9)
     assert scores == (pytest.approx(0.9),)
+
+
+def test_fragments_within_10_mm_are_one_finding() -> None:
+    near = maps((0, slice(10, 20), slice(10, 20), 0.9), (0, slice(10, 20), slice(24, 34), 0.8))
+    cells = {"touching": None, "4 cells of 3 mm": (3.0, 3.0), "4 cells of 2.5 mm": (2.5, 2.5)}
+    boxes = {name: regions(near, [output()], mm)[0] for name, mm in cells.items()}
+    assert {name: len(found) for name, found in boxes.items()} == {
+        "touching": 2,
+        "4 cells of 3 mm": 2,
+        "4 cells of 2.5 mm": 1,
+    }
+    (whole,) = boxes["4 cells of 2.5 mm"]
+    assert (whole.left, whole.top, whole.right, whole.bottom) == (10.0, 10.0, 34.0, 20.0)
+    assert whole.score == pytest.approx(0.9)  # the best of them, so that the class keeps its score
+    # Down and across may have cells of other sizes.
+    assert len(regions(near, [output()], (9.0, 2.5))[0]) == 1
+    assert len(regions(near, [output()], (2.5, 9.0))[0]) == 2
+
+
+def test_a_fragment_under_the_threshold_joins_nothing() -> None:
+    drawn = maps((0, slice(10, 20), slice(10, 20), 0.9), (0, slice(10, 20), slice(24, 34), 0.4))
+    (box,) = regions(drawn, [output()], (1.0, 1.0))[0]
+    assert box.right == 20.0
+
+
+def test_a_slight_region_beside_a_large_one_is_no_finding_of_its_own() -> None:
+    large = (0, slice(0, 20), slice(0, 20), 0.8)
+    slight, enough = (0, slice(35, 39), slice(45, 49), 0.7), (0, slice(35, 39), slice(44, 49), 0.7)  # 16, 20 of 400
+    assert len(regions(maps(large, slight), [output()], (9.0, 9.0))[0]) == 1
+    assert len(regions(maps(large, enough), [output()], (9.0, 9.0))[0]) == 2
+    # The strongest region counts, however small it is: the class has its score from it.
+    boxes, scores = regions(maps(large, (*slight[:3], 0.95)), [output()], (9.0, 9.0))
+    assert len(boxes) == 2
+    assert scores == (pytest.approx(0.95),)
+
+
+def test_the_places_of_an_activation_map_are_joined_as_well() -> None:
+    activation = np.zeros((64, 64), dtype=np.float32)
+    activation[10:20, 10:20], activation[10:20, 22:32], activation[50:60, 50:60] = 1.0, 0.9, 0.8
+    assert len(peaks(activation, output(), 0.7)) == 3
+    first, second = peaks(activation, output(), 0.7, (5.0, 5.0))
+    assert (first.left, first.right, second.left) == (10.0, 32.0, 50.0)
 
 
 def test_best_first_across_classes() -> None:

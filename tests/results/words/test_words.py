@@ -9,6 +9,8 @@ from typing import get_args
 
 import pytest
 
+from ai.anatomy.screening import MARKED, REFUSED
+from ai.anatomy.side import BILATERAL
 from ai.bundle.files import describe, shipped
 from ai.bundle.manifest import OperatingPointName
 from ai.contract import Code, Presence
@@ -19,6 +21,7 @@ from dicom_node.results.words.language import Words
 from dicom_node.results.words.texts import WORDS
 from tests.support.programs import ROOT
 
+DROPPED = "Not shown, since outside the lungs or the body: 12 places"
 LANGUAGES: tuple[Language, ...] = ("ko", "ja")
 
 
@@ -58,6 +61,8 @@ def test_every_reason_for_passing_over_is_translated(language: Language) -> None
         "it is a derived secondary capture",
         "it is derived and has annotations burned in",
         "it is for processing, not for presentation",
+        "the patient is under 18, the model reads adults",
+        "it is a view from the side",
         "the same instance is in the study twice",
         "the model reads at most 1 image of a study",
         "the model reads at most 8 images of a study",
@@ -108,6 +113,15 @@ def test_every_reason_for_passing_over_is_translated(language: Language) -> None
         assert ("A, B" in reason) == ("A, B" in translated)
         assert set(re.findall(r"\d+", reason)) <= set(re.findall(r"\d+", translated))
         assert WORDS["en"].reason(reason) == reason
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_what_a_model_cautions_against_is_translated(language: Language) -> None:
+    for caution in (REFUSED, MARKED, "Not shown, since outside the lungs or the body: 1 place", DROPPED):
+        translated = WORDS[language].reason(caution)
+        assert translated != caution
+        assert ("12" in caution) == ("12" in translated)
+    assert WORDS[language].name(BILATERAL, BILATERAL.meaning) != BILATERAL.meaning
 
 
 @pytest.mark.parametrize("bundle", ["phantom_cxr", "chest_xray"])

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ai.inference import timing
+from ai.evaluation import timing
 from tests.support.bundles import classifier, radiograph
 
 

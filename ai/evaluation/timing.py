@@ -1,6 +1,6 @@
 """Measures how long a warm model takes for an image, and how long its network alone takes, alternately in one run.
 
-    python -m ai.inference.timing FILE.dcm [--bundle DIR] [--rounds 20] [--threads 2]
+    python -m ai.evaluation.timing FILE.dcm [--bundle DIR] [--rounds 20] [--threads 2]
 
 The network alone is one forward pass of the tensor that the reading gives it. The rest of a reading is opening and
 decoding the file, preprocessing, activation maps and boxes.
@@ -84,7 +84,7 @@ def _quartiles(values: list[float]) -> list[float]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """See the module."""
-    parser = argparse.ArgumentParser(prog="python -m ai.inference.timing", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m ai.evaluation.timing", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("file", type=Path, help="a DICOM image that the model takes")
     parser.add_argument("--bundle", type=Path, default=shipped()["chest_xray"])
     parser.add_argument("--rounds", type=int, default=20)
