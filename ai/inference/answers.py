@@ -34,13 +34,15 @@ class ImageAnswer:
     ``scores`` are probabilities in the order of the outputs in ``reading.json``, also of ``undetermined`` outputs.
     ``boxes``, best first, and ``heat_maps`` are of classes that reach their threshold. Anatomy has no boxes. The heat
     maps' ``sop_instance_uid`` is empty; `BundleModel.read` sets it. ``masks`` are (key, bool (rows, columns)) of the
-    classes that a segmentation finds present.
+    classes that a segmentation finds present. ``dropped`` counts the boxes that were left out, because nothing can be
+    there (`ai.inference.places`).
     """
 
     scores: tuple[float, ...]
     boxes: tuple[MarkedBox, ...]
     heat_maps: tuple[HeatMap, ...] = ()
     masks: tuple[tuple[str, NDArray[np.bool_]], ...] = ()
+    dropped: int = 0
 
 
 def class_results(spec: ReadingSpec, scores: Sequence[float], *, complete: bool) -> tuple[ClassResult, ...]:

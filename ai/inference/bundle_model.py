@@ -245,7 +245,7 @@ class BundleModel:
             )
         with _failing_as_reading_error(self.info):
             found = answer_image(self.info, self._forward.image(display), *display.shape)
-        return limited(self.info.spec, found, field_of(self.info.spec, display)).answer
+        return limited(self.info.spec, found, field_of(self.info.spec, display))
 
     def warm_up(self) -> None:
         """Run a synthetic input through all parts.
@@ -317,16 +317,16 @@ class BundleModel:
         with _failing_as_reading_error(info):
             result = self._forward.image(image.display)
             mapped = time.perf_counter()
-            found = answer_image(info, result, image.rows, image.columns, image.spacing_mm)
-        places = limited(info.spec, found, field)
-        findings = findings_of(info.spec, image, places.answer, field)
-        heat = [replace(one, sop_instance_uid=instance.sop_instance_uid) for one in places.answer.heat_maps]
-        known, segments = outlined(info.spec, places.answer.masks, findings, *(image.spacing_mm or (1.0, 1.0)))
+            answer = answer_image(info, result, image.rows, image.columns, image.spacing_mm)
+        found = limited(info.spec, answer, field)
+        findings = findings_of(info.spec, image, found, field)
+        heat = [replace(one, sop_instance_uid=instance.sop_instance_uid) for one in found.heat_maps]
+        known, segments = outlined(info.spec, found.masks, findings, *(image.spacing_mm or (1.0, 1.0)))
         drawn = [Segmentation("binary", ((instance, 1),), segments)] if segments else []
         seconds["decode"] += decoded - started
         seconds["network"] += mapped - looked
         seconds["findings"] += time.perf_counter() - mapped + looked - decoded
-        return _OneImage(known, heat, drawn, found.scores, cautions, places.dropped)
+        return _OneImage(known, heat, drawn, found.scores, cautions, found.dropped)
 
 
 @contextmanager

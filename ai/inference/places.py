@@ -7,7 +7,7 @@ their findings have the side that the header declares of the whole image, if it 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import ceil, floor
 
 import numpy as np
@@ -27,14 +27,6 @@ LUNGS = frozenset({("39607008", "SCT"), ("3120008", "SCT")})
 _INSIDE = 0.5  # of a place's area: the least in the lungs, or in the body
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Places:
-    """What is left of an image's answer, and how many places were dropped."""
-
-    answer: ImageAnswer
-    dropped: int = 0
-
-
 def field_of(spec: ReadingSpec, display: NDArray[np.float32]) -> ChestField | None:
     """The field of an image. None if the bundle is not for frontal chest radiographs alone."""
     return chest_field(display) if spec.input.adult_frontal_chest else None
@@ -52,7 +44,7 @@ def caution_about(field: ChestField | None) -> tuple[str, ...]:
     return (MARKED,) if look is Look.DOUBTFUL else ()
 
 
-def limited(spec: ReadingSpec, answer: ImageAnswer, field: ChestField | None) -> Places:
+def limited(spec: ReadingSpec, answer: ImageAnswer, field: ChestField | None) -> ImageAnswer:
     """Drop the places where nothing can be, and cut the others to the body.
 
     At least half of a place's area must lie in the lung field if its site is the lung or the pleura, and in the body
@@ -61,7 +53,7 @@ def limited(spec: ReadingSpec, answer: ImageAnswer, field: ChestField | None) ->
     stay.
     """
     if field is None:
-        return Places(answer)
+        return answer
     outputs = {output.key: output for output in spec.outputs}
     kept: list[MarkedBox] = []
     dropped: list[MarkedBox] = []
@@ -80,13 +72,13 @@ def limited(spec: ReadingSpec, answer: ImageAnswer, field: ChestField | None) ->
             outside = _boxed(mask.shape, [one for one in dropped if one.key == key])
             inside_too = _boxed(mask.shape, [one for one in kept if one.key == key])
             masks.append((key, mask & field.body_of_image() & (~outside | inside_too)))
-    left_over = replace(
+    return replace(
         answer,
         boxes=tuple(kept),
         heat_maps=tuple(_in_body(heat, field) for heat in answer.heat_maps if heat.key not in lost),
         masks=tuple((key, mask) for key, mask in masks if mask.any()),
+        dropped=len(dropped),
     )
-    return Places(left_over, len(dropped))
 
 
 def findings_of(

@@ -53,7 +53,7 @@ def answer(*boxes: MarkedBox, **more: Any) -> ImageAnswer:
 
 
 def kept(*boxes: MarkedBox, lungs: bool = True) -> list[MarkedBox]:
-    return list(limited(SPEC, answer(*boxes), field(lungs=lungs)).answer.boxes)
+    return list(limited(SPEC, answer(*boxes), field(lungs=lungs)).boxes)
 
 
 def test_a_place_in_the_lungs_must_lie_in_them_by_half() -> None:
@@ -65,9 +65,9 @@ def test_a_place_in_the_lungs_must_lie_in_them_by_half() -> None:
         box("lung", 300, 400, top=720, bottom=800),
     )
     found = limited(SPEC, answer(inside, edge, beside, trachea, gas), field())
-    assert list(found.answer.boxes) == [inside, edge]
+    assert list(found.boxes) == [inside, edge]
     assert found.dropped == 3
-    assert found.answer.scores == (0.9, 0.9, 0.9)
+    assert found.scores == (0.9, 0.9, 0.9)
 
 
 def test_other_places_must_lie_in_the_body() -> None:
@@ -90,7 +90,7 @@ def test_nothing_else_of_a_class_without_a_place_tells_one() -> None:
     heat = [HeatMap("1", key, np.ones((4, 4), dtype=np.float32), 0, 0, 960, 960) for key in ("lung", "any")]
     masks = [(key, np.ones((960, 960), dtype=bool)) for key in ("lung", "any")]
     whole = answer(box("lung", 450, 510), box("any", 450, 510), heat_maps=tuple(heat), masks=tuple(masks))
-    found = limited(SPEC, whole, field()).answer
+    found = limited(SPEC, whole, field())
     (map_,), ((key, mask),) = found.heat_maps, found.masks
     assert (map_.key, key) == ("any", "any")
     assert map_.values.tolist() == [[0.0, 1.0, 1.0, 0.0]] * 4  # its outer cells lie beside the body
@@ -101,13 +101,13 @@ def test_the_outline_of_a_dropped_place_goes_with_it() -> None:
     mask = np.zeros((960, 960), dtype=bool)
     mask[300:400, 300:400] = mask[300:400, 450:510] = True
     found = limited(SPEC, answer(box("lung", 300, 400), box("lung", 450, 510), masks=(("lung", mask),)), field())
-    ((_, left_over),) = found.answer.masks
+    ((_, left_over),) = found.masks
     assert left_over.any(axis=0).nonzero()[0].tolist() == list(range(300, 400))
 
 
 def test_a_bundle_for_other_images_is_left_alone() -> None:
     beside = answer(box("lung", 20, 120))
-    assert limited(SPEC, beside, None).answer is beside
+    assert limited(SPEC, beside, None) is beside
 
 
 def test_an_image_that_is_none_is_refused_or_marked() -> None:
