@@ -110,8 +110,9 @@ def meanings(run: Run) -> list[str]:
     lines = []
     for each in run.reading.classes:
         if each.differential and each.presence is Presence.PRESENT:
-            may_be = [say.name(code, code.meaning) for code in each.differential]
-            lines.append(say.differential(finding_name(run, each), may_be))
+            name, may_be = finding_name(run, each), [say.name(code, code.meaning) for code in each.differential]
+            if not all(one.lower() in name.lower() for one in may_be):  # "Nodule or mass" says it already
+                lines.append(say.differential(name, may_be))
     for each in run.reading.classes:
         if (chances := scores.chances(run.profile, each)) is None:
             continue

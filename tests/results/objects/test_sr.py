@@ -218,6 +218,12 @@ def test_what_a_model_cannot_tell_apart_is_a_differential() -> None:
     found = children(class_item(document, "27925004"), "111023")
     assert [each.ConceptCodeSequence[0].CodeValue for each in found] == ["233604007", "95436008"]
     assert "Nodule: may be pneumonia or consolidation." in sentences(document)
+    run = with_scope(run_of(image, boxes=BOXES["one"]))
+    said = replace(run.reading.classes[0], name="Pneumonia or consolidation", code=Code("x", "99X", "Either"))
+    reading = replace(run.reading, classes=(said, *run.reading.classes[1:]))
+    named_so = written(sr.build(replace(run, reading=reading), [image]))
+    assert len(children(class_item(named_so, "x"), "111023")) == 2
+    assert not any("may be" in each for each in sentences(named_so))  # the name says it already
     absent = written(sr.build(with_scope(run_of(image)), [image]))
     assert children(class_item(absent, "27925004"), "111023") == []
     assert not any("may be" in each for each in sentences(absent))
