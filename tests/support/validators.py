@@ -282,7 +282,7 @@ def _undecodable(data: Dataset) -> set[str]:
 
 _CHECKS: dict[str, Callable[[Path], list[str]]] = {
     "dsrdump": lambda path: _dcmtk(path, "dsrdump", "-q", "FILE"),
-    "dcm2pnm": lambda path: _dcmtk(path, "dcm2pnm", "-q", "FILE", "/dev/null"),
+    "dcmj2pnm": lambda path: _dcmtk(path, "dcmj2pnm", "-q", "FILE", "/dev/null"),
     "dcmpschk": _dcmpschk,
     "pdfinfo": _pdfinfo,
     "gdcmdump": _gdcmdump,
@@ -301,7 +301,7 @@ def programs_for(sop_class: str) -> list[str]:
         return ["dsrdump", "gdcmdump"]
     if sop_class.startswith(GSPS_ROOT):
         return ["dcmpschk", "gdcmdump"]
-    return ["pdfinfo", "gdcmdump"] if sop_class == PDF else ["dcm2pnm", "gdcmdump"]
+    return ["pdfinfo", "gdcmdump"] if sop_class == PDF else ["dcmj2pnm", "gdcmdump"]
 
 
 def _ask(program: str, path: Path, source: frozenset[Complaint], verdict: Verdict) -> None:
