@@ -57,7 +57,7 @@ class Profile:
     ``series_number_base``. ``viewer`` names the one in which the results are read: see :attr:`made`. ``prevalence`` is
     the share of the route's patients that have a class, by the class's key. ``pictures`` is how the pixels of secondary
     captures are encoded: by JPEG baseline, which is lossy, or without loss; ``sc_rows`` is the most rows and columns of
-    the image in one.
+    the image in one. ``seg`` is how outlines are stored: a bit for each segment, or the number of the segment.
     """
 
     outputs: tuple[Output, ...] = ("sr", "sc", "gsps", "seg", "kos")
@@ -70,6 +70,7 @@ class Profile:
     prevalence: tuple[tuple[str, float], ...] = ()
     pictures: Pictures = "jpeg"
     sc_rows: int = 2048
+    seg: Literal["binary", "labelmap"] = "binary"
 
     def __post_init__(self) -> None:
         # The order in a file says nothing: two that differ in it alone are one profile, with one set of UIDs.
@@ -103,13 +104,15 @@ class _Wishes(_Strict):
     character_set: Literal["source", "utf-8"] | None = None
     """'source' keeps the images' character set where it can hold the texts; 'utf-8' always converts to Unicode."""
     sr_class: Literal["comprehensive", "comprehensive3d"] | None = None
-    """The kind of structured report; 'comprehensive3d' where the PACS asks for it."""
+    """The kind of structured report; 'comprehensive3d' is made where the destination is known to accept it."""
     viewer: Viewer | None = None
     """Where the results are read: 'ohif' leaves out what OHIF does not draw, and puts words where it shows them."""
     pictures: Pictures | None = None
     """Pixels of pictures: 'jpeg' (lossy), 'jpeg-ls' or 'uncompressed' (lossless); left out, the node chooses."""
     sc_rows: Annotated[int, Field(strict=True, ge=512, le=16384)] | None = None
     """The most rows and columns of the image in a picture; a larger one is reduced, in proportion."""
+    seg: Literal["binary", "labelmap"] | None = None
+    """The kind of segmentation; 'labelmap' (Supplement 243) is smaller, and few viewers open it yet."""
 
     def wishes(self) -> dict[str, Any]:
         """What is said, by the name of :class:`Profile`'s field."""

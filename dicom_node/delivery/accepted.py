@@ -1,7 +1,7 @@
 """What destinations accept, and how the pictures of a study are encoded for them.
 
 Start here for: the presentation contexts that are proposed for results (:func:`contexts`), and the choice of one pixel
-encoding for the pictures of a study (:func:`profiles`).
+encoding for the pictures of a study and of the class of its report (:func:`profiles`).
 
 A destination's answers to the proposed presentation contexts (PS3.8 9.3.3.2) are recorded in the index, so that the
 choice is made before anything is encoded. The choice is about pixels, and so part of what the UIDs derive from. At the
@@ -17,6 +17,7 @@ from typing import get_args
 
 from pydicom.uid import (
     UID,
+    Comprehensive3DSRStorage,
     JPEGBaseline8Bit,
     JPEGLSLossless,
     RLELossless,
@@ -26,6 +27,7 @@ from pydicom.uid import (
 
 from dicom_node.config.settings import Profile, Route, Settings
 from dicom_node.config.values import Pictures
+from dicom_node.dicom.attributes import LABEL_MAP
 from dicom_node.index.index import Index
 from dicom_node.network.attempt import Attempt, Outcome
 from dicom_node.network.requestor import Context, uncompressed
@@ -33,6 +35,7 @@ from dicom_node.network.requestor import Context, uncompressed
 COMPRESSED: Mapping[str, tuple[UID, ...]] = {
     str(SecondaryCaptureImageStorage): (JPEGBaseline8Bit, JPEGLSLossless),
     str(SegmentationStorage): (RLELossless,),
+    str(LABEL_MAP): (RLELossless,),
 }
 """The transfer syntaxes of compressed results, by SOP class."""
 
@@ -67,11 +70,11 @@ def profiles(settings: Settings, route: Route, index: Index, study: str) -> tupl
     Where the configuration does not say how pictures are encoded, all those destinations get them in one encoding. A
     study keeps the one that its first results have: otherwise the same images would get other results.
     """
-    given = [(name, settings.profile(route, name)) for name in route.to]
+    made = frozenset[str]().union(*index.known_runs(study).values())
+    given = [(name, _with_report(settings.profile(route, name), index.accepted_by(name), made)) for name in route.to]
     free = [name for name in route.to if "pictures" not in settings.wishes(route, name)]
     if not free:
         return tuple(given)
-    made = frozenset[str]().union(*index.known_runs(study).values())
 
     def of(profile: Profile, pictures: Pictures) -> Profile:
         return dataclasses.replace(profile, pictures=pictures)
@@ -83,6 +86,21 @@ def profiles(settings: Settings, route: Route, index: Index, study: str) -> tupl
     )
     pictures = next(earlier, None) or encoding([index.accepted_by(name) for name in free])
     return tuple((name, of(profile, pictures) if name in free else profile) for name, profile in given)
+
+
+def _with_report(profile: Profile, accepted: Mapping[str, frozenset[str]], made: frozenset[str]) -> Profile:
+    """The profile with a report that its destination stores: without one, nobody would be told what was found.
+
+    Comprehensive 3D SR is made where the destination is known to accept it. A study keeps the kind that its first
+    results have, as with pictures.
+    """
+    if profile.sr_class == "comprehensive":
+        return profile
+    plain = dataclasses.replace(profile, sr_class="comprehensive")
+    for each in (profile, plain):
+        if any(dataclasses.replace(each, pictures=pictures).digest in made for pictures in get_args(Pictures)):
+            return each
+    return profile if accepted.get(Comprehensive3DSRStorage) else plain
 
 
 def encoding(known: Sequence[Mapping[str, frozenset[str]]]) -> Pictures:

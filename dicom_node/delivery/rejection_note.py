@@ -36,6 +36,7 @@ from pydicom.uid import (
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
 from dicom_node import __version__
+from dicom_node.dicom.attributes import LABEL_MAP
 from dicom_node.dicom.file_meta import file_head
 from dicom_node.index.rows import ResultRow, Withdrawal, WithdrawalReason
 
@@ -46,7 +47,11 @@ TITLES: dict[WithdrawalReason, tuple[str, str]] = {
 }
 
 _NAMESPACE = uuid.UUID("0d2f1d0b-6a53-5f0e-8b50-5a6f8c1d9e27")
-_IMAGES = {str(SecondaryCaptureImageStorage), str(SegmentationStorage)}  # the others are composites without pixels
+_IMAGES = {
+    str(SecondaryCaptureImageStorage),
+    str(SegmentationStorage),
+    str(LABEL_MAP),
+}  # the others are composites without pixels
 # Patient: the whole group 0010. Study, order and institution: these, where the rejected object has them.
 _COPIED = {
     *(0x00080005, 0x00080020, 0x00080030, 0x00080050, 0x00080051, 0x00080080, 0x00080090, 0x00080201, 0x00081030),

@@ -29,6 +29,7 @@ from pydicom.uid import (
 
 from dicom_node.config.settings import Peer, Settings
 from dicom_node.delivery.accepted import contexts, in_words, note
+from dicom_node.dicom.attributes import LABEL_MAP
 from dicom_node.errors import Permanent, Retryable
 from dicom_node.index.index import Index
 from dicom_node.index.rows import Job, StoredResult
@@ -47,6 +48,7 @@ RESULT_CLASSES = (
     SecondaryCaptureImageStorage,
     GrayscaleSoftcopyPresentationStateStorage,
     SegmentationStorage,
+    LABEL_MAP,
     EncapsulatedPDFStorage,
     KeyObjectSelectionDocumentStorage,
 )

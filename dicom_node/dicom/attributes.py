@@ -5,6 +5,10 @@ from __future__ import annotations
 import re
 
 from pydicom.dataset import Dataset
+from pydicom.uid import UID
+
+LABEL_MAP = UID("1.2.840.10008.5.1.4.1.1.66.7")
+"""Label Map Segmentation Storage (PS3.3 A.51, Supplement 243); pydicom's dictionary does not know it yet."""
 
 _MOST_ITEMS = 100_000  # of one sequence; a request of this node has some dozens
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")

@@ -111,6 +111,7 @@ def test_every_setting_of_a_profile_changes_its_digest_and_the_order_of_outputs_
         "prevalence": (("nodule", 0.02),),
         "pictures": "jpeg-ls",
         "sc_rows": 4096,
+        "seg": "labelmap",
     }
     assert others.keys() == {field.name for field in dataclasses.fields(Profile)}
     digests = {Profile().digest, *(Profile(**{key: value}).digest for key, value in others.items())}

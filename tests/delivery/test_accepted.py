@@ -15,6 +15,7 @@ from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.uid import (
+    Comprehensive3DSRStorage,
     ComprehensiveSRStorage,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -299,6 +300,27 @@ def test_a_study_keeps_the_encoding_of_its_first_results(bench: Bench) -> None: 
     assert (profile.pictures, profile.digest) == ("jpeg", digest)
     ((_, other),) = profiles(settings, route, bench.index, "another study")
     assert other.pictures == "uncompressed"
+
+
+def test_a_3d_report_is_made_only_where_it_is_known_to_be_stored(bench: Bench) -> None:  # noqa: F811
+    settings = settings_of({"sr_class": "comprehensive3d"}, {})
+
+    def chosen(study: str = "1") -> list[str]:
+        return [profile.sr_class for _, profile in profiles(settings, settings.routes[0], bench.index, study)]
+
+    assert chosen() == ["comprehensive", "comprehensive"], "nobody knows yet: a report that every PACS stores"
+    for name in ("p0", "p1"):
+        bench.index.note_accepted(name, {Comprehensive3DSRStorage: frozenset(PLAIN)}, 1.0)
+    assert chosen() == ["comprehensive3d", "comprehensive"]
+    ((_, profile), _) = profiles(settings, settings.routes[0], bench.index, "1")
+    with bench.index.transaction():
+        bench.index.add_reading(
+            NewReading("k", "1", "m", "1", "d", 1.0, reading_text()),
+            [NewResult("2.25.7", Comprehensive3DSRStorage, "1.9", 0, "sr", "f", 1, profile.digest)],
+        )
+    bench.index.note_accepted("p0", {Comprehensive3DSRStorage: frozenset()}, 2.0)
+    assert chosen() == ["comprehensive3d", "comprehensive"], "the study keeps what it has"
+    assert chosen("another study") == ["comprehensive", "comprehensive"]
 
 
 def test_the_same_answer_is_recorded_once(bench: Bench) -> None:  # noqa: F811

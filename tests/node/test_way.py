@@ -306,6 +306,8 @@ def test_each_destination_gets_results_made_for_it(
             routes=[{"name": "all", "models": ["phantom_cxr"], "to": ["seoul", "archive"], "outputs": ["sr", "sc"]}],
         )
     )  # fmt: skip
+    assert node.index is not None
+    node.index.note_accepted("seoul", {Comprehensive3DSRStorage: frozenset({"1.2.840.10008.1.2.1"})}, time.time())
     send(node.port, healthy)
     found = ended(node, healthy.StudyInstanceUID)
     assert found["state"] == "delivered"

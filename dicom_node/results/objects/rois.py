@@ -22,7 +22,6 @@ from highdicom.sr import (
 )
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
-from pydicom.uid import SegmentationStorage
 
 from ai.contract import Finding
 from dicom_node.results import uids
@@ -60,7 +59,7 @@ def roi_of(run: Run, finding: Finding, image: Source, segment: SegmentReference 
         return Roi("1410", (), (purpose, region), region)
     reference = ImageContentItem(
         _REFERENCED_SEGMENT,
-        SegmentationStorage,
+        segment.sop_class_uid,
         segment.sop_instance_uid,
         referenced_segment_numbers=[segment.number],
         relationship_type="CONTAINS",
@@ -71,15 +70,15 @@ def roi_of(run: Run, finding: Finding, image: Source, segment: SegmentReference 
 
 def add_evidence(document: Dataset, run: Run, segments: dict[str, SegmentReference]) -> None:
     """Name the Segmentation objects that the report refers to in its evidence (PS3.3 C.17.2.3), in place."""
-    objects = sorted({segment.sop_instance_uid for segment in segments.values()})
+    objects = sorted({(segment.sop_instance_uid, segment.sop_class_uid) for segment in segments.values()})
     if not objects:
         return
     series = Dataset()
     series.SeriesInstanceUID = uids.series_uid(run.objects_key, "seg")
     series.ReferencedSOPSequence = []
-    for uid in objects:
+    for uid, sop_class in objects:
         reference = Dataset()
-        reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = SegmentationStorage, uid
+        reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = sop_class, uid
         series.ReferencedSOPSequence.append(reference)
     document.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence.append(series)
 

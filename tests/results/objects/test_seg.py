@@ -21,6 +21,7 @@ from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, RLELossless
 
 from ai.contract import Code, InstanceRef, ReadingError, Segment, Segmentation
 from ai.mask import CutMask
+from dicom_node.dicom.attributes import LABEL_MAP
 from dicom_node.results import Run, encode, uids
 from dicom_node.results.encode import to_bytes
 from dicom_node.results.objects import seg
@@ -522,6 +523,48 @@ def test_probabilities_are_stored_to_a_255th() -> None:
 
 
 # --- what it says ---------------------------------------------------------------------------------------------------
+
+
+def apart(count: int) -> list[Mask]:
+    """Two masks that share no pixel, of which each is empty on some frames."""
+    first, second = np.zeros((2, count, ROWS, COLUMNS), bool)
+    first[1:4, 3:9, 2:7] = second[2:5, 10:15, 5:20] = True
+    return [first, second]
+
+
+@pytest.mark.parametrize("geometry", ["axial", "oblique"])
+def test_a_label_map_has_the_number_of_the_segment_at_each_pixel(geometry: str, tmp_path: Path) -> None:
+    headers, masks = series(geometry), apart(6)
+    order = shuffled(6)
+    run = run_with([headers[at] for at in order], [mask[order] for mask in masks], profile={"seg": "labelmap"})
+    path = file_of(seg.build(run, [headers[at] for at in order])[0], tmp_path)
+    dataset = pydicom.dcmread(path)
+    assert (dataset.SOPClassUID, dataset.SegmentationType) == (LABEL_MAP, "LABELMAP")
+    assert dataset.file_meta.TransferSyntaxUID == RLELossless
+    assert (dataset.NumberOfFrames, dataset.BitsAllocated, dataset.SegmentsOverlap) == (4, 8, "NO")
+    assert [item.SegmentNumber for item in dataset.SegmentSequence] == [0, 1, 2]  # 0 is the background
+    by_source = {header.SOPInstanceUID: index for index, header in enumerate(headers)}
+    for frame, item in zip(dataset.pixel_array, dataset.PerFrameFunctionalGroupsSequence, strict=True):
+        (reference,) = item.DerivationImageSequence[0].SourceImageSequence
+        index = by_source[reference.ReferencedSOPInstanceUID]
+        expected = masks[0][index] * 1 + masks[1][index] * 2
+        assert (frame == expected).all()
+        position = item.PlanePositionSequence[0].ImagePositionPatient
+        assert position == headers[index].ImagePositionPatient
+        assert "SegmentIdentificationSequence" not in item
+    labels = hd.seg.segread(path)
+    assert set(labels.segment_numbers) == {1, 2}
+    uids_in_order = [header.SOPInstanceUID for header in headers]
+    volume = labels.get_pixels_by_source_instance(
+        uids_in_order, combine_segments=True, assert_missing_frames_are_empty=True
+    )
+    assert (volume == masks[0] * 1 + masks[1] * 2).all()
+
+
+def test_segments_that_overlap_stay_binary_also_where_label_maps_are_wished_for() -> None:
+    mask = blob(6)
+    dataset = built(series(), [mask, mask], profile={"seg": "labelmap"})
+    assert (dataset.SegmentationType, dataset.SOPClassUID) == ("BINARY", "1.2.840.10008.5.1.4.1.1.66.4")
 
 
 def test_a_segment_says_what_it_is_and_who_drew_it() -> None:

@@ -27,11 +27,12 @@ from highdicom.seg import Segmentation
 from highdicom.spatial import get_volume_positions
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.uid import RLELossless
+from pydicom.uid import RLELossless, SegmentationStorage
 from pydicom.valuerep import format_number_as_ds
 
 from ai import contract
 from ai.mask import CutMask
+from dicom_node.dicom.attributes import LABEL_MAP
 from dicom_node.dicom.compressed import rle, set_pixels
 from dicom_node.results import highdicom_mends, uids
 from dicom_node.results.encode import finish, fitted, identity
@@ -45,6 +46,7 @@ from dicom_node.results.source_text import within
 _MAXIMUM = 255
 """Maximum Fractional Value: what a probability of 1 is stored as."""
 
+_MOST_LABELS = 255
 _LARGEST = 0xFFFFFFFE
 """The most bytes of pixels that a data element can hold (PS3.5 7.1.1)."""
 
@@ -81,8 +83,9 @@ def refusals(run: Run, headers: Sequence[Dataset]) -> tuple[str, ...]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SegmentReference:
-    """A segment of an object of :func:`build`: the object's UID, and Segment Number (0062,0004)."""
+    """A segment of an object of :func:`build`: the object's class and UID, and Segment Number (0062,0004)."""
 
+    sop_class_uid: str
     sop_instance_uid: str
     number: int
 
@@ -101,7 +104,7 @@ def references(run: Run, headers: Sequence[Dataset]) -> dict[str, SegmentReferen
         uid = uids.derived_uid(run.objects_key, "seg", index)
         for number, segment in enumerate(each.segments, start=1):
             if part := each.segmentation.segments[segment].part:
-                found[part] = SegmentReference(uid, number)
+                found[part] = SegmentReference(LABEL_MAP if each.is_label_map else SegmentationStorage, uid, number)
     return found
 
 
@@ -110,7 +113,7 @@ class _Drawn:
     """A segmentation that can be an object: its ``number`` in the reading, its planes, its segments that have pixels.
 
     ``segments`` are indices into the segmentation's segments; ``filled`` (planes x ``segments``) says which planes have
-    pixels.
+    pixels. A label map has one frame for each plane, whose pixels are the numbers of segments (Supplement 243).
     """
 
     number: int
@@ -118,16 +121,35 @@ class _Drawn:
     planes: tuple[Plane, ...]
     segments: tuple[int, ...]
     filled: NDArray[np.bool_]
+    is_label_map: bool = False
 
     def stored(self, segment: int, plane: int) -> NDArray[np.uint8]:
         """A plane (rows x columns) of the ``segment``-th of :attr:`segments`, as it is stored."""
         return _stored(self.segmentation.segments[self.segments[segment]].mask[plane])
 
+    def labels(self, plane: int) -> NDArray[np.uint8]:
+        """A plane of a label map (rows x columns): the number of the segment, from 1, at each pixel, else 0."""
+        labels = np.zeros((self.planes[plane].rows, self.planes[plane].columns), np.uint8)
+        for segment in np.flatnonzero(self.filled[plane]).tolist():
+            labels[self.stored(segment, plane) > 0] = segment + 1
+        return labels
+
 
 def _drawn(run: Run, headers: Sequence[Dataset]) -> list[_Drawn | str]:
     """For each segmentation, what an object is made of, or the reason why there is none."""
     planes = Planes(read_sources(run.reading.sources, headers))
-    return [_draw(planes, each, number) for number, each in enumerate(run.reading.segmentations)]
+    drawn = [_draw(planes, each, number) for number, each in enumerate(run.reading.segmentations)]
+    if run.profile.seg == "binary":
+        return drawn
+    return [
+        dataclasses.replace(each, is_label_map=True) if isinstance(each, _Drawn) and _fits_labels(each) else each
+        for each in drawn
+    ]
+
+
+def _fits_labels(drawn: _Drawn) -> bool:
+    """Whether a segmentation can be a label map: each pixel is in one segment or none, and numbers have 8 bits."""
+    return drawn.segmentation.kind == "binary" and len(drawn.segments) <= _MOST_LABELS and _overlap(drawn) == "NO"
 
 
 def _draw(planes_of: Planes, segmentation: contract.Segmentation, number: int) -> _Drawn | str:
@@ -192,8 +214,8 @@ def _object(run: Run, drawn: _Drawn, index: int) -> Dataset:
     stand_ins = _stand_ins(planes)
     result: Dataset = Segmentation(
         source_images=[each.stand_in for each in stand_ins],
-        pixel_array=drawn.filled[:, np.newaxis, np.newaxis, :].astype(np.uint8),
-        segmentation_type=drawn.segmentation.kind.upper(),
+        pixel_array=_stand_in_pixels(drawn),
+        segmentation_type="LABELMAP" if drawn.is_label_map else drawn.segmentation.kind.upper(),
         segment_descriptions=descriptions(run, drawn.number, drawn.segments),
         fractional_type="PROBABILITY",
         max_fractional_value=_MAXIMUM,
@@ -214,6 +236,13 @@ def _object(run: Run, drawn: _Drawn, index: int) -> Dataset:
     copy_optional(header, result, ["BodyPartExamined"])  # not Laterality: each segment has its own side
     _inherit_loss(result, planes)
     return result
+
+
+def _stand_in_pixels(drawn: _Drawn) -> NDArray[np.uint8]:
+    """The masks of the stand-ins: planes x 1 x 1 x segments; of a label map planes x 1 x 1, with any label."""
+    if drawn.is_label_map:
+        return np.asarray(drawn.filled.any(axis=1), np.uint8)[:, np.newaxis, np.newaxis]
+    return drawn.filled[:, np.newaxis, np.newaxis, :].astype(np.uint8)
 
 
 def _stand_ins(planes: Sequence[Plane]) -> list[Source]:
@@ -260,20 +289,21 @@ def _place(result: Dataset, drawn: _Drawn, index_of: dict[str, int]) -> list[tup
         (reference,) = item.DerivationImageSequence[0].SourceImageSequence
         index = index_of[reference.ReferencedSOPInstanceUID]
         content = item.FrameContentSequence[0]
-        segment = content.DimensionIndexValues[0]
-        content.DimensionIndexValues = [segment, ordinals[index]]
+        segment = 1 if drawn.is_label_map else content.DimensionIndexValues[0]
+        content.DimensionIndexValues = [ordinals[index]] if drawn.is_label_map else [segment, ordinals[index]]
         if planes[index].frame is not None:
             reference.ReferencedFrameNumber = planes[index].frame
-        identification = Dataset()
-        identification.ReferencedSegmentNumber = segment
-        item.SegmentIdentificationSequence = [identification]
+        if not drawn.is_label_map:
+            identification = Dataset()
+            identification.ReferencedSegmentNumber = segment
+            item.SegmentIdentificationSequence = [identification]
         for keyword, items in groups[index].items():
             setattr(item, keyword, items)
         frames.append((segment - 1, ordinals[index], index, item))
     frames.sort(key=lambda frame: frame[:3])
     result.PerFrameFunctionalGroupsSequence = [item for *_, item in frames]
     result.pop("DimensionOrganizationType", None)
-    if len(drawn.segments) == 1 and _spacing([planes[index] for index in used]) is not None:
+    if (drawn.is_label_map or len(drawn.segments) == 1) and _spacing([planes[index] for index in used]) is not None:
         result.DimensionOrganizationType = "3D"
     return [(segment, index) for segment, _, index, _ in frames]
 
@@ -316,9 +346,14 @@ def _fill(result: Dataset, drawn: _Drawn, order: Sequence[tuple[int, int]]) -> N
     """Set the pixels of all masks, in place, frame after frame.
 
     Binary ones are 1 bit a pixel (PS3.5 8.1.1), for which DICOM has no RLE.
-    Probabilities are 8 bits a pixel, by RLE (PS3.5 annex G): most of them are 0.
+    Probabilities and labels are 8 bits a pixel, by RLE (PS3.5 annex G): most of them are 0.
     """
     result.Rows, result.Columns = drawn.planes[0].rows, drawn.planes[0].columns
+    if drawn.is_label_map:
+        result.SegmentsOverlap = "NO"
+        result["PixelPaddingValue"].VR = "US"  # as the pixels (PS3.5 A.2); highdicom leaves US or SS open
+        set_pixels(result, [rle(drawn.labels(plane)) for _, plane in order], RLELossless)
+        return
     result.SegmentsOverlap = _overlap(drawn)
     frames = [drawn.stored(segment, plane) for segment, plane in order]
     if drawn.segmentation.kind == "binary":
