@@ -35,10 +35,8 @@ def summary(run: Run) -> str:
     reading, say = run.reading, run.words
     if reading.failure:
         return say.failed(say.reason(reading.failure))
-    verdicts = [say.findings(len(reading.findings))] if reading.findings else []
-    if unplaced(reading):
-        without = say.findings_without_region
-        verdicts.append(without[:1].lower() + without[1:] if verdicts else without)
+    marked, without = len(reading.findings), len(unplaced(reading))
+    verdicts = [say.findings(marked, without)] if marked or without else []
     if not verdicts and reading.classes and not any(each.finding for each in reading.classes):
         # The model only outlines anatomy: "no findings" would be an answer to a question that it was not asked.
         verdicts.append(say.outlined(sum(each.presence is Presence.PRESENT for each in reading.classes)))

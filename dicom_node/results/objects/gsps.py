@@ -29,8 +29,8 @@ from ai.contract import Finding
 from dicom_node.results import highdicom_mends, uids, verdict
 from dicom_node.results.encode import finish, fitted, identity
 from dicom_node.results.objects.grayscale import Pipeline, as_item, decimals, is_grey, macros, put, read_pipeline
-from dicom_node.results.outlines import outline_of, polygons
 from dicom_node.results.pictures.drawing import Colour
+from dicom_node.results.pictures.outlines import outline_of, polygons
 from dicom_node.results.pictures.palette import Palette
 from dicom_node.results.run import Run
 from dicom_node.results.source import Source, check_findings, on_image, read_sources

@@ -21,7 +21,7 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import EncapsulatedPDFStorage, ExplicitVRLittleEndian
 
 from ai.scores import score_text
-from dicom_node.results import highdicom_mends
+from dicom_node.results import highdicom_mends, short_report
 from dicom_node.results.encode import finish, fitted, identity
 from dicom_node.results.objects.page import Page, Table, printable, render
 from dicom_node.results.objects.sizes import Size, size_of
@@ -156,6 +156,7 @@ def _notes(run: Run, header: Dataset, sizes: Mapping[int, Size]) -> tuple[str, .
     at, passed_over = local_time(run, header), not_read_sentence(run)
     replaced = run.predecessor and in_zone_of(header, run.predecessor.created)
     return (
+        *short_report.lines(run),
         *([passed_over] if passed_over else []),
         *([say.at_detector] if any(size.at_detector for size in sizes.values()) else []),
         f"{say.read_by(model.name, model.version, model.manufacturer)} (SHA-256 {model.digest[:16]})",

@@ -38,7 +38,7 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as PydicomCode
 
 from ai.contract import Finding
-from dicom_node.results import highdicom_mends, uids, verdict
+from dicom_node.results import highdicom_mends, short_report, uids, verdict
 from dicom_node.results.encode import concept, finish, fitted, identity
 from dicom_node.results.objects import evaluations, seg, viewers
 from dicom_node.results.objects.rois import Roi, add_evidence, roi_of
@@ -49,6 +49,7 @@ from dicom_node.results.source_bytes import text_of, unsigned_of
 from dicom_node.results.times import in_zone_of, shown_time
 
 _QUALITATIVE_EVALUATIONS = CodedConcept("C0034375", "UMLS", "Qualitative Evaluations")
+_SUMMARY = CodedConcept("121111", "DCM", "Summary")
 _LATERALITY = CodedConcept("272741003", "SCT", "Laterality")
 _LONG_AXIS = CodedConcept("103339001", "SCT", "Long Axis")
 _SHORT_AXIS = CodedConcept("103340004", "SCT", "Short Axis")
@@ -139,6 +140,7 @@ def _root(run: Run, images: Sequence[Source], library: ContentItem, groups: Sequ
         *LanguageOfContentItemAndDescendants(CodedConcept(run.words.locale[0], "RFC5646", run.words.locale[1])),
         *observer(run),
         CodeContentItem(codes.DCM.ProcedureReported, procedure, relationship_type="HAS CONCEPT MOD"),
+        TextContentItem(_SUMMARY, "\r\n".join(short_report.lines(run)), relationship_type="CONTAINS"),
         *(TextContentItem(codes.DCM.Comment, each, relationship_type="CONTAINS") for each in _sentences(run, images)),
         library,
         *([_container(codes.DCM.ImagingMeasurements, groups)] if groups else []),

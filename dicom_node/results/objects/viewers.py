@@ -13,9 +13,9 @@ from pydicom.sr.codedict import codes
 
 from ai.contract import Finding
 from ai.scores import score_text
-from dicom_node.results import verdict
 from dicom_node.results.run import SCHEME, Run
 from dicom_node.results.scores import shown_finding_score
+from dicom_node.results.short_report import finding_words
 from dicom_node.results.source_text import within
 from dicom_node.results.uids import digest_of
 
@@ -24,9 +24,7 @@ _REPORT = CodedConcept("AI_REPORT", SCHEME, "AI report")
 
 def label(run: Run, finding: Finding) -> str:
     """Who says it, what it is and on which side: "AI: Nodule, right"."""
-    name, side = verdict.finding_name(run, finding), finding.laterality
-    said = "" if side is None else run.words.name(side, side.meaning.lower())
-    return f"AI: {name}" if not said or said in name.lower().split() else f"AI: {name}, {said}"
+    return f"AI: {finding_words(run, finding)}"
 
 
 def comment(run: Run, finding: Finding) -> TextContentItem:

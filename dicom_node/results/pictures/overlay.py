@@ -10,9 +10,9 @@ from pydicom.dataset import Dataset
 
 from ai.contract import Finding, HeatMap, Presence, Segment
 from dicom_node.results import verdict
-from dicom_node.results.outlines import outline_of
 from dicom_node.results.pictures.drawing import Box, Colour, Outline
 from dicom_node.results.pictures.heat_maps import VISIBLE, Heat
+from dicom_node.results.pictures.outlines import outline_of
 from dicom_node.results.pictures.palette import Palette
 from dicom_node.results.pictures.slices import Frame, Stack
 from dicom_node.results.run import Run

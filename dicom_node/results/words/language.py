@@ -19,7 +19,6 @@ class Words:
     """Language of Content Item as RFC 5646 tag and its meaning (CID 5000), the meaning in English as all meanings."""
     not_for_diagnosis: str
     no_findings: str
-    findings_without_region: str
     incomplete: str
     incomplete_without_findings: str
     no_negative_result: str
@@ -43,6 +42,8 @@ class Words:
     operating_points: dict[str, str]
     not_assessed_class: str
     _findings: tuple[str, str]
+    _unplaced: tuple[str, str]
+    _also_unplaced: str
     _outlined: tuple[str, str, str]
     _parts: tuple[str, str]
     _failed: str
@@ -86,9 +87,12 @@ class Words:
         """The reason why something was not read."""
         return reasons.translated(english, self.language)
 
-    def findings(self, count: int) -> str:
-        """The number of findings, as a verdict without a full stop."""
-        return self._findings[count > 1].format(count)
+    def findings(self, marked: int, unplaced: int) -> str:
+        """How many findings are marked and how many have no place, not both 0, as a verdict without a full stop."""
+        if not marked:
+            return self._unplaced[unplaced > 1].format(unplaced)
+        also = [self._also_unplaced.format(unplaced)] if unplaced else []
+        return "; ".join([self._findings[marked > 1].format(marked), *also])
 
     def outlined(self, count: int) -> str:
         """The number of outlined structures, for a model that looks for no findings."""

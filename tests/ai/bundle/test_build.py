@@ -360,7 +360,7 @@ def test_a_class_without_a_place_is_told_in_the_report(tmp_path: Path) -> None:
     model = load(bundles.classifier(tmp_path / "bundle"), threads=1)
     made = objects(model.read(chosen(radiograph(tmp_path, bright((50, 100, 150, 200))))), "sr", "sc", "kos")
     told = texts(made["sr"][0])
-    assert "Findings without a region: Bright present" in told
+    assert "1 finding without a place: Bright present" in told
     assert "Unsure not assessed" in told
     assert "90" not in told.split("Unsure")[1][:20]  # its score is not to be relied on
     assert "incomplete" not in told.lower()
@@ -371,7 +371,7 @@ def test_a_class_without_a_place_is_told_in_the_report(tmp_path: Path) -> None:
 def test_boxes_and_outlines_of_a_ct_have_objects(ct: tuple[InstanceRef, ...], tmp_path: Path) -> None:
     model = load(bundles.ct_segmentation(tmp_path / "bundle", finding=True), threads=1)
     made = objects(model.read(chosen(*ct)), "sr", "seg", "gsps", "kos")
-    assert "1 finding with a region" in texts(made["sr"][0])
+    assert "1 finding marked" in texts(made["sr"][0])
     assert set(made) == {"sr", "seg", "gsps", "kos"}
 
 

@@ -495,7 +495,7 @@ def test_the_legend_says_what_a_person_must_know(spy: Spy) -> None:
         "Demonstration model, trained on no patient",
         "phantom_cxr 1.2.0",
         "Read 2026-03-01 23:30 UTC+0000",
-        "1 finding with a region",
+        "1 finding marked",
     ]
     assert [row.cells for row in spy.table] == [
         ("Nodule", "0.87", "0.50", "present"),
@@ -511,7 +511,7 @@ def test_the_legend_says_what_was_looked_for_and_what_a_class_stands_for(spy: Sp
     run = with_scope(run_of(image, boxes=BOXES["one"], profile=profile))
     (picture,) = sc.build(run, [image], Held(image))
     assert spy.headline[4:] == [
-        "1 finding with a region",
+        "1 finding marked",
         "Operating point: balanced",
         "Not looked for: Tuberculosis",
         "Nodule: may be pneumonia or consolidation",
@@ -539,7 +539,7 @@ def test_an_image_without_findings_does_not_speak_for_the_study(spy: Spy) -> Non
     images = [make_image(), make_image()]
     run = run_of(*images, boxes=BOXES["one"])
     render(run, grey(), 1)
-    assert spy.headline[-2:] == ["Image 2 of 2", "No findings in this image; 1 finding with a region in the study"]
+    assert spy.headline[-2:] == ["Image 2 of 2", "No findings in this image; 1 finding marked in the study"]
 
 
 def test_the_time_is_in_the_sources_zone(spy: Spy) -> None:

@@ -321,7 +321,7 @@ def test_no_findings_are_said_in_code_and_in_words() -> None:
     ("presence", "outcome", "words"),
     [
         (Presence.UNDETERMINED, "111243", "Incomplete reading: no findings in what could be read"),
-        (Presence.PRESENT, "111242", "Findings without a region"),
+        (Presence.PRESENT, "111242", "1 finding without a place"),
     ],
 )
 def test_a_class_without_a_region_is_not_passed_over(presence: Presence, outcome: str, words: str) -> None:
@@ -682,6 +682,6 @@ def test_dcmtk_reads_it_as_plain_sentences(file: Path) -> None:
     html = run_tool("dsr2html", file).stdout
     assert "AI - not for diagnostic use" in html
     assert "Demonstration model, trained on no patient" in html
-    assert ("No findings: Nodule absent" in html) != ("3 findings with a region: Nodule present (score 0.87" in html)
+    assert ("No findings: Nodule absent" in html) != ("3 findings marked: Nodule present (score 0.87" in html)
     assert "Not read: 3 images, other objects or series: view LL" in html
     assert run_tool("dsrdump", "-q", file).stderr == ""

@@ -15,8 +15,8 @@ from pydicom.dataset import Dataset
 from ai.contract import Code, Segment, Segmentation
 from dicom_node.results import Run
 from dicom_node.results.objects import gsps
-from dicom_node.results.outlines import outline_of, polygons
 from dicom_node.results.pictures import drawing, heat_maps, palette, scene
+from dicom_node.results.pictures.outlines import outline_of, polygons
 from tests.results.pictures.test_palette import difference, lab, linear
 from tests.results.test_common import BOXES, Held, grey, run_of, written
 from tests.support.samples import make_image

@@ -21,7 +21,10 @@ _MOST_POINTS = 2000
 
 
 def outline_of(reading: Reading, finding: Finding) -> NDArray[np.bool_] | None:
-    """The pixels of a finding (rows x columns of its frame). None if no segment of its class lies in its region."""
+    """The pixels of a finding (rows x columns of its frame). None if no segment of its class lies in its region.
+
+    A finding that names its segment (``part``) has that one alone.
+    """
     region = finding.region
     window = np.s_[
         max(math.floor(region.top), 0) : math.ceil(region.bottom),
@@ -32,7 +35,7 @@ def outline_of(reading: Reading, finding: Finding) -> NDArray[np.bool_] | None:
             if (ref.sop_instance_uid, frame) != (region.sop_instance_uid, region.frame):
                 continue
             for segment in segmentation.segments:
-                if segment.key != finding.key:
+                if segment.key != finding.key or (finding.part and segment.part != finding.part):
                     continue
                 whole = segment.mask[place] >= 0.5
                 if whole[window].any():
