@@ -154,6 +154,18 @@ def test_a_finding_and_its_segment_have_one_tracking_uid_and_the_report_refers_t
     assert found["seg"].SeriesInstanceUID in {series.SeriesInstanceUID for series in evidence}
 
 
+def test_ohif_gets_the_region_under_the_name_that_it_shows_or_loads() -> None:
+    """OHIF 3.12 shows a group with any SCOORD, and loads one with an Image Region (looked at in the viewer)."""
+    for viewer, template, name in (("any", "1411", "111041"), ("ohif", "1410", "111030")):
+        report = results(located(), viewer=viewer)["sr"]
+        (group,) = next(each for each in report.ContentSequence if _name(each) == "126010").ContentSequence
+        assert group.ContentTemplateSequence[0].TemplateIdentifier == template
+        (region,) = (item for item in group.ContentSequence if item.ValueType == "SCOORD")
+        assert _name(region) == name
+        assert region.ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID
+        assert any(_name(item) == "118565006" for item in group.ContentSequence)
+
+
 def test_without_a_segmentation_object_the_report_has_the_box() -> None:
     image = located()
     del image.FrameOfReferenceUID

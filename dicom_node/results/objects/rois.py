@@ -7,6 +7,7 @@ measurement (:func:`highdicom_mends.add_inferred_from`): OHIF loads a group only
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +33,7 @@ from dicom_node.results.source_bytes import frames_of
 
 _BOUNDED_BY = CodedConcept("75958009", "SCT", "Bounded by")
 _REFERENCED_SEGMENT = CodedConcept("121191", "DCM", "Referenced Segment")
+_OUTLINE = CodedConcept("111041", "DCM", "Outline")
 _SOURCE_SERIES = CodedConcept("121232", "DCM", "Source series for segmentation")
 _VOLUME = CodedConcept("118565006", "SCT", "Volume")
 _MILLILITRE = CodedConcept("mL", "UCUM", "milliliter")
@@ -54,9 +56,10 @@ class Roi:
 def roi_of(run: Run, finding: Finding, image: Source, segment: SegmentReference | None) -> Roi:
     """The place of a finding on ``image``, with its segment if it has one."""
     region = _box(finding, image)
-    if segment is None:
+    if segment is None or run.profile.viewer == "ohif":
+        # OHIF loads measurements only from an Image Region, which a group with a segment cannot have.
         purpose = CodeContentItem(codes.DCM.GeometricPurposeOfRegion, _BOUNDED_BY, relationship_type="CONTAINS")
-        return Roi("1410", (), (purpose, region), region)
+        return Roi("1410", _volume(run, finding), (purpose, region), region)
     reference = ImageContentItem(
         _REFERENCED_SEGMENT,
         segment.sop_class_uid,
@@ -65,7 +68,17 @@ def roi_of(run: Run, finding: Finding, image: Source, segment: SegmentReference 
         relationship_type="CONTAINS",
     )
     series = UIDRefContentItem(_SOURCE_SERIES, image.stand_in.SeriesInstanceUID, relationship_type="CONTAINS")
-    return Roi("1411", _volume(run, finding), (reference, series), region)
+    return Roi("1411", _volume(run, finding), (reference, series, _named_outline(region)), region)
+
+
+def _named_outline(region: ImageRegion) -> ImageRegion:
+    """The box on the key slice under another name: TID 1411 admits Image Region or Referenced Segment, and not both.
+
+    OHIF shows a group only if an SCOORD is among its items, whatever its name; it loads none but an Image Region.
+    """
+    outline = copy.deepcopy(region)
+    outline.ConceptNameCodeSequence = [_OUTLINE]
+    return outline
 
 
 def add_evidence(document: Dataset, run: Run, segments: dict[str, SegmentReference]) -> None:
@@ -87,7 +100,7 @@ def _volume(run: Run, finding: Finding) -> tuple[NumContentItem, ...]:
     """The volume of a finding's segment in ml; three significant figures, for no outline is more exact."""
     for segmentation in run.reading.segmentations:
         for segment in segmentation.segments:
-            if segment.part == finding.part and segment.volume_ml is not None:
+            if finding.part and segment.part == finding.part and segment.volume_ml is not None:
                 value = float(f"{segment.volume_ml:.3g}")
                 return (NumContentItem(_VOLUME, value, _MILLILITRE, relationship_type="CONTAINS"),)
     return ()

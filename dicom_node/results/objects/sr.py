@@ -112,7 +112,8 @@ def build(run: Run, sources: Sequence[Dataset]) -> Dataset:
     for group, place in zip(_groups_of(document), places, strict=True):
         scores.append(next(item for item in group.ContentSequence if item.ValueType == "NUM"))
         highdicom_mends.add_inferred_from(scores[-1], place.region)
-    add_evidence(document, run, segments)
+    if any(place.template == "1411" for place in places):
+        add_evidence(document, run, segments)
     if run.profile.viewer == "ohif":
         viewers.adapt_to_ohif(document, run, scores)
     if run.predecessor is not None:
