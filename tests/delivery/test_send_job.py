@@ -353,7 +353,7 @@ def test_every_kind_of_result_is_proposed(bench: Bench, start_pacs: StartPacs) -
     for job in jobs:
         assert sender(job).reason == ""
     assert pacs.uids() == [job.subject for job in jobs]
-    assert len(jobs) == 7
+    assert len(jobs) == 8
 
 
 @pytest.mark.programs

@@ -681,7 +681,7 @@ def test_stored_with_a_warning_and_changed_names_what_was_changed(
             one.SeriesNumber = 7
             one.ContentSequence[0].ConceptNameCodeSequence[0].CodeMeaning = "Other"
             del one.DeviceSerialNumber
-            one.InstitutionName = "HOSPITAL"
+            one.InstitutionalDepartmentName = "HOSPITAL"
 
     archive.change = change
     told = flown(configured(tmp_path, archive.port))
@@ -698,7 +698,7 @@ def test_stored_with_a_warning_and_changed_names_what_was_changed(
     got = line(told, "C-GET sr")
     assert got.startswith("warn came back changed: ")
     for expected in (
-        "InstitutionName (0008,0080) was added: 'HOSPITAL'",
+        "InstitutionalDepartmentName (0008,1040) was added: 'HOSPITAL'",
         "PatientName (0010,0010) was sent as 'TEST^DICOM-NODE' and came back as 'SOMEBODY^ELSE'",
         "DeviceSerialNumber (0018,1000) was sent as '0000000000",
         "ContentSequence[1].ConceptNameCodeSequence[1].CodeMeaning (0008,0104) was sent as 'Language of Content",

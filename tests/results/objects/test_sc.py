@@ -204,7 +204,7 @@ def test_a_finding_that_fills_the_image_has_a_number_and_its_name_in_the_legend(
 def test_the_image_is_the_source_but_for_boxes_and_labels(spy: Spy, boxes: Boxes, rows: int, columns: int) -> None:
     source, rgb, run = drawn(boxes, rows, columns)
     changed = (rgb[:rows, :columns] != source[..., np.newaxis]).any(axis=2)
-    width = 2 * max(2, round(min(rows, columns) / 400))
+    width = 2 * max(4, round(min(rows, columns) / 400))
     for finding in run.reading.findings:
         left, top, right, bottom = edges(finding.region)
         frame = np.zeros_like(changed)
