@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
+from ai.phantom.draw import draw_phantom
 from scripts.benchmarks.servers import AE_TITLE, ENVIRONMENT, PDU, Running, Server, program
 
 _WARM = 2  # images of another study that are sent first
@@ -36,13 +38,17 @@ class LostError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is sent at the same time: ``associations`` senders of ``images`` each; ``rows`` x ``columns`` of 16 bit."""
+    """What is sent at the same time: ``associations`` senders of ``images`` each; ``rows`` x ``columns`` of 16 bit.
+
+    ``drawn``: the images are to be read, so they are drawn chest radiographs. The others are noise.
+    """
 
     name: str
     associations: int
     images: int
     rows: int
     columns: int
+    drawn: bool = False
 
 
 LOADS = (
@@ -128,7 +134,10 @@ def send(parts: Sequence[Path], port: int) -> None:
 
 
 def make(folder: Path, count: int, load: Load) -> Path:
-    """Write ``count`` instances of one series into ``folder``. The pixels are noise, which no disk can compress."""
+    """Write ``count`` instances of one series into ``folder``.
+
+    The pixels are noise, which no disk can compress, or a drawn chest radiograph, since a node reads no other.
+    """
     folder.mkdir(parents=True)
     small = load.name.startswith("CT")
     image = Dataset()
@@ -139,7 +148,8 @@ def make(folder: Path, count: int, load: Load) -> Path:
     image.StudyInstanceUID, image.SeriesInstanceUID = generate_uid(), generate_uid()
     image.Modality, image.BodyPartExamined = ("CT", "CHEST") if small else ("DX", "CHEST")
     image.PatientName, image.PatientID, image.StudyDate, image.StudyTime = "BENCH", "BENCH", "20200101", "120000"
-    image.StudyDescription, image.SeriesDescription, image.SeriesNumber = "Benchmark", "Noise", 1
+    image.StudyDescription, image.SeriesDescription = "Benchmark", "Phantom" if load.drawn else "Noise"
+    image.SeriesNumber = 1
     image.SamplesPerPixel, image.PhotometricInterpretation, image.PixelRepresentation = 1, "MONOCHROME2", 0
     image.Rows, image.Columns, image.BitsAllocated, image.BitsStored, image.HighBit = (
         load.rows,
@@ -152,9 +162,16 @@ def make(folder: Path, count: int, load: Load) -> Path:
     for number in range(count):
         image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = generate_uid()
         image.InstanceNumber = number + 1
-        image.PixelData = rng.bytes(2 * load.rows * load.columns)
+        image.PixelData = _drawn(load.rows, load.columns) if load.drawn else rng.bytes(2 * load.rows * load.columns)
         image.save_as(folder / f"{number:04d}.dcm", enforce_file_format=True)
     return folder
+
+
+@cache
+def _drawn(rows: int, columns: int) -> bytes:
+    """The stored values of a phantom, over all 16 bits."""
+    phantom = draw_phantom(1, rows, columns, view="PA", photometric="MONOCHROME2")
+    return (phantom.pixels << (16 - phantom.bits_stored)).astype("<u2").tobytes()
 
 
 def table(found: dict[str, Any]) -> str:

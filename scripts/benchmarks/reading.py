@@ -27,9 +27,9 @@ from scripts.benchmarks.servers import AE_TITLE, SERVERS, free_port, listening
 
 QUIET_SECONDS = 0.5
 _LIMIT_SECONDS = 300.0
-_LARGE = Load("DX of 10 MB", 1, 1, 2500, 2048)
-_MEDIUM = Load("DX of 2 MB", 1, 1, 1024, 1024)
-_SMALL = Load("DX of 0.5 MB", 1, 1, 512, 512)
+_LARGE = Load("DX of 10 MB", 1, 1, 2500, 2048, drawn=True)
+_MEDIUM = Load("DX of 2 MB", 1, 1, 1024, 1024, drawn=True)
+_SMALL = Load("DX of 0.5 MB", 1, 1, 512, 512, drawn=True)
 CONFIGURATION = """[node]
 ae_title = "{title}"
 host = "127.0.0.1"

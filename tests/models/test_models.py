@@ -13,6 +13,7 @@ import sys
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
@@ -27,6 +28,8 @@ from ai.bundle.files import BundleError, bundle_digest, describe, shipped
 from ai.bundle.metadata import metadata_faults
 from ai.bundle.pins import Pinned, TamperedError, shipped_pins
 from ai.contract import ReadingError
+from ai.phantom.dicom import to_dicom
+from ai.phantom.draw import draw_phantom
 from dicom_node.errors import ConfigError, ModelError
 from dicom_node.models.install import Candidate, add, load_once, try_out
 from dicom_node.models.registry import Models, find
@@ -757,7 +760,8 @@ def test_a_node_reads_with_the_installed_model_and_fails_visibly_once_it_was_cha
         found = study_status.detail(node.index, study) if node.index is not None else None
         return found if found is not None and found["state"] in ("delivered", "failed") else None
 
-    image = make_image(StudyInstanceUID="1.2.3", Rows=64, Columns=64)
+    chest = draw_phantom(1, 256, 256)  # the node reads what looks like a chest alone
+    image = to_dicom(chest, seed=1, now=datetime(2026, 1, 1, tzinfo=UTC), study_uid="1.2.3")
     send(node.port, image)
     found = wait_until(lambda: ended(image.StudyInstanceUID), "the study to be read")
     assert (found["state"], found["readings"][0]["model"]) == ("delivered", "local_cxr")

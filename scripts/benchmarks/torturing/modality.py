@@ -21,8 +21,8 @@ from scripts.benchmarks.ingest import Load, LostError, make
 from scripts.benchmarks.servers import AE_TITLE, ENVIRONMENT, PDU, program
 from scripts.benchmarks.torturing.victim import Node
 
-SMALL = Load("DX of 128 KiB", 1, 1, 256, 256)
-LARGE = Load("DX of 10 MB", 1, 1, 2500, 2048)  # long enough on its way to be killed amid it
+SMALL = Load("DX of 128 KiB", 1, 1, 256, 256, drawn=True)
+LARGE = Load("DX of 10 MB", 1, 1, 2500, 2048, drawn=True)  # long enough on its way to be killed amid it
 _OUTSTANDING = 12  # studies that are not delivered: with more, senders wait
 _DRAIN_SECONDS = 300.0
 _STORESCU = {"Success": "0000", "Refused: OutOfResources": "A700", "Unknown Status: 0x110": "0110"}  # its words
