@@ -103,6 +103,15 @@ def names(sr: Dataset) -> set[str]:
     }
 
 
+def labels(sr: Dataset) -> set[str]:
+    """What the report calls each finding for the eye, such as "AI: Nodule, left, 0.83"."""
+    return {
+        str(item.TextValue)
+        for item in walk(sr)
+        if item.get("ValueType") == "TEXT" and str(item.TextValue).startswith("AI: ")
+    }
+
+
 def test_the_report_in_the_pacs_tells_where_the_findings_are(delivered: Delivered) -> None:
     boxes = regions(delivered.sr)
     read = [one["region"] for one in delivered.reading["findings"]]
@@ -134,8 +143,9 @@ def test_ohif_draws_each_region_where_the_report_says(ohif: Ohif, delivered: Del
             assert rectangle.distance(wanted) <= tolerance, (rectangle, wanted)
 
         measurements = study.open_measurements()
-        for name in names(sr):
-            measurements.get_by_text(name, exact=True).wait_for()
+        assert len(labels(sr)) == len(expected)
+        for label in labels(sr):
+            measurements.get_by_text(label, exact=True).first.wait_for()
         study.screenshot(tmp_path / "measurements.png")
         assert not study.errors
 
