@@ -26,12 +26,16 @@ from reportlab.pdfbase.ttfonts import TTFont
 from reportlab.pdfgen.canvas import Canvas
 
 from dicom_node import __version__
+from dicom_node.results.pictures.drawing import Colour as Swatch
 from dicom_node.results.pictures.typeface import drawable, font_path
 
 _FONT = "NotoSansCJKjp-Subset"
 _MARGIN = 40.0  # points; printers leave some 12 to 18 blank
 _GAP = 16.0
 _SMALL, _BODY, _LARGE = 7.5, 8.5, 12.0
+_SWATCH, _BESIDE = 6.0, 10.0
+"""The side of the square in a row's colour, and where the text beside it begins."""
+
 _ROWS = 16
 """The most rows of a table; the last one counts the rest."""
 
@@ -47,7 +51,7 @@ Colour = tuple[float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of cells under a heading; ``faint`` rows are printed in grey.
+    """Rows of cells under a heading; ``faint`` rows are printed in grey, a row has a square of its colour before it.
 
     Columns are as wide as their contents, except column ``flexible`` (from 0). It gets the remaining width and its
     texts are cut if that is too little: a number that is cut would read as another number.
@@ -57,6 +61,7 @@ class Table:
     rows: tuple[Cells, ...]
     flexible: int
     faint: frozenset[int] = frozenset()
+    colours: tuple[Swatch, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +218,10 @@ class _Sheet:
             colour = _FAINT if number == 0 or number - 1 in faint else _INK
             y = self.y
             ends = [edge - 4 for edge in edges[1:]] if len(row) > 1 else [left + width]
-            for text, start, end in zip(row, edges, ends, strict=False):
+            if number > 0 and len(row) > 1 and table.colours:
+                self._swatch(table.colours[number - 1], left)
+            starts = [left + (_BESIDE if table.colours else 0.0), *edges[1:]]
+            for text, start, end in zip(row, starts, ends, strict=False):
                 self.y = y
                 self._line(self._cut(text, _BODY, end - start), _BODY, start, colour)
             if number == 0:
@@ -223,6 +231,7 @@ class _Sheet:
         """The left edge of each column, and the right edge of the last one."""
         columns = zip(*(table.heading, *table.rows), strict=True)
         widths = [max(_width(drawable(text[:_LONGEST]), _BODY) for text in column) + 8 for column in columns]
+        widths[0] += _BESIDE if table.colours else 0.0
         widths[table.flexible] = 0.0
         # Other columns are wider than this only with unexpectedly long texts.
         scale = min(1.0, 0.75 * width / max(sum(widths), 1.0))
@@ -231,6 +240,13 @@ class _Sheet:
         return [left + sum(widths[:number]) for number in range(len(widths) + 1)]
 
     # --- lines ---
+
+    def _swatch(self, colour: Swatch, left: float) -> None:
+        """Draw the square of a colour at the left of the line that comes next; its rim shows pale ones on paper."""
+        self.pdf.setFillColorRGB(*(part / 255 for part in colour))
+        self.pdf.setStrokeColorRGB(*_FAINT)
+        self.pdf.setLineWidth(0.4)
+        self.pdf.rect(left + 0.5, self.y - _BODY * 1.02, _SWATCH, _SWATCH, stroke=1, fill=1)
 
     def _paragraph(self, text: str, size: float, *, lines: int, colour: Colour = _INK) -> None:
         for line in self._wrap(text, size, self.width, lines):

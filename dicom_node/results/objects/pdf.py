@@ -25,6 +25,7 @@ from dicom_node.results import highdicom_mends, short_report
 from dicom_node.results.encode import finish, fitted, identity
 from dicom_node.results.objects.page import Page, Table, printable, render
 from dicom_node.results.objects.sizes import Size, size_of
+from dicom_node.results.pictures.palette import Palette
 from dicom_node.results.run import Run
 from dicom_node.results.scores import shown_finding_score
 from dicom_node.results.source import Source, check_findings, read_sources
@@ -137,7 +138,8 @@ def _findings(run: Run, sizes: Mapping[int, Size]) -> Table:
         for number, finding in enumerate(run.reading.findings)
     ]
     heading = ("", say.finding, say.side, _capital(say.score), *([say.size] if sizes else []))
-    return Table(heading, tuple(rows), flexible=1)
+    palette = Palette(run.reading)
+    return Table(heading, tuple(rows), 1, colours=tuple(palette.colour(each) for each in run.reading.findings))
 
 
 def _classes(run: Run) -> Table:
@@ -148,7 +150,8 @@ def _classes(run: Run) -> Table:
         rows.append((finding_name(run, each), presence, score, threshold))
     faint = frozenset(n for n, each in enumerate(run.reading.classes) if is_faint(each))
     heading = tuple(_capital(each) for each in ("", say.verdict, say.score, say.threshold))
-    return Table(heading, tuple(rows), flexible=0, faint=faint)
+    colours = Palette(run.reading).classes
+    return Table(heading, tuple(rows), 0, faint, tuple(colours[each.key] for each in run.reading.classes))
 
 
 def _notes(run: Run, header: Dataset, sizes: Mapping[int, Size]) -> tuple[str, ...]:

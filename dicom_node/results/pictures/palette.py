@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 
 from ai.contract import Code, Finding, Reading, Segment
 from dicom_node.results.pictures.drawing import Colour
+from dicom_node.results.run import SCHEME
 
 COLOURS: tuple[Colour, ...] = (
     *((86, 180, 233), (230, 159, 0), (204, 121, 167), (240, 228, 66), (0, 158, 115), (213, 94, 0)),
@@ -31,11 +32,11 @@ _PLACES: dict[tuple[str, str], int] = {
     (value, scheme): place
     for place, codes in enumerate(
         (
-            (("427359005", "SCT"), ("27925004", "SCT"), ("786838002", "SCT")),  # nodule
+            (("427359005", "SCT"), ("27925004", "SCT"), ("786838002", "SCT"), ("nodule_or_mass", SCHEME)),  # nodule
             (("36118008", "SCT"),),  # pneumothorax
-            (("154283005", "SCT"),),  # tuberculosis
+            (("154283005", "SCT"), ("tb_susp", SCHEME)),  # tuberculosis
             (("60046008", "SCT"),),  # pleural effusion
-            (("233604007", "SCT"),),  # pneumonia
+            (("233604007", "SCT"), ("pneumonia_susp", SCHEME)),  # pneumonia
             (("95436008", "SCT"),),  # consolidation
             (("309529002", "SCT"), ("4147007", "SCT")),  # mass
             (("8186001", "SCT"),),  # cardiomegaly
@@ -48,6 +49,9 @@ _PLACES: dict[tuple[str, str], int] = {
             (("51615001", "SCT"),),  # fibrosis
             (("39839004", "SCT"),),  # hernia
             (("112001", "DCM"),),  # opacity
+            (("lung_lesion", SCHEME),),
+            (("pleural_t_68c935", SCHEME),),  # pleural thickening
+            (("enlarged__e8a336", SCHEME),),  # enlarged cardiomediastinum
         )
     )
     for value, scheme in codes

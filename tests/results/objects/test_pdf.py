@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
 from io import BytesIO
@@ -27,6 +28,7 @@ from ai.contract import Axes, Code, PassedOver, Presence
 from dicom_node.results import Run, encode
 from dicom_node.results.encode import to_bytes
 from dicom_node.results.objects import pdf
+from dicom_node.results.pictures.palette import Palette
 from dicom_node.results.run import Predecessor
 from dicom_node.results.source_text import certain_text
 from tests.results.test_common import (
@@ -156,6 +158,21 @@ def test_the_picture_is_on_it(tmp_path: Path) -> None:
         assert read.size == (400, 600)
         assert np.abs(np.asarray(read.convert("RGB")).astype(int) - shown).mean() < 3
     assert sheet(tmp_path, run_of(image), image).document.EncapsulatedDocument.count(b"/Image ") == 0
+
+
+@pytest.mark.programs
+def test_every_row_has_the_colour_of_its_class(tmp_path: Path) -> None:
+    image = make_image()
+    run = run_of(image, boxes=BOXES["overlapping"], rows=64, columns=64)
+    made = sheet(tmp_path, run, image)
+    run_tool("pdftoppm", "-r", "144", "-png", "-singlefile", made.path, tmp_path / "page")
+    pixels = np.asarray(Image.open(tmp_path / "page.png").convert("RGB"))
+    palette = Palette(run.reading)
+    found = Counter(palette.colour(each) for each in run.reading.findings)
+    found.update(palette.classes[each.key] for each in run.reading.classes)
+    for colour, rows in found.items():
+        squares = (pixels == colour).all(axis=-1).sum()
+        assert squares == pytest.approx(rows * 144, rel=0.35)  # 6 points wide at 144 dots an inch, less the rim
 
 
 @pytest.mark.programs

@@ -11,7 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from ai.contract import ClassResult, Code, NotLookedFor, Presence, Reading
-from dicom_node.results.pictures.palette import COLOURS, Palette
+from ai.training.chest_codes import NIH14, XRV18, finding_code, key_of
+from dicom_node.results.pictures.palette import COLOURS, Palette, place_of
 from tests.results.test_common import MODEL
 
 Floats = NDArray[np.float64]
@@ -105,6 +106,28 @@ def test_a_class_keeps_its_colour_whatever_stands_before_it_and_is_found() -> No
         assert both.classes["lump"] == alone
     hidden = Palette(reading(not_looked_for=(NotLookedFor("nodule", "Nodule", NODULE),)))
     assert hidden.classes["nodule"] == alone
+
+
+@pytest.mark.parametrize(
+    ("key", "public"),
+    [
+        ("nodule_or_mass", NODULE),
+        ("tuberculosis", Code("154283005", "SCT", "Pulmonary tuberculosis")),
+        ("pneumonia", Code("233604007", "SCT", "Pneumonia")),
+    ],
+)
+def test_a_suspicion_has_the_colour_of_what_is_suspected(key: str, public: Code) -> None:
+    assert place_of(finding_code(key)[0]) == place_of(public)
+
+
+@pytest.mark.parametrize("names", [NIH14, XRV18])
+def test_each_class_of_published_models_has_a_place_of_its_own(names: tuple[str, ...]) -> None:
+    """None has a colour by chance, and none gives way to another."""
+    codes = {key_of(name): finding_code(name)[0] for name in (*names, "abnormality")}
+    places = {key: place_of(code) for key, code in codes.items()}
+    assert len(set(places.values())) == len(places)
+    colours = Palette(reading(*(result(key, code) for key, code in codes.items()))).classes
+    assert colours == {key: COLOURS[place] for key, place in places.items()}
 
 
 def test_the_colours_of_a_model_are_the_same_when_fewer_classes_are_looked_for() -> None:
