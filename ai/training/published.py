@@ -266,6 +266,7 @@ def _reading(described: WeightsDescription, weights: Weights) -> dict[str, Any]:
             "body_part": ["CHEST", "THORAX", ""],
             "view": ["PA", "AP", ""],
             "max_images": 8,
+            "adult_frontal_chest": True,
         },
         "cam": {"layer": "class_layers.relu", "classifier": "class_layers.out"},
         "outputs": outputs,

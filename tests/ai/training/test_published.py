@@ -365,4 +365,12 @@ def test_the_node_reads_with_it(grey: Reference, display: np.ndarray, tmp_path: 
     assert np.abs(np.array(answer.scores) - expected).max() < 1e-5
     present = {key_of(name) for name, score in zip(XRV18, expected, strict=True) if score >= 0.5}
     assert present
+    # Noise has no body, so no place is shown, and it is said how many were dropped.
+    assert (answer.boxes, answer.heat_maps) == ((), ())
+    assert answer.dropped >= len(present)
+    path = out / "configs/reading.json"
+    reading = json.loads(path.read_text(encoding="utf-8"))
+    assert reading["input"].pop("adult_frontal_chest") is True
+    path.write_text(json.dumps(reading), encoding="utf-8")
+    answer = load(out, threads=1).read_display(display)
     assert {heat.key for heat in answer.heat_maps} == {box.key for box in answer.boxes} == present
