@@ -300,6 +300,12 @@ EVENTS: tuple[LogEvent, ...] = (
         "A model has read a study; its results are queued.",
     ),
     LogEvent(
+        "study.summarized",
+        ("info",),
+        ("peer", "models"),
+        "What several models say of a study was compared for a destination; the summary is queued.",
+    ),
+    LogEvent(
         "study.read_before",
         ("info",),
         ("model", "seconds", "reason"),

@@ -25,6 +25,7 @@ from dicom_node.models.registry import Models, find
 from dicom_node.operations import upgrade
 from dicom_node.reading.processes import Slot, WarmProcesses
 from dicom_node.reading.read_job import Reader
+from dicom_node.reading.summary_job import Summarizer
 from dicom_node.scp.commitment import StorageCommitmentReports, StorageCommitmentSCP
 from dicom_node.scp.mpps import MPPS
 from dicom_node.scp.server import Server
@@ -174,7 +175,9 @@ class Node:
         self._server.start()  # first of all: a modality that pushes now is served now
         Models(settings.node.data_dir).note_loaded(self._bundles)
         self._processes = WarmProcesses(settings, self._bundles, index, self._wake_readers)
-        self._readers = [self._reader(slot, index) for slot in self._processes.start()]
+        slots = self._processes.start()
+        self._readers = [self._reader(slot, index) for slot in slots]
+        self._readers += [self._summarizer(slot, index) for slot in slots[:1]]
         for peer in settings.destinations():
             sender = Sender(settings, peer, index, self._spool, clock=clock)
             self._senders.append(self._calling_worker(index, "send", sender, peer, sender.close))
@@ -275,7 +278,7 @@ class Node:
             self._spool,
             slot.executor,
             self._site(index),
-            on_sends=self._wake_senders,
+            on_sends=self._wake_all,
             processors=slot.processors,
             clock=self._clock,
         )
@@ -289,6 +292,21 @@ class Node:
             when=slot.when,
             idle=slot.idle,
             clock=self._clock,
+        )
+
+    def _summarizer(self, slot: Slot, index: Index) -> Worker:
+        """The worker that compares what models say, with the executor of their readings."""
+        summarizer = Summarizer(
+            self._holder,
+            index,
+            self._spool,
+            slot.executor,
+            self._site(index),
+            on_sends=self._wake_senders,
+            clock=self._clock,
+        )
+        return Worker(
+            index, "summary", summarizer, patience=slot.patience, lease_seconds=slot.lease_seconds, clock=self._clock
         )
 
     @property
@@ -306,6 +324,11 @@ class Node:
     def _wake_readers(self) -> None:
         for worker in self._readers:
             worker.wake()
+
+    def _wake_all(self) -> None:
+        """A study was read: its results are to be sent, and may be compared."""
+        self._wake_senders()
+        self._wake_readers()
 
     def _wake_senders(self) -> None:
         for worker in self._senders:

@@ -14,6 +14,8 @@ _NO_READING_WAITS = """(NOT EXISTS (SELECT 1 FROM jobs r WHERE r.kind = 'read' A
     AND NOT EXISTS (SELECT 1 FROM jobs r WHERE r.kind = 'read' AND r.state = 'running'))"""
 _STUDY_IS_FREE = """NOT EXISTS
     (SELECT 1 FROM jobs r WHERE r.state = 'running' AND r.kind = 'read' AND r.study = jobs.study)"""
+_STUDY_IS_READ = """NOT EXISTS
+    (SELECT 1 FROM jobs r WHERE r.study = jobs.study AND r.kind = 'read' AND r.state IN ('queued', 'running'))"""
 _ALL_IS_SENT = """NOT EXISTS (SELECT 1 FROM jobs s
     WHERE s.study = jobs.study AND s.kind = 'send' AND s.target = jobs.target AND s.run_key = jobs.run_key
         AND s.state IN ('queued', 'running'))"""
@@ -62,6 +64,8 @@ JOB_KINDS: dict[JobKind, KindRules] = {
     # Results are rejected when nothing is left to be sent of them, nor of those that take their place, and nothing of
     # the latter to be committed to.
     "withdraw": KindRules("withdrawn", queued_turn=_SUCCESSORS_ARE_SENT),
+    # What several models say is compared when each of them has read the study, or failed for good.
+    "summary": KindRules("summarized", queued_turn=_STUDY_IS_READ, cannot=_IMAGES_ARE_REMOVED),
 }
 
 

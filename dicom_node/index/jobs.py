@@ -188,4 +188,11 @@ class JobStatements(Statements):
                         (SELECT study, target, run_key FROM jobs WHERE kind = 'send' AND state = 'queued')""",
                     now,
                 )
+                self._run(  # what is read now is compared again
+                    """UPDATE jobs SET state = 'queued', attempts = 0, due = ?1, created = ?1, finished = NULL,
+                        outcome = '', reason = '', run_key = NULL
+                    WHERE kind = 'summary' AND state = 'done' AND outcome != 'superseded' AND (study, revision) IN
+                        (SELECT study, revision FROM jobs WHERE kind = 'read' AND state = 'queued')""",
+                    now,
+                )
             return int(revived)

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dicom_node.index.commitments import CommitmentStatements
 from dicom_node.index.recorded import recorded
 from dicom_node.index.rows import (
+    SUMMARY,
     Job,
     NewReading,
     NewResult,
@@ -19,6 +20,7 @@ from dicom_node.index.rows import (
     StoredResult,
 )
 
+_HERE = "(? = '' OR target = ?)"
 _READING = "run_key, study, model, version, digest, created, shadow, reading"
 
 
@@ -169,21 +171,42 @@ class ReadingStatements(CommitmentStatements):
         )
         return StoredReport(*rows[0]) if rows else None
 
-    def supersede(self, job: Job, run_key: str, destinations: Sequence[tuple[str, str]], now: float) -> int:
+    def report_for(self, run_key: str, destination: str) -> StoredReport | None:
+        """The report (SR) of a reading that a destination has, or that is to be sent to it."""
+        rows = self._rows(
+            """SELECT r.sop_class_uid, r.sop_instance_uid, r.series, g.created
+            FROM readings g CROSS JOIN results r ON r.run_key = g.run_key AND r.role = 'sr'
+                CROSS JOIN jobs j ON j.study = g.study AND j.kind = 'send' AND j.subject = r.sop_instance_uid
+            WHERE g.run_key = ? AND j.target = ? AND j.outcome NOT IN ('not taken', 'superseded')
+            ORDER BY r.sop_instance_uid LIMIT 1""",
+            run_key,
+            destination,
+        )
+        return StoredReport(*rows[0]) if rows else None
+
+    def recorded_text(self, run_key: str) -> str:
+        """The JSON of a reading; empty if the index has no such reading."""
+        rows = self._rows("SELECT reading FROM readings WHERE run_key = ?", run_key)
+        return str(rows[0][0]) if rows else ""
+
+    def supersede(
+        self, job: Job, run_key: str, destinations: Sequence[tuple[str, str]], now: float, *, only: str = ""
+    ) -> int:
         """Supersede the unsent results of older readings of the study by the same model; call it inside `transaction`.
 
         A report on fewer images, or of a failed reading, must not arrive after the report on all images. The same holds
         for a result of this reading that was made by settings which a destination (name, digest of profile) no longer
-        has. A result that is being sent now may arrive; if it does not, it is not sent again.
+        has. A result that is being sent now may arrive; if it does not, it is not sent again. With ``only`` a
+        destination, what is to be sent to others stays.
 
         Returns:
             the number of superseded deliveries.
         """
         self._run(
-            """UPDATE jobs SET state = iif(state = 'running', 'running', 'done'), outcome = 'superseded', finished = ?,
+            f"""UPDATE jobs SET state = iif(state = 'running', 'running', 'done'), outcome = 'superseded', finished = ?,
                 reason = ?
             WHERE kind = 'commit' AND study = ? AND state != 'done' AND revision <= ? AND run_key != ?
-                AND run_key IN (SELECT run_key FROM readings WHERE study = ? AND model = ?)""",
+                AND run_key IN (SELECT run_key FROM readings WHERE study = ? AND model = ?) AND {_HERE}""",  # noqa: S608
             now,
             _superseded_by(job),
             job.study,
@@ -191,8 +214,10 @@ class ReadingStatements(CommitmentStatements):
             run_key,
             job.study,
             job.target,
+            only,
+            only,
         )
-        whole = self._call_off(job, now, "run_key != ?", run_key)
+        whole = self._call_off(job, now, f"run_key != ? AND {_HERE}", run_key, only, only)
         return whole + sum(
             self._call_off(
                 job,
@@ -261,7 +286,9 @@ class ReadingStatements(CommitmentStatements):
 
     def reading_models(self) -> list[str]:
         """The name of every model that has read."""
-        return [row[0] for row in self._rows("SELECT DISTINCT model FROM readings ORDER BY model")]
+        return [
+            row[0] for row in self._rows("SELECT DISTINCT model FROM readings WHERE model != ? ORDER BY model", SUMMARY)
+        ]
 
     def reading_jobs(self, model: str, since: float = 0.0) -> list[ReadingJobs]:
         """The jobs of a model, in shadow or not, from a moment on, counted by how they ended."""

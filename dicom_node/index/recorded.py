@@ -5,12 +5,13 @@ Older nodes wrote fewer attributes: what they did not write has the value that i
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ai.contract import Region
+from ai.contract import ClassResult, Code, ModelIdentity, NotLookedFor, PassedOver, Presence, Reading, Region
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,34 @@ def recorded(text: str) -> RecordedReading:
         not_looked_for=tuple((each["key"], each["name"]) for each in whole.get("not_looked_for", ())),
         editions=whole.get("editions", {}),
     )
+
+
+def restored(text: str) -> Reading:
+    """A reading from its JSON, as the model gave it: without its sources, findings, heat maps and outlines."""
+    whole: dict[str, Any] = json.loads(text)
+    model = {field.name: whole["model"].get(field.name, "") for field in dataclasses.fields(ModelIdentity)}
+    return Reading(
+        ModelIdentity(**model),
+        (),
+        (),
+        tuple(map(_whole_class, whole["classes"])),
+        (),
+        (),
+        failed=tuple(PassedOver(each["uid"], each["reason"]) for each in whole.get("failed", ())),
+        failure=whole.get("failure", ""),
+        operating_point=whole.get("operating_point", ""),
+        not_looked_for=tuple(
+            NotLookedFor(each["key"], each["name"], Code(**each["code"])) for each in whole.get("not_looked_for", ())
+        ),
+        cautions=tuple(whole.get("cautions", ())),
+    )
+
+
+def _whole_class(each: dict[str, Any]) -> ClassResult:
+    known = {field.name: each[field.name] for field in dataclasses.fields(ClassResult) if field.name in each}
+    differential = tuple(Code(**code) for code in each.get("differential", ()))
+    changed = {"code": Code(**each["code"]), "presence": Presence(each["presence"]), "differential": differential}
+    return ClassResult(**{**known, **changed})
 
 
 def _class(each: dict[str, Any]) -> RecordedClass:

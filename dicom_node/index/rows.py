@@ -7,11 +7,14 @@ from typing import Literal
 
 from dicom_node.index.recorded import RecordedReading
 
-JobKind = Literal["read", "send", "shadow", "commit", "promise", "withdraw"]
+JobKind = Literal["read", "send", "shadow", "commit", "promise", "withdraw", "summary"]
 """What a job does; `job_kinds` has the rules of each kind."""
 
 WithdrawalReason = Literal["safety", "quality"]
 """Why results are withdrawn: their source was corrected in patient, side or pixels; or later results replace them."""
+
+SUMMARY = "(summary)"
+"""In place of a model: the summary of what several models say of a study. No model can have this name."""
 
 REJECTION = "rejection"
 """The role of a key object that rejects results, and in place of a profile: it belongs to the results of none."""
@@ -27,6 +30,8 @@ Outcome = Literal[
     "waived",  # the configuration does not ask for commitment any more
     "answered",
     "withdrawn",
+    "summarized",
+    "nothing to summarize",  # fewer than two models have read, or none of them looks for findings
     "nothing to withdraw",  # the destination has stored nothing of what was to be withdrawn
     "superseded",  # a later revision or reading takes its place; of a job in work: it is not tried again
     "failed",

@@ -26,14 +26,15 @@ _OLD = """SELECT * FROM studies WHERE completed IS NOT NULL AND kept = 1
     AND last_received < :before AND (last_received, study) > (:after, :study)
     ORDER BY last_received, study LIMIT :limit"""
 
-# The jobs of a revision: its read jobs, the sending and commitment of the runs that these ended with, and the
-# withdrawal of the results whose place these take.
+# The jobs of a revision: its read jobs and summaries, the sending and commitment of the runs that these ended with,
+# and the withdrawal of the results whose place these take.
 # CROSS JOIN makes SQLite begin with the listed studies; by its own choice it begins with all jobs there ever were.
 _STATE = """
     WITH listed AS MATERIALIZED ({listed}),
     reads AS MATERIALIZED (
         SELECT l.study, j.kind, j.state, j.outcome, j.run_key, j.reason, j.finished
-        FROM listed l CROSS JOIN jobs j ON j.study = l.study AND j.revision = l.revision AND j.kind = 'read'
+        FROM listed l CROSS JOIN jobs j ON j.study = l.study AND j.revision = l.revision
+            AND j.kind IN ('read', 'summary')
     ),
     work AS (
         SELECT * FROM reads
@@ -125,11 +126,13 @@ class StudyStatements(Statements):
         now: float,
         *,
         shadows: Sequence[tuple[str, str]] = (),
+        summaries: Sequence[tuple[str, str]] = (),
         evidence: str = "",
     ) -> bool:
         """Complete a study and queue one job "read" for each (route, model), unless an instance came in between.
 
         ``shadows`` are the (route, model) that read it in shadow; the study's state does not depend on them.
+        ``summaries`` are the (route, destination) that get a summary once all models have read it.
         ``evidence`` says, for a person, why the study is known to be complete.
 
         Returns:
@@ -149,7 +152,8 @@ class StudyStatements(Statements):
             ).rowcount
             if not changed:
                 return False
-            for kind, route, model in (*(("read", *each) for each in routes), *(("shadow", *each) for each in shadows)):
+            queued = {"read": routes, "shadow": shadows, "summary": summaries}
+            for kind, route, target in ((kind, *each) for kind, pairs in queued.items() for each in pairs):
                 self._run(
                     """INSERT INTO jobs (kind, subject, study, revision, route, target, state, due, created)
                     VALUES (?, ?, ?, ?, ?, ?, 'queued', ?, ?) ON CONFLICT DO NOTHING""",
@@ -158,7 +162,7 @@ class StudyStatements(Statements):
                     study,
                     revision,
                     route,
-                    model,
+                    target,
                     now,
                     now,
                 )

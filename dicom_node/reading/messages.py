@@ -29,6 +29,18 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
+class Answer:
+    """What one model said of a study, for a summary: its reading, and the report that the destination has of it.
+
+    ``run_key`` is empty for a reading that failed without a report.
+    """
+
+    run_key: str
+    reading: Reading
+    report: StoredReport | None
+
+
+@dataclass(frozen=True, slots=True)
 class ReadRequest:
     """A study for a model to read, and which results to make of the reading.
 
@@ -39,6 +51,7 @@ class ReadRequest:
     ``incoming/``. ``removed`` are the instances that retention has removed. ``asked`` is what to look for.
     ``place`` is the model's place in the configuration, from 0: it sets the Series Numbers of the results.
     ``withdrawn`` are the runs whose results were withdrawn, each with the digests of the profiles that this holds for.
+    ``answers`` are what the models said, in place of ``model``, for a summary.
     """
 
     model: str
@@ -55,6 +68,7 @@ class ReadRequest:
     asked: Asked = DEFAULT
     place: int = 0
     withdrawn: Mapping[str, frozenset[str]] = dataclasses.field(default_factory=dict)
+    answers: tuple[Answer, ...] = ()
 
     def key(self, key_of: Callable[[int], str]) -> str:
         """The key of a run whose results were never withdrawn, for the profiles that are wanted.

@@ -14,27 +14,25 @@ reported.
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from contextlib import nullcontext
-from pathlib import Path
-from typing import Any
 
-from ai.contract import Asked, InstanceRef, Reading, ReadingError, SeriesRef
+from ai.contract import Asked, InstanceRef, ReadingError, SeriesRef
 from ai.engine import process
 from dicom_node.config.holder import SettingsHolder
 from dicom_node.config.settings import Profile, Route
 from dicom_node.delivery.accepted import profiles
 from dicom_node.errors import Hindered, Permanent, Retryable
 from dicom_node.index.index import Index
-from dicom_node.index.rows import Job, NewReading, NewResult
+from dicom_node.index.rows import Job
 from dicom_node.jobs.worker import Done
 from dicom_node.log import logger
 from dicom_node.reading.messages import ReadAnswer, ReadRequest, Wanted
 from dicom_node.reading.processes import Processors
+from dicom_node.reading.recording import Recorder, Sending
 from dicom_node.reading.warm_process import read, report_failure
 from dicom_node.storage.spool import Spool
 from dicom_node.studies.routing import matches
@@ -85,7 +83,7 @@ class Reader:
         self._spool = spool
         self._executor = executor
         self._site = site
-        self._on_sends = on_sends
+        self._recorder = Recorder(index, spool, on_sends=on_sends, clock=clock)
         self._clock = clock
 
     def __call__(self, job: Job) -> Done:
@@ -152,7 +150,7 @@ class Reader:
         if answer.run_key is None:
             why = "; ".join(dict.fromkeys(answer.notes)) or "no image of the study should have been read"
             return Done(f"no report says so: {why}"[:1000])
-        return self._recorded(job, way, answer, answer.run_key, supersedes=False)
+        return self._sent(job, way, answer, answer.run_key, supersedes=False)
 
     def _way(self, job: Job) -> _Way | None:
         """The route of a job and what belongs to it; None if the route or the model left the configuration."""
@@ -227,9 +225,9 @@ class Reader:
         if answer.reading is None:
             log.info("study.read_before", reason="the same images were read by the same model before")
         if job.kind == "shadow":
-            recorded = self._in_shadow(job, answer, answer.run_key)
+            recorded = self._recorder.in_shadow(job, answer, answer.run_key)
         else:
-            recorded = self._recorded(job, way, answer, answer.run_key, supersedes=True)
+            recorded = self._sent(job, way, answer, answer.run_key, supersedes=True)
 
         def then() -> None:
             if answer.reading is not None:
@@ -243,93 +241,13 @@ class Reader:
 
         return dataclasses.replace(recorded, then=then)
 
-    def _recorded(self, job: Job, way: _Way, answer: ReadAnswer, key: str, *, supersedes: bool) -> Done:
-        """Record the reading and its files, and queue each file for the destinations that it was made for.
-
-        If it ``supersedes``, results of older readings that were not sent yet are called off, and those that were sent
-        are withdrawn where a destination takes that; a failure does neither.
-        """
-        targets = [(name, profile.digest) for name, profile in way.profiles]
-        results = self._in_place(answer)
-
-        def effects() -> None:
-            if answer.reading is not None:
-                self._record(job, key, answer.reading, answer, results)
-            if supersedes:
-                self._index.supersede(job, key, targets, self._clock())
-            self._index.queue_sends(job, key, targets, self._clock(), committing=way.committing)
-            if supersedes:
-                withdrawing = [each for each in targets if each[0] in way.withdrawing]
-                self._index.queue_withdrawals(job, key, withdrawing, self._clock())
-
-        return Done("; ".join(answer.notes)[:1000], run_key=key, effects=effects, then=self._on_sends)
-
-    def _in_shadow(self, job: Job, answer: ReadAnswer, key: str) -> Done:
-        """Record what the model said, beside the readings of other models; it never replaces one."""
-        results = self._in_place(answer)
-
-        def effects() -> None:
-            if answer.reading is not None:
-                self._record(job, key, answer.reading, answer, results)
-
-        return Done("; ".join(answer.notes)[:1000], run_key=key, effects=effects)
-
-    def _in_place(self, answer: ReadAnswer) -> list[NewResult]:
-        """Put the results into their places durably, whether they came as files or as bytes.
-
-        This happens before the transaction that names them: receiving needs the index, which must not be held while the
-        disk writes. After a crash in between, the next attempt replaces the files; nothing of them was sent.
-        """
-        files = {part.sop_instance_uid: Path(part.content) for part in answer.parts if isinstance(part.content, str)}
-        try:
-            others = {part.sop_instance_uid: part.content for part in answer.parts if isinstance(part.content, bytes)}
-            files |= zip(others, self._spool.write_parts([content] for content in others.values()), strict=True)
-            names = self._spool.adopt([(files[part.sop_instance_uid], part.sop_instance_uid) for part in answer.parts])
-        except BaseException:
-            for file in files.values():
-                self._spool.discard_part(file)
-            raise
-        return [
-            NewResult(
-                part.sop_instance_uid,
-                part.sop_class_uid,
-                part.series_instance_uid,
-                position,
-                part.role,
-                name,
-                part.bytes,
-                part.profile,
-            )
-            for position, (part, name) in enumerate(zip(answer.parts, names, strict=True))
-        ]
-
-    def _record(self, job: Job, key: str, reading: Reading, answer: ReadAnswer, results: Sequence[NewResult]) -> None:
-        identity = reading.model
-        self._index.add_reading(
-            NewReading(
-                key,
-                job.study,
-                identity.name,
-                identity.version,
-                identity.digest,
-                answer.created,
-                _as_json(reading, answer.seconds),
-                shadow=job.kind == "shadow",
-            ),
-            results,
-        )
+    def _sent(self, job: Job, way: _Way, answer: ReadAnswer, key: str, *, supersedes: bool) -> Done:
+        targets = tuple((name, profile.digest) for name, profile in way.profiles)
+        sending = Sending(targets, way.committing, way.withdrawing)
+        return self._recorder.sent(job, sending, answer, key, supersedes=supersedes)
 
 
 def _same(texts: Iterable[str]) -> str:
     """The value that all instances of a series share; empty if they differ: then each header is asked."""
     distinct = set(texts)
     return distinct.pop() if len(distinct) == 1 else ""
-
-
-def _as_json(reading: Reading, seconds: Iterable[tuple[str, float]]) -> str:
-    """A reading as the index keeps it: all but where the bytes of its sources are, which may change."""
-    whole: dict[str, Any] = dataclasses.asdict(reading)
-    whole["sources"] = [ref.sop_instance_uid for ref in reading.sources]
-    whole["editions"] = {ref.sop_instance_uid: ref.edition for ref in reading.sources if ref.edition > 1}
-    whole["seconds"] = dict(seconds)
-    return json.dumps(whole)

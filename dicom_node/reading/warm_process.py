@@ -133,6 +133,35 @@ def report_failure(request: ReadRequest, reason: str) -> ReadAnswer:
     return _encoded(request, key, failed, images)
 
 
+def summarize(request: ReadRequest) -> ReadAnswer:
+    """Encode what several models said of a study; runs in the warm process, without pixels or network.
+
+    The answer has no run key if no file says which patient and study it is of.
+
+    Raises:
+        ReadingError: the images are not all of one patient.
+        MachineError: the results cannot be written.
+    """
+    from dicom_node import results  # noqa: PLC0415 - as in read
+    from dicom_node.results.images import StoredImages  # noqa: PLC0415
+
+    images = StoredImages()
+    refs = [ref for one in request.series for ref in one.instances]
+    sources = results.identified(refs, request.study, images)
+    if not sources:
+        return ReadAnswer((), notes=("no file of the study says which patient it is of",))
+    runs = [
+        [each.run_key, each.reading.model.name, each.report.sop_instance_uid if each.report else ""]
+        for each in request.answers
+    ]
+
+    def key_of(withdrawals: int) -> str:
+        return results.summary_key(request.site, runs, _editions(sources), withdrawals=withdrawals)
+
+    readings = [each.reading for each in request.answers]
+    return _encoded(request, request.key(key_of), results.summary_reading(request.site, sources, readings), images)
+
+
 def _of_broken(request: ReadRequest, broken: Broken) -> tuple[ModelIdentity, Selection]:
     """The identity of a model that cannot be loaded and what it would have read, as far as its files tell."""
     try:
@@ -167,7 +196,8 @@ def _encoded(request: ReadRequest, key: str, reading: Reading, images: Any) -> R
                 moment = _moment(old.created)
                 predecessor = results.Predecessor(old.sop_class_uid, old.sop_instance_uid, old.series, moment)
             run = results.Run(key, created, request.site, reading, wanted.profile, predecessor, place=request.place)
-            for each in _timed(results.objects_of(run, images), encoding):
+            objects = _summary(request, run, images) if request.answers else results.objects_of(run, images)
+            for each in _timed(objects, encoding):
                 uids = (each.sop_class_uid, each.sop_instance_uid, each.series_instance_uid)
                 made.append(((each.role, *uids, wanted.profile.digest), sum(map(len, each.pieces))))
                 roles.append(each.role)
@@ -186,6 +216,17 @@ def _encoded(request: ReadRequest, key: str, reading: Reading, images: Any) -> R
     sources = tuple(dataclasses.replace(ref, content=None) for ref in reading.sources)
     small = dataclasses.replace(reading, sources=sources, heat_maps=(), segmentations=())
     return ReadAnswer(reading.passed_over, key, small, request.created, parts, seconds, tuple(dict.fromkeys(notes)))
+
+
+def _summary(request: ReadRequest, run: Any, images: Any) -> Iterator[Any]:
+    from dicom_node import results  # noqa: PLC0415 - as in read
+
+    reports = []
+    for each in request.answers:
+        if (report := each.report) is not None:
+            uids = (report.sop_class_uid, report.sop_instance_uid, report.series)
+            reports.append(results.Predecessor(*uids, _moment(report.created)))
+    return results.summary_of(run, [each.reading for each in request.answers], reports, images)
 
 
 def _durable(contents: Iterable[Sequence[bytes | memoryview]], data_dir: Path, batch: str) -> list[str]:

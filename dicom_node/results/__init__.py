@@ -30,6 +30,9 @@ from dicom_node.results.encode import in_the_wanted_characters, to_pieces
 from dicom_node.results.images import Images, StoredImages
 from dicom_node.results.objects import gsps, kos, pdf, sc, seg, sr
 from dicom_node.results.run import ROLES, Predecessor, Run
+from dicom_node.results.summary import datasets
+from dicom_node.results.summary import key_of as summary_key
+from dicom_node.results.summary import reading_of as summary_reading
 from dicom_node.results.uids import run_key
 from dicom_node.results.verdict import check
 
@@ -45,6 +48,9 @@ __all__ = [
     "left_out",
     "objects_of",
     "run_key",
+    "summary_key",
+    "summary_of",
+    "summary_reading",
     "warm_up",
 ]
 
@@ -94,6 +100,14 @@ def objects_of(run: Run, images: Images | None = None) -> Iterator[ResultObject]
         if role in run.profile.made:
             for index, dataset in enumerate(_BUILDERS[role](run, headers, images)):
                 yield _result(role, index, dataset)
+
+
+def summary_of(
+    run: Run, answers: Sequence[Reading], reports: Sequence[Predecessor], images: Images | None = None
+) -> Iterator[ResultObject]:
+    """The objects of a summary that the run's profile asks for: see :func:`summary.datasets`, also for the errors."""
+    for role, dataset in datasets(run, answers, reports, images or StoredImages()):
+        yield _result(role, 0, dataset)
 
 
 def identified(refs: Iterable[InstanceRef], study: str, images: Images) -> tuple[InstanceRef, ...]:

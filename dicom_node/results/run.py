@@ -43,6 +43,9 @@ ROLES: dict[str, Role] = {
 }
 """The roles, in the order in which their objects are sent."""
 
+SUMMARY_OFFSET: Final = 8
+"""The offset of a summary's first role (:mod:`dicom_node.results.summary`), behind those of the model's own results."""
+
 _SHORT = 11
 """The most characters of a model's name at the beginning of a Series Description."""
 
@@ -64,7 +67,8 @@ class Run:
     ``key`` is :func:`uids.run_key` (hex). ``created`` is timezone-aware, taken once when the run is created, and the
     only time in its result objects. ``site`` names the installation. ``in_english`` overrides the profile's language;
     it is set when a source's character set cannot hold that language and cannot be converted. ``place`` counts from 0
-    the models of the configuration: each has a range of Series Numbers of its own.
+    the models of the configuration: each has a range of Series Numbers of its own, in which the roles begin at
+    ``offset``.
 
     Raises:
         ValueError: ``created`` has no time zone.
@@ -78,6 +82,7 @@ class Run:
     predecessor: Predecessor | None = None
     in_english: bool = False
     place: int = 0
+    offset: int = 0
 
     def __post_init__(self) -> None:
         if self.created.tzinfo is None:
@@ -91,7 +96,7 @@ class Run:
     @property
     def first_series(self) -> int:
         """The Series Number of the model's first role."""
-        return self.profile.series_number_base + SERIES_OF_A_MODEL * self.place
+        return self.profile.series_number_base + SERIES_OF_A_MODEL * self.place + self.offset
 
     def series_description(self, role: str) -> str:
         """The description of a role's series: what tells it from the others stands in its first 18 characters.

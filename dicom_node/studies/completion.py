@@ -15,13 +15,14 @@ from dicom_node.config.settings import Route, Settings
 from dicom_node.index.index import Index
 from dicom_node.index.rows import JobKind, OpenStudy
 from dicom_node.log import logger, where
-from dicom_node.studies.routing import routes_of, shadows_of
+from dicom_node.studies.routing import routes_of, shadows_of, summaries_of
 
 _LONGEST_PAUSE = 0.25  # seconds between two looks
 _ASKED_AFTER_SECONDS = 0.5  # of quiet, so that a PACS is not asked after each image
 _LONGEST_IMAGE_SECONDS = 3600.0  # for which an image that is being received delays its study
 _CHECK_SECONDS = 5.0  # between two looks for jobs that no worker does
 _WAIVED: dict[JobKind, str] = {"commit": "commitment", "withdraw": "iocm"}  # jobs, and the key of a peer that asks so
+_TO_DESTINATIONS: tuple[JobKind, ...] = ("send", "summary")
 
 
 class Evidence(NamedTuple):
@@ -202,10 +203,19 @@ class Completer:
     def _complete(self, settings: Settings, study: OpenStudy, evidence: str, now: float) -> bool:
         """Complete a study and queue its readings. True if there is something to read."""
         series = self._index.series_of(study.study)
-        pairs = [(route.name, model) for route, model in routes_of(settings, series)]
+        taken = routes_of(settings, series)
+        pairs = [(route.name, model) for route, model in taken]
         shadows = [(route.name, model) for route, model in shadows_of(settings, series)]
+        summaries = [(route.name, destination) for route, destination in summaries_of(taken)]
         if not self._index.complete(
-            study.study, study.revision, study.last_received, pairs, now, shadows=shadows, evidence=evidence
+            study.study,
+            study.revision,
+            study.last_received,
+            pairs,
+            now,
+            shadows=shadows,
+            summaries=summaries,
+            evidence=evidence,
         ):
             return False
         logger().info(
@@ -228,7 +238,10 @@ class Completer:
             + self._index.fail_unknown(
                 "shadow", settings.shadow_models(), "no route lists the model under shadow any longer", now
             )
-            + self._index.fail_unknown("send", destinations, "the destination is no longer in the configuration", now)
+            + sum(
+                self._index.fail_unknown(kind, destinations, "the destination is no longer in the configuration", now)
+                for kind in _TO_DESTINATIONS
+            )
             + self._index.fail_unknown(
                 "promise",
                 [peer.name for peer in settings.callable()],

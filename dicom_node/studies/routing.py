@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 from dicom_node.config.settings import Match, Route, Settings
@@ -49,3 +49,15 @@ def shadows_of(settings: Settings, series: Sequence[StoredSeries]) -> list[tuple
                 if model not in reading:
                     taken.setdefault(model, route)
     return [(route, model) for model, route in taken.items()]
+
+
+def summaries_of(pairs: Iterable[tuple[Route, str]]) -> list[tuple[Route, str]]:
+    """The (route, destination) pairs that get a summary: destinations to which results of two models or more go.
+
+    ``pairs`` are those of `routes_of`. Of several routes to a destination the first one counts.
+    """
+    reached: dict[str, list[Route]] = {}
+    for route, _ in pairs:
+        for name in route.to:
+            reached.setdefault(name, []).append(route)
+    return [(routes[0], name) for name, routes in reached.items() if len(routes) > 1]

@@ -29,7 +29,7 @@ _NPV = CodedConcept("npv", SCHEME, "Negative predictive value")
 _CERTAINTY = CodedConcept("111012", "DCM", "Certainty of Finding")
 _OPERATING_POINT = CodedConcept("111081", "DCM", "CAD Operating Point Description")
 _DIFFERENTIAL = CodedConcept("111023", "DCM", "Differential Diagnosis/Impression")
-_NOT_ATTEMPTED = CodedConcept("111225", "DCM", "Not Attempted")  # CID 6042, Status of Results
+NOT_ATTEMPTED = CodedConcept("111225", "DCM", "Not Attempted")  # CID 6042, Status of Results
 _PRESENCE = {
     Presence.PRESENT: CodedConcept("52101004", "SCT", "Present"),
     Presence.ABSENT: CodedConcept("272519000", "SCT", "Absent"),
@@ -64,7 +64,7 @@ def evaluation(run: Run, result: ClassResult) -> CodeContentItem:
 
 def not_looked_for(other: NotLookedFor) -> CodeContentItem:
     """That a class was not looked for: it is neither present nor absent."""
-    return CodeContentItem(concept(other.code), _NOT_ATTEMPTED, relationship_type="CONTAINS")
+    return CodeContentItem(concept(other.code), NOT_ATTEMPTED, relationship_type="CONTAINS")
 
 
 def finding_scores(run: Run, finding: Finding) -> list[ContentItem]:

@@ -61,7 +61,7 @@ def build(run: Run, headers: Sequence[Dataset], images: Images) -> Iterator[Data
     sources = read_sources(run.reading.sources, headers)
     run = _ready(run, headers)
     for index, shot in enumerate(Scene(run, headers, images).shots()):
-        yield _capture(run, sources, shot, index)
+        yield capture(run, sources, shot, index)
 
 
 def page_picture(run: Run, headers: Sequence[Dataset], images: Images) -> NDArray[np.uint8] | None:
@@ -83,7 +83,8 @@ def _ready(run: Run, headers: Sequence[Dataset]) -> Run:
     return dataclasses.replace(run, created=local_time(run, headers[0]))
 
 
-def _capture(run: Run, sources: Sequence[Source], shot: Shot, index: int) -> Dataset:
+def capture(run: Run, sources: Sequence[Source], shot: Shot, index: int) -> Dataset:
+    """One Secondary Capture, the ``index``-th of its role from 0; the run's time is in the sources' zone."""
     # A card without an image refers to all sources.
     shown = list(dict.fromkeys(frame.source for frame in shot.frames)) or list(range(len(sources)))
     used = [sources[number] for number in shown]

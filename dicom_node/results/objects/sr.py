@@ -48,8 +48,8 @@ from dicom_node.results.source import Source, check_findings, read_sources
 from dicom_node.results.source_bytes import text_of, unsigned_of
 from dicom_node.results.times import in_zone_of, shown_time
 
-_QUALITATIVE_EVALUATIONS = CodedConcept("C0034375", "UMLS", "Qualitative Evaluations")
-_SUMMARY = CodedConcept("121111", "DCM", "Summary")
+QUALITATIVE_EVALUATIONS = CodedConcept("C0034375", "UMLS", "Qualitative Evaluations")
+SUMMARY = CodedConcept("121111", "DCM", "Summary")
 _LATERALITY = CodedConcept("272741003", "SCT", "Laterality")
 _LONG_AXIS = CodedConcept("103339001", "SCT", "Long Axis")
 _SHORT_AXIS = CodedConcept("103340004", "SCT", "Short Axis")
@@ -97,11 +97,11 @@ def build(run: Run, sources: Sequence[Dataset]) -> Dataset:
         for number, (finding, place) in enumerate(zip(run.reading.findings, places, strict=True))
     ]
     kind = Comprehensive3DSR if run.profile.sr_class == "comprehensive3d" else ComprehensiveSR
-    library = _library(images)
-    root = _root(run, images, library, groups)
+    listed = library(images)
+    root = _root(run, images, listed, groups)
     document: Dataset = kind(
         evidence=[image.stand_in for image in images],
-        content=_container(codes.DCM.ImagingMeasurementReport, [library], template="1500", relationship=None),
+        content=container(codes.DCM.ImagingMeasurementReport, [listed], template="1500", relationship=None),
         is_complete=True,
         is_final=False,
         is_verified=False,
@@ -117,40 +117,43 @@ def build(run: Run, sources: Sequence[Dataset]) -> Dataset:
     if run.profile.viewer == "ohif":
         viewers.adapt_to_ohif(document, run, scores)
     if run.predecessor is not None:
-        document.PredecessorDocumentsSequence = [_predecessor(run.predecessor, images[0])]
+        document.PredecessorDocumentsSequence = [references([run.predecessor], images[0])]
     finish(document, run, images)
     return document
 
 
-def _predecessor(old: Predecessor, image: Source) -> Dataset:
-    """The item of Predecessor Documents Sequence (PS3.3 C.17.2): the replaced report, which is in the same study."""
-    reference = Dataset()
-    reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = old.sop_class_uid, old.sop_instance_uid
-    series = Dataset()
-    series.SeriesInstanceUID = old.series_instance_uid
-    series.ReferencedSOPSequence = [reference]
+def references(reports: Sequence[Predecessor], image: Source) -> Dataset:
+    """Earlier reports on the image's study as an item of Predecessor Documents Sequence and the like (PS3.3 C.17.2)."""
     study = Dataset()
     study.StudyInstanceUID = image.stand_in.StudyInstanceUID  # encode.finish puts the source's own there
-    study.ReferencedSeriesSequence = [series]
+    study.ReferencedSeriesSequence = []
+    for report in reports:
+        reference = Dataset()
+        reference.ReferencedSOPClassUID = report.sop_class_uid
+        reference.ReferencedSOPInstanceUID = report.sop_instance_uid
+        series = Dataset()
+        series.SeriesInstanceUID = report.series_instance_uid
+        series.ReferencedSOPSequence = [reference]
+        study.ReferencedSeriesSequence.append(series)
     return study
 
 
-def _root(run: Run, images: Sequence[Source], library: ContentItem, groups: Sequence[ContentItem]) -> ContentItem:
-    procedure = _procedure(images[0].header)
+def _root(run: Run, images: Sequence[Source], listed: ContentItem, groups: Sequence[ContentItem]) -> ContentItem:
+    reported = procedure(images[0].header)
     content = [
         *LanguageOfContentItemAndDescendants(CodedConcept(run.words.locale[0], "RFC5646", run.words.locale[1])),
         *observer(run),
-        CodeContentItem(codes.DCM.ProcedureReported, procedure, relationship_type="HAS CONCEPT MOD"),
-        TextContentItem(_SUMMARY, "\r\n".join(short_report.lines(run)), relationship_type="CONTAINS"),
+        CodeContentItem(codes.DCM.ProcedureReported, reported, relationship_type="HAS CONCEPT MOD"),
+        TextContentItem(SUMMARY, "\r\n".join(short_report.lines(run)), relationship_type="CONTAINS"),
         *(TextContentItem(codes.DCM.Comment, each, relationship_type="CONTAINS") for each in _sentences(run, images)),
-        library,
-        *([_container(codes.DCM.ImagingMeasurements, groups)] if groups else []),
+        listed,
+        *([container(codes.DCM.ImagingMeasurements, groups)] if groups else []),
         _evaluations(run),
     ]
-    return _container(codes.DCM.ImagingMeasurementReport, content, template="1500", relationship=None)
+    return container(codes.DCM.ImagingMeasurementReport, content, template="1500", relationship=None)
 
 
-def _container(
+def container(
     name: PydicomCode | CodedConcept,
     content: Sequence[ContentItem],
     *,
@@ -165,7 +168,8 @@ def _container(
     return container
 
 
-def _procedure(header: Dataset) -> CodedConcept:
+def procedure(header: Dataset) -> CodedConcept:
+    """What was done to the patient, as far as modality and body part tell."""
     modality, body_part = text_of(header, "Modality"), text_of(header, "BodyPartExamined").upper()
     if body_part in ("CHEST", "THORAX"):
         if modality in ("CR", "DX"):
@@ -232,13 +236,13 @@ def _not_read(run: Run) -> list[str]:
     return [f"{sentence}."] if sentence else []
 
 
-def _library(images: Sequence[Source]) -> ContainerContentItem:
+def library(images: Sequence[Source]) -> ContainerContentItem:
     """The image library (TID 1600), built by hand: highdicom's needs attributes that real images lack.
 
     CR images, for example, have no Imager Pixel Spacing.
     """
-    group = _container(codes.DCM.ImageLibraryGroup, [_library_entry(image) for image in images])
-    return _container(codes.DCM.ImageLibrary, [group])
+    group = container(codes.DCM.ImageLibraryGroup, [_library_entry(image) for image in images])
+    return container(codes.DCM.ImageLibrary, [group])
 
 
 def _library_entry(image: Source) -> ImageContentItem:
@@ -266,7 +270,7 @@ def _evaluations(run: Run) -> ContainerContentItem:
     outcome = CodeContentItem(codes.DCM.CADProcessingAndFindingsSummary, _outcome(run), relationship_type="CONTAINS")
     verdicts = (evaluations.evaluation(run, result) for result in run.reading.classes)
     others = map(evaluations.not_looked_for, run.reading.not_looked_for)
-    return _container(_QUALITATIVE_EVALUATIONS, [outcome, *verdicts, *others])
+    return container(QUALITATIVE_EVALUATIONS, [outcome, *verdicts, *others])
 
 
 def _outcome(run: Run) -> CodedConcept:
@@ -277,9 +281,14 @@ def _outcome(run: Run) -> CodedConcept:
     if run.reading.failure:
         return _NONE_SUCCEEDED
     found = bool(run.reading.findings) or bool(verdict.unplaced(run.reading))
-    if verdict.is_incomplete(run.reading):
-        incomplete = codes.cid6047.NotAllAlgorithmsSucceededWithoutFindings
-        return codes.cid6047.NotAllAlgorithmsSucceededWithFindings if found else incomplete
+    return outcome(found=found, incomplete=verdict.is_incomplete(run.reading))
+
+
+def outcome(*, found: bool, incomplete: bool) -> CodedConcept:
+    """The outcome of algorithms (CID 6047) that found something or not, and all succeeded or not all."""
+    if incomplete:
+        nothing = codes.cid6047.NotAllAlgorithmsSucceededWithoutFindings
+        return codes.cid6047.NotAllAlgorithmsSucceededWithFindings if found else nothing
     complete = codes.cid6047.AllAlgorithmsSucceededWithoutFindings
     return codes.cid6047.AllAlgorithmsSucceededWithFindings if found else complete
 
@@ -317,7 +326,7 @@ def _group(run: Run, number: int, finding: Finding, image: Source, place: Roi) -
         *place.measurements,
         *place.items,
     ]
-    return _container(codes.DCM.MeasurementGroup, content, template=place.template)
+    return container(codes.DCM.MeasurementGroup, content, template=place.template)
 
 
 def _axes(size: Size) -> list[NumContentItem]:

@@ -127,7 +127,9 @@ class Scene:
             ValueError: pixels do not have the shape and type that :class:`Images` demands.
         """
         if self._reading.failure:
-            yield Shot(self._card(), (), "Notice that the AI reading failed, without an image", False)
+            yield Shot(
+                card(*self._captions.of_failure()), (), "Notice that the AI reading failed, without an image", False
+            )
         elif self._stack.is_stack:
             yield from self._stacked()
         else:
@@ -262,21 +264,23 @@ class Scene:
         boxes = self._overlay.boxes(frame, width / pixels.shape[1], height / pixels.shape[0])
         picture.mark(boxes, labels=False)
 
-    # --- no image ---------------------------------------------------------------------------------------------------
 
-    def _card(self) -> Pixels:
-        """The large text of a reading that failed, on black."""
-        bands = [
-            paint(lay_out(legend, size, _CARD), legend, size)
-            for legend, size in zip(self._captions.of_failure(), (_CARD // 22, _CARD // 38), strict=True)
-        ]
-        above, below = bands
-        height = max(_CARD, len(above) + len(below) + _CARD // 4)
-        card = np.zeros((height, _CARD, 3), np.uint8)
-        top = (height - len(above) - len(below)) // 2
-        card[top : top + len(above)] = above
-        card[height - len(below) :] = below
-        return card
+def card(above: Legend, below: Legend) -> Pixels:
+    """Words on black without an image: the large text ``above`` in the middle, and ``below`` at the bottom."""
+    sized = ((above, _CARD // 22), (below, _CARD // 38))
+    layouts = [lay_out(legend, size, _CARD) for legend, size in sized]
+    width = max(each.columns for each in layouts)  # a wide table makes the card wider
+    bands = [
+        paint(layout if layout.columns == width else lay_out(legend, size, width), legend, size)
+        for layout, (legend, size) in zip(layouts, sized, strict=True)
+    ]
+    upper, lower = bands
+    height = max(_CARD, len(upper) + len(lower) + _CARD // 4)
+    rgb = np.zeros((height, width, 3), np.uint8)
+    top = (height - len(upper) - len(lower)) // 2
+    rgb[top : top + len(upper)] = upper
+    rgb[height - len(lower) :] = lower
+    return rgb
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,12 @@ class Words:
     presence: dict[Presence, str]
     operating_points: dict[str, str]
     not_assessed_class: str
+    not_looked_for_class: str
+    failed_class: str
+    models_compared: str
+    models_failed: str
+    agreement: dict[str, str]
+    """By the name of a `summary.agreement.Kind`."""
     _findings: tuple[str, str]
     _unplaced: tuple[str, str]
     _also_unplaced: str
@@ -70,6 +76,7 @@ class Words:
     _ppv_other: str
     _npv: str
     _or: str
+    _summary_of: str
 
     def name(self, code: Code, english: str) -> str:
         """The name of a coded concept."""
@@ -194,6 +201,10 @@ class Words:
     def chances(self, name: str, figures: Sequence[str], prevalence: str) -> str:
         """What the verdict on a class means at a prevalence: `probability`, `ppv` and `npv`."""
         return self._chances.format(name, self._listed(figures), prevalence)
+
+    def summary_of(self, models: Sequence[str]) -> str:
+        """That this is the summary of what these models say."""
+        return self._summary_of.format(self._listed(models))
 
     def _listed(self, parts: Sequence[str]) -> str:
         return ("、" if self.language == "ja" else ", ").join(parts)
