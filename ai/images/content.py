@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import io
 import os
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import BinaryIO
 
@@ -98,19 +100,25 @@ class Spliced(_Positioned):
     """
 
     def __init__(self, file: BinaryIO, spans: Sequence[tuple[int, int]]) -> None:
-        super().__init__(sum(end - begin for begin, end in spans))
         self._file = file
-        self._spans = spans
+        self._spans = [(begin, end) for begin, end in spans if end > begin]
+        # Where each span begins in what is read here, and where the last one ends.
+        self._starts = list(accumulate((end - begin for begin, end in self._spans), initial=0))
+        super().__init__(self._starts[-1])
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # as above
         """Read on from the position into a buffer; how many bytes it got, 0 at the end."""
-        at = self._at
-        for begin, end in self._spans:
-            if at < end - begin:
-                self._file.seek(begin + at)
-                piece = self._file.read(min(len(buffer), end - begin - at))
-                buffer[: len(piece)] = piece
-                self._at += len(piece)
-                return len(piece)
-            at -= end - begin
-        return 0
+        done = 0
+        number = bisect_right(self._starts, self._at) - 1
+        while done < len(buffer) and number < len(self._spans):
+            begin, end = self._spans[number]
+            at = begin + self._at - self._starts[number]
+            self._file.seek(at)
+            piece = self._file.read(min(len(buffer) - done, end - at))
+            if not piece:  # the file was cut off meanwhile
+                break
+            buffer[done : done + len(piece)] = piece
+            done += len(piece)
+            self._at += len(piece)
+            number += self._at == self._starts[number + 1]
+        return done

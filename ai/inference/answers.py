@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,16 @@ class ImageAnswer:
     heat_maps: tuple[HeatMap, ...] = ()
     masks: tuple[tuple[str, NDArray[np.bool_]], ...] = ()
     dropped: int = 0
+
+
+def only(answer: ImageAnswer, keys: Container[str]) -> ImageAnswer:
+    """The answer without the places of other classes; the scores stay, since they are in the order of the outputs."""
+    return replace(
+        answer,
+        boxes=tuple(one for one in answer.boxes if one.key in keys),
+        heat_maps=tuple(one for one in answer.heat_maps if one.key in keys),
+        masks=tuple(one for one in answer.masks if one[0] in keys),
+    )
 
 
 def class_results(spec: ReadingSpec, scores: Sequence[float], *, complete: bool) -> tuple[ClassResult, ...]:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -51,7 +51,7 @@ from ai.contract import (
 from ai.engine.shelf import Title
 from ai.errors import where
 from ai.images.radiograph import load_radiograph
-from ai.inference.answers import class_results
+from ai.inference.answers import class_results, only
 from ai.selection.images import select
 from ai.volumes.volume import load_volume
 
@@ -168,8 +168,8 @@ class BundleModel:
             keys = info.spec.looked_for(asked.findings)
         except ValueError as error:
             raise ReadingError(str(error)) from None
-        read = self._read_volume if info.spec.input.kind == "volume" else self._read_images
-        found = read(info, selection)
+        volume = info.spec.input.kind == "volume"
+        found = self._read_volume(info, selection) if volume else self._read_images(info, selection, keys)
         # Whatever was found of a class that nobody asked for must appear nowhere.
         return replace(
             found,
@@ -185,7 +185,7 @@ class BundleModel:
             ),
         )
 
-    def _read_images(self, info: BundleInfo, selection: Selection) -> Reading:
+    def _read_images(self, info: BundleInfo, selection: Selection, keys: Container[str]) -> Reading:
         seconds = {"decode": 0.0, "network": 0.0, "findings": 0.0}
         findings: list[Finding] = []
         heat_maps: list[HeatMap] = []
@@ -196,7 +196,7 @@ class BundleModel:
         best = [0.0 for _ in info.spec.outputs]
         for instance in selection.chosen:
             try:
-                found = self._read_one(info, instance, seconds)
+                found = self._read_one(info, instance, keys, seconds)
             except ReadingError as error:
                 failed.append(PassedOver(instance.sop_instance_uid, str(error)))
                 continue
@@ -301,7 +301,9 @@ class BundleModel:
             failed=selection.surplus,
         )
 
-    def _read_one(self, info: BundleInfo, instance: InstanceRef, seconds: dict[str, float]) -> _OneImage:
+    def _read_one(
+        self, info: BundleInfo, instance: InstanceRef, keys: Container[str], seconds: dict[str, float]
+    ) -> _OneImage:
         from ai.inference.image_answer import answer_image  # noqa: PLC0415  (see load)
         from ai.inference.outlines import outlined  # noqa: PLC0415  (see load)
         from ai.inference.places import caution_about, field_of, findings_of, limited  # noqa: PLC0415  (see load)
@@ -318,7 +320,7 @@ class BundleModel:
             result = self._forward.image(image.display)
             mapped = time.perf_counter()
             answer = answer_image(info, result, image.rows, image.columns, image.spacing_mm)
-        found = limited(info.spec, answer, field)
+        found = limited(info.spec, only(answer, keys), field)  # only places of what was asked for count as dropped
         findings = findings_of(info.spec, image, found, field)
         heat = [replace(one, sop_instance_uid=instance.sop_instance_uid) for one in found.heat_maps]
         known, segments = outlined(info.spec, found.masks, findings, *(image.spacing_mm or (1.0, 1.0)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import ConvexHull  # type: ignore[import-untyped]
+from scipy.spatial import ConvexHull, QhullError  # type: ignore[import-untyped]
 
 from ai.contract import Axes, Line
 
@@ -28,7 +28,8 @@ def axes_of(mask: NDArray[np.bool_], row_spacing: float = 1.0, column_spacing: f
         column_spacing: the distance between the centres of neighbouring columns.
 
     Returns:
-        The ends of both in pixel edges (column, row); None if the mask is empty.
+        The ends of both in pixel edges (column, row); None if the mask is empty, or if the spacings differ so much that
+        it has no area.
     """
     rows, columns = np.nonzero(_border(mask))
     if not rows.size:
@@ -40,7 +41,10 @@ def axes_of(mask: NDArray[np.bool_], row_spacing: float = 1.0, column_spacing: f
             for across, down in ((0.0, 0.5), (1.0, 0.5), (0.5, 0.0), (0.5, 1.0))
         ]
     )
-    hull = points[ConvexHull(points * scale).vertices] * scale
+    try:
+        hull = points[ConvexHull(points * scale).vertices] * scale
+    except QhullError:
+        return None
     between = hull[:, None] - hull[None]
     first, second = np.unravel_index(int((between**2).sum(axis=2).argmax()), between.shape[:2])
     start, end = hull[first], hull[second]

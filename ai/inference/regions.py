@@ -138,20 +138,27 @@ def joined(
 
 def _near(labels: NDArray[np.integer], numbers: Sequence[int], cell_mm: tuple[float, float]) -> dict[int, int]:
     """The group of each region: regions of a group are linked by gaps of at most 10 mm."""
-    borders = {number: _border(labels == number) for number in numbers}
+    places = ndimage.find_objects(labels)
+    edges = np.array([[(part.start, part.stop) for part in places[number - 1]] for number in numbers])  # (n, axis, end)
     groups = {number: number for number in numbers}
+    borders = {number: _border(labels, number, places[number - 1]) for number in numbers}
     for place, one in enumerate(numbers):
-        for other in numbers[place + 1 :]:
+        # Two regions are at least as far apart as the boxes around them, of which there can be thousands.
+        later = edges[place + 1 :]
+        between = np.maximum(np.maximum(later[:, :, 0] - edges[place, :, 1], edges[place, :, 0] - later[:, :, 1]), 0)
+        for near in np.flatnonzero(np.hypot(*(between * np.asarray(cell_mm)).T) <= _JOINED_MM):
+            other = numbers[place + 1 + int(near)]
             if groups[one] != groups[other] and _gap(borders[one], borders[other], cell_mm) <= _JOINED_MM:
                 old, new = groups[other], groups[one]
                 groups = {number: new if group == old else group for number, group in groups.items()}
     return groups
 
 
-def _border(region: NDArray[np.bool_]) -> NDArray[np.intp]:
+def _border(labels: NDArray[np.integer], number: int, place: tuple[slice, slice]) -> NDArray[np.intp]:
     """The cells (n, 2) of a region that touch others, at most about a thousand of them, evenly."""
+    region = labels[place] == number
     cells = np.argwhere(region & ~ndimage.binary_erosion(region))
-    return np.asarray(cells[:: max(1, len(cells) // _BORDER)])
+    return np.asarray(cells[:: max(1, len(cells) // _BORDER)] + np.array([part.start for part in place]))
 
 
 def _gap(one: NDArray[np.intp], other: NDArray[np.intp], cell_mm: tuple[float, float]) -> float:

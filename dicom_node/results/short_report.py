@@ -16,14 +16,18 @@ from dicom_node.results.run import Run
 def lines(run: Run) -> tuple[str, ...]:
     """The lines, six at most: the model, the verdict, what is present, what is absent, cautions, what was looked for.
 
-    A line with nothing to say is left out. A reading that failed names no class.
+    The model's line has its notice, too. A line with nothing to say is left out. A reading that failed names no class.
     """
     reading, say = run.reading, run.words
     model = f"{reading.model.name} {reading.model.version}"
     head = f"{say.not_for_diagnosis}: {model}" if run.research else f"AI: {model}"
+    if notice := say.notice(reading.model.notice):
+        head = f"{head}. {notice}."
     if reading.failure:
         return (head, _sentence([verdict.summary(run)]), *_sentences([verdict.cautions(run)]))
-    absent = [verdict.finding_name(run, each) for each in reading.classes if each.presence is Presence.ABSENT]
+    # Anatomy that was not outlined, often because it is not in the image, is not absent from the patient.
+    looked_for = (each for each in reading.classes if each.finding and each.presence is Presence.ABSENT)
+    absent = [verdict.finding_name(run, each) for each in looked_for]
     return (
         head,
         _sentence([verdict.summary(run)]),

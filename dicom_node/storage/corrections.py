@@ -23,8 +23,8 @@ class Correction(StrEnum):
     OTHER = "other"
 
 
-# The patient's name, ID, issuer of it, birth date and sex.
-_PATIENT = frozenset({0x00100010, 0x00100020, 0x00100021, 0x00100030, 0x00100040})
+# The patient's name, ID, issuer of it, birth date, sex and age: a model may read adults alone.
+_PATIENT = frozenset({0x00100010, 0x00100020, 0x00100021, 0x00100030, 0x00100040, 0x00101010})
 # Which side is which: view position, patient orientation, image orientation, laterality of the series and of the image.
 _SIDE = frozenset({0x00185101, 0x00200020, 0x00200037, 0x00200060, 0x00200062})
 # Size and format of the pixels: other numbers of them, or another meaning of their values.
@@ -39,7 +39,7 @@ _COMPARED_TAGS = _SAFETY_TAGS | {
     *(0x00080050, 0x00080060),  # accession number, modality
     *(0x00180015, 0x00181164),  # body part, imager pixel spacing
     *(0x0020000D, 0x0020000E, 0x00200032, 0x00200052),  # study, series, position, frame of reference
-    *(0x00280030, 0x00280034),  # pixel spacing and aspect ratio
+    *(0x00280030, 0x00280034, 0x00280A02),  # pixel spacing, aspect ratio and how the spacing was calibrated
 }
 _LAST_BEFORE_PIXELS = 0x7FDFFFFF  # the pixels begin with group 7FE0
 _COMPARED_AT_ONCE = 1024 * 1024  # bytes

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ai.contract import Code, NotLookedFor, PassedOver, Presence
+from dicom_node.config.settings import Profile
 from dicom_node.results import Run
 from dicom_node.results.objects import pdf, sr
 from dicom_node.results.short_report import lines
@@ -28,7 +29,7 @@ def run(boxes: str = "one", language: str = "en", **changes: Any) -> Run:
 def test_they_say_what_is_there_where_and_how_surely() -> None:
     said = lines(run(not_looked_for=(TB,), operating_point="balanced"))
     assert said[:4] == (
-        "AI - not for diagnostic use: phantom_cxr 1.2.0",
+        "AI - not for diagnostic use: phantom_cxr 1.2.0. Demonstration model, trained on no patient.",
         "1 finding marked.",
         "Present: Nodule, left 0.87.",
         "Absent: Pleural effusion; Pneumothorax.",
@@ -59,6 +60,23 @@ def test_six_lines_are_enough_for_everything(language: str) -> None:
     assert 4 < len(said) <= 6
     assert len(lines(made)) <= 6
     assert all(said) and not any("\n" in each for each in said)
+
+
+def test_what_the_model_says_of_itself_is_pasted_with_its_answer() -> None:
+    made = run()
+    model = replace(made.reading.model, notice="Research model, not for diagnostic use")
+    product = replace(
+        made, reading=replace(made.reading, model=model), profile=Profile(content_qualification="PRODUCT")
+    )
+    assert lines(product)[0] == "AI: phantom_cxr 1.2.0. Research model, not for diagnostic use."
+
+
+def test_anatomy_that_was_not_outlined_is_not_absent() -> None:
+    made = run("none")
+    classes = (*made.reading.classes[:1], replace(made.reading.classes[1], finding=False))
+    said = lines(replace(made, reading=replace(made.reading, classes=classes)))
+    assert "Absent: Nodule." in said
+    assert not any("effusion" in each for each in said)
 
 
 def test_a_failure_is_no_negative_answer() -> None:

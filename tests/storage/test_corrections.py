@@ -39,6 +39,7 @@ OF_SAFETY: dict[str, dict[str, Any]] = {
     "another patient ID": {"PatientID": "4711"},
     "another issuer": {"IssuerOfPatientID": "H2"},
     "another birth date": {"PatientBirthDate": "19500101"},
+    "another age": {"PatientAge": "016Y"},
     "the other side": {"ImageLaterality": "R"},
     "another orientation": {"PatientOrientation": ["R", "F"]},
     "another view": {"ViewPosition": "AP"},
@@ -52,6 +53,7 @@ OF_SAFETY: dict[str, dict[str, Any]] = {
 OF_ANOTHER_KIND: dict[str, dict[str, Any]] = {
     "another accession number": {"AccessionNumber": "A1"},
     "another spacing": {"PixelSpacing": [0.1, 0.1]},
+    "a spacing that is calibrated": {"PixelSpacingCalibrationType": "FIDUCIAL"},
     "another body part": {"BodyPartExamined": "ABDOMEN"},
 }
 CORRECTIONS = OF_SAFETY | OF_ANOTHER_KIND

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from io import BufferedReader, BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ai.contract import InstanceRef, ReadingError
+from ai.images.content import Spliced
 from ai.images.frames import load_display
 from ai.images.radiograph import load_radiograph, read_header
 from dicom_node.results import identified
@@ -58,3 +61,16 @@ def test_what_is_no_dicom_file_says_nothing(ref: InstanceRef) -> None:
     Path(str(ref.content)).write_bytes(b"no DICOM" * 1000)
     with pytest.raises(ReadingError, match="cannot be parsed"):
         StoredImages().header(ref)
+
+
+def test_parts_of_a_file_are_read_as_one_however_many_they_are() -> None:
+    data = bytes(range(256)) * 8000
+    spans = [(start, start + start // 16 % 9) for start in range(0, len(data), 16)]  # some of them empty
+    whole = b"".join(data[begin:end] for begin, end in spans)
+    began = time.perf_counter()
+    file = BufferedReader(Spliced(BytesIO(data), spans))
+    assert file.read() == whole
+    assert file.seek(-5, 2) == len(whole) - 5
+    assert file.read(9) == whole[-5:]
+    assert file.seek(1000) == 1000 and file.read(100) == whole[1000:1100]
+    assert time.perf_counter() - began < 20.0  # looking for each part from the first one took minutes

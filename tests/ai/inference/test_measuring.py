@@ -55,6 +55,11 @@ def test_a_pixel_a_row_and_nothing() -> None:
     assert (length(row.long), length(row.short)) == (9.0, 1.0)
 
 
+@pytest.mark.parametrize("spacing", [(1e-300, 1.0), (1e300, 1.0), (1e-12, 1.0)])
+def test_what_has_no_area_at_its_spacing_has_no_axes(spacing: tuple[float, float]) -> None:
+    assert axes_of(np.ones((1, 500), bool), *spacing) is None
+
+
 # --- drawn nodules --------------------------------------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ import pytest
 from ai.anatomy.field import ChestField
 from ai.anatomy.side import LEFT, RIGHT
 from ai.bundle.manifest import ReadingSpec
-from ai.contract import HeatMap, InstanceRef, ReadingError, SeriesRef
+from ai.contract import DEFAULT, Asked, HeatMap, InstanceRef, ReadingError, SeriesRef
 from ai.images.radiograph import load_radiograph
 from ai.inference.answers import ImageAnswer, MarkedBox
 from ai.inference.bundle_model import BundleModel, load
@@ -145,11 +145,11 @@ def shipped() -> BundleModel:
     return load(ROOT / "ai" / "bundles" / "phantom_cxr", threads=1)
 
 
-def read(model: BundleModel, file: bytes) -> Any:
+def read(model: BundleModel, file: bytes, asked: Asked = DEFAULT) -> Any:
     header = load_radiograph(file)
     instance = InstanceRef(header.sop_instance_uid, header.sop_class_uid, file)
     selection = model.select([SeriesRef("1", "2", "DX", "CHEST", "", (instance,))])
-    return selection, (model.read(selection) if selection.chosen else None)
+    return selection, (model.read(selection, asked) if selection.chosen else None)
 
 
 def test_a_nodule_has_the_side_of_its_lung(shipped: BundleModel) -> None:
@@ -196,6 +196,9 @@ def test_dropped_places_are_counted_and_told(shipped: BundleModel, monkeypatch: 
     nowhere = ChestField(384, 320, np.zeros((96, 96), dtype=bool), np.ones((96, 96), dtype=bool), FRONTAL, None)
     monkeypatch.setattr("ai.inference.places.chest_field", lambda _: nowhere)
     without = read(shipped, file)[1]
+    # Places of a class that was not looked for would tell that it was found.
+    other = read(shipped, file, Asked(("pneumothorax",)))[1]
+    assert (other.places_dropped, other.cautions) == (0, ())
     assert without.findings == ()
     assert [each.presence for each in without.classes] == [each.presence for each in found.classes]
     count = len(found.findings)
