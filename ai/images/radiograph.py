@@ -230,23 +230,25 @@ def _age(dataset: Dataset) -> float | None:
     """Years of age from Patient's Age (0010,1010), else from Patient's Birth Date and Study Date. None if untold.
 
     An age string (PS3.5 section 6.2) is a number of days, weeks, months or years. Some files leave the unit out: only
-    a number that cannot be meant otherwise, 18 or more, then counts as years.
+    a number that cannot be meant otherwise, 18 or more, then counts as years. Some write 0 years for an unknown age, so
+    that a birth date counts before it.
     """
     told = re.fullmatch(r"(\d{1,3})([DWMY]?)", text_of(dataset, "PatientAge").upper())
-    if told is not None:
+    if told is not None and not (told[2] == "Y" and int(told[1]) == 0):
         number, unit = int(told[1]), told[2]
         if unit:
             return number / {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}[unit]
         if number >= _ADULT:
             return float(number)
     born, seen = (re.fullmatch(r"(\d{4})(\d{2})(\d{2})", text_of(dataset, key)) for key in _DATES)
+    nothing = 0.0 if told is not None and told[2] == "Y" else None  # here the age is untold, or 0 years
     if born is None or seen is None:
-        return None
+        return nothing
     years, months, days = (
         int(later) - int(earlier) for later, earlier in zip(seen.groups(), born.groups(), strict=True)
     )
     age = years - ((months, days) < (0, 0))
-    return float(age) if age >= 0 else None
+    return float(age) if age >= 0 else nothing
 
 
 def _spacing(dataset: Dataset) -> tuple[tuple[float, float] | None, str | None, bool]:

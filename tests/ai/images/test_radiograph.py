@@ -381,6 +381,9 @@ def test_both_lateralities_are_kept_apart(tmp_path: Path) -> None:
         ({"PatientBirthDate": "20300101", "StudyDate": "20260601"}, None),
         ({"PatientAge": "045Y", "PatientBirthDate": "20200101", "StudyDate": "20260601"}, 45.0),
         ({"PatientBirthDate": "19800101"}, None),
+        ({"PatientAge": "000Y", "PatientBirthDate": "19600101", "StudyDate": "20260101"}, 66.0),
+        ({"PatientAge": "000Y", "PatientBirthDate": "20260101", "StudyDate": "20260601"}, 0.0),
+        ({"PatientAge": "000Y"}, 0.0),
         ({}, None),
     ],
 )
