@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from playwright.sync_api import Browser
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit, generate_uid
@@ -20,7 +22,7 @@ from dicom_node.node import Node
 from dicom_node.operations import study_status
 from tests.support.nodes import settings_for
 from tests.support.peers import Orthanc, running_orthanc, send
-from tests.support.viewer import Box, Ohif, Placement, viewing
+from tests.support.viewer import VERSIONS, Box, Dwv, Ohif, Placement, browsing, viewing, viewing_by_dwv
 from tests.support.waiting import wait_until
 
 # A browser that draws without a GPU, on a machine that may be busy.
@@ -45,9 +47,21 @@ def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
 
 
 @pytest.fixture(scope="module")
-def ohif(pacs: Orthanc) -> Iterator[Ohif]:
-    with viewing(pacs.http) as ohif:
+def browser() -> Iterator[Browser]:
+    with browsing() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module", params=VERSIONS)
+def ohif(browser: Browser, pacs: Orthanc, request: pytest.FixtureRequest) -> Iterator[Ohif]:
+    with viewing(browser, pacs.http, request.param) as ohif:
         yield ohif
+
+
+@pytest.fixture(scope="module")
+def dwv(browser: Browser, pacs: Orthanc) -> Iterator[Dwv]:
+    with viewing_by_dwv(browser, pacs.http) as dwv:
+        yield dwv
 
 
 @pytest.fixture(scope="module")
@@ -181,8 +195,32 @@ def test_ohif_shows_the_secondary_capture_in_its_colours(ohif: Ohif, delivered: 
         study.wait_for_image(sc)
         placement = Placement.fitted(study.frame(), sc.Rows, sc.Columns)
         page = np.asarray(study.drawn(tmp_path / "picture.png").convert("RGB"))
-        assert placement.offset(picture[..., 1], page[..., 1]) <= max(1.5, placement.scale)
-        wanted = np.stack([placement.laid(picture[..., channel], page.shape) for channel in range(3)], axis=-1)
-        coloured = np.ptp(wanted, axis=-1) > 64  # the boxes, their names and the legend
-        assert np.median(np.abs(page - wanted)[coloured]) < 8  # most pixels: OHIF's buttons lie over some
+        assert_in_colours(picture, page, placement)
         assert not study.errors
+
+
+def test_dwv_shows_the_secondary_capture_in_its_colours(dwv: Dwv, delivered: Delivered, tmp_path: Path) -> None:
+    sc = delivered.sc
+    with dwv.object(sc) as opened:
+        placement = Placement.fitted(opened.frame(), sc.Rows, sc.Columns)
+        page = np.asarray(opened.drawn(tmp_path / "picture.png").convert("RGB"))
+        assert_in_colours(sc.pixel_array, page, placement)
+        assert any("jpegbaseline" in url for url in opened.asked)  # it had the JPEG, and decoded it
+        assert not opened.errors
+
+
+def test_dwv_shows_the_radiograph(dwv: Dwv, delivered: Delivered, tmp_path: Path) -> None:
+    image = delivered.image
+    with dwv.object(image) as opened:
+        placement = Placement.fitted(opened.frame(), image.Rows, image.Columns)
+        page = np.asarray(opened.drawn(tmp_path / "image.png").convert("L"))
+        assert placement.offset(image.pixel_array, page) <= max(1.5, placement.scale)
+        assert not opened.errors
+
+
+def assert_in_colours(picture: NDArray[np.uint8], page: NDArray[np.uint8], placement: Placement) -> None:
+    """The page shows the picture in its place, and what is coloured in its colours."""
+    assert placement.offset(picture[..., 1], page[..., 1]) <= max(1.5, placement.scale)
+    wanted = np.stack([placement.laid(picture[..., channel], page.shape) for channel in range(3)], axis=-1)
+    coloured = np.ptp(wanted, axis=-1) > 64  # the boxes, their names and the legend
+    assert np.median(np.abs(page - wanted)[coloured]) < 8  # most pixels: buttons of a viewer lie over some

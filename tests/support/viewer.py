@@ -1,7 +1,7 @@
-"""A radiologist's place: OHIF over the DICOMweb of an Orthanc, driven in a headless Chromium.
+"""A radiologist's place: OHIF or DWV over the DICOMweb of an Orthanc, driven in a headless Chromium.
 
-OHIF is the released one, unpacked by scripts/test; Chromium is the system's. Positions are in CSS pixels of the page,
-which the screenshots share.
+The viewers are the released ones, installed by scripts/test; Chromium is the system's. Positions are in CSS pixels
+of the page, which the screenshots share.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -31,7 +32,11 @@ from pydicom.dataset import Dataset
 from tests.support.programs import ROOT, tool
 from tests.support.waiting import scaled
 
-OHIF = ROOT / ".cache" / "ohif-3.12.10"  # scripts/test names the same folder
+VERSIONS = ("3.12.10", "3.13.2")
+"""Those of OHIF; scripts/test names the same, and the folders."""
+
+DWV = ROOT / ".cache" / "dwv-0.36.4" / "node_modules"  # tests/support/dwv/package.json pins it
+DWV_PAGE = ROOT / "tests" / "support" / "dwv" / "index.html"
 PATIENCE_MS = 120_000  # a machine that is busy with other things draws slowly; nothing here waits longer than it must
 # On a busy machine OHIF now and then never draws what it has loaded, however long one waits; loaded again, it does.
 LOADS, LOAD_MS = 3, 45_000
@@ -144,12 +149,45 @@ class Placement:
 
 
 @dataclass
-class Study:
-    """A study that is open in OHIF, in a page of its own."""
+class Opened:
+    """A page of a viewer."""
 
     page: Page
+    canvas: str
+    """The CSS selector of the image's canvas."""
+
     errors: list[str] = field(default_factory=list)
     """What the page complained of: console errors, exceptions, and HTTP answers that say no."""
+
+    asked: list[str] = field(default_factory=list)
+    """The addresses that the page asked for."""
+
+    def frame(self) -> Box:
+        """The viewport on the page."""
+        box = self.page.locator(self.canvas).bounding_box()
+        assert box is not None
+        return Box(box["x"], box["y"], box["x"] + box["width"], box["y"] + box["height"])
+
+    def drawn(self, path: Path) -> Image.Image:
+        """The page once something is to be seen in the viewport, and stands still: OHIF says so a moment before."""
+        frame, before, deadline = self.frame(), None, time.monotonic() + scaled(30)
+        while time.monotonic() < deadline:
+            page = self.screenshot(path)
+            now = page.crop((int(frame.left), int(frame.top), int(frame.right), int(frame.bottom))).tobytes()
+            if now == before and len(np.unique(np.frombuffer(now, np.uint8))) > 32:
+                return page
+            before = now
+            self.page.wait_for_timeout(250)
+        raise AssertionError("the viewer draws nothing, or does not stand still")
+
+    def screenshot(self, path: Path) -> Image.Image:
+        """The page as it is seen, kept for people as well."""
+        content = self.page.screenshot(path=path)
+        return Image.open(BytesIO(content))
+
+
+class Study(Opened):
+    """A study that is open in OHIF, in a page of its own."""
 
     def series(self, one: Dataset) -> Locator:
         """The entry of an object's series in the list, whether it has a thumbnail or not."""
@@ -173,12 +211,6 @@ class Study:
         """Answer what OHIF asks."""
         self.page.get_by_role("button", name=button, exact=True).click()
 
-    def frame(self) -> Box:
-        """The viewport on the page."""
-        box = self.page.locator(f"{GRID} canvas.cornerstone-canvas").bounding_box()
-        assert box is not None
-        return Box(box["x"], box["y"], box["x"] + box["width"], box["y"] + box["height"])
-
     def rectangles(self, count: int) -> list[Box]:
         """The rectangles that are drawn over the image, from the top down, once so many of them stand still."""
         self.page.wait_for_function(f"count => ({RECTANGLES})().length === count", arg=count)
@@ -193,48 +225,19 @@ class Study:
         self.page.locator('[data-cy="trackedMeasurements-btn"]').click()
         return self.page.locator('[data-cy="data-row"]')
 
-    def drawn(self, path: Path) -> Image.Image:
-        """The page once something is to be seen in the viewport, and stands still: OHIF says so a moment before."""
-        frame, before, deadline = self.frame(), None, time.monotonic() + scaled(30)
-        while time.monotonic() < deadline:
-            page = self.screenshot(path)
-            now = page.crop((int(frame.left), int(frame.top), int(frame.right), int(frame.bottom))).tobytes()
-            if now == before and len(np.unique(np.frombuffer(now, np.uint8))) > 32:
-                return page
-            before = now
-            self.page.wait_for_timeout(250)
-        raise AssertionError("OHIF draws nothing, or does not stand still")
-
-    def screenshot(self, path: Path) -> Image.Image:
-        """The page as it is seen, kept for people as well."""
-        content = self.page.screenshot(path=path)
-        return Image.open(BytesIO(content))
-
 
 @dataclass
 class Ohif:
     browser: Browser
     address: str
+    version: str
 
     @contextmanager
     def study(self, study_uid: str) -> Iterator[Study]:
-        page = self.browser.new_page(viewport={"width": 1500, "height": 950})
-        page.set_default_timeout(scaled(PATIENCE_MS))
-        page.add_init_script(SEEN)
-        study = Study(page)
-
-        def on_console(message: ConsoleMessage) -> None:
-            if message.type == "error":
-                study.errors.append(message.text)
-
-        def on_response(response: Response) -> None:
-            if response.status >= 400:
-                study.errors.append(f"{response.status} {response.url}")
-
-        page.on("console", on_console)
-        page.on("pageerror", lambda error: study.errors.append(str(error)))
-        page.on("response", on_response)
-        try:
+        with _page(self.browser) as page:
+            page.add_init_script(SEEN)
+            study = Study(page, f"{GRID} canvas.cornerstone-canvas")
+            _listen(study)
             for left in range(LOADS - 1, -1, -1):
                 study.errors.clear()
                 page.goto(f"{self.address}/viewer?StudyInstanceUIDs={study_uid}")
@@ -246,20 +249,63 @@ class Ohif:
                 else:
                     break
             yield study
-        finally:
-            page.close()
+
+
+@dataclass
+class Dwv:
+    browser: Browser
+    address: str
+
+    @contextmanager
+    def object(self, one: Dataset) -> Iterator[Opened]:
+        """An object as DWV gets it by WADO-URI (PS3.18 9) and draws it."""
+        uids = f"studyUID={one.StudyInstanceUID}&seriesUID={one.SeriesInstanceUID}&objectUID={one.SOPInstanceUID}"
+        wado = quote(f"/wado?requestType=WADO&contentType=application/dicom&{uids}", safe="")
+        with _page(self.browser) as page:
+            opened = Opened(page, ".viewLayer canvas")
+            _listen(opened)
+            page.goto(f"{self.address}/?of={wado}")
+            page.wait_for_function("window.drawn || window.problems?.length")
+            problems = page.evaluate("window.problems")
+            assert not problems, (problems, opened.errors, opened.asked[-3:])
+            yield opened
+
+
+@contextmanager
+def _page(browser: Browser) -> Iterator[Page]:
+    page = browser.new_page(viewport={"width": 1500, "height": 950})
+    page.set_default_timeout(scaled(PATIENCE_MS))
+    try:
+        yield page
+    finally:
+        page.close()
+
+
+def _listen(opened: Opened) -> None:
+    def on_console(message: ConsoleMessage) -> None:
+        if message.type == "error":
+            opened.errors.append(message.text)
+
+    def on_response(response: Response) -> None:
+        opened.asked.append(response.url)
+        if response.status >= 400:
+            opened.errors.append(f"{response.status} {response.url}")
+
+    opened.page.on("console", on_console)
+    opened.page.on("pageerror", lambda error: opened.errors.append(str(error)))
+    opened.page.on("response", on_response)
 
 
 class _Handler(SimpleHTTPRequestHandler):
-    """OHIF's files, and Orthanc's DICOMweb from the same origin, since Orthanc grants other origins nothing."""
+    """A viewer's files, and Orthanc's DICOMweb from the same origin, since Orthanc grants other origins nothing."""
 
-    def __init__(self, *args: Any, orthanc: str, **kwargs: Any) -> None:
-        self._orthanc = orthanc
+    def __init__(self, *args: Any, orthanc: str, index: Path, **kwargs: Any) -> None:
+        self._orthanc, self._index = orthanc, index
         super().__init__(*args, **kwargs)
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
-        if path.startswith("/dicom-web/"):
+        if path.startswith("/dicom-web/") or path == "/wado":
             self._answer(*self._ask())
         elif path == "/app-config.js":
             self._answer(200, "text/javascript", CONFIG)
@@ -269,7 +315,7 @@ class _Handler(SimpleHTTPRequestHandler):
     def translate_path(self, path: str) -> str:
         """Every path that is no file is a place inside the application."""
         file = super().translate_path(path)
-        return file if Path(file).is_file() else str(OHIF / "index.html")
+        return file if Path(file).is_file() else str(self._index)
 
     def _ask(self) -> tuple[int, str, bytes]:
         headers = {"Accept": self.headers.get("Accept", "*/*")}
@@ -300,9 +346,11 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def serving(orthanc_http: int) -> Iterator[str]:
-    """Serve OHIF over an Orthanc that has the DICOMweb plugin, from one address."""
-    handler = partial(_Handler, directory=str(OHIF), orthanc=f"http://127.0.0.1:{orthanc_http}")
+def serving(orthanc_http: int, folder: Path, index: Path) -> Iterator[str]:
+    """Serve a viewer's folder over an Orthanc that has the DICOMweb plugin, from one address."""
+    if not (folder.is_dir() and index.is_file()):
+        pytest.skip(f"{folder.relative_to(ROOT)} is missing (scripts/test fetches it by npm)")
+    handler = partial(_Handler, directory=str(folder), index=index, orthanc=f"http://127.0.0.1:{orthanc_http}")
     with _Server(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
@@ -314,14 +362,26 @@ def serving(orthanc_http: int) -> Iterator[str]:
 
 
 @contextmanager
-def viewing(orthanc_http: int) -> Iterator[Ohif]:
-    """OHIF in a browser, over an Orthanc that has the DICOMweb plugin."""
-    if not (OHIF / "index.html").is_file():
-        pytest.skip(f"OHIF is not unpacked in {OHIF.relative_to(ROOT)} (scripts/test does it by npm)")
+def browsing() -> Iterator[Browser]:
     chromium = tool("chromium")
-    with serving(orthanc_http) as address, sync_playwright() as play:
+    with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=chromium, args=CHROMIUM, timeout=scaled(PATIENCE_MS))
         try:
-            yield Ohif(browser, address)
+            yield browser
         finally:
             browser.close()
+
+
+@contextmanager
+def viewing(browser: Browser, orthanc_http: int, version: str) -> Iterator[Ohif]:
+    """OHIF in a browser, over an Orthanc that has the DICOMweb plugin."""
+    folder = ROOT / ".cache" / f"ohif-{version}"
+    with serving(orthanc_http, folder, folder / "index.html") as address:
+        yield Ohif(browser, address, version)
+
+
+@contextmanager
+def viewing_by_dwv(browser: Browser, orthanc_http: int) -> Iterator[Dwv]:
+    """DWV in a browser, over the same."""
+    with serving(orthanc_http, DWV, DWV_PAGE) as address:
+        yield Dwv(browser, address)
