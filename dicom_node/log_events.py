@@ -300,12 +300,6 @@ EVENTS: tuple[LogEvent, ...] = (
         "A model has read a study; its results are queued.",
     ),
     LogEvent(
-        "study.summarized",
-        ("info",),
-        ("peer", "models"),
-        "What several models say of a study was compared for a destination; the summary is queued.",
-    ),
-    LogEvent(
         "study.read_before",
         ("info",),
         ("model", "seconds", "reason"),
@@ -316,6 +310,12 @@ EVENTS: tuple[LogEvent, ...] = (
         ("info",),
         ("study", "removed", "bytes", "reason"),
         "Retention has removed the files of a study.",
+    ),
+    LogEvent(
+        "study.summarized",
+        ("info",),
+        ("peer", "models"),
+        "What several models say of a study was compared for a destination; the summary is queued.",
     ),
     LogEvent(
         "thread.failed",
