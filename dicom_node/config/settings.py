@@ -225,11 +225,7 @@ class Match(_Strict):
 
 
 class Route(_Wishes):
-    """``[[routes]]``: which studies are read by which models and where the results go.
-
-    What the models of ``shadow`` say is recorded, and nothing of it is sent. ``count_at`` is the peer that is asked how
-    many instances a study has.
-    """
+    """``[[routes]]``: which studies are read by which models and where the results go."""
 
     name: Name
     """Your name for the route, used in the log and in `dicom-node studies`."""
@@ -247,6 +243,8 @@ class Route(_Wishes):
     """The share of this route's patients that have a class, by its key; without it no probability is stated."""
     report_failures: Flag = True
     """A study that cannot be read gets a report that says so."""
+    report_not_read: Flag = False
+    """A study with no image of the kind that a model reads gets a report that says so."""
     quiet_seconds: Seconds | None = None
     """Used instead of the node's quiet_seconds."""
     count_at: Name | None = None

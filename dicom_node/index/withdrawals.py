@@ -56,7 +56,7 @@ class WithdrawalStatements(Statements):
         for destination, profile in destinations:
             for old in self._replaced(job, run_key, destination, profile):
                 earlier = self._recorded(old[0])
-                reason: WithdrawalReason = "safety" if self._is_unsafe(old[0], earlier) else "quality"
+                reason = self._corrected_since(old[0], earlier) or "quality"
                 if reason == "safety" or whole or earlier.failure:
                     number = self._decide(job, old, (destination, profile), reason, now)
                     queued += self._queue_withdrawal(job, run_key, destination, number, now)
@@ -126,11 +126,36 @@ class WithdrawalStatements(Statements):
     def _recorded(self, run_key: str) -> RecordedReading:
         return recorded(self._rows("SELECT reading FROM readings WHERE run_key = ?", run_key)[0][0])
 
-    def _is_unsafe(self, run_key: str, reading: RecordedReading) -> bool:
-        """Whether an image of a reading was corrected since in patient, side or pixels, or in what nobody knows.
+    def told_of_corrected(self, study: str, model: str) -> WithdrawalReason | None:
+        """Why what a destination has, or is to get, of a model no longer holds; None if no image was corrected since.
 
-        Nobody knows what changed where a node made the correction that did not record this yet, and where retention had
-        removed the image before it came again.
+        "safety": an image was corrected in patient, side or pixels. "quality": in something else.
+        """
+        rows = self._rows(
+            """SELECT DISTINCT g.run_key
+            FROM readings g CROSS JOIN results r ON r.run_key = g.run_key
+                CROSS JOIN jobs j ON j.study = g.study AND j.kind = 'send' AND j.subject = r.sop_instance_uid
+            WHERE g.study = ? AND g.model = ? AND (j.state != 'done' OR j.outcome = 'sent')""",
+            study,
+            model,
+        )
+        found = {self._corrected_since(row[0], self._recorded(row[0])) for row in rows}
+        return "safety" if "safety" in found else "quality" if "quality" in found else None
+
+    def corrected_pairs(self, study: str) -> list[tuple[str, str]]:
+        """The (route, model) of a study's earlier readings for which `told_of_corrected` has a reason."""
+        rows = self._rows(
+            """SELECT route, target, max(revision) FROM jobs
+            WHERE study = ? AND kind = 'read' AND run_key IS NOT NULL GROUP BY target""",
+            study,
+        )
+        return [(row[0], row[1]) for row in rows if self.told_of_corrected(study, row[1]) is not None]
+
+    def _corrected_since(self, run_key: str, reading: RecordedReading) -> WithdrawalReason | None:
+        """Whether an image of a reading was corrected since: in patient, side or pixels ("safety"), or in other things.
+
+        It counts as the former where nobody knows what changed: where a node made the correction that did not record
+        this yet, and where retention had removed the image before it came again.
         """
         rows = self._rows(
             """SELECT i.sop_instance_uid, i.edition, i.received > g.created AS came_again, c.edition, c.safety
@@ -140,12 +165,15 @@ class WithdrawalStatements(Statements):
             json.dumps(list(reading.sources)),
         )
         harmless = {(uid, edition) for uid, _, _, edition, safety in rows if edition is not None and not safety}
+        found: WithdrawalReason | None = None
         for uid, newest, came_again in {tuple(row)[:3] for row in rows}:
             read = reading.editions.get(uid, 1)
             corrections = range(read + 1, newest + 1)
             if any((uid, edition) not in harmless for edition in corrections) or (came_again and not corrections):
-                return True
-        return False
+                return "safety"
+            if corrections:
+                found = "quality"
+        return found
 
     def withdrawal(self, job: Job) -> Withdrawal | None:
         """What a job "withdraw" is about; None if the index does not know it."""

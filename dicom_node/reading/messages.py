@@ -8,9 +8,10 @@ makes one for a process on this machine that may not open files itself.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,8 @@ class ReadRequest:
     ``incoming/``. ``removed`` are the instances that retention has removed. ``asked`` is what to look for.
     ``place`` is the model's place in the configuration, from 0: it sets the Series Numbers of the results.
     ``withdrawn`` are the runs whose results were withdrawn, each with the digests of the profiles that this holds for.
-    ``answers`` are what the models said, in place of ``model``, for a summary.
+    ``answers`` are what the models said, in place of ``model``, for a summary. ``tells`` are the
+    series that a report is about which says that the model reads none of them; empty where no such report is wanted.
     """
 
     model: str
@@ -69,6 +71,7 @@ class ReadRequest:
     place: int = 0
     withdrawn: Mapping[str, frozenset[str]] = dataclasses.field(default_factory=dict)
     answers: tuple[Answer, ...] = ()
+    tells: tuple[SeriesRef, ...] = ()
 
     def key(self, key_of: Callable[[int], str]) -> str:
         """The key of a run whose results were never withdrawn, for the profiles that are wanted.
@@ -109,9 +112,9 @@ class ResultPart:
 class ReadAnswer:
     """What became of a request.
 
-    ``run_key`` is None if nothing was eligible. ``reading`` is None if the run was known already; it comes without maps
-    and masks, which are in the results, and without the content of its sources. ``notes`` say which results could not
-    be made, and why.
+    ``run_key`` is None if nothing was eligible and no report says so. ``reading`` is None if the run was known already;
+    it comes without maps and masks, which are in the results, and without the content of its sources. ``notes`` say
+    which results could not be made, and why.
     """
 
     passed_over: tuple[PassedOver, ...]
@@ -160,6 +163,7 @@ def by_descriptor(request: ReadRequest) -> Iterator[ReadRequest]:
 def _with_content(request: ReadRequest, of: Callable[[Path], Content]) -> ReadRequest:
     """The request with other content in place of each path."""
 
+    @functools.cache  # an image that is asked for twice is opened once
     def moved(ref: InstanceRef) -> InstanceRef:
         if not isinstance(ref.content, str | Path):
             return ref
@@ -168,5 +172,7 @@ def _with_content(request: ReadRequest, of: Callable[[Path], Content]) -> ReadRe
         except FileNotFoundError:
             return dataclasses.replace(ref, content=None)
 
-    series = (dataclasses.replace(one, instances=tuple(map(moved, one.instances))) for one in request.series)
-    return dataclasses.replace(request, series=tuple(series))
+    def all_moved(series: Iterable[SeriesRef]) -> tuple[SeriesRef, ...]:
+        return tuple(dataclasses.replace(one, instances=tuple(map(moved, one.instances))) for one in series)
+
+    return dataclasses.replace(request, series=all_moved(request.series), tells=all_moved(request.tells))

@@ -117,7 +117,7 @@ class Reader:
             kind = Hindered if isinstance(error, process.MachineError) else Retryable
             raise kind(str(error)) from error
         now = self._index.revision(job.study)
-        if now > revision and (answer.reading is None or answer.reading.failed):  # as above
+        if now > revision and (answer.reading is None or answer.reading.failed or answer.reading.failure):  # as above
             self._spool.discard_parts(batch)
             return Done(f"not read: superseded by revision {now}", "superseded")
         return self._done(job, way, answer, time.perf_counter() - began)
@@ -134,13 +134,16 @@ class Reader:
         way = self._way(job)
         if way is None:
             return Done("no report says so: its route and destinations are no longer in the configuration")
-        if not way.route.report_failures:
+        # A failure replaces no earlier report: what an earlier reading found still holds. But where that was of another
+        # patient, side or pixels, it does not, and the destinations hear of it whatever the route says.
+        replaces = self._index.told_of_corrected(job.study, job.target) == "safety"
+        if not way.route.report_failures and not replaces:
             return Done(f"no report says so: report_failures is false on route {way.route.name!r}")
         # The report has the time of the failure: a reading that is revived later must not look older than the report.
         request = self._request(job, way, self._clock())
-        # A failure replaces no earlier report: what an earlier reading found still holds.
-        wanted = tuple(dataclasses.replace(each, predecessor=None) for each in request.wanted)
-        request = dataclasses.replace(request, wanted=wanted)
+        if not replaces:
+            wanted = tuple(dataclasses.replace(each, predecessor=None) for each in request.wanted)
+            request = dataclasses.replace(request, wanted=wanted)
         try:
             answer = self._executor.submit(report_failure, request, reason).result()
         except process.MachineError as error:
@@ -150,7 +153,7 @@ class Reader:
         if answer.run_key is None:
             why = "; ".join(dict.fromkeys(answer.notes)) or "no image of the study should have been read"
             return Done(f"no report says so: {why}"[:1000])
-        return self._sent(job, way, answer, answer.run_key, supersedes=False)
+        return self._sent(job, way, answer, answer.run_key, supersedes=replaces)
 
     def _way(self, job: Job) -> _Way | None:
         """The route of a job and what belongs to it; None if the route or the model left the configuration."""
@@ -172,7 +175,7 @@ class Reader:
         instances = self._index.instances_of(job.study)
         removed = self._index.removed_from(job.study)
         said = self._index.series_of(job.study)
-        taken = dict.fromkeys(one.series for one in said if matches(way.route.match, one))
+        taken = {one.series for one in said if matches(way.route.match, one)}
         series = tuple(
             SeriesRef(
                 job.study,
@@ -186,12 +189,17 @@ class Reader:
                     if i.series == uid
                 ),
             )
-            for uid in taken
+            for uid in dict.fromkeys(one.series for one in said)
+        )
+        of_route = tuple(one for one in series if one.series_instance_uid in taken)
+        # What a destination knows of a study does not end with a correction after which the model does not read it.
+        tells = job.kind == "read" and (
+            way.route.report_not_read or self._index.told_of_corrected(job.study, job.target) is not None
         )
         return ReadRequest(
             model=job.target,
             study=job.study,
-            series=series,
+            series=of_route,
             site=self._site,
             created=created,
             wanted=() if job.kind == "shadow" else self._wanted(job, way, replaces=not removed),
@@ -201,6 +209,7 @@ class Reader:
             asked=way.asked,
             place=way.place,
             withdrawn=self._index.withdrawn_runs(job.study),
+            tells=_with_images(of_route) or _with_images(series) if tells else (),
         )
 
     def _wanted(self, job: Job, way: _Way, *, replaces: bool) -> tuple[Wanted, ...]:
@@ -229,8 +238,12 @@ class Reader:
         else:
             recorded = self._sent(job, way, answer, answer.run_key, supersedes=True)
 
+        not_read = answer.reading.failure if answer.reading is not None else ""
+
         def then() -> None:
-            if answer.reading is not None:
+            if not_read:
+                log.info("study.not_eligible", reason=not_read)
+            elif answer.reading is not None:
                 log.info(
                     "study.read",
                     version=answer.reading.model.version,
@@ -239,12 +252,16 @@ class Reader:
                 )
             recorded.then()
 
-        return dataclasses.replace(recorded, then=then)
+        return dataclasses.replace(recorded, reason=(not_read or recorded.reason)[:1000], then=then)
 
     def _sent(self, job: Job, way: _Way, answer: ReadAnswer, key: str, *, supersedes: bool) -> Done:
         targets = tuple((name, profile.digest) for name, profile in way.profiles)
         sending = Sending(targets, way.committing, way.withdrawing)
         return self._recorder.sent(job, sending, answer, key, supersedes=supersedes)
+
+
+def _with_images(series: Iterable[SeriesRef]) -> tuple[SeriesRef, ...]:
+    return tuple(one for one in series if one.instances)
 
 
 def _same(texts: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -58,7 +59,8 @@ def read(request: ReadRequest) -> ReadAnswer:
         raise ReadingError(f"model {request.model} could not be loaded: {model.reason}")
     selection = model.select(request.series)
     if not selection.chosen:
-        return ReadAnswer((*selection.passed_over, *_told_of_removed(request)))
+        passed = (*selection.passed_over, *_told_of_removed(request))
+        return _not_read(request, model.identity, passed, StoredImages()) if request.tells else ReadAnswer(passed)
     # Like surplus images, removed ones should be read and cannot be: so no class may be called absent.
     gone = tuple(PassedOver(uid, _REMOVED) for uid in request.removed)
     selection = dataclasses.replace(selection, surplus=(*selection.surplus, *gone))
@@ -131,6 +133,23 @@ def report_failure(request: ReadRequest, reason: str) -> ReadAnswer:
     passed = (*selection.passed_over, *selection.surplus)
     failed = Reading(identity, sources, (), (), passed, (), failure=reason)
     return _encoded(request, key, failed, images)
+
+
+def _not_read(request: ReadRequest, identity: ModelIdentity, passed: tuple[PassedOver, ...], images: Any) -> ReadAnswer:
+    """A report that the model reads no image of the study, and why; it names one image of each series."""
+    from dicom_node import results  # noqa: PLC0415 - as in read
+
+    sources: list[InstanceRef] = []
+    for one in request.tells:
+        named = (found for ref in one.instances for found in results.identified([ref], request.study, images))
+        sources += itertools.islice(named, 1)
+    if not sources:
+        return ReadAnswer(passed, notes=("no file of the study says which patient it is of",))
+    reason = "; ".join(dict.fromkeys(each.reason for each in passed)) or "it is not of the kind that is read here"
+    # Any image may come corrected, and with it the patient of the report.
+    uids = _editions(ref for one in request.tells for ref in one.instances)
+    key = _key(request, identity, uids, _digest("not read", reason))
+    return _encoded(request, key, Reading(identity, tuple(sources), (), (), (), (), failure=reason), images)
 
 
 def summarize(request: ReadRequest) -> ReadAnswer:

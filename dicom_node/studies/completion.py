@@ -205,6 +205,10 @@ class Completer:
         series = self._index.series_of(study.study)
         taken = routes_of(settings, series)
         pairs = [(route.name, model) for route, model in taken]
+        # A corrected study may be none for a route that has read it: the reading is replaced by a report that says so.
+        known = {(route.name, model) for route in settings.routes for model in route.models}
+        models = {model for _, model in pairs}
+        pairs += [each for each in self._index.corrected_pairs(study.study) if each in known and each[1] not in models]
         shadows = [(route.name, model) for route, model in shadows_of(settings, series)]
         summaries = [(route.name, destination) for route, destination in summaries_of(taken)]
         if not self._index.complete(

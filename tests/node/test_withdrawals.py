@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import pytest
 from pydicom.uid import KeyObjectSelectionDocumentStorage, generate_uid
 
 from dicom_node.config.settings import Settings
 from dicom_node.node import Node
+from dicom_node.results.objects.report_text import report_text
 from tests.node.test_way import detail, ended, radiograph, spoiled
 from tests.support.archive import HidingArchive, hiding_archive
 from tests.support.nodes import settings_for
@@ -169,3 +171,96 @@ def test_orthanc_commits_to_the_new_results_before_it_gets_the_rejection(
     assert [one.ReferencedSOPInstanceUID for one in named] == old
     assert note.PatientID == held[old[0]].PatientID != "CORRECTED"
     assert {*old, *new} < held.keys(), "Orthanc hides nothing"
+
+
+def text_of(node: Node, uid: str) -> str:
+    file = node.result_file(uid)
+    assert file is not None
+    return report_text(pydicom.dcmread(file))
+
+
+@pytest.mark.parametrize(
+    ("corrected", "expected"),
+    [
+        ({"ViewPosition": "LL", "PatientID": "ANOTHER"}, ("view LL is not among PA, AP", "113037")),
+        ({"PatientAge": "007Y"}, ("the patient is under 18", "113037")),
+        ({"BodyPartExamined": "HAND"}, ("body part HAND is not among CHEST, THORAX", "113001")),
+    ],
+    ids=["other view and patient", "child", "other body part"],
+)
+def test_an_image_corrected_to_one_that_is_not_read_takes_its_results_back(
+    start_node: StartNode, archive: HidingArchive, tmp_path: Path, corrected: dict[str, str], expected: tuple[str, str]
+) -> None:
+    why, title = expected
+    node = start_node(settings(tmp_path, archive.port))
+    image = radiograph(7, "nodule")
+    old = results(read_again(node, image, 1)["readings"][0])
+    for keyword, value in corrected.items():
+        setattr(image, keyword, value)
+    found = read_again(node, image, 2)
+    assert archive.rejected == dict.fromkeys(old, title)
+    new = results(found["readings"][1])
+    assert archive.visible(image.StudyInstanceUID) == set(new)
+    assert archive.refusals == []
+    assert why in text_of(node, new[0])
+    assert "This is not a negative result" in text_of(node, new[0])
+    report = pydicom.dcmread(node.result_file(new[0]))  # type: ignore[arg-type]
+    assert report.PatientID == image.PatientID
+
+
+@pytest.mark.parametrize("other", ["series", "route"])
+def test_a_correction_that_the_route_takes_no_longer_takes_the_results_back(
+    start_node: StartNode, archive: HidingArchive, tmp_path: Path, other: str
+) -> None:
+    chosen = settings(tmp_path, archive.port)
+    (route,) = chosen.routes
+    match = route.match.model_copy(update={"body_part": ("CHEST",)})
+    route = route.model_copy(update={"match": match, "report_failures": False})
+    node = start_node(chosen.model_copy(update={"routes": (route,)}))
+    image = radiograph(7, "nodule")
+    old = results(read_again(node, image, 1)["readings"][0])
+    node.stop()
+    if other == "series":
+        image.SeriesInstanceUID = generate_uid()
+        image.BodyPartExamined = "SKULL"
+    else:
+        image.PatientID = "ANOTHER"
+        route = route.model_copy(update={"match": match.model_copy(update={"modality": ("CT",)})})
+    node = start_node(chosen.model_copy(update={"routes": (route,)}))
+    found = read_again(node, image, 2)
+    assert archive.rejected == dict.fromkeys(old, "113001" if other == "series" else "113037")
+    (report, *_) = results(found["readings"][1])
+    assert "it is not of the kind that is read here" in text_of(node, report)
+
+
+def test_a_corrected_image_that_cannot_be_read_takes_its_results_back(
+    start_node: StartNode, archive: HidingArchive, tmp_path: Path
+) -> None:
+    node = start_node(settings(tmp_path, archive.port))
+    image = radiograph(7, "nodule")
+    old = results(read_again(node, image, 1)["readings"][0])
+    image.PatientID, image.PixelData = "ANOTHER", image.PixelData[:1000]
+    send(node.port, image)
+    wait_until(lambda: detail(node, image.StudyInstanceUID)["state"] == "failed", "the reading to fail")
+    wait_until(lambda: archive.rejected, "the rejection")
+    assert archive.rejected == dict.fromkeys(old, "113037")
+
+
+def test_a_study_that_is_not_read_has_a_report_where_the_route_wants_it(
+    start_node: StartNode, archive: HidingArchive, tmp_path: Path
+) -> None:
+    chosen = settings(tmp_path, archive.port)
+    image = radiograph(7)
+    image.ViewPosition = "LL"
+    node = start_node(chosen)
+    send(node.port, image)
+    assert ended(node, image.StudyInstanceUID)["state"] == "no eligible series"
+    node.stop()
+    (route,) = chosen.routes
+    node = start_node(chosen.model_copy(update={"routes": (route.model_copy(update={"report_not_read": True}),)}))
+    image = radiograph(8)
+    image.ViewPosition = "LL"
+    found = read_again(node, image, 1)
+    assert "view LL is not among PA, AP" in found["reason"]
+    assert "view LL is not among PA, AP" in text_of(node, results(found["readings"][0])[0])
+    assert archive.rejected == {}

@@ -42,6 +42,10 @@ _REASONS: tuple[tuple[str, _Translations], ...] = (
         r"it was removed from this system by retention",
         {"ko": "보존 기간이 지나 이 시스템에서 삭제됨", "ja": "保存期間を過ぎ、このシステムから削除済み"},
     ),
+    (
+        r"it is not of the kind that is read here",
+        {"ko": "여기에서 분석하는 종류가 아님", "ja": "ここで読影する種類ではない"},
+    ),
     (r"it is no image", {"ko": "영상이 아님", "ja": "画像ではない"}),
     (r"it has no pixels", {"ko": "픽셀 데이터가 없음", "ja": "画素データがない"}),
     (
@@ -209,8 +213,9 @@ REASONS = (*_REASONS, *_of_volumes())
 
 
 def translated(english: str, language: Language) -> str:
-    """A reason in another language; in English if there is no translation."""
+    """A reason in another language, or several with semicolons between; in English what has no translation."""
     for pattern, translations in REASONS:
         if language in translations and (found := re.fullmatch(pattern, english)):
             return translations[language].format(*found.groups())
-    return english
+    parts = english.split("; ")
+    return "; ".join(translated(part, language) for part in parts) if len(parts) > 1 else english
