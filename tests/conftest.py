@@ -17,7 +17,7 @@ from dicom_node import log
 from dicom_node.config.settings import Settings
 from dicom_node.network.pynetdicom_setup import configure_pynetdicom
 from dicom_node.node import Node
-from tests.support import programs, waiting
+from tests.support import programs, waiting, warm_processes
 from tests.support.peers import Orthanc, Pacs, running_orthanc
 from tests.support.samples import DATA
 
@@ -36,6 +36,7 @@ def pytest_configure() -> None:
     waiting.begin()
     programs.start_reaper()
     programs.Guard.install()
+    warm_processes.prepare()
 
 
 class _Together(LoadScopeScheduling):  # type: ignore[misc]

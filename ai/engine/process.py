@@ -18,11 +18,15 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext, SpawnContext
 from typing import Any, TypeVar
 
 from ai.contract import BusyError, ReadingError
 from ai.engine.pipe import received, send
 from ai.errors import where
+
+#: How warm processes start. The tests fork them from a process that has imported torch: that takes seconds each time.
+CONTEXT: SpawnContext | ForkServerContext = multiprocessing.get_context("spawn")
 
 R = TypeVar("R")
 _state: Any = None  # what the warm process loaded; None in every other process
@@ -66,7 +70,6 @@ class WarmProcess(Executor):
         self._on_load = on_load
         self._eager = eager
         self._timeout = timeout
-        self._context = multiprocessing.get_context("spawn")
         self._tasks: queue.Queue[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]] | None] = queue.Queue()
         self._process: Any = None
         self._pipe: Connection | None = None
@@ -162,8 +165,8 @@ class WarmProcess(Executor):
             raise WarmProcessError("the reading process is shutting down")
         ends: tuple[Connection, ...] = ()
         try:
-            ours, theirs = ends = self._context.Pipe()
-            process = self._context.Process(target=_main, args=(theirs, self._load), name="warm-process", daemon=True)
+            ours, theirs = ends = CONTEXT.Pipe()
+            process = CONTEXT.Process(target=_main, args=(theirs, self._load), name="warm-process", daemon=True)
             process.start()
         except OSError as error:  # no memory, process or descriptor is left: a later attempt may succeed
             for end in ends:

@@ -145,12 +145,23 @@ def start_reaper() -> None:
 
 
 def started() -> set[int]:
-    """The processes that this one started and that have not ended, but for multiprocessing's resource tracker."""
+    """The processes that this one started and that have not ended, but for multiprocessing's own two helpers.
+
+    Those that one of the helpers, the fork server, started are among them.
+    """
+    found = {pid for pid in _children("self") if alive(pid)}
+    servers = {pid for pid in found if b"multiprocessing.forkserver" in _command(pid)}
+    forked = {pid for server in servers for pid in _children(str(server)) if alive(pid)}
+    trackers = {pid for pid in found if b"multiprocessing.resource_tracker" in _command(pid)}
+    return (found - servers - trackers) | forked
+
+
+def _children(process: str) -> set[int]:
     found: set[int] = set()
-    for thread in Path("/proc/self/task").iterdir():
-        with suppress(OSError):  # the thread has ended
+    with suppress(OSError):  # the process, or a thread, has ended
+        for thread in Path(f"/proc/{process}/task").iterdir():
             found |= {int(pid) for pid in (thread / "children").read_text().split()}
-    return {pid for pid in found if alive(pid) and b"multiprocessing.resource_tracker" not in _command(pid)}
+    return found
 
 
 def orphans() -> set[int]:
