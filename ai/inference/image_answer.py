@@ -17,7 +17,8 @@ from ai.inference.forward import ForwardResult, class_probabilities, probabiliti
 from ai.inference.grid import Affine, Grid, cells_on_image, map_on_image, map_to_input, upright
 from ai.inference.regions import Box, box_to_image, drop_small_regions, peaks, regions
 
-_FILM_WIDTH_MM = 350.0  # assumed where no spacing is told: about the width of a chest film
+_FILM_WIDTH_MM = 350.0  # assumed where no spacing is told, or a false one: about the width of a chest film
+_FILM_MM = (50.0, 1000.0)  # the sides that a film can have; with another one its spacing is false
 _MOST = 8  # the most boxes of one class of a segmentation; its outline shows the rest
 
 
@@ -27,16 +28,23 @@ def answer_image(
     """The answer on an image of ``rows`` x ``columns`` pixels, from the result of its pass.
 
     Fragments of a class that lie close together are one place (`ai.inference.regions`). Their distance in mm follows
-    from ``spacing_mm`` (rows, columns); if it is None, the image is taken to be 350 mm wide, with square pixels.
+    from ``spacing_mm`` (rows, columns). If it is None, or a side of the image would have less than 50 mm or more than
+    1 m with it, the image is taken to be 350 mm wide, with square pixels.
 
     Raises:
         BundleError: the output is not what ``task`` in ``reading.json`` says.
     """
-    spacing = spacing_mm or (_FILM_WIDTH_MM / columns, _FILM_WIDTH_MM / columns)
+    spacing = (_FILM_WIDTH_MM / columns, _FILM_WIDTH_MM / columns)
+    if spacing_mm is not None and _is_film(rows * spacing_mm[0]) and _is_film(columns * spacing_mm[1]):
+        spacing = spacing_mm
     found = _TASKS[info.spec.task](info, result, _Image(rows, columns, spacing))
     # Anatomy and undetermined classes get no boxes.
     reported = {output.key for output in info.spec.outputs if output.finding and not output.undetermined}
     return replace(found, boxes=tuple(box for box in found.boxes if box.key in reported))
+
+
+def _is_film(side_mm: float) -> bool:
+    return _FILM_MM[0] <= side_mm <= _FILM_MM[1]
 
 
 def is_present(output: Output, score: float) -> bool:

@@ -193,6 +193,29 @@ def test_any_square_is_found_within_a_network_pixel(
     assert (region.top, region.bottom) == pytest.approx((square[1], square[3]), abs=4)
 
 
+@pytest.mark.parametrize("spacing", [None, [1e-3, 1e-3], [0.1, 0.1], [3.0, 3.0], [1e-3, 0.9]])
+def test_a_spacing_that_no_film_can_have_neither_joins_nor_parts(
+    model: BundleModel, tmp_path: Path, spacing: list[float] | None
+) -> None:
+    """The image is taken to be 350 mm wide: 0.9 mm a column, so that 9 columns join and 30 do not."""
+    squares = ((60, 100, 90, 130), (99, 100, 129, 130), (159, 100, 189, 130), (159, 300, 189, 330))
+    changes = {} if spacing is None else {"PixelSpacing": spacing}
+    found = model.read(chosen(model, write_image(tmp_path, image=pixels(*squares), **changes))).findings
+    across = sorted((round(one.region.left), round(one.region.right)) for one in found)
+    assert across == [(60, 129), (159, 189), (159, 189)]
+
+
+def test_a_spacing_that_a_film_can_have_counts(model: BundleModel, tmp_path: Path) -> None:
+    squares = pixels((60, 100, 90, 130), (120, 100, 150, 130))
+    read = {
+        spacing: len(
+            model.read(chosen(model, write_image(tmp_path, image=squares, PixelSpacing=[spacing, spacing]))).findings
+        )
+        for spacing in (0.14, 0.9, 2.6)
+    }
+    assert read == {0.14: 1, 0.9: 2, 2.6: 2}  # 30 columns of 0.14 mm are 4 mm
+
+
 def test_an_inverted_image_reads_the_same(model: BundleModel, tmp_path: Path) -> None:
     plain = pixels((198, 100, 264, 164))
     inverted = write_image(
