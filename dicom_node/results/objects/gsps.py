@@ -56,9 +56,6 @@ _LINES = 36
 _TEXT_HEIGHT = 1.4
 """The height of a line of text in multiples of the type size."""
 
-_MOST_LINES = 50
-"""The most outlines that one finding is drawn with, the longest first: a mask may have thousands of specks."""
-
 _AT_ONCE = 256
 """The number of places for a text that are compared in one step."""
 
@@ -261,7 +258,7 @@ def _annotation(run: Run, frame: _Frame) -> Dataset:
         }
         box = np.array([(left, top), (right, top), (right, bottom), (left, bottom), (left, top)])
         mask = outline_of(run.reading, finding)
-        for line in [box] if mask is None else polygons(mask)[:_MOST_LINES]:
+        for line in [box] if mask is None else polygons(mask):
             graphics.append(GraphicObject("POLYLINE", line, "PIXEL", **tracking))
             graphics[-1].LineStyleSequence = [_style(palette.colour(finding))]
         label = verdict.finding_label(run, finding)

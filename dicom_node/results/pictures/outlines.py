@@ -19,6 +19,12 @@ _MEASURE: Any = skimage.measure  # its functions have no types
 _MOST_POINTS = 2000
 """The most points of one polygon: Graphic Data (0070,0022) is FL, of which 8191 points fit into 65534 bytes."""
 
+_MOST_POLYGONS = 50
+"""The most outlines of one mask."""
+
+_LONGEST_BORDER = 100_000
+"""Pixels. The borders of ribs or vessels on a large film are shorter; those of noise have millions."""
+
 
 def outline_of(reading: Reading, finding: Finding) -> NDArray[np.bool_] | None:
     """The pixels of a finding (rows x columns of its frame). None if no segment of its class lies in its region.
@@ -48,18 +54,40 @@ def outline_of(reading: Reading, finding: Finding) -> NDArray[np.bool_] | None:
 def polygons(mask: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
     """The closed outlines of a mask, the longest first: n x (column, row) in pixel edges, first point repeated.
 
-    Each point is at most half a pixel off, or more where the outline would have too many points.
+    Each point is at most half a pixel off, or more where the outline would have too many points. There are at most 50
+    outlines, those with the longest borders; the holes of a mask count as well.
+
+    The cost is bounded. A mask whose borders are together longer than 100,000 pixels, which is noise, is outlined
+    coarsely: a square of 2 x 2 pixels (or 4 x 4 ...) is in it where at least half of its pixels are. If none is, the
+    outline is that of the rectangle around the mask.
     """
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not rows.size:
         return []
-    part = np.pad(mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], 1).astype(np.float32)
+    part, scale = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], 1
+    while _border_length(part) > _LONGEST_BORDER:
+        part, scale = _halved(part), scale * 2
+        if not part.any():
+            part = np.ones_like(part)
     found = []
-    for contour in _MEASURE.find_contours(part, 0.5):
+    contours = _MEASURE.find_contours(np.pad(part, 1).astype(np.float32), 0.5)
+    for contour in sorted(contours, key=len, reverse=True)[:_MOST_POLYGONS]:
         tolerance, points = 0.25, _MEASURE.approximate_polygon(contour, 0.25)
         while len(points) > _MOST_POINTS:
             tolerance *= 2
             points = _MEASURE.approximate_polygon(contour, tolerance)
-        # Centres of pixels of the padded part, as (row, column): their edges are half a pixel further.
-        found.append(points[:, ::-1] - 0.5 + [columns[0], rows[0]])
+        # Centres of cells of the padded part, as (row, column): their edges are half a cell further.
+        found.append((points[:, ::-1] - 0.5) * scale + [columns[0], rows[0]])
     return sorted(found, key=len, reverse=True)
+
+
+def _border_length(mask: NDArray[np.bool_]) -> int:
+    """How many pixels of a mask have a neighbour outside it to the right, left, above or below, each counted apart."""
+    return int(np.count_nonzero(mask[1:] != mask[:-1]) + np.count_nonzero(mask[:, 1:] != mask[:, :-1]))
+
+
+def _halved(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    rows, columns = (size + size % 2 for size in mask.shape)
+    even = np.zeros((rows, columns), np.uint8)
+    even[: mask.shape[0], : mask.shape[1]] = mask
+    return np.asarray(even[::2, ::2] + even[1::2, ::2] + even[::2, 1::2] + even[1::2, 1::2] >= 2)

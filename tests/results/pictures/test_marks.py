@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -151,5 +152,33 @@ def test_polygons_enclose_the_pixels_and_have_few_points() -> None:
     assert polygon.min(axis=0).tolist() == [5.0, 3.0]
     assert polygon.max(axis=0).tolist() == [11.0, 7.0]
     assert polygons(np.zeros((4, 4), np.bool_)) == []
-    noise = np.random.default_rng(1).random((1500, 1500)) < 0.5
-    assert max(len(each) for each in polygons(noise)) <= 2000
+
+
+@pytest.mark.parametrize("share", [0.5, 0.3, 0.05])
+def test_a_mask_of_noise_is_outlined_in_bounded_time(share: float) -> None:
+    noise = np.random.default_rng(1).random((2048, 2048)) < share
+    start = time.process_time()
+    found = polygons(noise)
+    assert time.process_time() - start < 5.0  # of a processor; it was minutes
+    assert 1 <= len(found) <= 50
+    assert all(len(each) <= 2000 and (each[0] == each[-1]).all() for each in found)
+    assert min(each.min() for each in found) >= 0.0
+    assert max(each.max() for each in found) <= 2048.0
+
+
+def test_specks_that_no_coarser_outline_holds_have_the_rectangle_around_them() -> None:
+    specks = np.zeros((1503, 1203), np.bool_)
+    specks[100:1400:4, 40:1100:4] = True
+    (polygon,) = polygons(specks)
+    assert polygon.min(axis=0) == pytest.approx([40.0, 100.0], abs=2.0)
+    assert polygon.max(axis=0) == pytest.approx([1100.0, 1400.0], abs=4.0)
+
+
+def test_the_largest_of_many_outlines_are_kept() -> None:
+    mask = np.zeros((900, 900), np.bool_)
+    mask[10:890:10, 10:400:10] = True  # specks
+    mask[100:800, 500:800] = True
+    found = polygons(mask)
+    assert len(found) == 50
+    whole = max(found, key=lambda each: float(np.ptp(each)))
+    assert (whole.min(axis=0).tolist(), whole.max(axis=0).tolist()) == ([500.0, 100.0], [800.0, 800.0])
