@@ -10,7 +10,8 @@ from pydicom.dataset import Dataset
 from ai.contract import Finding, Line
 from dicom_node.results.source_bytes import numbers_of, text_of
 
-_PROJECTIONS = frozenset(["CR", "DX", "MG", "RF", "XA", "IO", "PX", "RG", "DR"])
+_SLICES = frozenset(["CT", "MR", "PT", "NM"])
+"""The modalities whose Pixel Spacing is that of a plane in the patient."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +29,10 @@ class Size:
 def size_of(finding: Finding, header: Dataset) -> Size | None:
     """The size of a finding. None if its outline was not measured, or the source does not say how large a pixel is.
 
-    PS3.3 10.7: the Pixel Spacing of a slice is valid in the patient. That of a projection is valid there only if it was
-    calibrated: the source says so, or it differs from Imager Pixel Spacing. Imager Pixel Spacing is that of the
-    detector. What a Pixel Spacing alone means on a projection is not known, so there is no size.
+    PS3.3 10.7: the Pixel Spacing of a slice is valid in the patient. That of any other image (a projection, a localizer
+    of CT, a photograph, a modality that nobody knows) is valid there only if it was calibrated: the source says so, or
+    it differs from Imager Pixel Spacing. Imager Pixel Spacing is that of the detector. What a Pixel Spacing alone means
+    on such an image is not known, so there is no size.
     """
     if finding.axes is None:
         return None
@@ -53,11 +55,18 @@ def _spacing(header: Dataset) -> tuple[tuple[float, float] | None, bool]:
     """The spacing between rows and between columns in mm (or None), and whether it is that of the detector."""
     spacing, imager = _pair(header, "PixelSpacing"), _pair(header, "ImagerPixelSpacing")
     # A spacing that is the detector's is that of a projection, whatever modality the image claims to be.
-    if text_of(header, "Modality") not in _PROJECTIONS and (imager is None or imager != spacing):
+    if _is_slice(header) and (imager is None or imager != spacing):
         return spacing or _shared_spacing(header), False
     if text_of(header, "PixelSpacingCalibrationType") or (spacing is not None and imager not in (None, spacing)):
         return spacing, False
     return imager, True
+
+
+def _is_slice(header: Dataset) -> bool:
+    modality = text_of(header, "Modality")
+    # The localizer of a CT is a projection (PS3.3 C.8.2.1.1.1); that of an MR is a slice.
+    kind = text_of(header, "ImageType").split("\\")[2:3]
+    return modality in _SLICES and not (modality == "CT" and [each.strip() for each in kind] == ["LOCALIZER"])
 
 
 def _shared_spacing(header: Dataset) -> tuple[float, float] | None:

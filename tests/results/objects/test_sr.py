@@ -508,6 +508,8 @@ def run_sop_class(run: Run) -> str:
     return "1.2.840.10008.5.1.4.1.1.88.34" if run.profile.sr_class == "comprehensive3d" else ComprehensiveSRStorage
 
 
+_LOCALIZER = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+
 # --- size -----------------------------------------------------------------------------------------------------------
 
 
@@ -521,6 +523,15 @@ def run_sop_class(run: Run) -> str:
         ({"PixelSpacing": [0.1, 0.2], "PixelSpacingCalibrationType": "FIDUCIAL"}, (2.0, 1.0), False),
         ({"PixelSpacing": [0.1, 0.2]}, None, False),  # nobody knows whether it is calibrated
         ({"PixelSpacing": [0.1, 0.2], "Modality": "CT"}, (2.0, 1.0), False),
+        *(({"PixelSpacing": [0.1, 0.2], "Modality": modality}, (2.0, 1.0), False) for modality in ("MR", "PT", "NM")),
+        *(
+            ({"PixelSpacing": [0.1, 0.2], "Modality": modality}, None, False)
+            for modality in ("OT", "XC", "ES", "US", "SC", "HC", "DG", "")
+        ),
+        ({"PixelSpacing": [0.1, 0.2], "ImagerPixelSpacing": [0.2, 0.1], "Modality": "OT"}, (2.0, 1.0), False),
+        ({"PixelSpacing": [0.1, 0.2], "PixelSpacingCalibrationType": "GEOMETRY", "Modality": "XC"}, (2.0, 1.0), False),
+        ({"PixelSpacing": [0.1, 0.2], "Modality": "CT", "ImageType": _LOCALIZER}, None, False),
+        ({"PixelSpacing": [0.1, 0.2], "Modality": "MR", "ImageType": _LOCALIZER}, (2.0, 1.0), False),
         ({"ImagerPixelSpacing": [0.2, 0.1], "Modality": "CT"}, None, False),
         ({"ImagerPixelSpacing": [0, 0]}, None, False),
         ({"NominalScannedPixelSpacing": [0.2, 0.1]}, None, False),
