@@ -247,7 +247,9 @@ class ModelIdentity:
     """Which model it was, down to its weights.
 
     ``digest`` is the SHA-256 (hex) over every file of the bundle. ``notice`` is a sentence that every result must show
-    (for example that the model is a demonstration), empty where the model needs none.
+    (for example that the model is a demonstration), empty where the model needs none. ``field_digest`` is the SHA-256
+    (hex) of the anatomy field's weights (`ai.anatomy.field`), by which the model's places are limited and have sides;
+    empty where it does without.
     """
 
     name: str
@@ -256,6 +258,7 @@ class ModelIdentity:
     manufacturer: str
     intended_use: str
     notice: str
+    field_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)

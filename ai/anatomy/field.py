@@ -10,6 +10,7 @@ square around the image, in whose middle the image lies.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -168,6 +169,16 @@ def _means(values: NDArray[np.float32], count: int) -> NDArray[np.float32]:
 def _levelled(small: NDArray[np.float32]) -> NDArray[np.float32]:
     low, high = np.percentile(small, (0.5, 99.5))
     return np.asarray(np.clip((small - low) / max(float(high - low), 1e-3), 0.0, 1.0), dtype=np.float32)
+
+
+@cache
+def field_digest() -> str:
+    """SHA-256 (hex) of the field's weights. It is computed once, as the weights are loaded once.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    return hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()
 
 
 @cache

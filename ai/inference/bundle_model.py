@@ -72,7 +72,7 @@ def load(path: Path, *, device: str = "cpu", threads: int | None = None) -> Bund
         BundleError: the bundle cannot be read, built, filled with its weights, or run.
         torch.OutOfMemoryError, MemoryError: the device or the machine has too little memory.
     """
-    info = describe(path)
+    info = _described(path)
     # The libraries warn of their future changes, which do not concern those who run a node.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -99,13 +99,27 @@ def title(path: Path, *, threads: int | None = None) -> Title:
     Raises:
         BundleError: as in `describe`.
     """
-    info = describe(path)
+    info = _described(path)
     return Title(
         identity=info.identity,
         select=partial(select, info.spec.input),
         bytes=sum(file.stat().st_size for file in (path / "models").iterdir() if file.is_file()),
         load=lambda device: load(path, device=device, threads=threads),
     )
+
+
+def _described(path: Path) -> BundleInfo:
+    """What `describe` tells of a bundle; the identity of one for frontal chests has the field's weights as well."""
+    info = describe(path)
+    if not info.spec.input.adult_frontal_chest:
+        return info
+    from ai.anatomy.field import WEIGHTS, field_digest  # noqa: PLC0415  (scipy, for chests alone)
+
+    try:
+        digest = field_digest()
+    except OSError as error:
+        raise BundleError(f"{WEIGHTS}: cannot be read: {error.strerror}") from error
+    return replace(info, identity=replace(info.identity, field_digest=digest))
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,8 @@ def run_key(
     """The identity of a run as 64 hex digits (SHA-256): the same images read by the same model have the same key.
 
     The order of ``source_uids`` does not matter. ``circumstances`` is empty for a reading that succeeded; it tells
-    apart one that failed, in whole or in part. ``asked`` is what the model looked for; settings of the results are not
+    apart one that failed, in whole or in part. A model whose places follow from the anatomy field has another key with
+    other weights of the field. ``asked`` is what the model looked for; settings of the results are not
     part of the key: see :attr:`Run.objects_key`. ``withdrawals`` is how often results of this same reading were
     withdrawn: what was rejected once must never come again under its UID (IHE RAD, IOCM). The parts are encoded as a
     JSON array, so that two different inputs never give the same text.
@@ -45,6 +46,7 @@ def run_key(
         circumstances,
         (sorted(asked.findings), asked.operating_point),
         *([withdrawals] if withdrawals else ()),
+        *([["field", model.field_digest]] if model.field_digest else ()),
     )
 
 

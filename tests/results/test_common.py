@@ -231,11 +231,13 @@ def test_every_part_of_the_question_changes_the_key() -> None:
             ("here", replace(MODEL, version="1.2.1"), ["1.2", "1.3"], "s"),
             ("here", replace(MODEL, digest="f" * 64), ["1.2", "1.3"], "s"),
             ("here", replace(MODEL, name="phantom", version="cxr1.2.0"), ["1.2", "1.3"], "s"),
+            ("here", replace(MODEL, field_digest="a" * 64), ["1.2", "1.3"], "s"),
+            ("here", replace(MODEL, field_digest="b" * 64), ["1.2", "1.3"], "s"),
         )
     }
-    assert len(keys) == 8
+    assert len(keys) == 10
     again = {run_key("here", MODEL, ["1.2", "1.3"], "s", withdrawals=count) for count in range(3)}
-    assert len(keys | again) == 10
+    assert len(keys | again) == 12
     assert len(keys & again) == 1, "what was never withdrawn has the key that it always had"
 
 

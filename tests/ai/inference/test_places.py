@@ -5,21 +5,25 @@ from __future__ import annotations
 import io
 import warnings
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from ai.anatomy import field as anatomy_field
 from ai.anatomy.field import ChestField
 from ai.anatomy.side import LEFT, RIGHT
+from ai.bundle.files import BundleError
 from ai.bundle.manifest import ReadingSpec
 from ai.contract import DEFAULT, Asked, HeatMap, InstanceRef, ReadingError, SeriesRef
 from ai.images.radiograph import load_radiograph
 from ai.inference.answers import ImageAnswer, MarkedBox
-from ai.inference.bundle_model import BundleModel, load
+from ai.inference.bundle_model import BundleModel, load, title
 from ai.inference.places import caution_about, findings_of, limited
 from ai.phantom.dicom import to_dicom
 from ai.phantom.draw import draw_phantom
+from dicom_node.results.uids import run_key
 from tests.support import bundles
 from tests.support.programs import ROOT
 
@@ -150,6 +154,31 @@ def read(model: BundleModel, file: bytes, asked: Asked = DEFAULT) -> Any:
     instance = InstanceRef(header.sop_instance_uid, header.sop_class_uid, file)
     selection = model.select([SeriesRef("1", "2", "DX", "CHEST", "", (instance,))])
     return selection, (model.read(selection, asked) if selection.chosen else None)
+
+
+def test_other_weights_of_the_field_are_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Places follow from them; a bundle for other images does without, and its runs stay the same."""
+    chest, other = ROOT / "ai" / "bundles" / "phantom_cxr", bundles.classifier(tmp_path / "other")
+
+    def keys(path: Path) -> set[str]:
+        made = {run_key("here", identity, ["1.2"], "") for identity in (title(path).identity, load(path).identity)}
+        assert len(made) == 1  # a process that holds it tells the same as one that does not
+        return made
+
+    before = keys(chest), keys(other)
+    changed = tmp_path / "field.pt"
+    changed.write_bytes(anatomy_field.WEIGHTS.read_bytes() + b"\0")
+    monkeypatch.setattr(anatomy_field, "WEIGHTS", changed)
+    anatomy_field.field_digest.cache_clear()
+    try:
+        after = keys(chest), keys(other)
+        changed.unlink()
+        anatomy_field.field_digest.cache_clear()
+        with pytest.raises(BundleError, match=r"field\.pt: cannot be read"):
+            title(chest)
+    finally:
+        anatomy_field.field_digest.cache_clear()
+    assert (before[0] != after[0], before[1] == after[1]) == (True, True)
 
 
 def test_a_nodule_has_the_side_of_its_lung(shipped: BundleModel) -> None:
