@@ -21,6 +21,7 @@ from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, RLELossless
 
 from ai.contract import Code, InstanceRef, ReadingError, Segment, Segmentation
 from ai.mask import CutMask
+from dicom_node.config.settings import Profile
 from dicom_node.dicom.attributes import LABEL_MAP
 from dicom_node.results import Run, encode, uids
 from dicom_node.results.encode import to_bytes
@@ -766,6 +767,20 @@ def test_a_radiograph_gets_no_object() -> None:
 def test_where_nothing_was_segmented_there_is_no_object(kind: str) -> None:
     empty = np.zeros((6, ROWS, COLUMNS), bool if kind == "binary" else np.float32)
     assert refused(series(), [empty, empty], kind=kind) == "nothing was segmented: every mask is empty"
+
+
+def test_ohif_gets_the_binary_outline_and_no_probabilities() -> None:
+    headers = series(count=2)
+    both = run_with(headers, [blob(2)])
+    (binary,) = both.reading.segmentations
+    likely = replace(binary, kind="fractional", segments=(segment(blob(2) * np.float32(0.8)),))
+    run = replace(both, reading=replace(both.reading, segmentations=(likely, binary)))
+    types = {}
+    for viewer in ("any", "ohif"):
+        seen = replace(run, profile=Profile(viewer=viewer))  # type: ignore[arg-type]
+        types[viewer] = [written(each).SegmentationType for each in seg.build(seen, headers)]
+        assert len(types[viewer]) + len(seg.refusals(seen, headers)) == 2
+    assert types == {"any": ["FRACTIONAL", "BINARY"], "ohif": ["BINARY"]}
 
 
 def test_segments_without_pixels_are_left_out_and_the_others_keep_their_tracking() -> None:

@@ -13,7 +13,7 @@ accepts two frames at one position, which it would refuse, and does not copy mas
 segments.
 
 Probabilities (fractional segmentations) are for machines: OHIF 3.12 opens binary segmentations only. A model for people
-gives binary ones, or both.
+gives binary ones, or both. Where the results are read in OHIF (``viewer``), fractional ones have no object.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ from dicom_node.results.source_text import within
 _MAXIMUM = 255
 """Maximum Fractional Value: what a probability of 1 is stored as."""
 
+_NOT_IN_OHIF = "a segmentation is one of probabilities, which OHIF does not open"
+
 _MOST_LABELS = 255
 _LARGEST = 0xFFFFFFFE
 """The most bytes of pixels that a data element can hold (PS3.5 7.1.1)."""
@@ -72,7 +74,8 @@ def refusals(run: Run, headers: Sequence[Dataset]) -> tuple[str, ...]:
     """Why segmentations have no object: one reason for each, in plain words and without patient data.
 
     There is no object if nothing was segmented (an image has at least one frame, and the report says what is absent),
-    if a header does not say where its frames lie, and if the frames do not lie on one grid. Viewers do not open an
+    if a header does not say where its frames lie, if the frames do not lie on one grid, and if the viewer of the run's
+    profile does not open it. Viewers do not open an
     object without a Frame of Reference UID, and an invented position would be a wrong one.
 
     Raises:
@@ -138,7 +141,10 @@ class _Drawn:
 def _drawn(run: Run, headers: Sequence[Dataset]) -> list[_Drawn | str]:
     """For each segmentation, what an object is made of, or the reason why there is none."""
     planes = Planes(read_sources(run.reading.sources, headers))
-    drawn = [_draw(planes, each, number) for number, each in enumerate(run.reading.segmentations)]
+    drawn = [
+        _NOT_IN_OHIF if run.profile.viewer == "ohif" and each.kind == "fractional" else _draw(planes, each, number)
+        for number, each in enumerate(run.reading.segmentations)
+    ]
     if run.profile.seg == "binary":
         return drawn
     return [
