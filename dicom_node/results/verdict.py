@@ -133,6 +133,11 @@ def is_faint(result: ClassResult) -> bool:
     return result.presence is Presence.ABSENT or bool(result.not_assessed)
 
 
+def is_not_outlined(result: ClassResult) -> bool:
+    """Whether a class is anatomy that the model did not outline, often because it lies outside the images."""
+    return not result.finding and result.presence is Presence.ABSENT
+
+
 def in_words(run: Run, result: ClassResult) -> tuple[str, str, str]:
     """A class's score, threshold and presence as texts; a class that is not assessed has a dash for the first two."""
     if result.not_assessed:
@@ -140,7 +145,7 @@ def in_words(run: Run, result: ClassResult) -> tuple[str, str, str]:
     return (
         score_text(scores.shown_score(result)),
         score_text(shown_threshold(result.threshold)),
-        run.words.presence[result.presence],
+        run.words.not_outlined_class if is_not_outlined(result) else run.words.presence[result.presence],
     )
 
 

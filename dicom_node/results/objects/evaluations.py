@@ -16,7 +16,7 @@ from pydicom.sr.codedict import codes
 
 from ai.contract import ClassResult, Finding, NotLookedFor, Presence
 from ai.scores import shown_threshold
-from dicom_node.results import scores
+from dicom_node.results import scores, verdict
 from dicom_node.results.encode import concept
 from dicom_node.results.run import SCHEME, Run
 
@@ -30,6 +30,7 @@ _CERTAINTY = CodedConcept("111012", "DCM", "Certainty of Finding")
 _OPERATING_POINT = CodedConcept("111081", "DCM", "CAD Operating Point Description")
 _DIFFERENTIAL = CodedConcept("111023", "DCM", "Differential Diagnosis/Impression")
 NOT_ATTEMPTED = CodedConcept("111225", "DCM", "Not Attempted")  # CID 6042, Status of Results
+_NOT_OUTLINED = CodedConcept("not_outlined", SCHEME, "Not outlined")
 _PRESENCE = {
     Presence.PRESENT: CodedConcept("52101004", "SCT", "Present"),
     Presence.ABSENT: CodedConcept("272519000", "SCT", "Absent"),
@@ -41,9 +42,11 @@ _BELOW = "HAS PROPERTIES"
 def evaluation(run: Run, result: ClassResult) -> CodeContentItem:
     """The verdict on a class, with its score, threshold, operating point, differential and chances below it.
 
-    A class that is not assessed has no score.
+    A class that is not assessed has no score. Anatomy that was not outlined is not called absent: it may lie outside
+    the images, and no code of DICOM or SNOMED CT says that.
     """
-    item = CodeContentItem(concept(result.code), _PRESENCE[result.presence], relationship_type="CONTAINS")
+    value = _NOT_OUTLINED if verdict.is_not_outlined(result) else _PRESENCE[result.presence]
+    item = CodeContentItem(concept(result.code), value, relationship_type="CONTAINS")
     if not result.not_assessed:
         point = run.reading.operating_point
         item.ContentSequence = ContentSequence(

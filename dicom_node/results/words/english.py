@@ -36,6 +36,7 @@ ENGLISH = Words(
     },
     operating_points={"low_alarm": "low alarm", "balanced": "balanced", "screening": "screening"},
     not_assessed_class="not assessed",
+    not_outlined_class="not outlined",
     not_looked_for_class="not looked for",
     failed_class="failed",
     models_compared="AI models compared",

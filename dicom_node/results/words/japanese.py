@@ -32,6 +32,7 @@ JAPANESE = Words(
     presence={Presence.PRESENT: "あり", Presence.ABSENT: "なし", Presence.UNDETERMINED: "判定不能"},
     operating_points={"low_alarm": "低警告", "balanced": "均衡", "screening": "検診"},
     not_assessed_class="評価対象外",
+    not_outlined_class="輪郭表示なし",
     not_looked_for_class="検出対象外",
     failed_class="失敗",
     models_compared="比較したAIモデル",

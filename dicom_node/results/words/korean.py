@@ -32,6 +32,7 @@ KOREAN = Words(
     presence={Presence.PRESENT: "있음", Presence.ABSENT: "없음", Presence.UNDETERMINED: "판정 불가"},
     operating_points={"low_alarm": "낮은 경보", "balanced": "균형", "screening": "선별 검사"},
     not_assessed_class="평가하지 않음",
+    not_outlined_class="윤곽 표시 없음",
     not_looked_for_class="찾지 않음",
     failed_class="실패",
     models_compared="비교한 AI 모델",

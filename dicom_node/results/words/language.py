@@ -41,6 +41,7 @@ class Words:
     presence: dict[Presence, str]
     operating_points: dict[str, str]
     not_assessed_class: str
+    not_outlined_class: str
     not_looked_for_class: str
     failed_class: str
     models_compared: str

@@ -173,6 +173,29 @@ def test_every_class_is_present_or_absent() -> None:
     assert evaluations(document).keys() - {"111017"} == {result.code.value for result in run.reading.classes}
 
 
+def anatomy(header: Dataset, **shape: int) -> Run:
+    """A reading by a model that outlines two organs and looks for a nodule, of which one organ was not outlined."""
+    run = run_of(header, boxes=BOXES["one"], **shape)
+    lung, spleen = (replace(one, finding=False) for one in run.reading.classes[1:])
+    classes = (run.reading.classes[0], replace(lung, score=0.9, presence=Presence.PRESENT), spleen)
+    return replace(run, reading=replace(run.reading, classes=classes))
+
+
+def test_anatomy_that_was_not_outlined_is_not_absent() -> None:
+    """It may lie outside the images: a report must not say that the patient has no spleen."""
+    image = make_image()
+    run = anatomy(image, rows=64, columns=64)
+    document = written(sr.build(run, [image]))
+    codes = [each.code.value for each in run.reading.classes]
+    assert [evaluations(document)[code] for code in codes] == [PRESENT, PRESENT, "not_outlined"]
+    assert figures(measurements(class_item(document, codes[2]))) == {
+        ("algorithm_score", "99DICOMNODE"): (0.12, "1"),
+        ("score_threshold", "99DICOMNODE"): (0.5, "1"),
+    }
+    assert not any("absent" in each for each in sentences(document))
+    assert any(f"{run.reading.classes[2].name} not outlined (score 0.12" in each for each in sentences(document))
+
+
 # --- scores, what was looked for, what a verdict means ----------------------------------------------------------------
 
 
@@ -664,11 +687,16 @@ def test_what_people_read_is_in_their_language_and_codes_are_the_same(
 # --- other programs -------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["none", "overlapping"])
+@pytest.fixture(params=["none", "overlapping", "anatomy"])
 def file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     header = header_of(SOURCES["dx"])
     shape = header_of(SOURCES["dx"])
-    run = run_of(header, boxes=BOXES[request.param], rows=shape.Rows, columns=shape.Columns, passed_over=NOT_READ)
+    size = {"rows": int(shape.Rows), "columns": int(shape.Columns)}
+    if request.param == "anatomy":
+        run = anatomy(header, **size)
+        run = replace(run, reading=replace(run.reading, passed_over=NOT_READ))
+    else:
+        run = run_of(header, boxes=BOXES[request.param], passed_over=NOT_READ, **size)
     path = tmp_path / "sr.dcm"
     path.write_bytes(to_bytes(sr.build(run, [header])))
     return path
@@ -681,7 +709,7 @@ def test_dciodvfy_finds_no_error(file: Path) -> None:
 
 
 @pytest.mark.programs
-@pytest.mark.parametrize("file", ["overlapping"], indirect=True)  # it takes seconds a file
+@pytest.mark.parametrize("file", ["overlapping", "anatomy"], indirect=True)  # it takes seconds a file
 def test_dicomsrvalidator_finds_no_error(file: Path) -> None:
     errors = sr_validator_errors(file)
     # 122405 is newer than its templates, and its CID 100 (extensible) has no plain radiograph.
@@ -693,6 +721,6 @@ def test_dcmtk_reads_it_as_plain_sentences(file: Path) -> None:
     html = run_tool("dsr2html", file).stdout
     assert "AI - not for diagnostic use" in html
     assert "Demonstration model, trained on no patient" in html
-    assert ("No findings: Nodule absent" in html) != ("3 findings marked: Nodule present (score 0.87" in html)
+    assert ("No findings: Nodule absent" in html) != ("marked: Nodule present (score 0.87" in html)
     assert "Not read: 3 images, other objects or series: view LL" in html
     assert run_tool("dsrdump", "-q", file).stderr == ""
