@@ -533,6 +533,11 @@ def apart(count: int) -> list[Mask]:
     return [first, second]
 
 
+def test_no_label_map_is_made_for_ohif_which_draws_its_first_segment_in_black() -> None:
+    dataset = built(series(), apart(6), profile={"seg": "labelmap", "viewer": "ohif"})
+    assert dataset.SegmentationType == "BINARY"
+
+
 @pytest.mark.parametrize("geometry", ["axial", "oblique"])
 def test_a_label_map_has_the_number_of_the_segment_at_each_pixel(geometry: str, tmp_path: Path) -> None:
     headers, masks = series(geometry), apart(6)

@@ -145,7 +145,7 @@ def _drawn(run: Run, headers: Sequence[Dataset]) -> list[_Drawn | str]:
         _NOT_IN_OHIF if run.profile.viewer == "ohif" and each.kind == "fractional" else _draw(planes, each, number)
         for number, each in enumerate(run.reading.segmentations)
     ]
-    if run.profile.seg == "binary":
+    if run.profile.seg == "binary" or run.profile.viewer == "ohif":  # OHIF draws the first label in black, so as unseen
         return drawn
     return [
         dataclasses.replace(each, is_label_map=True) if isinstance(each, _Drawn) and _fits_labels(each) else each
