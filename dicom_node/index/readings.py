@@ -171,6 +171,15 @@ class ReadingStatements(CommitmentStatements):
         )
         return StoredReport(*rows[0]) if rows else None
 
+    def summarized_pairs(self, study: str) -> list[tuple[str, str]]:
+        """The (route, destination) of a study's earlier summaries; of several to a destination that of the last."""
+        rows = self._rows(
+            """SELECT route, target, max(revision) FROM jobs
+            WHERE study = ? AND kind = 'summary' AND run_key IS NOT NULL GROUP BY target""",
+            study,
+        )
+        return [(row[0], row[1]) for row in rows]
+
     def report_for(self, run_key: str, destination: str) -> StoredReport | None:
         """The report (SR) of a reading that a destination has, or that is to be sent to it."""
         rows = self._rows(

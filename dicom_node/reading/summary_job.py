@@ -5,6 +5,9 @@ model is still to read the study (`dicom_node.index.job_kinds`). Like a report o
 process. It is recorded as a reading by a model of the name `SUMMARY`, so that a later summary replaces and withdraws it
 as a later reading does an earlier one.
 
+Where fewer than two models are left to compare, a summary of the one that is left takes the place of an earlier summary
+that the destination has or is to get: the earlier one compares readings that were replaced.
+
 Its run key comes from those of the readings, so the same readings never make another summary. A model that failed is
 named; one that had nothing to read is not. A model in shadow never counts.
 """
@@ -74,7 +77,8 @@ class Summarizer:
         jobs = [each for each in self._index.jobs_of(job.study) if _counts(settings, job, each)]
         jobs.sort(key=lambda each: models.index(each.target))
         answers = tuple(self._answer(job, each) for each in jobs)
-        if len(answers) < 2 or not any(one.finding for each in answers for one in each.reading.classes):
+        says_something = any(one.finding for each in answers for one in each.reading.classes)
+        if not (says_something and len(answers) > 1) and not self._is_outdated(job, answers, says_something):
             return Done("nothing to compare: fewer than two models read it, or none says of a finding whether it is "
                         "there", "nothing to summarize")  # fmt: skip
         request = self._request(job, answers, profile, models.index(jobs[0].target))
@@ -109,6 +113,15 @@ class Summarizer:
     def _superseded(self, job: Job) -> Done | None:
         revision = self._index.revision(job.study)
         return Done(f"not made: superseded by revision {revision}", "superseded") if revision > job.revision else None
+
+    def _is_outdated(self, job: Job, answers: tuple[Answer, ...], says_something: bool) -> bool:
+        """Whether an earlier summary no longer holds, though there is nothing to compare.
+
+        Where every model failed, what they found before still holds, unless an image was corrected.
+        """
+        if not answers or all(target != job.target for _, target in self._index.summarized_pairs(job.study)):
+            return False
+        return says_something or self._index.told_of_corrected(job.study, SUMMARY) is not None
 
     def _answer(self, job: Job, read: JobRow) -> Answer:
         text = self._index.recorded_text(read.run_key) if read.run_key else ""

@@ -210,7 +210,8 @@ class Completer:
         models = {model for _, model in pairs}
         pairs += [each for each in self._index.corrected_pairs(study.study) if each in known and each[1] not in models]
         shadows = [(route.name, model) for route, model in shadows_of(settings, series)]
-        summaries = [(route.name, destination) for route, destination in summaries_of(taken)]
+        earlier = self._index.summarized_pairs(study.study) if pairs else []
+        summaries = [(route.name, destination) for route, destination in summaries_of(settings, taken, earlier)]
         if not self._index.complete(
             study.study,
             study.revision,

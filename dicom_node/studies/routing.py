@@ -51,13 +51,22 @@ def shadows_of(settings: Settings, series: Sequence[StoredSeries]) -> list[tuple
     return [(route, model) for model, route in taken.items()]
 
 
-def summaries_of(pairs: Iterable[tuple[Route, str]]) -> list[tuple[Route, str]]:
+def summaries_of(
+    settings: Settings, pairs: Iterable[tuple[Route, str]], earlier: Iterable[tuple[str, str]] = ()
+) -> list[tuple[Route, str]]:
     """The (route, destination) pairs that get a summary: destinations to which results of two models or more go.
 
-    ``pairs`` are those of `routes_of`. Of several routes to a destination the first one counts.
+    ``pairs`` are those of `routes_of`. Of several routes to a destination the first one counts. ``earlier`` are the
+    (route, destination) of summaries of earlier revisions: there a new one takes their place, also of fewer models.
     """
     reached: dict[str, list[Route]] = {}
     for route, _ in pairs:
         for name in route.to:
             reached.setdefault(name, []).append(route)
-    return [(routes[0], name) for name, routes in reached.items() if len(routes) > 1]
+    found = {name: routes[0] for name, routes in reached.items() if len(routes) > 1}
+    named = {route.name: route for route in settings.routes}
+    for old, name in earlier:
+        left = reached[name][0] if name in reached else named.get(old)
+        if left is not None and name in left.to:
+            found.setdefault(name, left)
+    return [(route, name) for name, route in found.items()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -208,3 +209,58 @@ def test_the_summary_of_a_later_revision_replaces_and_withdraws_the_earlier(
         assert set(new) <= archive.visible(image.StudyInstanceUID)
         assert {archive.rejected.get(uid) for uid in old} == {"113001"}
         assert archive.refusals == []
+
+
+def test_where_one_model_is_left_its_summary_replaces_the_earlier(
+    start_node: StartNode, tmp_path: Path, image: Any
+) -> None:
+    """The earlier one compares readings that were replaced, and names a model that no longer reads the study."""
+    with hiding_archive() as archive:
+        there = {"a": model(tmp_path, "a", YES, YES), "b": model(tmp_path, "b", YES, NO)}
+        node = start_node(settings(tmp_path, archive.port, ["a", "b"], iocm=True), bundles=there)
+        old = results_of(delivered(node, image), SUMMARY)[0]
+        node.stop()
+        node = start_node(settings(tmp_path, archive.port, ["a"], iocm=True), bundles=there)
+        late = radiograph(9, rows=250, columns=200, study_uid=image.StudyInstanceUID, patient_id=image.PatientID)
+        found = delivered(node, late, 2)
+        assert found["state"] == "delivered", found["reason"]
+        new = results_of(found, SUMMARY)[-1]
+        assert "AI models compared: 1; " in report_text(pydicom.dcmread(node.result_file(new[0]) or ""))
+        assert set(new) <= archive.visible(image.StudyInstanceUID)
+        assert {archive.rejected.get(uid) for uid in old} == {"113001"}
+        assert archive.refusals == []
+
+
+@pytest.mark.parametrize("corrected", [False, True])
+def test_where_all_that_is_left_fails_the_summary_goes_only_if_an_image_was_corrected(
+    start_node: StartNode, tmp_path: Path, image: Any, corrected: bool
+) -> None:
+    """A failure is no answer, so what the readings found before still holds; of another patient's image it does not."""
+    with hiding_archive() as archive:
+        there = {"a": model(tmp_path, "a", YES, YES), "b": model(tmp_path, "b", YES, NO)}
+        node = start_node(settings(tmp_path, archive.port, ["a", "b"], iocm=True), bundles=there)
+        old = set(results_of(delivered(node, image), SUMMARY)[0])
+        node.stop()
+        there["b"] = model(tmp_path / "new", "b", YES, NO, fails=True)
+        node = start_node(settings(tmp_path, archive.port, ["b"], iocm=True), bundles=there)
+        again = radiograph(9, rows=250, columns=200, study_uid=image.StudyInstanceUID, patient_id=image.PatientID)
+        if corrected:
+            again = copy.deepcopy(image)
+            again.PixelData = bytes(reversed(image.PixelData))
+        delivered(node, again, 2)
+        index = node.index
+        assert index is not None
+        open_still = ("queued", "running")  # the study has failed before its jobs are over
+        wait_until(
+            lambda: all(each.state not in open_still for each in index.jobs_of(image.StudyInstanceUID)), "all jobs"
+        )
+        made = results_of(detail(node, image.StudyInstanceUID), SUMMARY)
+        assert len(made) == 1 + corrected
+        assert {archive.rejected.get(uid) for uid in old} == ({"113037"} if corrected else {None})
+        assert set(made[-1]) <= archive.visible(image.StudyInstanceUID)
+
+
+def results_of(found: dict[str, Any], name: str) -> list[list[str]]:
+    """The UIDs of each reading's results, but for rejections, in the order in which the readings were made."""
+    made = [one for one in found["readings"] if one["model"] == name]
+    return [[each["instance"] for each in one["results"] if each["role"] != "rejection"] for one in made]
