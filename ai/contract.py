@@ -296,6 +296,7 @@ class Reading:
     A reading can fail. In part: ``failed`` are instances that were chosen, could not be read and are no sources, and no
     class is then absent, only present or undetermined. As a whole: ``failure`` says why in plain words without patient
     data; then ``sources`` are what was to be read, and findings and classes are empty: no answer is no negative answer.
+    ``not_meant`` says that it was not tried, because no image is of the kind that the model reads.
     """
 
     model: ModelIdentity
@@ -308,6 +309,7 @@ class Reading:
     segmentations: tuple[Segmentation, ...] = ()
     failed: tuple[PassedOver, ...] = ()
     failure: str = ""
+    not_meant: bool = False
     device: str = ""
     remarks: tuple[str, ...] = ()
     operating_point: str = ""

@@ -149,7 +149,8 @@ def _not_read(request: ReadRequest, identity: ModelIdentity, passed: tuple[Passe
     # Any image may come corrected, and with it the patient of the report.
     uids = _editions(ref for one in request.tells for ref in one.instances)
     key = _key(request, identity, uids, _digest("not read", reason))
-    return _encoded(request, key, Reading(identity, tuple(sources), (), (), (), (), failure=reason), images)
+    reading = Reading(identity, tuple(sources), (), (), (), (), failure=reason, not_meant=True)
+    return _encoded(request, key, reading, images)
 
 
 def summarize(request: ReadRequest) -> ReadAnswer:

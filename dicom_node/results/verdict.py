@@ -34,7 +34,7 @@ def summary(run: Run) -> str:
     """The verdict on the whole study in one sentence, without a full stop."""
     reading, say = run.reading, run.words
     if reading.failure:
-        return say.failed(say.reason(reading.failure))
+        return say.unanswered(say.reason(reading.failure), tried=not reading.not_meant)
     marked, without = len(reading.findings), len(unplaced(reading))
     verdicts = [say.findings(marked, without)] if marked or without else []
     if not verdicts and reading.classes and not any(each.finding for each in reading.classes):

@@ -62,7 +62,11 @@ def failures(compared: Compared) -> list[str]:
     told = []
     for answer, model in zip(compared.answers, compared.models, strict=True):
         if answer.failure:  # without a run of its own only the log says why
-            why = say.failed_class if answer.failure == "failed" else say.failed(say.reason(answer.failure))
+            why = (
+                say.failed_class
+                if answer.failure == "failed"
+                else say.unanswered(say.reason(answer.failure), tried=not answer.not_meant)
+            )
             told.append(f"{model}: {why}")
     return told
 

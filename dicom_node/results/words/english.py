@@ -55,6 +55,7 @@ ENGLISH = Words(
     _outlined=("No structure outlined", "{} structure outlined", "{} structures outlined"),
     _parts=("{} image, other object or series", "{} images, other objects or series"),
     _failed="AI reading failed: {}",
+    _not_meant="Not read by AI: {}",
     _read_at="Read {}",
     _image_of="Image {} of {}",
     _slice="Slice {}",

@@ -54,6 +54,7 @@ class Words:
     _outlined: tuple[str, str, str]
     _parts: tuple[str, str]
     _failed: str
+    _not_meant: str
     _read_at: str
     _image_of: str
     _slice: str
@@ -110,9 +111,9 @@ class Words:
         """The number of parts that were passed over: a reading does not tell images from other objects and series."""
         return self._parts[count > 1].format(count)
 
-    def failed(self, reason: str) -> str:
-        """That nothing could be read, and that this is no negative answer."""
-        return self._failed.format(reason)
+    def unanswered(self, reason: str, *, tried: bool) -> str:
+        """That nothing was read and why: it failed, or was not tried."""
+        return (self._failed if tried else self._not_meant).format(reason)
 
     def read_at(self, time: str) -> str:
         """When the reading was made."""
