@@ -855,7 +855,7 @@ def test_a_failure_is_said_large_and_is_no_answer(spy: Spy, language: str) -> No
     run = replace(run, reading=replace(run.reading, classes=(), failure=reason))
     (card,) = (written(each) for each in sc.build(run, images, Unreadable(*images)))
     above, below = spy.legends
-    assert [each.text for each in above.sentences] == [say.failed(reason), say.no_negative_result]
+    assert [each.text for each in above.sentences] == [say.unanswered(reason, tried=True), say.no_negative_result]
     assert spy.layouts[0].written[0].rect.bottom - spy.layouts[0].written[0].rect.top > 60
     said = [each.text for each in (*above.sentences, *below.sentences)]
     assert {*run.warnings, "phantom_cxr 1.2.0", say.read_at("2026-03-01 23:30 UTC+0000")} <= set(said)
