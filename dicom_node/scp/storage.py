@@ -14,7 +14,8 @@ from dicom_node.errors import Refused
 from dicom_node.log import logger, where
 from dicom_node.network import dimse
 from dicom_node.scp.service import AcceptedContext, OpenAssociation, StreamingService
-from dicom_node.storage.ingest import Incoming, Store
+from dicom_node.storage.incoming import Incoming
+from dicom_node.storage.ingest import Store
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REMEMBERED_SECONDS = 600.0  # how long the release of an association is evidence; studies are complete long before

@@ -10,95 +10,22 @@ import sqlite3
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dicom_node.dicom.file_meta import file_head
-from dicom_node.dicom.header import HEAD_BYTES, Header, read_header, read_plain_header
+from dicom_node.dicom.header import Header
 from dicom_node.errors import Refused
 from dicom_node.index.index import Index
 from dicom_node.index.rows import NewInstance, Received
 from dicom_node.log import logger, where
 from dicom_node.storage.corrections import Correction, correction
+from dicom_node.storage.incoming import Incoming
 from dicom_node.storage.spool import Spool
 
 _COMPARED_AT_ONCE = 1024 * 1024
 _MOST_EDITIONS = 10  # of an instance; two senders that disagree would otherwise have its study read again without end
 _ASKED_SECONDS = 1.0  # for which a count of the queue is used again
-
-
-class Incoming:
-    """A data set that is being received.
-
-    Its bytes are appended to a partial file, and the first ones are kept in memory to read the header. The file meta
-    information is made of the command's UIDs, which the caller has checked to be valid UIDs.
-    """
-
-    def __init__(
-        self, spool: Spool, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, calling_ae: str
-    ) -> None:
-        """Create the partial file.
-
-        Raises:
-            OSError: it cannot be created.
-        """
-        self.sop_class_uid = sop_class_uid
-        self.sop_instance_uid = sop_instance_uid
-        self.transfer_syntax_uid = transfer_syntax_uid
-        self.calling_ae = calling_ae
-        self._head = bytearray()
-        self._header: Header | None = None
-        self._meta = file_head(sop_class_uid, sop_instance_uid, transfer_syntax_uid, calling_ae)
-        self._unwritten = [memoryview(self._meta)]  # written with the first bytes of the data set
-        self.part = spool.part_for(sop_instance_uid)
-
-    def write(self, pieces: Sequence[memoryview]) -> None:
-        """Append bytes of the data set.
-
-        Raises:
-            OSError: the file system refused them (ENOSPC: the disk is full).
-        """
-        if len(self._head) < HEAD_BYTES:
-            for piece in pieces:
-                self._head += piece[: HEAD_BYTES - len(self._head)]
-            if len(self._head) == HEAD_BYTES:  # now, while the rest is being received
-                self._header = read_plain_header(self._head, self.transfer_syntax_uid)
-        if self._unwritten:
-            pieces = [*self._unwritten, *pieces]
-            self._unwritten.clear()
-        self.part.write(pieces)
-
-    @property
-    def data_set_bytes(self) -> int:
-        """How many bytes of the data set have been received."""
-        return self.part.size - len(self._meta)
-
-    def header(self) -> Header:
-        """Read the header of the complete data set, and compare its UIDs with the command's.
-
-        Raises:
-            Refused: C000, the data set cannot be parsed; A900, its UIDs differ from the command's.
-            OSError: the file cannot be read.
-        """
-        header = self._header
-        if header is None and len(self._head) < HEAD_BYTES:  # a longer one was tried while it came in
-            header = read_plain_header(self._head, self.transfer_syntax_uid)
-        if header is None:
-            with Path(self.part.path).open("rb") as file:
-                file.seek(len(self._meta))
-                header = read_header(file, self.transfer_syntax_uid)
-        for name, found, announced in (
-            ("Class", header.sop_class_uid, self.sop_class_uid),
-            ("Instance", header.sop_instance_uid, self.sop_instance_uid),
-        ):
-            if found != announced:
-                raise Refused(0xA900, f"the data set's SOP {name} UID {found} is not the command's")
-        return header
-
-    def discard(self) -> None:
-        """Close and delete the partial file. A stored instance stays stored."""
-        self.part.discard()
 
 
 class Store:
@@ -122,6 +49,7 @@ class Store:
         self._max_waiting = max_waiting
         self._waiting = (0, float("-inf"))
         self._index = index
+        self._node = index.node_id()
         self._spool = spool
         self.clock = clock
         self._commits = _Commits(index)
@@ -199,7 +127,7 @@ class Store:
                 if corrected is not None:
                     self._correct(stored, incoming, header, corrected)
                 return corrected is not None
-            file = self._spool.place(incoming.part, uid, edition=stored.edition, replace=True)
+            file = self._place(incoming, edition=stored.edition, replace=True)
             self._index.replace_file(uid, file, incoming.part.size, incoming.transfer_syntax_uid, self.clock())
             log = logger().bind(study=header.study, instance=uid)
             if stored.removed is None:
@@ -230,12 +158,12 @@ class Store:
     def _added(self, incoming: Incoming, header: Header) -> bool:
         """Place and record a new instance. False if the index has it already; nothing has changed then."""
         try:
-            file = self._spool.place(incoming.part, header.sop_instance_uid)
+            file = self._place(incoming)
         except FileExistsError:
             if self._index.received(header.sop_instance_uid) is not None:
                 return False
             # An earlier run left the file and never acknowledged it.
-            file = self._spool.place(incoming.part, header.sop_instance_uid, replace=True)
+            file = self._place(incoming, replace=True)
         try:
             self._commits.add(_new(incoming, header, file), self.clock())
         except BaseException as error:
@@ -244,6 +172,15 @@ class Store:
                 return False
             raise
         return True
+
+    def _place(self, incoming: Incoming, *, edition: int = 1, replace: bool = False) -> str:
+        """Put a received instance into place with its record, durably; its file name, as `Spool.place` raises."""
+
+        def record(edition: int) -> bytes:
+            return incoming.record(self._node, self.clock(), edition)
+
+        uid = incoming.sop_instance_uid
+        return self._spool.place(incoming.part, uid, edition=edition, replace=replace, record=record)
 
     @contextmanager
     def _alone(self, sop_instance_uid: str) -> Iterator[None]:
@@ -298,7 +235,7 @@ class Store:
     def _correct(self, stored: Received, incoming: Incoming, header: Header, corrected: Correction) -> None:
         """Replace a stored instance with its correction. The index opens the study again, so that it is read again."""
         edition = stored.edition + 1
-        file = self._spool.place(incoming.part, header.sop_instance_uid, edition=edition, replace=True)
+        file = self._place(incoming, edition=edition, replace=True)
         try:
             safety = corrected is Correction.SAFETY
             self._index.correct_instance(_new(incoming, header, file), edition, self.clock(), safety=safety)

@@ -16,7 +16,6 @@ place without being recorded or acknowledged (`Spool.recover`).
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import hashlib
 import itertools
@@ -32,90 +31,9 @@ from typing import IO
 
 from dicom_node.errors import ConfigError
 from dicom_node.storage.durable import fsync_folder
+from dicom_node.storage.part import Part
 
-_WRITEBACK_BYTES = 128 * 1024  # unwritten bytes after which the system is told to write them
 _ASKED_SECONDS = 1.0  # for which a measurement of the free disk space is used again
-_MOST_PIECES = 64  # of one writev(2), which takes at most 1024; more pieces are joined first
-
-
-class Part:
-    """The open partial file of an instance that is being received. It is used by one thread only."""
-
-    def __init__(self, path: str) -> None:
-        """Create the file.
-
-        Raises:
-            OSError: the file exists already, or cannot be created.
-        """
-        self.path = path
-        self.size = 0
-        self.marks_unrecorded = False  # an unrecorded file in place could not be deleted; this part's name leads to it
-        self._started = 0  # bytes that the system was told to write to the disk
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
-
-    def write(self, pieces: Sequence[memoryview]) -> None:
-        """Append bytes.
-
-        Raises:
-            OSError: the file system refused them (ENOSPC: the disk is full).
-        """
-        total = sum(map(len, pieces))
-        if len(pieces) > _MOST_PIECES:
-            pieces = [memoryview(b"".join(pieces))]
-        written = os.writev(self._file, pieces)
-        if written < total:  # a nearly full disk writes less; the next write raises the reason
-            rest = memoryview(b"".join(pieces))
-            while written < total:
-                written += os.write(self._file, rest[written:])
-        self.size += total
-        if self.size - self._started >= _WRITEBACK_BYTES:
-            # What the disk writes while the rest is received, the final fsync does not wait for.
-            _start_writing(self._file, self._started, self.size - self._started)
-            self._started = self.size
-
-    def sync(self) -> None:
-        """Make the file's content and its links durable.
-
-        Raises:
-            OSError: the disk did not confirm it.
-        """
-        os.fsync(self._file)
-
-    def close(self) -> Path:
-        """Close the file, keep it, and return its path."""
-        os.close(self._file)
-        self._file = -1
-        return Path(self.path)
-
-    def discard(self) -> None:
-        """Close the file and delete it. It stays if the next start needs it to find an unrecorded file."""
-        if self._file >= 0:
-            with suppress(OSError):
-                os.close(self._file)
-            self._file = -1
-            if not self.marks_unrecorded:
-                with suppress(OSError):
-                    os.unlink(self.path)
-
-
-def _writeback() -> Callable[[int, int, int], None]:
-    """The function (file, offset, bytes) that tells the system to begin writing a range of a file to the disk.
-
-    It uses Linux's sync_file_range(2), and does nothing where the C library has none.
-    """
-    try:
-        sync_file_range = ctypes.CDLL(None).sync_file_range
-    except (AttributeError, OSError):
-        return lambda _file, _offset, _count: None
-    sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
-
-    def start(file: int, offset: int, count: int) -> None:
-        sync_file_range(file, offset, count, 2)  # SYNC_FILE_RANGE_WRITE; a failure shows in the later fsync
-
-    return start
-
-
-_start_writing = _writeback()
 
 
 class Spool:
@@ -290,8 +208,18 @@ class Spool:
         """
         return Part(f"{self._incoming}/{_digest(sop_instance_uid)}.{next(self._numbers)}.part")
 
-    def place(self, part: Part, sop_instance_uid: str, *, edition: int = 1, replace: bool = False) -> str:
+    def place(
+        self,
+        part: Part,
+        sop_instance_uid: str,
+        *,
+        edition: int = 1,
+        replace: bool = False,
+        record: Callable[[int], bytes] | None = None,
+    ) -> str:
         """Link a received instance into place, durably.
+
+        ``record`` gives the preamble of an edition (`storage.record`).
 
         Each edition has its own file (1: as first received, 2: the first correction). The caller discards ``part`` only
         when the index has recorded the file.
@@ -306,6 +234,8 @@ class Spool:
         digest = _digest(sop_instance_uid)
         name = _name("spool", digest, f"-{edition}" if edition > 1 else "")
         path = f"{self._root}/{name}"
+        if record is not None:
+            part.write_preamble(record(edition))
         if replace:
             with suppress(FileNotFoundError):
                 os.unlink(path)

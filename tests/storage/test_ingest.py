@@ -21,7 +21,8 @@ from dicom_node.index.index import INDEX_FILE, Index
 from dicom_node.index.rows import NewInstance
 from dicom_node.node import Node
 from dicom_node.storage.ingest import Store
-from dicom_node.storage.spool import Part, Spool
+from dicom_node.storage.part import Part
+from dicom_node.storage.spool import Spool
 from tests.support import wire
 from tests.support.nodes import settings_for
 from tests.support.programs import ROOT
@@ -229,13 +230,13 @@ def failing(number: int) -> Callable[..., None]:
 @pytest.mark.parametrize(
     ("what", "number", "status"),
     [
-        ("dicom_node.storage.spool.Part.sync", errno.EIO, 0x0110),
-        ("dicom_node.storage.spool.Part.sync", errno.ENOSPC, 0xA700),
+        ("dicom_node.storage.part.Part.sync", errno.EIO, 0x0110),
+        ("dicom_node.storage.part.Part.sync", errno.ENOSPC, 0xA700),
         ("dicom_node.storage.spool.Spool._folder", errno.EIO, 0x0110),
         ("dicom_node.storage.spool.os.link", errno.EIO, 0x0110),
         ("dicom_node.storage.spool.os.link", errno.EMLINK, 0x0110),
-        ("dicom_node.storage.spool.Part.__init__", errno.EDQUOT, 0xA700),
-        ("dicom_node.storage.spool.Part.__init__", errno.EMFILE, 0x0110),
+        ("dicom_node.storage.part.Part.__init__", errno.EDQUOT, 0xA700),
+        ("dicom_node.storage.part.Part.__init__", errno.EMFILE, 0x0110),
         ("dicom_node.storage.spool.os.writev", errno.EIO, 0x0110),
         ("dicom_node.storage.spool.os.writev", errno.EFBIG, 0xA700),
     ],
@@ -336,14 +337,14 @@ def test_a_folder_that_cannot_be_put_in_order_is_named(tmp_path: Path) -> None:
 CRASH = """
 import os, sys
 from pathlib import Path
-from dicom_node.storage import ingest, spool
+from dicom_node.storage import ingest, part, spool
 from tests.support.nodes import settings_for
 from dicom_node.dicom.header import HEAD_BYTES
 from dicom_node.node import Node
 from tests.support.wire import associated, data_set, store_message
 
 point, folder, uid = sys.argv[1:]
-sync, add = spool.Part.sync, ingest._Commits.add
+sync, add = part.Part.sync, ingest._Commits.add
 
 def crash(*_args):
     os._exit(77)
@@ -353,7 +354,7 @@ def crash_after(*args):
     os._exit(77)
 
 if point == "linked":
-    spool.Part.sync = crash
+    part.Part.sync = crash
 elif point == "placed":
     ingest._Commits.add = crash
 elif point == "recorded":

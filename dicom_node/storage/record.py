@@ -1,0 +1,53 @@
+"""The record in a stored file: what its index entry holds that the data set does not say.
+
+It stands in the 128 bytes of the preamble, which PS3.10 7.1 leaves to the one who writes the file, and is written
+before the one fsync that an answer 0000 stands on. An index that is lost is made anew from these files
+(`operations.rebuild`).
+
+Layout, big endian: ``DNR1``, node id (16 bytes), received (float64, epoch seconds), edition (uint16), calling AE title
+(16 bytes, padded with 0), bytes of the data set (uint64), its SHA-256 (32 bytes), zeros, CRC-32 of all before.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+from uuid import UUID
+
+PREAMBLE_BYTES = 128
+_MAGIC = b"DNR1"
+_FIELDS = struct.Struct(">4s16sdH16sQ32s")
+_CRC = struct.Struct(">I")
+_PADDING = bytes(PREAMBLE_BYTES - _FIELDS.size - _CRC.size)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a node noted of an instance when it stored it; ``digest`` is the SHA-256 of its data set."""
+
+    node: str
+    received: float
+    edition: int
+    calling_ae: str
+    data_set_bytes: int
+    digest: bytes
+
+    def preamble(self) -> bytes:
+        """The record as the 128 bytes of a preamble."""
+        title = self.calling_ae.encode("ascii", "replace")[:16]
+        fields = _FIELDS.pack(
+            _MAGIC, UUID(self.node).bytes, self.received, self.edition, title, self.data_set_bytes, self.digest
+        )
+        return fields + _PADDING + _CRC.pack(zlib.crc32(fields + _PADDING))
+
+
+def record_in(preamble: bytes) -> Record | None:
+    """The record in a preamble; None if there is none, or it is damaged."""
+    if len(preamble) != PREAMBLE_BYTES or not preamble.startswith(_MAGIC):
+        return None
+    body, (crc,) = preamble[: -_CRC.size], _CRC.unpack(preamble[-_CRC.size :])
+    if zlib.crc32(body) != crc:
+        return None
+    _, node, received, edition, title, size, digest = _FIELDS.unpack_from(body)
+    return Record(str(UUID(bytes=node)), received, edition, title.rstrip(b"\0").decode("ascii"), size, digest)
