@@ -17,8 +17,9 @@ from typer.testing import CliRunner
 from ai.bundle.files import shipped
 from ai.bundle.manifest import load_reading_spec
 from ai.training.chest_codes import NIH14
-from dicom_node.cli import main, models_add
+from dicom_node.cli import main
 from dicom_node.cli.main import app
+from dicom_node.cli.models import adding
 from dicom_node.cli.models import app as models_app
 from dicom_node.models import install
 from dicom_node.models.registry import Models, find
@@ -240,11 +241,11 @@ def test_sigterm_and_a_lost_connection_end_an_installation_as_ctrl_c_does() -> N
     try:
         for each in before:
             signal.signal(each, signal.SIG_DFL)
-            with pytest.raises(KeyboardInterrupt), models_add._ends_cleanly():
+            with pytest.raises(KeyboardInterrupt), adding._ends_cleanly():
                 signal.raise_signal(each)
             assert signal.getsignal(each) is signal.SIG_DFL
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
-        with models_add._ends_cleanly():
+        with adding._ends_cleanly():
             signal.raise_signal(signal.SIGHUP)
     finally:
         for each, handler in before.items():

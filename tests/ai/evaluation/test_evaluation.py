@@ -35,8 +35,8 @@ from ai.inference.answers import MarkedBox
 from ai.inference.bundle_model import BundleModel, load
 from ai.phantom.dicom import to_dicom
 from ai.phantom.draw import FINDING_KEYS, draw_phantom
-from dicom_node.cli import models_evaluate
 from dicom_node.cli.main import app
+from dicom_node.cli.models import evaluating
 from dicom_node.errors import NodeError
 from dicom_node.models.records import Record
 from dicom_node.models.registry import Models
@@ -282,16 +282,16 @@ def test_an_installed_model_is_found_by_its_name_and_refused_when_its_files_chan
                 **{"files": file_digests(part / "bundle"), "kind": "directory", "place": ""},
             ),
         )
-    found = models_evaluate._described("mine", config)
+    found = evaluating._described("mine", config)
     assert found.identity == identity
     assert store.root in found.path.parents
     for path in (found.path / "docs", found.path):
         path.chmod(0o755)
     (found.path / "extra.py").write_text("")
     with pytest.raises(NodeError, match=r"extra\.py: was added after the model was checked"):
-        models_evaluate._described("mine", config)
+        evaluating._described("mine", config)
     with pytest.raises(NodeError, match=r"there is no model 'other'; there are: .*mine, phantom_cxr"):
-        models_evaluate._described("other", config)
+        evaluating._described("other", config)
 
 
 def test_every_option_is_documented() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from dicom_node.cli.models_add import install
+from dicom_node.cli.models.adding import install
 from dicom_node.cli.options import DEFAULT_CONFIG, ConfigOption, YesOption
 from dicom_node.errors import ModelError
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dicom_node.cli import terminal
-from dicom_node.cli.models_add import add
-from dicom_node.cli.models_compare import compare
-from dicom_node.cli.models_evaluate import evaluate
-from dicom_node.cli.models_import import import_weights
+from dicom_node.cli.models.adding import add
+from dicom_node.cli.models.comparing import compare
+from dicom_node.cli.models.evaluating import evaluate
+from dicom_node.cli.models.published import import_weights
 from dicom_node.cli.options import DEFAULT_CONFIG, RESTART, ConfigOption
 
 if TYPE_CHECKING:
