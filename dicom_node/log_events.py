@@ -116,6 +116,13 @@ EVENTS: tuple[LogEvent, ...] = (
         "Set `LimitNOFILE` as `fix` says.",
     ),
     LogEvent(
+        "index.damaged",
+        ("error",),
+        ("reason", "fix"),
+        "SQLite found damage in the index when the node started; the node goes on.",
+        "Stop the node, look at the disk, and do what `fix` says.",
+    ),
+    LogEvent(
         "instance.corrected",
         ("warning",),
         ("study", "instance", "reason"),
@@ -175,6 +182,13 @@ EVENTS: tuple[LogEvent, ...] = (
         ("jobs", "reason"),
         "Jobs wait for a model or destination that the configuration no longer names; they are failed.",
         "Put it back and `dicom-node retry`, or leave it.",
+    ),
+    LogEvent(
+        "journal.failed",
+        ("error",),
+        ("reason",),
+        "The journal, with which a lost index is made anew, cannot be written; the node goes on and tries again.",
+        "Look at the disk of `data_dir`: its room, its rights, its errors.",
     ),
     LogEvent(
         "models.failed",

@@ -22,7 +22,7 @@ from dicom_node.jobs.worker import Done, Worker
 from dicom_node.log import logger, where
 from dicom_node.models import asked
 from dicom_node.models.registry import Models, find
-from dicom_node.operations import upgrade
+from dicom_node.operations import index_start, upgrade
 from dicom_node.reading.processes import Slot, WarmProcesses
 from dicom_node.reading.read_job import Reader
 from dicom_node.reading.summary_job import Summarizer
@@ -66,6 +66,7 @@ class Node:
         self._server: Server | None = None
         self._completer: Completer | None = None
         self._retention: Retention | None = None
+        self._upkeep: index_start.Upkeep | None = None
         self._readers: list[Worker] = []
         self._senders: list[Worker] = []
         self._withdrawers: list[Worker] = []
@@ -141,6 +142,7 @@ class Node:
         holder, clock = self._holder, self._clock
         settings = holder.current
         self._spool.open()
+        index_start.refuse_without_index(self._spool.root)
         new = not (self._spool.root / INDEX_FILE).exists()
         index = self.index = Index(self._spool.root / INDEX_FILE, create=True)
         if new:  # nothing changes for a site that begins
@@ -205,6 +207,8 @@ class Node:
         self._completer.start()
         self._retention = Retention(holder, index, self._spool, store, clock, last_byte=storage.last_byte)
         self._retention.start()
+        self._upkeep = index_start.Upkeep(index)
+        self._upkeep.start()
         logger().info(
             "node.started",
             called_ae=settings.node.ae_title,
@@ -342,6 +346,8 @@ class Node:
             self._completer.stop()
         if self._retention is not None:
             self._retention.stop()
+        if self._upkeep is not None:
+            self._upkeep.stop()
         workers = self._workers
         for worker in workers:
             worker.ask_to_stop()

@@ -1,4 +1,4 @@
-"""The entry point of the command line: ``dicom-node run | check | studies | retry | models | demo | version``."""
+"""The entry point of the command line: ``dicom-node run | check | studies | retry | index | backup | models ...``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 import typer
 
 from dicom_node import __version__
-from dicom_node.cli import models
+from dicom_node.cli import index, models
 from dicom_node.cli.check import check
 from dicom_node.cli.demo import demo
 from dicom_node.cli.run import run
@@ -24,6 +24,8 @@ app = typer.Typer(
 )
 for command in (run, check, studies, retry, demo):
     app.command()(command)
+app.command()(index.backup)
+app.add_typer(index.app, name="index")
 app.add_typer(models.app, name="models")
 
 

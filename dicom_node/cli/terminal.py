@@ -78,6 +78,21 @@ def download_progress() -> Iterator[DownloadProgress]:
 
 
 @contextmanager
+def counter(what: str) -> Iterator[Callable[[], None]]:
+    """A count of steps whose number nobody knows, on standard error; nothing if that is no terminal."""
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.completed} " + what))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda: bar.advance(task)
+
+
+@contextmanager
 def count_progress(what: str, count: int) -> Iterator[Callable[[], None]]:
     """A progress bar of ``count`` steps, on standard error; nothing if that is no terminal. Call it once a step."""
     if not sys.stderr.isatty():

@@ -19,6 +19,8 @@ from sqlite_utils import Database
 from dicom_node.errors import ConfigError
 from dicom_node.index.instances import InstanceStatements
 from dicom_node.index.jobs import JobStatements
+from dicom_node.index.journal.base import needs_base
+from dicom_node.index.journal.noting import FOLDER, Journal
 from dicom_node.index.migrations import MIGRATIONS, SCHEMA
 from dicom_node.index.procedure_steps import StepStatements
 from dicom_node.index.readings import ReadingStatements
@@ -51,6 +53,7 @@ class Index(
         Raises:
             ConfigError: there is no index to read, or it cannot be opened.
         """
+        self._file = path
         try:
             mode = "rwc" if create else "rw"
             conn = sqlite3.connect(
@@ -81,13 +84,29 @@ class Index(
             conn.execute("PRAGMA synchronous=FULL")
             conn.execute("PRAGMA foreign_keys=ON")
             conn.execute("SELECT 1 FROM studies LIMIT 1")
+            self._journal = Journal(conn, path.parent / FOLDER)
         except sqlite3.Error as error:
             raise ConfigError(f"{path}: the index cannot be opened: {error}") from error
 
     def close(self) -> None:
         """Close the file."""
         with self._lock:
+            self._journal.close()
             self._db.close()
+
+    def begin_journal(self) -> Path | None:
+        """Begin a further file of the journal if it needs a base; the path of that base, for `write_base`.
+
+        Raises:
+            OSError: the file cannot be created.
+        """
+        with self._lock:
+            return self._journal.begin() if needs_base(self._file.parent / FOLDER) else None
+
+    @property
+    def file(self) -> Path:
+        """The SQLite file."""
+        return self._file
 
     def node_id(self) -> str:
         """The UUID of this installation, made at its first start."""

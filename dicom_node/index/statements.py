@@ -10,12 +10,15 @@ from typing import Any
 
 from sqlite_utils import Database
 
+from dicom_node.index.journal.noting import Journal
+
 
 class Statements:
     """A connection and its lock; times (``now``) are epoch seconds and are passed in."""
 
     _db: Database
     _lock: threading.RLock
+    _journal: Journal
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -32,10 +35,13 @@ class Statements:
             conn.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                changes = self._journal.lines()
                 conn.execute("COMMIT")
             except BaseException:
+                self._journal.forget()
                 self._db.rollback()  # does nothing if SQLite has rolled back already
                 raise
+            self._journal.write(changes)
 
     def _run(self, sql: str, *values: Any) -> sqlite3.Cursor:
         return self._db.conn.execute(sql, values)
