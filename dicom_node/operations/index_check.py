@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
 import sqlite3
@@ -16,7 +15,6 @@ from dicom_node.index.index import INDEX_FILE
 from dicom_node.operations.index_rebuild import image_files
 from dicom_node.storage.record import PREAMBLE_BYTES, record_in
 
-_AT_ONCE = 1024 * 1024
 _HEAD = 512  # bytes, in which the file meta information names the instance
 
 
@@ -127,10 +125,6 @@ def _of_image(file: Path, said: tuple[str, int, int], counts: Checked, *, whole:
             return f"the file says that it is edition {record.edition}, the index says {edition}"
         if whole:
             counts.digests += 1
-            opened.seek(size - record.data_set_bytes)
-            digest = hashlib.sha256()
-            while piece := opened.read(_AT_ONCE):
-                digest.update(piece)
-            if digest.digest() != record.digest:
+            if not record.is_of(opened, size):
                 return "the data set is not the one that was received: its SHA-256 differs"
     return None

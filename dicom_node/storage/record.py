@@ -10,12 +10,15 @@ Layout, big endian: ``DNR1``, node id (16 bytes), received (float64, epoch secon
 
 from __future__ import annotations
 
+import hashlib
 import struct
 import zlib
 from dataclasses import dataclass
+from typing import BinaryIO
 from uuid import UUID
 
 PREAMBLE_BYTES = 128
+_AT_ONCE = 1024 * 1024  # bytes
 _MAGIC = b"DNR1"
 _FIELDS = struct.Struct(">4s16sdH16sQ32s")
 _CRC = struct.Struct(">I")
@@ -32,6 +35,18 @@ class Record:
     calling_ae: str
     data_set_bytes: int
     digest: bytes
+
+    def is_of(self, file: BinaryIO, size: int) -> bool:
+        """Whether an open file of ``size`` bytes ends with the data set that was received; this reads all of it.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        file.seek(max(size - self.data_set_bytes, 0))
+        digest = hashlib.sha256()
+        while piece := file.read(_AT_ONCE):
+            digest.update(piece)
+        return digest.digest() == self.digest
 
     def preamble(self) -> bytes:
         """The record as the 128 bytes of a preamble."""

@@ -32,6 +32,7 @@ from typing import IO
 from dicom_node.errors import ConfigError
 from dicom_node.storage.durable import fsync_folder
 from dicom_node.storage.part import Part
+from dicom_node.storage.record import PREAMBLE_BYTES, record_in
 
 _ASKED_SECONDS = 1.0  # for which a measurement of the free disk space is used again
 
@@ -107,9 +108,19 @@ class Spool:
         return [str(path.relative_to(self._root)) for path in base.parent.glob(f"{base.stem}*.dcm")]
 
     def is_whole(self, name: str, size: int) -> bool:
-        """Whether a recorded file is in place and has its recorded size in bytes."""
-        path = self.path(name)
-        return path.is_file() and path.stat().st_size == size
+        """Whether a recorded file is in place, has its recorded size in bytes, and is what was received.
+
+        The data set is read and its SHA-256 compared with that of the file's record; an image of an earlier version has
+        none, and counts by its size.
+        """
+        try:
+            with self.path(name).open("rb") as file:
+                record = record_in(file.read(PREAMBLE_BYTES))
+                if os.fstat(file.fileno()).st_size != size:
+                    return False
+                return record is None or record.is_of(file, size)
+        except OSError:
+            return False
 
     def in_use(self) -> bool:
         """Whether a running node has locked the folder."""

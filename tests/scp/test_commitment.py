@@ -420,16 +420,19 @@ def told(modality: Modality) -> tuple[int, set[str], dict[str, int]]:
 def test_a_modality_is_told_what_we_have(start_node: StartNode, tmp_path: Path, calls_back: bool) -> None:
     modality = Modality(free_port())
     node = start_node(settings_for(tmp_path / "node", peers=[ct1(modality.port if calls_back else None)]))
-    here, gone, other, never = (make_image() for _ in range(4))
-    assert send(node.port, here, gone, other, calling="CT1") == [0x0000] * 3
-    found = node.received(gone.SOPInstanceUID)
+    here, gone, changed, other, never = (make_image() for _ in range(5))
+    assert send(node.port, here, gone, changed, other, calling="CT1") == [0x0000] * 4
+    found, damaged = node.received(gone.SOPInstanceUID), node.received(changed.SOPInstanceUID)
     assert found is not None
+    assert damaged is not None
     found[0].unlink()
+    data = damaged[0].read_bytes()
+    damaged[0].write_bytes(data[:-1] + bytes([data[-1] ^ 1]))  # one bit, and as long as it was
     other.SOPClassUID = SecondaryCaptureImageStorage  # what it says now is not what it sent
     with modality.listening():
-        assert modality.ask(node.port, [here, gone, other, never], stays=0.0 if calls_back else 1.0) == 0x0000
+        assert modality.ask(node.port, [here, gone, changed, other, never], stays=0.0 if calls_back else 1.0) == 0x0000
         wait_until(lambda: modality.reports, "the answer", 10)
-    missing = {gone.SOPInstanceUID: 0x0112, never.SOPInstanceUID: 0x0112}
+    missing = {each.SOPInstanceUID: 0x0112 for each in (gone, changed, never)}
     assert told(modality) == (2, {here.SOPInstanceUID}, {**missing, other.SOPInstanceUID: 0x0119})
 
 

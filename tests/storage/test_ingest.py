@@ -176,6 +176,20 @@ def test_an_instance_that_the_index_knows_without_a_file_is_restored_once(place:
     place.assert_holds(uid)
 
 
+def test_a_file_that_is_as_long_as_it_was_and_damaged_is_restored(place: Place) -> None:
+    uid = new_uid()
+    assert place.take(uid) is True
+    known = place.index.received(uid)
+    assert known is not None
+    path = place.spool.path(known.file)
+    data = bytearray(path.read_bytes())
+    data[-2] ^= 1
+    path.write_bytes(data)
+    assert place.take(uid) is True
+    assert place.take(uid) is False
+    place.assert_holds(uid)
+
+
 # -- what success promises
 
 
@@ -346,7 +360,7 @@ from tests.support.wire import associated, data_set, store_message
 point, folder, uid = sys.argv[1:]
 sync, add = part.Part.sync, ingest._Commits.add
 
-def crash(*_args):
+def crash(*_args, **_options):
     os._exit(77)
 
 def crash_after(*args):
