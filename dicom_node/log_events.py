@@ -233,6 +233,13 @@ EVENTS: tuple[LogEvent, ...] = (
         "A modality asks the node to commit to its images (storage commitment).",
     ),
     LogEvent(
+        "promise.declined",
+        ("warning",),
+        ("calling_ae", "reason", "fix"),
+        "A modality asks for commitment, or has asked before this start, and gets none (told once a day).",
+        "Set `retention.committed_days`, and have the modality ask again.",
+    ),
+    LogEvent(
         "promise.failed",
         ("warning",),
         ("calling_ae", "objects", "reason"),

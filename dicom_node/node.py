@@ -15,6 +15,7 @@ from dicom_node.delivery.commit_job import Committer, note_report
 from dicom_node.delivery.send_job import Sender
 from dicom_node.delivery.withdraw_job import Withdrawer
 from dicom_node.errors import ConfigError, trouble
+from dicom_node.index.commitments import peers_that_ask
 from dicom_node.index.index import INDEX_FILE, Index
 from dicom_node.index.rows import Job, JobKind
 from dicom_node.jobs.patience import Patience
@@ -226,6 +227,7 @@ class Node:
                 committer = Committer(settings, peer, index, on_answer=self._tell_committed, clock=clock)
                 self._committers[peer.name] = self._calling_worker(index, "commit", committer, peer, committer.idle)
         commitment = StorageCommitmentSCP(self._holder, index, self._spool, on_request=self._wake_reporter, clock=clock)
+        commitment.tell_at_start(peers_that_ask(self._spool.root / INDEX_FILE))
         for peer in settings.callable():
             reporter = commitment.reporter(peer)
             self._reporters[peer.name] = self._calling_worker(index, "promise", reporter, peer, reporter.close)

@@ -28,7 +28,8 @@ from typer.main import get_command
 from dicom_node import log
 from dicom_node.cli.main import app
 from dicom_node.cli.options import EXIT_STATUSES
-from dicom_node.config.settings import Match, NodeSettings, Peer, Profile, Retention, Route
+from dicom_node.config.retention import Retention
+from dicom_node.config.settings import Match, NodeSettings, Peer, Profile, Route
 from dicom_node.config.values import Output
 from dicom_node.log_events import CONTEXTS, EVENTS
 

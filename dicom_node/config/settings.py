@@ -12,9 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from ai.contract import Asked
+from dicom_node.config.retention import Retention
 from dicom_node.config.values import (
     AETitle,
     Flag,
@@ -28,6 +29,7 @@ from dicom_node.config.values import (
     Port,
     Prevalence,
     Seconds,
+    Table,
     Viewer,
     address_of,
     is_this_machine,
@@ -39,12 +41,6 @@ _WILDCARDS = frozenset("*?[")
 
 SERIES_OF_A_MODEL = 10
 """How many Series Numbers the results of each model have, from ``series_number_base`` on."""
-
-
-class _Strict(BaseModel):
-    """A table of the file. The text below a key is its line in docs/reference/configuration.md."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +86,7 @@ class Profile:
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
-class _Wishes(_Strict):
+class _Wishes(Table):
     """What a route or a destination may say of the results; what neither says has the default of :class:`Profile`."""
 
     outputs: Outputs | None = None
@@ -119,7 +115,7 @@ class _Wishes(_Strict):
         return {name: getattr(self, name) for name in _Wishes.model_fields if getattr(self, name) is not None}
 
 
-class NodeSettings(_Strict):
+class NodeSettings(Table):
     """``[node]``: who we are, where we listen, where we keep things."""
 
     ae_title: AETitle = "AINODE"
@@ -152,15 +148,6 @@ class NodeSettings(_Strict):
     """How long a study waits at most for images that are known to be missing."""
     deliver_for_hours: Annotated[float, Field(strict=True, gt=0, le=8760, allow_inf_nan=False)] = 72.0
     """How long a result is offered to a PACS that does not take it."""
-
-
-class Retention(_Strict):
-    """``[retention]``: when files of studies that are done with are removed; without ``days`` never."""
-
-    days: Annotated[float, Field(strict=True, ge=0.04, le=36500, allow_inf_nan=False)] | None = None
-    """Files of a study that is done with are removed after so many days without any change."""
-    free_gb: Annotated[float, Field(strict=True, gt=0, le=1_000_000, allow_inf_nan=False)] | None = None
-    """Files are removed only while fewer gigabytes are free; more than keep_free_gb."""
 
 
 class Peer(_Wishes):
@@ -211,7 +198,7 @@ class Peer(_Wishes):
         return self
 
 
-class Match(_Strict):
+class Match(Table):
     """``[routes.match]``: all given keys must match; a list is any-of; patterns are fnmatch, case-blind."""
 
     modality: Patterns = ("*",)
@@ -239,7 +226,7 @@ class Route(_Wishes):
     """Which classes of the models are looked for, by their keys; '*' is those that a model looks for by default."""
     operating_point: Literal["low_alarm", "balanced", "screening"] | None = None
     """The model's operating point: how readily it calls a finding; where it is left out, the model's default."""
-    prevalence: Prevalence = {}
+    prevalence: Prevalence = {}  # noqa: RUF012 - pydantic copies it
     """The share of this route's patients that have a class, by its key; without it no probability is stated."""
     report_failures: Flag = True
     """A study that cannot be read gets a report that says so."""
@@ -253,7 +240,7 @@ class Route(_Wishes):
     """Which studies take the route."""
 
 
-class Settings(_Strict):
+class Settings(Table):
     """The whole file. ``data_dir`` is absolute once loaded: a relative one is taken from the file's own folder."""
 
     node: NodeSettings = NodeSettings()
@@ -321,8 +308,6 @@ class Settings(_Strict):
         free, kept = self.retention.free_gb, self.node.keep_free_gb
         if free is None:
             return
-        if self.retention.days is None:
-            raise ValueError("retention.free_gb alone removes nothing: expected retention.days beside it")
         if free <= kept:
             raise ValueError(
                 f"retention.free_gb is {free:g}: expected more than node.keep_free_gb ({kept:g}), or images would be "

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 _HOST_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _LIKE_IPV4 = re.compile(r"(?:.*\.)?(?:[0-9]+|0[xX][0-9A-Fa-f]*)\.?")
@@ -89,6 +89,12 @@ Outputs = Annotated[tuple[Output, ...], Field(min_length=1), AfterValidator(_wit
 Language = Literal["en", "ko", "ja"]
 Viewer = Literal["any", "ohif"]
 Pictures = Literal["jpeg", "jpeg-ls", "uncompressed"]
+
+
+class Table(BaseModel):
+    """A table of the file. The text below a key is its line in docs/reference/configuration.md."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def once(where: str, key: str, values: Sequence[str]) -> None:

@@ -6,7 +6,8 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 ALL_COMMITTED, SOME_FAILED = 1, 2  # event types of a result (PS3.4 J.3.3.1)
-NO_SUCH_OBJECT, CLASS_CONFLICT, CLASS_NOT_SUPPORTED = 0x0112, 0x0119, 0x0122  # failure reasons (PS3.3 C.14.1.1)
+# Failure reasons (PS3.3 C.14.1.1).
+PROCESSING_FAILURE, NO_SUCH_OBJECT, CLASS_CONFLICT, CLASS_NOT_SUPPORTED = 0x0110, 0x0112, 0x0119, 0x0122
 
 
 def references(transaction_uid: str, objects: list[tuple[str, str]]) -> Dataset:

@@ -4,19 +4,36 @@ As SCU: a job "commit" belongs to a run and a destination. Its turn comes when e
 is done when the destination has committed to every result that it stored. Each request is a row of ``asks`` under a
 transaction UID of its own; a late answer to an earlier request counts too.
 
-As SCP: a row of ``promises`` is a request of a peer; a job "promise" carries our answer to it.
+As SCP: a row of ``promises`` is a request of a peer; a job "promise" carries our answer to it. A row of ``promised`` is
+an instance that we have committed to keep: retention does not remove its study before ``retention.committed_days``.
 """
 
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Collection, Sequence
+from contextlib import closing
+from pathlib import Path
 
 from dicom_node.index.rows import Ask, Job, JobKind, Promise
 from dicom_node.index.statements import Statements
 from dicom_node.index.withdrawals import IS_WITHDRAWN
 
 _STORED = """kind = 'send' AND state = 'done' AND outcome = 'sent'"""
+
+
+def peers_that_ask(index: Path) -> list[str]:
+    """The AE titles that have ever asked this node for commitment; none where no index of a node can be read.
+
+    It reads an index of every version, also one that this version has not brought up to date yet.
+    """
+    try:
+        with closing(sqlite3.connect(f"{index.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)) as connection:
+            rows = connection.execute("SELECT DISTINCT calling_ae FROM promises ORDER BY calling_ae").fetchall()
+    except sqlite3.Error:
+        return []
+    return [str(row[0]) for row in rows]
 
 
 class CommitmentStatements(Statements):
@@ -232,3 +249,24 @@ class CommitmentStatements(Statements):
             json.dumps(list(instances)),
         )
         return {row[0]: (row[1], row[2], row[3]) for row in rows}
+
+    def note_promised(self, instances: Collection[str], now: float) -> set[str]:
+        """Record that we commit to instances; retention, which may have come first, cannot remove them from then on.
+
+        Returns:
+            those that are still here: only to these may the peer be told that we commit.
+        """
+        uids = json.dumps(list(instances))
+        with self.transaction():
+            here = self._run(
+                """SELECT sop_instance_uid FROM instances
+                WHERE removed IS NULL AND sop_instance_uid IN (SELECT value FROM json_each(?))""",
+                uids,
+            ).fetchall()
+            self._run(
+                """INSERT INTO promised SELECT value, ?2 FROM json_each(?1) WHERE true
+                ON CONFLICT (sop_instance_uid) DO UPDATE SET given = max(given, excluded.given)""",
+                json.dumps(sorted({row[0] for row in here})),
+                now,
+            )
+        return {row[0] for row in here}

@@ -186,10 +186,13 @@ class StudyStatements(Statements):
 
     # -- files that retention removes: the removal is recorded first; then the files are deleted
 
-    def remove_files(self, study: str, revision: int, before: float, now: float) -> bool:
+    def remove_files(
+        self, study: str, revision: int, before: float, now: float, *, committed_before: float | None = None
+    ) -> bool:
         """Record that every file of a study is removed; the caller deletes the files afterwards.
 
-        Nothing is recorded if the study received an image or a job of it ended since ``before``, or a job is open.
+        Nothing is recorded if the study received an image or a job of it ended since ``before``, or a job is open; or
+        if we have committed to one of its images since ``committed_before`` (None: ever).
 
         Returns:
             whether it was recorded.
@@ -200,11 +203,15 @@ class StudyStatements(Statements):
                 WHERE study = ? AND revision = ? AND completed < ? AND last_received < ?
                     AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.study = studies.study
                         AND (j.state IN ('queued', 'running') OR j.finished >= ?))
-                    AND NOT EXISTS (SELECT 1 FROM instances i WHERE i.study = studies.study AND i.received >= ?)""",
+                    AND NOT EXISTS (SELECT 1 FROM instances i WHERE i.study = studies.study AND i.received >= ?)
+                    AND NOT EXISTS (SELECT 1 FROM instances i CROSS JOIN promised p
+                        ON p.sop_instance_uid = i.sop_instance_uid
+                        WHERE i.study = studies.study AND p.given >= coalesce(?, p.given))""",
                 now,
                 study,
                 revision,
                 *[before] * 4,
+                committed_before,
             ).rowcount
             if not changed:
                 return False

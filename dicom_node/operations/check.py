@@ -32,6 +32,9 @@ from dicom_node.config.load import load
 from dicom_node.config.settings import Peer, Settings
 from dicom_node.config.values import is_loopback
 from dicom_node.errors import ConfigError, ModelError
+from dicom_node.index.commitments import peers_that_ask
+from dicom_node.index.index import INDEX_FILE
+from dicom_node.log import printable
 from dicom_node.models import asked
 from dicom_node.models.registry import Models
 from dicom_node.models.users import user_name
@@ -39,6 +42,7 @@ from dicom_node.network.requestor import AssociationError, Requestor, Timeouts, 
 from dicom_node.network.status import status_text
 from dicom_node.network.verification_scu import VERIFICATION, echo
 from dicom_node.operations import upgrade
+from dicom_node.scp.commitment import BIND, NOT_BOUND
 from dicom_node.storage.spool import Spool
 
 _LOW_SPACE = 5 * 1024**3
@@ -85,7 +89,15 @@ def points(config: Path) -> Iterator[Point]:
     yield from _plugins()
     for peer in settings.destinations():
         yield _echo(settings, peer)
+    yield from _unbound(settings)
     yield from _news(settings.node.data_dir)
+
+
+def _unbound(settings: Settings) -> Iterator[Point]:
+    """Who has asked for commitment and gets none."""
+    peers = [] if settings.retention.commits else peers_that_ask(settings.node.data_dir / INDEX_FILE)
+    if peers:
+        yield Point("warn", "commitment", f"{', '.join(map(printable, peers))}: {NOT_BOUND}: none is given; {BIND}")
 
 
 def _news(data_dir: Path) -> Iterator[Point]:

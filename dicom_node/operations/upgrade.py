@@ -31,6 +31,8 @@ CHANGES: Final[Sequence[str]] = (
     "results have other UIDs than before: a study that is read again gets new ones",
     "codes say what is seen, not a disease, and chest_xray has airspace_opacity in place of pneumonia and "
     "consolidation: whoever evaluates reports by code finds them in docs/reference/codes.md",
+    "images that a modality was promised (storage commitment) are not removed before [retention] committed_days; where "
+    "days is set without it, no modality is promised anything any more, and what was promised is never removed",
 )
 """One text for each change, the oldest first. Texts are added at the end and never taken out: they are counted."""
 

@@ -2,6 +2,8 @@
 
 `StorageCommitmentSCP` answers modalities that ask whether we have stored their instances for good. It records a request
 before it answers 0000. The report names what we have: the index knows the instance, and its file is whole on the disk.
+What we have committed to is recorded before anybody is told, and retention keeps it (`storage.retention`). Where images
+are removed and the configuration does not say for how long a commitment binds, none is given.
 If the configuration has an address for the caller, the job "promise" brings the report there, so that neither a restart
 nor a modality that is switched off loses it; otherwise the report follows the answer on the same association.
 
@@ -11,7 +13,7 @@ nor a modality that is switched off loses it; otherwise the report follows the a
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from pydicom.dataset import Dataset
@@ -22,7 +24,7 @@ from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPu
 from dicom_node.config.holder import SettingsHolder
 from dicom_node.config.settings import Peer, Settings
 from dicom_node.dicom.attributes import items, uid_of
-from dicom_node.dicom.commitment import CLASS_CONFLICT, NO_SUCH_OBJECT, report
+from dicom_node.dicom.commitment import CLASS_CONFLICT, NO_SUCH_OBJECT, PROCESSING_FAILURE, report
 from dicom_node.errors import Permanent, Retryable
 from dicom_node.index.index import Index
 from dicom_node.index.rows import Job, Promise
@@ -34,6 +36,11 @@ from dicom_node.scp.service import CollectingService, Request, Supported
 from dicom_node.storage.spool import Spool
 
 _REQUEST_COMMITMENT = 1  # the only action (PS3.4 J.3.2.1)
+_DAY = 86400.0
+
+
+NOT_BOUND = "retention removes images, and retention.committed_days does not say for how long a commitment binds"
+BIND = "set retention.committed_days to the days for which images that a modality was promised are kept here"
 
 
 class StorageCommitmentSCP(CollectingService):
@@ -70,6 +77,7 @@ class StorageCommitmentSCP(CollectingService):
         self._spool = spool
         self._on_request = on_request
         self._clock = clock
+        self._declined: dict[str, int] = {}  # AE title to the last day (since the epoch) on which the log told it
 
     def serve(self, request: Request) -> list[Any]:
         """Answer an N-ACTION; the report follows on the same association if the caller has no address."""
@@ -107,7 +115,15 @@ class StorageCommitmentSCP(CollectingService):
         return message
 
     def report(self, promise: Promise) -> tuple[int, Dataset]:
-        """The event type and information of the report for a request, by what we have now (PS3.4 J.3.3)."""
+        """The event type and information of the report for a request, by what we have now (PS3.4 J.3.3).
+
+        What it names as committed is recorded as such. Event type 2 with failure reason 0110 (processing failure) for
+        everything where the configuration does not say for how long a commitment binds.
+        """
+        if not self._settings.current.retention.commits:
+            self._tell_declined(promise.calling_ae)
+            refused = [(sop_class, uid, PROCESSING_FAILURE) for uid, sop_class in promise.instances.items()]
+            return report(promise.transaction_uid, [], refused)
         there = self._index.held(promise.instances)
         held: list[tuple[str, str]] = []
         failed: list[tuple[str, str, int]] = []
@@ -119,12 +135,29 @@ class StorageCommitmentSCP(CollectingService):
                 failed.append((sop_class, uid, CLASS_CONFLICT))
             else:
                 held.append((sop_class, uid))
+        kept = self._index.note_promised([uid for _, uid in held], self._clock())
+        failed += [(sop_class, uid, NO_SUCH_OBJECT) for sop_class, uid in held if uid not in kept]
+        held = [each for each in held if each[1] in kept]
         log = logger().bind(calling_ae=promise.calling_ae, objects=len(held))
         if failed:
             log.warning("promise.failed", reason=f"{len(failed)} objects are not here, or of another class")
         else:
             log.info("promise.given")
         return report(promise.transaction_uid, held, failed)
+
+    def tell_at_start(self, asked_before: Iterable[str]) -> None:
+        """Log which of the AE titles that have asked before are committed to nothing."""
+        if not self._settings.current.retention.commits:
+            for calling_ae in asked_before:
+                self._tell_declined(calling_ae)
+
+    def _tell_declined(self, calling_ae: str) -> None:
+        """Log that nothing is committed to, once a peer and day."""
+        day = int(self._clock() // _DAY)
+        if self._declined.get(calling_ae) == day:
+            return
+        self._declined[calling_ae] = day
+        logger().warning("promise.declined", calling_ae=calling_ae, reason=NOT_BOUND, fix=BIND)
 
     def reporter(self, peer: Peer) -> CommitmentReporter:
         """What brings the reports to one peer."""

@@ -3,6 +3,9 @@
 The removal is recorded first, then the files are deleted. A crash in between leaves files that the index calls removed;
 the next look deletes them. The reverse, a recorded file that does not exist, cannot happen. If an image comes again
 meanwhile, it is stored again: `Store.remove` and `Store.put` hold the same lock.
+
+A study with an image that we have committed to keep (storage commitment, PS3.4 annex J) is kept for
+``retention.committed_days`` after that; without this key for ever.
 """
 
 from __future__ import annotations
@@ -107,7 +110,9 @@ class Retention:
         study, now = row.study, self._clock()
         if row.state not in _FINISHED or self._last_byte(study):
             return False
-        if not self._index.remove_files(study, row.revision, before, now):
+        kept_for = self._settings.current.retention.committed_days
+        committed_before = None if kept_for is None else now - kept_for * _DAY
+        if not self._index.remove_files(study, row.revision, before, now, committed_before=committed_before):
             return False
         ended = max(filter(None, (row.completed, row.read, row.delivered)))
         age = f"{row.state}, finished {(now - ended) / _DAY:.1f} days ago; retention.days is {days:g}"

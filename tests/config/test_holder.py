@@ -8,7 +8,8 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from dicom_node.config.holder import NEEDS_RESTART, SettingsHolder, differences, needs_restart
-from dicom_node.config.settings import NodeSettings, Peer, Retention, Route, Settings
+from dicom_node.config.retention import Retention
+from dicom_node.config.settings import NodeSettings, Peer, Route, Settings
 from tests.support.nodes import settings_for
 
 

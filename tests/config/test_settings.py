@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from dicom_node.config.load import load
-from dicom_node.config.settings import Match, NodeSettings, Peer, Profile, Retention, Route, Settings
+from dicom_node.config.retention import Retention
+from dicom_node.config.settings import Match, NodeSettings, Peer, Profile, Route, Settings
 from dicom_node.errors import ConfigError
 from dicom_node.models.registry import find
 from tests.support.examples import HOSPITAL, hospital_with_everything
@@ -58,7 +59,7 @@ def test_every_key_stands_in_the_commented_example() -> None:
 def test_the_commented_example_removes_nothing_and_what_it_switches_off_is_good(tmp_path: Path) -> None:
     assert load(HOSPITAL).retention == Retention()
     everything = load(write(tmp_path, hospital_with_everything()))
-    assert everything.retention == Retention(days=90.0, free_gb=200.0)
+    assert everything.retention == Retention(days=90.0, free_gb=200.0, committed_days=365.0)
     route, screening = everything.routes
     assert (route.operating_point, route.prevalence) == ("balanced", {"nodule": 0.02})
     routes = (route.model_copy(update={"operating_point": None, "prevalence": {}}),)
@@ -75,6 +76,8 @@ def test_the_commented_example_removes_nothing_and_what_it_switches_off_is_good(
         ("days = 0.01", "retention.days: found 0.01"),
         ("days = true", "retention.days: found True"),
         ("free_gb = 50.0", "retention.free_gb alone removes nothing"),
+        ("committed_days = 50.0", "retention.committed_days alone removes nothing"),
+        ("days = 30\ncommitted_days = 0", "retention.committed_days: found 0"),
         ("days = 30\nfree_gb = 1.0", "expected more than node.keep_free_gb (1)"),
         ("months = 1", "retention.months: there is no such key"),
     ],

@@ -12,7 +12,8 @@ import pytest
 from pydantic import BaseModel
 
 from dicom_node.cli.options import EXIT_STATUSES
-from dicom_node.config.settings import Match, NodeSettings, Peer, Profile, Retention, Route, Settings
+from dicom_node.config.retention import Retention
+from dicom_node.config.settings import Match, NodeSettings, Peer, Profile, Route, Settings
 from scripts import reference
 from tests.support.examples import hospital_with_everything
 from tests.support.programs import ROOT

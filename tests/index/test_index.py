@@ -15,7 +15,7 @@ from sqlite_utils import Database
 from dicom_node.errors import ConfigError
 from dicom_node.index import migrations
 from dicom_node.index.index import Index
-from dicom_node.index.migrations import SCHEMA
+from dicom_node.index.migrations import SCHEMA, m001_to_m007
 from dicom_node.index.rows import Job, NewInstance, NewReading, NewResult, Outcome
 from tests.support.samples import reading_text
 
@@ -414,7 +414,7 @@ def test_an_upgrade_that_fails_leaves_the_index_as_it_was(tmp_path: Path, monkey
     path = tmp_path / "index.sqlite"
     before = before_m004(path)
     with monkeypatch.context() as broken:
-        broken.setattr(migrations, "_M004", (*migrations._M004, "INSERT INTO nowhere VALUES (1)"))
+        broken.setattr(m001_to_m007, "_M004", (*m001_to_m007._M004, "INSERT INTO nowhere VALUES (1)"))
         with pytest.raises(ConfigError, match="cannot be opened"):
             Index(path, create=True)
     old = Database(path)
@@ -431,7 +431,7 @@ def test_an_upgrade_over_several_versions_is_one_transaction(tmp_path: Path, mon
     before = old.schema
     old.close()
     with monkeypatch.context() as broken:
-        broken.setattr(migrations, "_M004", (*migrations._M004, "INSERT INTO nowhere VALUES (1)"))
+        broken.setattr(m001_to_m007, "_M004", (*m001_to_m007._M004, "INSERT INTO nowhere VALUES (1)"))
         with pytest.raises(ConfigError, match="cannot be opened"):
             Index(path, create=True)
     old = Database(path)

@@ -75,6 +75,6 @@ def test_another_user_leaves_no_file_behind_and_is_told_so(site: Path, monkeypat
 def test_the_changelog_has_what_is_told() -> None:
     text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     section = text.partition("### What changes for a running site")[2].partition("\n### ")[0]
-    for word in ("without %", "tuberculosis", "balanced", "JPEG", "other UIDs"):
+    for word in ("without %", "tuberculosis", "balanced", "JPEG", "other UIDs", "committed_days"):
         assert word in section, word
         assert any(word in change for change in CHANGES), word

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from dicom_node import log
 from dicom_node.cli.main import app
 from dicom_node.config.holder import SettingsHolder
-from dicom_node.config.settings import Retention as RetentionSettings
+from dicom_node.config.retention import Retention as RetentionSettings
 from dicom_node.config.settings import Settings
 from dicom_node.index.index import INDEX_FILE, Index
 from dicom_node.index.rows import NewInstance, NewReading, NewResult
@@ -61,7 +61,8 @@ class Place:
         self.store = Store(self.index, self.spool, lambda: self.now)
 
     def retention(self, days: float | None = 30.0, **wishes: Any) -> Retention:
-        kept = RetentionSettings(days=days, free_gb=wishes.pop("free_gb", None))
+        keys = {key: wishes.pop(key) for key in ("free_gb", "committed_days") if key in wishes}
+        kept = RetentionSettings(days=days, **keys)
         return Retention(
             SettingsHolder(Settings(retention=kept)), self.index, self.spool, self.store, lambda: self.now, **wishes
         )
