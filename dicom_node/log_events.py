@@ -53,6 +53,20 @@ EVENTS: tuple[LogEvent, ...] = (
         "Do what `fix` says.",
     ),
     LogEvent(
+        "clock.failed",
+        ("error",),
+        ("error",),
+        "The clock's step could not be recorded; tried again.",
+        "Look at the disk of data_dir.",
+    ),
+    LogEvent(
+        "clock.stepped",
+        ("warning",),
+        ("seconds", "reason", "fix"),
+        "The machine's clock was set by more than a minute. Schedules are recomputed; retention waits.",
+        "Look who set it; then do what `fix` says.",
+    ),
+    LogEvent(
         "commitment.failed",
         ("warning",),
         ("peer", "objects", "reason"),
@@ -286,6 +300,13 @@ EVENTS: tuple[LogEvent, ...] = (
         ("study", "error", "reason", "fix"),
         "Files could not be removed; tried again once a minute.",
         "Fix the disk or the rights in data_dir.",
+    ),
+    LogEvent(
+        "retention.waits",
+        ("warning",),
+        ("reason", "fix"),
+        "Nothing is removed, since nobody has confirmed the machine's clock (told once a day).",
+        "Do what `fix` says.",
     ),
     LogEvent("step.begun", ("info",), ("instance", "study"), "A modality began a procedure step (MPPS N-CREATE)."),
     LogEvent(

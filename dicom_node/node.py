@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ai.bundle.pins import Pinned
 from dicom_node import __version__
+from dicom_node.clock import SteadyClock, is_synchronised
 from dicom_node.config.holder import SettingsHolder
 from dicom_node.config.settings import Peer, Settings
 from dicom_node.delivery.commit_job import Committer, note_report
@@ -24,6 +24,7 @@ from dicom_node.log import logger, where
 from dicom_node.models import asked
 from dicom_node.models.registry import Models, find
 from dicom_node.operations import index_start, upgrade
+from dicom_node.operations.clock_watch import ClockWatch
 from dicom_node.reading.processes import Slot, WarmProcesses
 from dicom_node.reading.read_job import Reader
 from dicom_node.reading.summary_job import Summarizer
@@ -50,9 +51,16 @@ class Node:
         settings: Settings,
         *,
         bundles: Mapping[str, Path] | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
+        synchronised: Callable[[], bool] = is_synchronised,
     ) -> None:
         """Check the configuration against the installed models, without network.
+
+        Args:
+            settings: the configuration.
+            bundles: models by their names, in place of the installed ones.
+            clock: epoch seconds, in place of the machine's clock, whose steps the node sees.
+            synchronised: whether time synchronisation keeps the machine's clock.
 
         Raises:
             ConfigError: a route names a model that is not installed, or asks for what a model does not have.
@@ -60,7 +68,10 @@ class Node:
         self._holder = SettingsHolder(settings)
         self._bundles = find(settings) if bundles is None else {name: Pinned(path) for name, path in bundles.items()}
         asked.check(settings, self._bundles)
-        self._clock = clock
+        self._steady = SteadyClock() if clock is None else SteadyClock(clock, clock)
+        self._clock = self._steady.now
+        self._synchronised = synchronised
+        self._clock_watch: ClockWatch | None = None
         self._spool = Spool(settings.node.data_dir)
         self.index: Index | None = None
         self._processes: WarmProcesses | None = None
@@ -150,6 +161,10 @@ class Node:
             upgrade.remember(self._spool.root)
         try:
             removed = self._spool.recover(index.known_files)
+            self._clock_watch = ClockWatch(
+                self._steady, index, self._spool.root, synchronised=self._synchronised, on_step=self._wake_completer
+            )
+            self._clock_watch.begin()
             again = index.requeue_running(clock())
             index.ask_again(clock())
         except (OSError, sqlite3.Error) as error:
@@ -169,12 +184,12 @@ class Node:
             keep_free=lambda: round(holder.current.node.keep_free_gb * 1e9),
             max_waiting=lambda: holder.current.node.max_waiting_studies,
         )
-        storage = StorageSCP(store, on_release=self._wake_completer)
+        storage = StorageSCP(store, on_release=self._wake_completer, clock=self._steady.mark)
         marks = (
             (store.no_room, "make room on that disk"),
             (store.backlog, "see in dicom-node studies and in the log why reading does not keep up"),
         )
-        self._server = Server(holder, self._services(index, storage), marks=marks, clock=clock)
+        self._server = Server(holder, self._services(index, storage), marks=marks, clock=self._steady.mark)
         self._server.start()  # first of all: a modality that pushes now is served now
         Models(settings.node.data_dir).note_loaded(self._bundles)
         self._processes = WarmProcesses(settings, self._bundles, index, self._wake_readers)
@@ -190,7 +205,7 @@ class Node:
         for worker in self._workers:
             worker.start()
         self._counters = {
-            name: Counter(settings.node.ae_title, settings.peer(name), clock)
+            name: Counter(settings.node.ae_title, settings.peer(name), self._steady.mark)
             for name in dict.fromkeys(route.count_at for route in settings.routes)
             if name is not None
         }
@@ -201,12 +216,20 @@ class Node:
             index,
             self._wake_readers,
             clock,
-            last_byte=storage.last_byte,
-            released=storage.released,
+            last_byte=lambda study: self._steady.at(storage.last_byte(study)),
+            released=lambda study: self._steady.at(storage.released(study)),
             counts={name: counter.count for name, counter in self._counters.items()},
         )
         self._completer.start()
-        self._retention = Retention(holder, index, self._spool, store, clock, last_byte=storage.last_byte)
+        self._retention = Retention(
+            holder,
+            index,
+            self._spool,
+            store,
+            clock,
+            last_byte=storage.last_byte,
+            doubts=self._clock_watch.doubts,
+        )
         self._retention.start()
         self._upkeep = index_start.Upkeep(index)
         self._upkeep.start()
@@ -350,6 +373,8 @@ class Node:
             self._retention.stop()
         if self._upkeep is not None:
             self._upkeep.stop()
+        if self._clock_watch is not None:
+            self._clock_watch.stop()
         workers = self._workers
         for worker in workers:
             worker.ask_to_stop()

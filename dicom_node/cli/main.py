@@ -9,6 +9,7 @@ import typer
 from dicom_node import __version__
 from dicom_node.cli import index, models
 from dicom_node.cli.check import check
+from dicom_node.cli.clock import clock
 from dicom_node.cli.demo import demo
 from dicom_node.cli.run import run
 from dicom_node.cli.studies import retry, studies
@@ -22,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="A PACS-integrated AI node: receives studies, reads them, sends the findings back as DICOM.",
 )
-for command in (run, check, studies, retry, demo):
+for command in (run, check, studies, retry, clock, demo):
     app.command()(command)
 app.command()(index.backup)
 app.add_typer(index.app, name="index")

@@ -9,6 +9,27 @@ from dicom_node.index.job_kinds import JOB_KINDS, cannot_be_revived, kinds_that_
 from dicom_node.index.rows import Job, JobKind, Outcome
 from dicom_node.index.statements import Statements
 
+_MOVES = (
+    """UPDATE asks SET asked = asked + :step, answered = answered + :step
+        WHERE job IN (SELECT id FROM jobs WHERE state IN ('queued', 'running'))""",
+    """UPDATE jobs SET due = due + :step, created = created + :step, started = started + :step,
+        lease_until = lease_until + :step WHERE state IN ('queued', 'running')""",
+    "UPDATE jobs SET finished = finished + :step WHERE finished >= :since",
+    """UPDATE instances SET received = received + :step
+        WHERE received >= :since AND study IN (SELECT study FROM studies WHERE last_received >= :since)""",
+    """UPDATE studies SET first_received = iif(first_received >= :since, first_received + :step, first_received),
+        last_received = iif(last_received >= :since OR completed IS NULL, last_received + :step, last_received),
+        completed = iif(completed >= :since, completed + :step, completed)
+        WHERE last_received >= :since OR completed IS NULL OR completed >= :since""",
+    "UPDATE promised SET given = given + :step WHERE given >= :since",
+    "UPDATE readings SET created = created + :step WHERE created >= :since",
+)
+_NOT_AHEAD = (  # no job but "commit" waits for longer, and commitment is asked for again at each start
+    """UPDATE jobs SET due = min(due, :now + 120.0), created = min(created, :now)
+        WHERE state = 'queued' AND kind != 'commit' AND (due > :now + 120.0 OR created > :now + 60.0)""",
+    "UPDATE studies SET last_received = :now WHERE completed IS NULL AND last_received > :now + 60.0",
+)
+
 
 class JobStatements(Statements):
     """The queue."""
@@ -196,3 +217,25 @@ class JobStatements(Statements):
                     now,
                 )
             return int(revived)
+
+    # -- the clock was set
+
+    def newest_time(self) -> float:
+        """When the newest image of all came (epoch s); 0.0 if there is none."""
+        return float(self._rows("SELECT coalesce(max(last_received), 0.0) FROM studies")[0][0])
+
+    def move_times(self, since: float, step: float) -> None:
+        """Move what was written by the clock of before by the step that the clock has made (s; negative: back).
+
+        So every wait goes on as if nothing had happened, and what came a moment ago is not old. Moved are the times of
+        open studies and open jobs, and all others ``since`` the start of this run (epoch s, before the step). Call it
+        inside `transaction`, together with the step of the node's own clock.
+        """
+        for statement in _MOVES:
+            self._db.conn.execute(statement, {"since": since, "step": step})
+
+    def no_times_ahead(self, now: float) -> None:
+        """Bring times that lie ahead of the clock back to it: it was set back while the node did not run."""
+        with self.transaction():
+            for statement in _NOT_AHEAD:
+                self._db.conn.execute(statement, {"now": now})

@@ -42,11 +42,12 @@ class ReadingStatements(CommitmentStatements):
         """Record a reading with its result files; call it inside `transaction`, together with `finish`.
 
         A known reading gets the result files of a further profile. A reading in shadow that is now made for a route
-        becomes a reading of that route.
+        becomes a reading of that route. A later reading of a study stays the later one if the clock was set back.
         """
         self._run(
             """INSERT INTO readings (run_key, study, model, version, digest, created, reading, shadow)
-            VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+            VALUES (?1, ?2, ?3, ?4, ?5,
+                max(?6, coalesce((SELECT max(created) + 0.001 FROM readings WHERE study = ?2), 0.0)), ?7, ?8)
             ON CONFLICT (run_key) DO UPDATE SET created = excluded.created, reading = excluded.reading, shadow = 0
             WHERE readings.shadow AND NOT excluded.shadow""",
             reading.run_key,

@@ -28,6 +28,7 @@ from ai.bundle.files import BundleError
 from ai.bundle.manifest import ReadingSpec
 from ai.engine import devices
 from ai.inference import bundle_model
+from dicom_node.clock import SteadyClock
 from dicom_node.config.load import load
 from dicom_node.config.settings import Peer, Settings
 from dicom_node.config.values import is_loopback
@@ -41,7 +42,7 @@ from dicom_node.models.users import user_name
 from dicom_node.network.requestor import AssociationError, Requestor, Timeouts, uncompressed
 from dicom_node.network.status import status_text
 from dicom_node.network.verification_scu import VERIFICATION, echo
-from dicom_node.operations import upgrade
+from dicom_node.operations import clock_watch, upgrade
 from dicom_node.scp.commitment import BIND, NOT_BOUND
 from dicom_node.storage.spool import Spool
 
@@ -90,6 +91,10 @@ def points(config: Path) -> Iterator[Point]:
     for peer in settings.destinations():
         yield _echo(settings, peer)
     yield from _unbound(settings)
+    if settings.retention.days is not None and (
+        doubt := clock_watch.doubts(settings.node.data_dir, SteadyClock().offset())
+    ):
+        yield Point("warn", "clock", f"{doubt}: retention removes nothing; {clock_watch.CONFIRM}")
     yield from _news(settings.node.data_dir)
 
 

@@ -52,7 +52,7 @@ class Association:
         sock: the accepted connection.
         address: IP address and port of the caller.
         ae: our AE title, implementation and supported presentation contexts.
-        clock: epoch seconds.
+        clock: seconds, which no step of the machine's clock moves.
         admit: decides who may associate; a rejection that it returns is sent.
         services: serve the messages.
         on_end: called by the thread at its end, also if no association was established.
@@ -69,7 +69,7 @@ class Association:
         services: Services,
         on_end: Callable[[Association], None],
     ) -> None:
-        self.last_byte = 0.0  # epoch seconds
+        self.last_byte = 0.0  # seconds of the clock
         self.released = False
         self._address = address
         self._ae = ae

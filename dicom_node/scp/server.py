@@ -39,7 +39,7 @@ class Server:
         settings: our AE title, host and port, and who may associate.
         services: what others may ask of this AE.
         marks: hold off callers that may bring images.
-        clock: epoch seconds.
+        clock: seconds, which no step of the machine's clock moves.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Server:
         services: Services,
         *,
         marks: Sequence[Mark] = (),
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
         self._services = services

@@ -88,7 +88,7 @@ class OpenAssociation(Protocol):
 
     @property
     def last_byte(self) -> float:
-        """When the last byte came, in epoch seconds."""
+        """When the last byte came, in seconds of the server's clock."""
 
     @property
     def released(self) -> bool:

@@ -49,9 +49,17 @@ class StorageSCP(StreamingService):
     commands = frozenset({dimse.C_STORE_RQ})
     on_any_context = True
 
-    def __init__(self, store: Store, *, on_release: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        on_release: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``clock`` is the server's, which no step of the machine's clock moves (s)."""
         self._store = store
         self._on_release = on_release
+        self._clock = clock
         self._noting = threading.Lock()
         self._bringing: dict[OpenAssociation, _Bringing] = {}  # those that have brought, or tried to
         self._released: dict[str, float] = {}  # study to when an association that brings whole studies was released
@@ -79,7 +87,7 @@ class StorageSCP(StreamingService):
                 self._released.pop(study, None)
             whole = association.released and not bringing.refused
             if whole and any(peer.sends_whole_studies for peer in association.peer.peers):
-                now = self._store.clock()
+                now = self._clock()
                 for study in [each for each, when in self._released.items() if when < now - _REMEMBERED_SECONDS]:
                     del self._released[study]
                 self._released.update(dict.fromkeys(bringing.studies, now))
@@ -87,13 +95,13 @@ class StorageSCP(StreamingService):
             self._on_release()
 
     def last_byte(self, study: str) -> float:
-        """When a byte last came on an open association that brought instances of ``study`` (epoch s; 0: never)."""
+        """When a byte last came on an open association that brought instances of ``study`` (s of the clock; 0: no)."""
         with self._noting:
             open_ = [each for each, bringing in self._bringing.items() if study in bringing.studies]
         return max((each.last_byte for each in open_), default=0.0)
 
     def released(self, study: str) -> float:
-        """When the last association that brought instances of ``study`` was released (epoch s; 0: it was not).
+        """When the last association that brought instances of ``study`` was released (s of the clock; 0: never).
 
         Only if the caller brings whole studies (``sends_whole_studies``), and no open association has brought of it.
         """

@@ -31,7 +31,8 @@ class Retention:
     """Looks once a minute, in its own thread, for files to remove: the oldest study first, one study at a time.
 
     ``last_byte`` returns when an open association last brought images of a study (epoch seconds; 0 if none does). Such
-    a study may still be incomplete and is kept.
+    a study may still be incomplete and is kept. ``doubts`` says why the clock is not to be trusted (empty: it is):
+    nothing is old until somebody has confirmed it.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Retention:
         clock: Callable[[], float] = time.time,
         *,
         last_byte: Callable[[str], float] = lambda _study: 0.0,
+        doubts: Callable[[], str] = lambda: "",
     ) -> None:
         self._settings = settings
         self._index = index
@@ -50,6 +52,8 @@ class Retention:
         self._store = store
         self._clock = clock
         self._last_byte = last_byte
+        self._doubts = doubts
+        self._told: tuple[str, float] = ("", 0.0)  # what the log says of the clock, and when it did (`time.monotonic`)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="retention", daemon=True)
 
@@ -83,7 +87,7 @@ class Retention:
                 return 0
             self._delete(study, "the rest of an earlier removal, which the end of the node or an error interrupted")
         days = self._settings.current.retention.days
-        if days is None:
+        if days is None or self._waits():
             return 0
         removed, before, after = 0, self._clock() - days * _DAY, (float("-inf"), "")
         while rows := self._index.old_studies(before, after, _AT_ONCE):
@@ -97,6 +101,15 @@ class Retention:
                     self._stopping.wait(time.monotonic() - began)  # leave half of the disk's time to receiving
             after = (rows[-1].last_received, rows[-1].study)
         return removed
+
+    def _waits(self) -> bool:
+        """Whether the clock is in doubt; the log tells it once a day."""
+        doubt = self._doubts()
+        if doubt and (doubt != self._told[0] or time.monotonic() - self._told[1] > _DAY):
+            fix = "set the machine's clock right (best by NTP), then run: dicom-node clock --confirm"
+            logger().warning("retention.waits", reason=f"{doubt}; nothing is removed", fix=fix)
+            self._told = (doubt, time.monotonic())
+        return bool(doubt)
 
     def _room(self) -> str | None:
         """None while enough disk space is free to keep old studies; otherwise what the log says about the space."""

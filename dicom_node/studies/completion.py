@@ -119,7 +119,7 @@ class Completer:
         pause = _LONGEST_PAUSE
         queued = False
         settings = self._settings.current  # once: that a study is complete, and who reads it, are one decision
-        if now >= self._next_check:
+        if not now < self._next_check <= now + _CHECK_SECONDS:  # it is later, or the clock was set back
             self._next_check = now + _CHECK_SECONDS
             self._fail_unconfigured(settings, now)
         with_steps = self._index.studies_with_steps()

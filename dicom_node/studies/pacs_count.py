@@ -37,7 +37,7 @@ class _Asked:
 class Counter:
     """Queries one peer in a thread of its own, so that no caller waits for the answer."""
 
-    def __init__(self, ae_title: str, peer: Peer, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, ae_title: str, peer: Peer, clock: Callable[[], float] = time.monotonic) -> None:
         self._peer = peer
         self._clock = clock
         self._requestor = Requestor(ae_title, peer, uncompressed((StudyRootQueryRetrieveInformationModelFind,)))

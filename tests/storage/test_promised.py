@@ -109,7 +109,7 @@ def test_a_modality_is_promised_something_only_where_it_will_be_kept(
     start_node: StartNode, tmp_path: Path, logged: Any
 ) -> None:
     modality, clock, folder = Modality(free_port()), [0.0], tmp_path / "node"
-    node = start_node(retaining(folder, modality.port), clock=lambda: time.time() + clock[0])
+    node = start_node(retaining(folder, modality.port), clock=lambda: time.time() + clock[0], synchronised=lambda: True)
     image = make_image()
     assert send(node.port, image, calling="CT1") == [0x0000]
     with modality.listening():
@@ -122,7 +122,11 @@ def test_a_modality_is_promised_something_only_where_it_will_be_kept(
         assert told(modality) == (2, set(), {image.SOPInstanceUID: 0x0110})
         assert [each["calling_ae"] for each in logged("promise.declined")] == ["CT1", "CT1"]
         node.stop()
-        node = start_node(retaining(folder, modality.port, committed_days=365.0), clock=lambda: time.time() + clock[0])
+        node = start_node(
+            retaining(folder, modality.port, committed_days=365.0),
+            clock=lambda: time.time() + clock[0],
+            synchronised=lambda: True,
+        )
         assert len(logged("promise.declined")) == 2, "it is promised something now"
         modality.reports.clear()
         assert modality.ask(node.port, [image]) == 0x0000

@@ -342,7 +342,9 @@ def with_retention(settings: Settings) -> Settings:
 def quiet_node(start_node: StartNode, folder: Path) -> tuple[Node, Index, list[float]]:
     """A node without routes whose clock a test sets forward."""
     clock = [0.0]
-    node = start_node(with_retention(settings_for(folder)), clock=lambda: time.time() + clock[0])
+    node = start_node(
+        with_retention(settings_for(folder)), clock=lambda: time.time() + clock[0], synchronised=lambda: True
+    )
     assert node.index is not None
     return node, node.index, clock
 
@@ -446,7 +448,7 @@ def test_a_late_image_of_a_removed_study_is_read_and_the_results_say_what_is_gon
 ) -> None:
     pacs, clock = start_pacs(), [0.0]
     settings = with_retention(settings_for(tmp_path / "node", pacs_port=pacs.port))
-    node = start_node(settings, clock=lambda: time.time() + clock[0])
+    node = start_node(settings, clock=lambda: time.time() + clock[0], synchronised=lambda: True)
     sick = radiograph(7, "nodule")
     uids = {"study_uid": sick.StudyInstanceUID, "series_uid": sick.SeriesInstanceUID}
     assert send(node.port, sick) == [0x0000]
@@ -483,7 +485,7 @@ def test_a_late_image_that_no_model_reads_tells_of_those_that_are_gone(
 ) -> None:
     clock = [0.0]
     settings = with_retention(settings_for(tmp_path / "node", pacs_port=start_pacs().port))
-    node = start_node(settings, clock=lambda: time.time() + clock[0])
+    node = start_node(settings, clock=lambda: time.time() + clock[0], synchronised=lambda: True)
     first = make_image(Modality="CT")
     late = make_image(Modality="CT", StudyInstanceUID=first.StudyInstanceUID)
     assert send(node.port, first) == [0x0000]

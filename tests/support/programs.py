@@ -39,6 +39,15 @@ def tool(name: str) -> str:
     return found
 
 
+def faketime() -> str:
+    """The path of libfaketime, which gives a program another time; a test that needs it is skipped where it is
+    missing."""
+    found = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))), None)
+    if found is None:
+        pytest.skip("libfaketime is not installed (scripts/test installs it by apt-get)")
+    return str(found)
+
+
 def run_tool(name: str, *args: object, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run a program to its end, and keep what it says."""
     return subprocess.run(
