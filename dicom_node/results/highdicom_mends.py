@@ -194,6 +194,15 @@ def name_each_instance_once(segmentation: Dataset, stand_ins: Sequence[Source]) 
         setattr(item, keyword, [ref for ref in item[keyword].value if ref.ReferencedSOPInstanceUID in kept])
 
 
+def name_background_last(segmentation: Dataset) -> None:
+    """Move the background of a label map behind its segments, in place: highdicom describes it first.
+
+    The standard gives the items no order (PS3.3 C.8.20.2). OHIF 3.12 and 3.13 take the colours by it: with the
+    background first, each segment has the colour of the one before, and the first is black.
+    """
+    segmentation.SegmentSequence = sorted(segmentation.SegmentSequence, key=lambda item: item.SegmentNumber == 0)
+
+
 # --- Key Object Selection -------------------------------------------------------------------------------------------
 
 

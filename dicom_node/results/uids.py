@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 from ai.contract import DEFAULT, Asked, ModelIdentity
 
-ENCODER_VERSION = 8
+ENCODER_VERSION = 9
 """Raise it with every change to the encoded objects: other bytes must never be sent under a UID already used."""
 
 _NAMESPACE = uuid.UUID("6f0c4d0e-6d0f-5b0a-9d6e-3c8f6a1b7e52")

@@ -7,12 +7,17 @@ score is rounded is in :mod:`scores`; the sentences themselves, in each language
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from dataclasses import replace
 
 from ai.contract import ClassResult, Finding, NotLookedFor, Presence, Reading, Segment
 from ai.scores import score_text, shown_threshold
 from dicom_node.results import scores
 from dicom_node.results.run import Run
+
+_INSTANCE = re.compile(r"^instance [0-9.]+: ")
+"""What :mod:`ai` writes before the reason of a failure that one image caused."""
 
 
 def tracking_id(run: Run, finding: int) -> str:
@@ -43,6 +48,14 @@ def summary(run: Run) -> str:
     if not verdicts:
         return say.incomplete_without_findings if is_incomplete(reading) else say.no_findings
     return "; ".join([*verdicts, *([say.incomplete] if is_incomplete(reading) else [])])
+
+
+def in_large_type(reading: Reading) -> Reading:
+    """The reading as a card says it: its failure does not name the image, whose UID no person reads.
+
+    The report has the UID.
+    """
+    return replace(reading, failure=_INSTANCE.sub("", reading.failure))
 
 
 def is_incomplete(reading: Reading) -> bool:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from datetime import UTC, datetime
+from io import BytesIO
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from ai.contract import ClassResult, Code, InstanceRef, ModelIdentity, NotLookedFor, Presence, Reading
 from dicom_node.config.settings import Profile
 from dicom_node.config.values import Language
 from dicom_node.results import Run, summary_key, summary_of, summary_reading
+from dicom_node.results.pictures import legend, scene
 from dicom_node.results.summary.agreement import Kind, topics
 from tests.support.samples import make_image
 
@@ -107,6 +110,49 @@ def test_it_is_said_in_the_language_of_the_destination(language: Language, word:
 
 def test_a_destination_that_wants_no_pictures_gets_none() -> None:
     assert list(made([said("one", a=P), said("two", a=A)], outputs=("sr",))) == ["sr"]
+
+
+@pytest.mark.parametrize(("viewer", "title"), [("ohif", "AI_REPORT"), ("any", "126000")])
+def test_ohif_shows_the_text_of_a_summary_which_has_no_boxes(viewer: str, title: str) -> None:
+    content = made([said("one", a=P), said("two", a=A)], viewer=viewer)["sr"]
+    assert dcmread(BytesIO(content)).ConceptNameCodeSequence[0].CodeValue == title
+
+
+def large(monkeypatch: pytest.MonkeyPatch, *answers: Reading) -> list[tuple[str, bool]]:
+    """What stands in large type on the card, and whether it is emphasized."""
+    legends: list[legend.Legend] = []
+
+    def spy(one: legend.Legend, size: int, columns: int) -> legend.Layout:
+        legends.append(one)
+        return legend.lay_out(one, size, columns)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scene, "lay_out", spy)
+        made(list(answers))
+    return [(each.text, each.emphasized) for each in legends[0].sentences]
+
+
+def test_the_card_says_in_large_type_what_is_absent_only_where_nothing_is_worse(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert large(monkeypatch, said("one", a=P, b=A), said("two", a=A, b=A)) == [("Contradiction: a", True)]
+    assert large(monkeypatch, said("one", a=A, b=A), said("two", a=A)) == [
+        ("Agreement, absent: a", False),
+        ("Absent according to one model alone: b", False),
+    ]
+
+
+def test_a_failed_model_keeps_the_card_from_looking_negative_and_no_uid_stands_in_large_type(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    why = "PixelData is truncated: it holds 10 bytes, 20 were expected"
+    answers = [said("one", a=A), said("two", failure=f"instance 1.2.3.1: {why}")]
+    assert large(monkeypatch, *answers) == [
+        (f"two 1: AI reading failed: {why}", True),
+        ("Absent according to one model alone: a", False),
+        ("This is not a negative result", True),
+    ]
+    assert b"instance 1.2.3.1: PixelData" in made(answers)["sr"]
 
 
 def test_many_models_with_long_names_fit_on_the_card() -> None:

@@ -20,6 +20,11 @@ from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit, generate_uid
 from ai.phantom import dicom, draw
 from dicom_node.node import Node
 from dicom_node.operations import study_status
+from dicom_node.results.objects import seg
+from dicom_node.results.pictures.palette import Palette
+from tests.results.objects.test_seg import run_with, segment
+from tests.results.test_common import written
+from tests.support import stacks
 from tests.support.nodes import settings_for
 from tests.support.peers import Orthanc, running_orthanc, send
 from tests.support.viewer import VERSIONS, Box, Dwv, Ohif, Placement, browsing, viewing, viewing_by_dwv
@@ -88,6 +93,34 @@ def delivered(pacs: Orthanc, tmp_path_factory: pytest.TempPathFactory) -> Delive
     roles = {one["role"]: one["instance"] for one in reversed(reading["results"])}  # the first of each
     held = pacs.objects(study)
     return Delivered(image, drawn, reading, held[roles["sr"]], held[roles["sc"]])
+
+
+@dataclass
+class Outlined:
+    """A label map of two segments that is in the PACS, with the slices on which it lies."""
+
+    sources: list[Any]
+    labels: Any
+    masks: list[NDArray[np.bool_]]
+    colours: list[tuple[int, int, int]]
+    """Those of the segments in the node's pictures."""
+
+
+@pytest.fixture(scope="module")
+def outlined(pacs: Orthanc) -> Outlined:
+    uids = {name: generate_uid(None) for name in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")}
+    grey = np.full((3, 64, 64), 1064, np.uint16)  # soft tissue
+    window = {"WindowCenter": 40, "WindowWidth": 400}
+    sources = stacks.ct_images(stored=grey, count=3, PixelSpacing=[1, 1], **window, **uids)  # type: ignore[arg-type]
+    masks = [np.zeros(grey.shape, bool), np.zeros(grey.shape, bool)]
+    masks[0][:, 10:28, 6:26] = masks[1][:, 36:58, 34:58] = True
+    run = run_with(sources, [segment(masks[0], key="a"), segment(masks[1], key="b")], profile={"seg": "labelmap"})
+    (labels,) = map(written, seg.build(run, sources))
+    assert set(send(pacs.dicom, *sources, called="PACS")) == {0x0000}
+    pacs.put(labels)  # as shipped, Orthanc refuses label maps by DIMSE
+    palette = Palette(run.reading)
+    colours = [palette.segment(each)[0] for each in run.reading.segmentations[0].segments]
+    return Outlined(sources, labels, masks, colours)
 
 
 def walk(item: Dataset) -> Iterator[Dataset]:
@@ -196,6 +229,30 @@ def test_ohif_shows_the_secondary_capture_in_its_colours(ohif: Ohif, delivered: 
         placement = Placement.fitted(study.frame(), sc.Rows, sc.Columns)
         page = np.asarray(study.drawn(tmp_path / "picture.png").convert("RGB"))
         assert_in_colours(picture, page, placement)
+        assert not study.errors
+
+
+def test_ohif_draws_the_segments_of_a_label_map_in_their_own_colours(
+    ohif: Ohif, outlined: Outlined, tmp_path: Path
+) -> None:
+    def hues(page: NDArray[Any]) -> NDArray[np.float64]:
+        """The direction of each colour away from grey."""
+        away = page - page.mean(axis=-1, keepdims=True)
+        return np.asarray(away / np.maximum(np.linalg.norm(away, axis=-1, keepdims=True), 1))
+
+    with ohif.study(outlined.labels.StudyInstanceUID) as study:
+        placement = Placement.fitted(study.frame(), 64, 64)
+        study.open(outlined.labels)  # it is drawn while OHIF still asks "Do you want to open this Segmentation?"
+
+        def look() -> list[NDArray[np.float64]]:
+            page = np.asarray(study.screenshot(tmp_path / "labels.png").convert("RGB"), float)
+            return [
+                hues(np.median(page[placement.laid(each[0], page.shape) > 0.99], axis=0)) for each in outlined.masks
+            ]
+
+        wait_until(lambda: np.linalg.norm(look(), axis=-1).max() > 0.9, "OHIF to draw the segments", 60)
+        alike = np.array(look()) @ hues(np.array(outlined.colours, float)).T
+        assert alike.diagonal().min() > 0.95, alike
         assert not study.errors
 
 

@@ -106,6 +106,13 @@ class Orthanc:
 
         wait_until(told, "Orthanc to know the node", 20)
 
+    def put(self, one: FileDataset) -> None:
+        """Give it an object by HTTP, of whatever SOP class."""
+        content = BytesIO()
+        one.save_as(content)
+        address = f"http://127.0.0.1:{self.http}/instances"
+        urllib.request.urlopen(urllib.request.Request(address, data=content.getvalue()), timeout=scaled(60)).close()
+
     def objects(self, study: str) -> dict[str, FileDataset]:
         """What it holds of a study, by SOP Instance UID."""
         found = {}

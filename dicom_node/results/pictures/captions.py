@@ -7,6 +7,7 @@ and of a reading that failed (:meth:`Captions.of_failure`). The sentences are in
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pydicom.dataset import Dataset
 
@@ -23,6 +24,7 @@ from dicom_node.results.times import shown_time
 from dicom_node.results.verdict import (
     cautions,
     finding_name,
+    in_large_type,
     in_words,
     is_faint,
     meanings,
@@ -95,7 +97,7 @@ class Captions:
 
     def of_failure(self) -> tuple[Legend, Legend]:
         """For a reading that failed: the large text, and the legend below it. No class is named."""
-        failure = summary(self._run)
+        failure = summary(replace(self._run, reading=in_large_type(self._reading)))
         if len(failure) > _FAILURE:
             failure = f"{failure[: _FAILURE - 3].rstrip()}..."
         above = [Sentence(failure), Sentence(self._say.no_negative_result, emphasized=True)]

@@ -1,8 +1,8 @@
 """The card of a summary: a Secondary Capture with words and a table and no image, worst class first.
 
-What the models agree and disagree on stands in large type; below it is a row for each class with what each model says,
-its score and its threshold. The colour of a row is that of the class in the pictures of the first model that calls it
-present; a class that no model calls present is faint.
+What the models agree and disagree on stands in large type, and what is absent where nothing is worse; below it is a
+row for each class with what each model says, its score and its threshold. The colour of a row is that of the class in
+the pictures of the first model that calls it present; a class that no model calls present is faint.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from dicom_node.results.summary.agreement import Kind, Said, Topic
 from dicom_node.results.summary.report import name_equipment
 from dicom_node.results.summary.sentences import Compared
 from dicom_node.results.times import local_time, shown_time
+from dicom_node.results.verdict import in_large_type
 
 _LARGE = 12
 """The most classes that are named in large type; the table has all of them."""
@@ -49,19 +50,19 @@ def _in_english(compared: Compared) -> Run:
 
 
 def _above(compared: Compared) -> Legend:
-    say = compared.run.words
+    say, found = compared.run.words, compared.topics[:_LARGE]
     named: dict[Kind, list[str]] = {}
-    for topic in compared.topics[:_LARGE]:
-        if topic.kind < Kind.ABSENT:
-            named.setdefault(topic.kind, []).append(sentences.topic_name(compared, topic))
-    large = [Sentence(each, emphasized=True) for each in sentences.failures(compared)]
+    for topic in [each for each in found if each.kind < Kind.ABSENT] or found:
+        named.setdefault(topic.kind, []).append(sentences.topic_name(compared, topic))
+    shown = dataclasses.replace(compared, answers=tuple(map(in_large_type, compared.answers)))
+    large = [Sentence(each, emphasized=True) for each in sentences.failures(shown)]
     large += [
         Sentence(f"{say.agreement[kind.name]}: {'; '.join(names)}", emphasized=kind is Kind.CONTRADICTION)
         for kind, names in named.items()
     ]
-    if not named:
-        large.append(Sentence(sentences.headline(say, compared.answers)))
-    return Legend(tuple(large), (), ())
+    if sentences.is_no_negative_result(compared):
+        large.append(Sentence(say.no_negative_result, emphasized=True))
+    return Legend(tuple(large or [Sentence(sentences.headline(say, compared.answers))]), (), ())
 
 
 def _below(compared: Compared) -> Legend:

@@ -26,7 +26,7 @@ from pydicom.sr.codedict import codes
 from ai.contract import ClassResult, Reading
 from dicom_node.results import highdicom_mends, verdict
 from dicom_node.results.encode import concept, finish, identity
-from dicom_node.results.objects import evaluations, sr
+from dicom_node.results.objects import evaluations, sr, viewers
 from dicom_node.results.run import Predecessor
 from dicom_node.results.source import Source, read_sources
 from dicom_node.results.source_text import within
@@ -60,6 +60,8 @@ def build(compared: Compared, headers: Sequence[Dataset], reports: Sequence[Pred
     root = sr.container(name, [*_content(compared, images), library, _evaluations(compared)], template="1500",
                         relationship=None)  # fmt: skip
     highdicom_mends.set_content(document, root)
+    if run.profile.viewer == "ohif":
+        viewers.adapt_to_ohif(document, run, [])
     if run.predecessor is not None:
         document.PredecessorDocumentsSequence = [sr.references([run.predecessor], images[0])]
     if reports:

@@ -79,9 +79,13 @@ def cautions(compared: Compared) -> list[str]:
         for each in verdict.cautions(compared.by(answer))
         if not answer.failure and each != compared.run.words.no_negative_result
     ]
+    return [*told, compared.run.words.no_negative_result] if is_no_negative_result(compared) else told
+
+
+def is_no_negative_result(compared: Compared) -> bool:
+    """Whether nothing is called present, and a model failed or lacks an answer."""
     unsure = any(each.failure or verdict.is_incomplete(each) for each in compared.answers)
-    nothing = not any(each.present for each in compared.topics)
-    return [*told, compared.run.words.no_negative_result] if nothing and unsure else told
+    return unsure and not any(each.present for each in compared.topics)
 
 
 def title(compared: Compared) -> str:

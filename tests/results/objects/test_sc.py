@@ -871,6 +871,15 @@ def test_a_failure_is_said_large_and_is_no_answer(spy: Spy, language: str) -> No
     assert [item.ReferencedSOPInstanceUID for item in card.SourceImageSequence] == [i.SOPInstanceUID for i in images]
 
 
+def test_the_card_of_a_failure_leaves_the_uid_of_the_image_to_the_report(spy: Spy) -> None:
+    image = make_image()
+    run = run_of(image)
+    reason = f"instance {image.SOPInstanceUID}: the pixels cannot be decoded"
+    run = replace(run, reading=replace(run.reading, classes=(), failure=reason))
+    (_card,) = sc.build(run, [image], Unreadable(image))
+    assert spy.legends[0].sentences[0].text == "AI reading failed: the pixels cannot be decoded"
+
+
 def test_a_long_reason_leaves_room_for_what_matters(spy: Spy) -> None:
     image = make_image()
     run = run_of(image)

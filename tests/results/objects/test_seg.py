@@ -533,11 +533,6 @@ def apart(count: int) -> list[Mask]:
     return [first, second]
 
 
-def test_no_label_map_is_made_for_ohif_which_draws_its_first_segment_in_black() -> None:
-    dataset = built(series(), apart(6), profile={"seg": "labelmap", "viewer": "ohif"})
-    assert dataset.SegmentationType == "BINARY"
-
-
 @pytest.mark.parametrize("geometry", ["axial", "oblique"])
 def test_a_label_map_has_the_number_of_the_segment_at_each_pixel(geometry: str, tmp_path: Path) -> None:
     headers, masks = series(geometry), apart(6)
@@ -548,7 +543,8 @@ def test_a_label_map_has_the_number_of_the_segment_at_each_pixel(geometry: str, 
     assert (dataset.SOPClassUID, dataset.SegmentationType) == (LABEL_MAP, "LABELMAP")
     assert dataset.file_meta.TransferSyntaxUID == RLELossless
     assert (dataset.NumberOfFrames, dataset.BitsAllocated, dataset.SegmentsOverlap) == (4, 8, "NO")
-    assert [item.SegmentNumber for item in dataset.SegmentSequence] == [0, 1, 2]  # 0 is the background
+    assert [item.SegmentNumber for item in dataset.SegmentSequence] == [1, 2, 0]  # 0 is the background
+    assert dataset.PixelPaddingValue == 0
     by_source = {header.SOPInstanceUID: index for index, header in enumerate(headers)}
     for frame, item in zip(dataset.pixel_array, dataset.PerFrameFunctionalGroupsSequence, strict=True):
         (reference,) = item.DerivationImageSequence[0].SourceImageSequence

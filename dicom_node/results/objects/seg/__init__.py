@@ -145,7 +145,7 @@ def _drawn(run: Run, headers: Sequence[Dataset]) -> list[_Drawn | str]:
         _NOT_IN_OHIF if run.profile.viewer == "ohif" and each.kind == "fractional" else _draw(planes, each, number)
         for number, each in enumerate(run.reading.segmentations)
     ]
-    if run.profile.seg == "binary" or run.profile.viewer == "ohif":  # OHIF draws the first label in black, so as unseen
+    if run.profile.seg == "binary":
         return drawn
     return [
         dataclasses.replace(each, is_label_map=True) if isinstance(each, _Drawn) and _fits_labels(each) else each
@@ -237,6 +237,7 @@ def _object(run: Run, drawn: _Drawn, index: int) -> Dataset:
     order = _place(result, drawn, {each.stand_in.SOPInstanceUID: i for i, each in enumerate(stand_ins)})
     _fill(result, drawn, order)
     highdicom_mends.name_each_instance_once(result, stand_ins)
+    highdicom_mends.name_background_last(result)
     finish(result, run, stand_ins)
     copy_attributes(header, result, ["FrameOfReferenceUID", "PositionReferenceIndicator"])
     copy_optional(header, result, ["BodyPartExamined"])  # not Laterality: each segment has its own side
