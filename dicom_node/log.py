@@ -65,6 +65,8 @@ FIELDS: dict[str, str] = {
     "removed": "how many were removed",
 }
 _MAX_TEXT = 400  # characters
+_UIDS = ("study", "series", "instance", "sop_class")
+_MAX_UID = 64  # characters (PS3.5 9.1): what is longer is no UID, and whatever somebody has put there
 
 
 def printable(text: str, limit: int = _MAX_TEXT) -> str:
@@ -80,7 +82,7 @@ def _only_known_fields(_: Any, __: str, event: MutableMapping[str, Any]) -> Muta
         if key not in FIELDS:
             kept["error"] = f"the field {key!r} may not be logged; its value was left out"
         elif isinstance(value, str):
-            kept[key] = printable(value)
+            kept[key] = printable(value, _MAX_UID if key in _UIDS else _MAX_TEXT)
         elif value is None or isinstance(value, bool | int | float):
             kept[key] = value
         elif isinstance(value, list | tuple):

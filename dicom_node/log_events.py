@@ -130,6 +130,20 @@ EVENTS: tuple[LogEvent, ...] = (
         "Set `LimitNOFILE` as `fix` says.",
     ),
     LogEvent(
+        "folder.closed",
+        ("warning",),
+        ("folder", "reason"),
+        "Other users of the machine could enter data_dir; the node took their rights.",
+        "Nothing; whoever read there (a backup) runs as the node's user or as root.",
+    ),
+    LogEvent(
+        "folder.open",
+        ("warning",),
+        ("folder", "reason", "fix"),
+        "Other users of the machine may enter data_dir, and the node cannot change that.",
+        "Do what `fix` says.",
+    ),
+    LogEvent(
         "index.damaged",
         ("error",),
         ("reason", "fix"),

@@ -35,6 +35,17 @@ def test_one_event_is_one_line_whatever_a_peer_sends() -> None:
     assert len(str(event["reason"])) < 1000
 
 
+def test_of_what_is_no_uid_at_most_64_cleaned_characters_are_echoed() -> None:
+    stream = io.StringIO()
+    log.configure(stream)
+    uid = "2.25." + "1" * 59
+    log.logger().warning("instance.refused", instance="../\n\x1b" + "A" * 300, study=uid, sop_class="\x00" * 80)
+    (event,) = lines(stream)
+    assert event["study"] == uid
+    assert str(event["instance"]).startswith("../\\n\\x1bAAA")
+    assert [len(str(event[key])) for key in ("instance", "study", "sop_class")] == [64, 64, 64]
+
+
 def test_an_unexpected_error_is_told_without_its_message() -> None:
     try:
         int("patient HONG^GILDONG")

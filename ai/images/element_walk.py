@@ -28,6 +28,20 @@ _SEARCHED_AT_ONCE = 64 * 1024  # bytes
 _VRS = {vr.encode(): str(vr) for vr in STANDARD_VR}
 
 
+class _Order:
+    """How the heads of elements are read in one byte order."""
+
+    def __init__(self, order: str) -> None:
+        self.explicit = struct.Struct(order + "HH2sH")
+        self.implicit = struct.Struct(order + "HHI")
+        self.size = struct.Struct(order + "I")
+        self.item = self.implicit.pack(_ITEM >> 16, _ITEM & 0xFFFF, 0)[:4]
+        self.delimiter = self.implicit.pack(_SEQUENCE_END >> 16, _SEQUENCE_END & 0xFFFF, 0)[:4]
+
+
+_LITTLE, _BIG = _Order("<"), _Order(">")
+
+
 class Walk:
     """Reads one data set once, from the current position of its file."""
 
@@ -41,10 +55,7 @@ class Walk:
         """
         self._file = file
         self.little = little
-        order = "<" if little else ">"
-        self._explicit = struct.Struct(order + "HH2sH")
-        self._implicit = struct.Struct(order + "HHI")
-        self._size = struct.Struct(order + "I")
+        self._order = _LITTLE if little else _BIG
         self._left = _MOST_ELEMENTS
         begin = file.read(6)
         file.seek(-len(begin), 1)
@@ -102,7 +113,7 @@ class Walk:
             if size != _UNDEFINED:
                 self._file.seek(size, 1)
                 continue
-            sequence = self._is_sequence(tag, vr)
+            sequence = self._is_sequence(tag, vr, self._order)
             if not self._pass(tag, vr, implicit=self.implicit):
                 break
             if sequence and tag not in keep:
@@ -127,32 +138,33 @@ class Walk:
         if self._left < 0:
             raise ValueError(f"the data set has more than {_MOST_ELEMENTS} elements")
 
-    def _head(self, *, implicit: bool) -> tuple[int, str | None, int] | None:
+    def _head(self, *, implicit: bool, order: _Order | None = None) -> tuple[int, str | None, int] | None:
         """The tag, VR and length of the next element; the file then stands at its value. None at the file's end."""
         self._count()
+        order = order or self._order
         head = self._file.read(8)
         if len(head) < 8:
             return None
         if not implicit:
-            group, element, vr, size = self._explicit.unpack(head)
+            group, element, vr, size = order.explicit.unpack(head)
             if vr in _VRS:
                 name = _VRS[vr]
                 if name in EXPLICIT_VR_LENGTH_32:
-                    (size,) = self._size.unpack(self._file.read(4))
+                    (size,) = order.size.unpack(self._file.read(4))
                 return group << 16 | element, name, size
             if b"AA" <= vr <= b"ZZ":  # an unknown VR; its length is assumed to have 16 bits
                 return group << 16 | element, vr.decode("latin-1"), size
-        group, element, size = self._implicit.unpack(head)
+        group, element, size = order.implicit.unpack(head)
         return group << 16 | element, None, size
 
     def _pass(self, tag: int, vr: str | None, *, implicit: bool) -> bool:
         """Skip a value of undefined length. False if it has no end."""
-        if self._is_sequence(tag, vr):
-            self._pass_sequence(implicit=implicit)
+        if self._is_sequence(tag, vr, self._order):
+            self._pass_sequence(implicit=implicit, order=self._order_in(vr, self._order))
             return True
-        return self._pass_delimiter()
+        return self._pass_delimiter(self._order)
 
-    def _is_sequence(self, tag: int, vr: str | None) -> bool:
+    def _is_sequence(self, tag: int, vr: str | None, order: _Order) -> bool:
         """Whether a value of undefined length is a sequence; otherwise it is encapsulated pixel data, or unknown."""
         if vr is not None:
             return vr in ("SQ", "UN")  # PS3.5 6.2.2
@@ -161,19 +173,32 @@ class Walk:
         except KeyError:  # a private element: look whether its value begins with an item
             begin = self._file.read(4)
             self._file.seek(-len(begin), 1)
-            return begin == self._implicit.pack(_ITEM >> 16, _ITEM & 0xFFFF, 0)[:4]
+            return begin == order.item
 
-    def _pass_sequence(self, *, implicit: bool) -> None:
+    def _order_in(self, vr: str | None, order: _Order) -> _Order:
+        """The byte order of a value of undefined length that begins here, in elements of an ``order``.
+
+        With VR UN it is in Implicit VR Little Endian, whatever is around it (PS3.5 6.2.2). Some writers do not know
+        that: an item in the order around it is believed.
+        """
+        if vr != "UN" or order is _LITTLE:
+            return order
+        begin = self._file.read(4)
+        self._file.seek(-len(begin), 1)
+        return order if begin in (order.item, order.delimiter) else _LITTLE
+
+    def _pass_sequence(self, *, implicit: bool, order: _Order) -> None:
         """Skip a sequence of undefined length. Nested sequences are kept in a list, so the depth has no limit."""
         items: list[bool | None] = [
             None
         ]  # for each open sequence: whether its open item is implicit; None: no open item
-        around = [implicit]  # for each open sequence: whether the elements around it are implicit
+        around = [(implicit, order)]  # for each open sequence: whether its items are implicit, and their byte order
         while items:
             inside = items[-1]
             if inside is None:
                 self._count()
-                group, element, size = self._implicit.unpack(self._file.read(8))
+                around_implicit, order = around[-1]
+                group, element, size = order.implicit.unpack(self._file.read(8))
                 if group << 16 | element == _SEQUENCE_END:
                     items.pop()
                     around.pop()
@@ -182,9 +207,9 @@ class Walk:
                 elif size != _UNDEFINED:
                     self._file.seek(size, 1)
                 else:
-                    items[-1] = around[-1] or self._seems_implicit()
+                    items[-1] = around_implicit or self._seems_implicit()
                 continue
-            head = self._head(implicit=inside)
+            head = self._head(implicit=inside, order=around[-1][1])
             if head is None:
                 raise ValueError("the data set ends inside a sequence")
             tag, vr, size = head
@@ -192,10 +217,10 @@ class Walk:
                 items[-1] = None
             elif size != _UNDEFINED:
                 self._file.seek(size, 1)
-            elif self._is_sequence(tag, vr):
+            elif self._is_sequence(tag, vr, around[-1][1]):
                 items.append(None)
-                around.append(inside)
-            elif not self._pass_delimiter():
+                around.append((inside, self._order_in(vr, around[-1][1])))
+            elif not self._pass_delimiter(around[-1][1]):
                 raise ValueError("the data set ends inside a sequence")
 
     def _seems_implicit(self) -> bool:
@@ -204,13 +229,12 @@ class Walk:
         self._file.seek(-len(begin), 1)
         return len(begin) == 6 and not _is_vr(begin[4:])
 
-    def _pass_delimiter(self) -> bool:
+    def _pass_delimiter(self, order: _Order) -> bool:
         """Skip to behind the next sequence delimiter. False if there is none."""
-        delimiter = self._implicit.pack(_SEQUENCE_END >> 16, _SEQUENCE_END & 0xFFFF, 0)[:4]
         kept = b""
         while piece := self._file.read(_SEARCHED_AT_ONCE):
             searched = kept + piece
-            at = searched.find(delimiter)
+            at = searched.find(order.delimiter)
             if at >= 0:
                 self._file.seek(at + 8 - len(searched), 1)
                 return True

@@ -205,7 +205,9 @@ def read_part10(file: BinaryIO, keep: Container[int], **how: Any) -> tuple[Datas
     """`pydicom.dcmread` from the start of a file, whose sequences may be nested in any depth.
 
     pydicom reads nested sequences of undefined length by recursion, and Python ends that at a depth of some hundreds
-    (`RecursionError`). Then all such sequences are left out that are not in ``keep``, which holds their tags.
+    (`RecursionError`). Then all such sequences are left out that are not in ``keep``, which holds their tags. So they
+    are where pydicom fails on a data set in big endian: what is in an element with VR UN is in Implicit VR Little
+    Endian (PS3.5 6.2.2), which it does not know.
 
     Returns:
         The data set, and the file that it was read from: ``file``, or one that lacks those sequences. It stands where
@@ -214,7 +216,12 @@ def read_part10(file: BinaryIO, keep: Container[int], **how: Any) -> tuple[Datas
     file.seek(0)
     try:
         return pydicom.dcmread(file, **how), file
-    except RecursionError:
+    except Exception as error:
+        if (
+            not isinstance(error, RecursionError)
+            and file_meta(file).get("TransferSyntaxUID") != uid.ExplicitVRBigEndian
+        ):
+            raise
         shallow = _without_sequences(file, keep)
         return pydicom.dcmread(shallow, **how), shallow
 

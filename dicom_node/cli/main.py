@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
@@ -39,8 +40,11 @@ def version() -> None:
 def main() -> None:
     """The entry point; an error of the node's own kind is one clear text on standard error, not a stack trace.
 
+    What a command writes belongs to its user alone: most of it is of patients.
+
     Exit status 2 for an error in the configuration, 1 for any other.
     """
+    os.umask(0o077)
     try:
         app()
     except ConfigError as error:

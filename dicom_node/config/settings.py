@@ -121,7 +121,7 @@ class NodeSettings(Table):
     ae_title: AETitle = "AINODE"
     """Our AE title: what modalities and the PACS call."""
     host: Host = "127.0.0.1"
-    """The address to listen on; 0.0.0.0 is every address of this machine."""
+    """The address to listen on; 0.0.0.0 is every IPv4 address of this machine, :: every one of both families."""
     port: Annotated[int, Field(strict=True, ge=0, le=65535)] = 11112
     """The TCP port to listen on; 0 takes any free one."""
     data_dir: Annotated[Path, BeforeValidator(to_folder)] = Path("var")
@@ -164,7 +164,7 @@ class Peer(_Wishes):
     ae_title: AETitle
     """The peer's AE title."""
     host: Host | None = None
-    """Where we reach it, and the only address that it may call from; needed unless any_host is true."""
+    """Where we reach it, and what it may call from (a name: each of its addresses); needed unless any_host is true."""
     port: Port | None = None
     """The TCP port where it listens; needed for a destination."""
     may_store: Flag = False

@@ -159,7 +159,7 @@ class Models:
         self._check_owner()
         try:
             for folder in (self.data_dir, self.root):  # as the node does: patients' images will be there too
-                folder.mkdir(parents=True, exist_ok=True, mode=0o750)
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             lock = (self.root / ".lock").open("a")
         except OSError as error:
             raise ModelError(f"{self.root}: cannot be written: {error.strerror}") from error

@@ -20,6 +20,7 @@ from pynetdicom.pdu import A_ABORT_RQ, A_ASSOCIATE_RJ
 
 from dicom_node.config.settings import Peer
 from dicom_node.errors import Retryable
+from dicom_node.network.addresses import addresses_of
 from dicom_node.network.attempt import Attempt, ContextAnswer, Outcome
 from dicom_node.network.pynetdicom_setup import application_entity, on_open
 
@@ -172,6 +173,18 @@ class Requestor:
         return Retryable(f"{self.name}: the association broke while {doing}")
 
     def _request(self) -> tuple[Attempt, Any]:
+        """Request an association at each address of the peer, until one takes the connection."""
+        try:
+            addresses = addresses_of(str(self._peer.host))
+        except (OSError, UnicodeError):  # the request itself says so
+            addresses = (str(self._peer.host),)
+        for address in addresses[:-1]:
+            attempt, association = self._request_at(address)
+            if self._heard.sock is not None:
+                return attempt, association
+        return self._request_at(addresses[-1])
+
+    def _request_at(self, address: str) -> tuple[Attempt, Any]:
         """Request an association. The only call of ``associate`` in the node; TLS will be an argument of it."""
         heard = self._heard = _Heard()
         ae = application_entity(self._ae_title, _CallingEntity)
@@ -183,7 +196,7 @@ class Requestor:
         began = time.monotonic()
         try:
             association = ae.associate(
-                self._peer.host,
+                address,
                 self._peer.port,
                 ae_title=self._peer.ae_title,
                 max_pdu=self._max_pdu,

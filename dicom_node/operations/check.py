@@ -84,6 +84,8 @@ def points(config: Path) -> Iterator[Point]:
     if settings.node.accept_unknown_callers and not is_loopback(settings.node.host):
         yield Point("warn", "callers", "accept_unknown_callers = true: anybody on the network may store here")
     yield _folder(settings.node.data_dir, settings.node.keep_free_gb)
+    if settings.node.data_dir.is_dir() and (found := Spool(settings.node.data_dir).others_may()):
+        yield Point("warn", "data_dir", f"{settings.node.data_dir}: {found}; the next start closes it to them")
     yield _port(settings, running=Spool(settings.node.data_dir).in_use())
     yield from _devices(settings.node.device)
     yield from _models(settings)

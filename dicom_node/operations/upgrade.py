@@ -33,6 +33,7 @@ CHANGES: Final[Sequence[str]] = (
     "consolidation: whoever evaluates reports by code finds them in docs/reference/codes.md",
     "images that a modality was promised (storage commitment) are not removed before [retention] committed_days; where "
     "days is set without it, no modality is promised anything any more, and what was promised is never removed",
+    "data_dir is for the node's user alone: the start takes the rights of other users from it, such as a backup's",
     "retention removes nothing until time synchronisation, or dicom-node clock --confirm, has confirmed the clock",
 )
 """One text for each change, the oldest first. Texts are added at the end and never taken out: they are counted."""

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pynetdicom.sop_class import Verification
 from dicom_node.config.holder import SettingsHolder
 from dicom_node.config.settings import Peer
 from dicom_node.log import printable
+from dicom_node.network.addresses import addresses_of, plain
 
 MAX_ASSOCIATIONS = 500  # for every service
 MAX_ECHOES = (
@@ -174,10 +174,7 @@ def _calls_from(peer: Peer, address: str) -> bool:
     """Whether ``address`` is the peer's. A host name is looked up at each call, because IT may have moved it."""
     if peer.host is None:
         return False
-    if peer.host == address:
-        return True
     try:
-        found = socket.getaddrinfo(peer.host, None, type=socket.SOCK_STREAM)
+        return plain(address) in addresses_of(peer.host)
     except (OSError, UnicodeError):  # the name cannot be looked up, or is not a name
         return False
-    return address.removeprefix("::ffff:") in {str(entry[4][0]) for entry in found}

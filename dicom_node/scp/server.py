@@ -17,6 +17,7 @@ from pynetdicom import AE
 from dicom_node.config.holder import SettingsHolder
 from dicom_node.errors import ConfigError
 from dicom_node.log import logger, silence_libraries, where
+from dicom_node.network.addresses import plain
 from dicom_node.network.pynetdicom_setup import application_entity
 from dicom_node.scp.access import MAX_ASSOCIATIONS, MAX_ECHOES, Access, Mark, PeerIdentity, Place, Proposal, Rejection
 from dicom_node.scp.association import Association
@@ -86,7 +87,8 @@ class Server:
         try:
             found = socket.getaddrinfo(node.host, node.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
             family, _, _, _, address = found[0]
-            listener = socket.create_server(address, family=family, backlog=_BACKLOG)
+            both = node.host == "::" and socket.has_dualstack_ipv6()  # every address of this machine, of both families
+            listener = socket.create_server(address, family=family, backlog=_BACKLOG, dualstack_ipv6=both)
         except OSError as error:
             raise ConfigError(
                 f"node.host, node.port: cannot listen on {node.host}:{node.port}: {error.strerror or error}"
@@ -123,7 +125,7 @@ class Server:
                     logger().error("association.rejected", reason=f"the system has no more to give: {error.strerror}")
                     time.sleep(0.1)
                 continue
-            host, port = str(address[0]), int(address[1])
+            host, port = plain(str(address[0])), int(address[1])
             try:
                 association = Association(
                     sock,

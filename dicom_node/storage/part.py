@@ -27,7 +27,7 @@ class Part:
         self.size = 0
         self.marks_unrecorded = False  # an unrecorded file in place could not be deleted; this part's name leads to it
         self._started = 0  # bytes that the system was told to write to the disk
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         self._digest: GrowingDigest | None = None
 
     def write(self, pieces: Sequence[memoryview]) -> None:

@@ -21,15 +21,16 @@ import hashlib
 import itertools
 import os
 import shutil
+import stat
 import threading
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
 
 from dicom_node.errors import ConfigError
+from dicom_node.log import logger
 from dicom_node.storage.durable import fsync_folder
 from dicom_node.storage.part import Part
 from dicom_node.storage.record import PREAMBLE_BYTES, record_in
@@ -43,7 +44,7 @@ class Spool:
     def __init__(self, data_dir: Path) -> None:
         self._root = data_dir
         self._incoming = data_dir / "incoming"
-        self._lock: IO[str] | None = None
+        self._locks: list[int] = []
         self._numbers = itertools.count(1)
         self._folders: dict[str, int] = {}
         self._opening = threading.Lock()
@@ -63,16 +64,43 @@ class Spool:
         """
         try:
             for folder in (self._root, self._incoming, self._root / "spool", self._root / "results"):
-                folder.mkdir(parents=True, exist_ok=True, mode=0o750)
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._make_folders()
-            self._lock = (self._root / "lock").open("w")
+            self._lock()
         except OSError as error:
             raise ConfigError(f"data_dir {self._root}: cannot be written: {error.strerror}") from error
+        self._close_to_others()
+
+    def _lock(self) -> None:
+        """Lock the folder itself: no file in it can be deleted to get round that. Earlier versions lock a file."""
+        flags = os.O_RDONLY | os.O_CLOEXEC
+        self._locks = [
+            os.open(self._root, flags | os.O_DIRECTORY),
+            os.open(self._root / "lock", flags | os.O_CREAT, 0o600),
+        ]
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._lock.close()
+            for lock in self._locks:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.close()
             raise ConfigError(f"data_dir {self._root}: another node is running on this folder") from error
+
+    def others_may(self) -> str:
+        """The mode of the folder in words, if users other than the node's may enter it; otherwise empty."""
+        mode = stat.S_IMODE(self._root.stat().st_mode)
+        return f"its mode is {mode:04o}: other users of this machine may enter it" if mode & 0o077 else ""
+
+    def _close_to_others(self) -> None:
+        """Take the rights of all other users from the folder, which holds patients' images; the log tells it."""
+        if not (found := self.others_may()):
+            return
+        try:
+            self._root.chmod(stat.S_IMODE(self._root.stat().st_mode) & ~0o077)
+        except OSError as error:  # it belongs to another user
+            fix = f"give it to the node's user alone: chown, then chmod 700 {self._root}"
+            logger().warning("folder.open", folder=str(self._root), reason=f"{found} ({error.strerror})", fix=fix)
+        else:
+            logger().warning("folder.closed", folder=str(self._root), reason=f"{found}; now it is the node's alone")
 
     def _make_folders(self) -> None:
         """Create the folders of all digests at once. Otherwise each of the first images would wait for its own."""
@@ -80,7 +108,7 @@ class Spool:
             there = {each.name for each in area.iterdir()}
             missing = [name for number in range(256) if (name := f"{number:02x}") not in there]
             for name in missing:
-                (area / name).mkdir(mode=0o750)
+                (area / name).mkdir(mode=0o700)
             if missing:
                 fsync_folder(area)
 
@@ -124,13 +152,19 @@ class Spool:
 
     def in_use(self) -> bool:
         """Whether a running node has locked the folder."""
-        try:
-            with (self._root / "lock").open("r") as lock:
+        for path in (self._root, self._root / "lock"):
+            try:
+                lock = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue
+            except OSError:  # of another user: nobody knows
+                return True
+            try:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except OSError:
-            return True
+            except OSError:
+                return True
+            finally:
+                os.close(lock)
         return False
 
     def close(self) -> None:
@@ -139,9 +173,8 @@ class Spool:
             for folder in self._folders.values():
                 os.close(folder)
             self._folders.clear()
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        while self._locks:
+            os.close(self._locks.pop())
 
     def free(self, *, now: bool = False) -> int:
         """Free bytes on the disk of ``data_dir``. The measurement is at most a second old; with ``now`` it is new.

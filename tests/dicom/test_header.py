@@ -393,3 +393,31 @@ def test_a_file_begins_as_pydicom_would_begin_it(sop_class: str, uid: str, synta
     expected.write(bytes(128) + b"DICM")
     write_file_meta_info(expected, meta, enforce_standard=True)
     assert file_head(sop_class, uid, syntax, calling) == expected.getvalue()
+
+
+def unknown_in_big_endian(item: bytes, end: bytes, sequence_end: bytes) -> bytes:
+    """A private element of unknown VR and undefined length, whose one item holds an element and a nested sequence."""
+    inner = struct.pack("<HHI2sHHI", 0x0009, 0x1002, 2, b"AB", 0x0009, 0x1003, 0xFFFFFFFF)
+    inner += item + struct.pack("<HHI2s", 0x0009, 0x1004, 2, b"CD") + end + sequence_end
+    return struct.pack(">HH2sHI", 0x0009, 0x1001, b"UN", 0, 0xFFFFFFFF) + item + inner + end + sequence_end
+
+
+def test_what_is_unknown_in_big_endian_is_implicit_little_endian() -> None:
+    """PS3.5 6.2.2."""
+    heads = (
+        struct.pack("<HHI", 0xFFFE, element, length)
+        for element, length in ((0xE000, 0xFFFFFFFF), (0xE00D, 0), (0xE0DD, 0))
+    )
+    data_set = b"".join(
+        value if isinstance(value, bytes) else struct.pack(">HH2sH", *value[:2], value[2], len(value[3])) + value[3]
+        for value in (
+            (0x0008, 0x0016, b"UI", b"1.2.840.10008.5.1.4.1.1.7\0"),
+            (0x0008, 0x0018, b"UI", b"1.2.34"),
+            (0x0009, 0x0010, b"LO", b"SOMEBODY"),
+            unknown_in_big_endian(*heads),
+            (0x0020, 0x000D, b"UI", b"1.2.44"),
+            (0x0020, 0x000E, b"UI", b"1.2.54"),
+        )
+    )
+    header = read_header(io.BytesIO(data_set), ExplicitVRBigEndian)
+    assert (header.sop_instance_uid, header.study, header.series) == ("1.2.34", "1.2.44", "1.2.54")

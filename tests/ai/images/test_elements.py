@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import struct
 import time
 from io import BufferedReader, BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom.uid import ExplicitVRBigEndian
 
 from ai.contract import InstanceRef, ReadingError
 from ai.images.content import Spliced
@@ -74,3 +76,32 @@ def test_parts_of_a_file_are_read_as_one_however_many_they_are() -> None:
     assert file.read(9) == whole[-5:]
     assert file.seek(1000) == 1000 and file.read(100) == whole[1000:1100]
     assert time.perf_counter() - began < 20.0  # looking for each part from the first one took minutes
+
+
+@pytest.mark.parametrize("value", ["as the standard says", "as some write it"])
+def test_a_private_element_of_unknown_vr_in_big_endian_disturbs_no_reader(tmp_path: Path, value: str) -> None:
+    image = make_image()
+    pixels = image.pixel_array
+    image.PixelData = pixels.astype(">u2").tobytes()
+    image["PixelData"].VR = "OW"
+    image.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+    image.set_original_encoding(False, False)
+    path = tmp_path / "big.dcm"
+    image.save_as(path, implicit_vr=False, little_endian=False)
+    before = load_radiograph(path).display
+    order = "<" if value == "as the standard says" else ">"
+    item, item_end, end = (
+        struct.pack(f"{order}HHI", 0xFFFE, e, n) for e, n in ((0xE000, 0xFFFFFFFF), (0xE00D, 0), (0xE0DD, 0))
+    )
+    inside = (
+        struct.pack("<HHI2s", 0x0029, 0x1002, 2, b"AB")
+        if order == "<"
+        else struct.pack(">HH2sH2s", 0x0029, 0x1002, b"LO", 2, b"AB")
+    )
+    unknown = struct.pack(">HH2sHI", 0x0029, 0x1001, b"UN", 0, 0xFFFFFFFF) + item + inside + item_end + end
+    data = path.read_bytes()
+    at = data.rindex(struct.pack(">HH2s", 0x7FE0, 0x0010, b"OW"))
+    path.write_bytes(data[:at] + unknown + data[at:])
+    assert np.array_equal(load_radiograph(path).display, before)
+    header = StoredImages().header(InstanceRef(image.SOPInstanceUID, image.SOPClassUID, path))
+    assert (header.PatientID, header.Rows) == ("TEST-1", 64)
