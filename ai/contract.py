@@ -48,11 +48,21 @@ class OpenFile:
         raise TypeError("an open file cannot be pickled: its descriptor means nothing in another process")
 
 
-Content: TypeAlias = str | Path | OpenFile | bytes | None
+@dataclass(frozen=True, slots=True)
+class LentFile:
+    """A file that is opened while it travels to a process that may open none: what arrives there is an `OpenFile`.
+
+    `ai.engine.pipe` does so. Nothing arrives, None, of a file that is not there.
+    """
+
+    path: str
+
+
+Content: TypeAlias = str | Path | LentFile | OpenFile | bytes | None
 """Where the bytes of an image, a DICOM Part 10 file (PS3.10 section 7), are.
 
-A path on this machine, an open file, or the bytes themselves. None if they are not here: the file is gone, or only the
-identity of the image was told. `ai.images.content.open_content` opens each of them.
+A path on this machine, a file to lend, an open file, or the bytes themselves. None if they are not here: the file is
+gone, or only the identity of the image was told. `ai.images.content.open_content` opens each of them.
 """
 
 

@@ -11,3 +11,7 @@ def where(error: BaseException) -> str:
     if trace is None:
         return type(error).__name__
     return f"{type(error).__name__} in {trace.tb_frame.f_code.co_name}, line {trace.tb_lineno}"
+
+
+class LostError(Exception):
+    """This process cannot go on, whatever it is asked; a new one can."""

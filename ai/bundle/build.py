@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ai.bundle.files import METADATA, BundleError, BundleInfo, read_config, short
+from ai.bundle.files import METADATA, BundleError, BundleInfo, short
+from ai.bundle.macros import as_it_runs
 
 _GIVEN = "ai.bundle.given.Given"
 _UNWRITTEN = "ai.bundle.given.Unwritten"
@@ -181,9 +182,7 @@ def _parser(info: BundleInfo, device: Any) -> tuple[Any, str]:
 
     from ai.bundle import torchvision  # noqa: PLC0415  (see the module)
 
-    config = read_config(info.config)
-    if unknown := sorted(name for name in info.spec.override if re.split("[#:]", name)[0] not in config):
-        raise BundleError(f"{info.config}: override in reading.json names {unknown[0]}; the configuration lacks it")
+    config = as_it_runs(info.path, info.config, info.spec.override)
     missing = _remove_missing_imports(config)
     config = _without_files(config)
     if "detector" in config or "RetinaNet" in str(config.get("network_def")):
@@ -191,8 +190,6 @@ def _parser(info: BundleInfo, device: Any) -> tuple[Any, str]:
     try:
         parser = ConfigParser(config)
         parser.read_meta(str(info.path / METADATA))
-        for name, value in info.spec.override.items():
-            parser[name] = value
         parser["bundle_root"] = str(info.path)
         parser["device"] = f"$torch.device('{device}')"
         parser.parse()

@@ -17,7 +17,7 @@ INFERENCE: Final = "configs/inference.json"
 READING: Final = "configs/reading.json"
 WEIGHTS: Final = "models/model.pt"
 SCRIPT: Final = "models/model.ts"
-_CONFIGS = (INFERENCE, "configs/inference.yaml", "configs/inference.yml")
+CONFIGS: Final = (INFERENCE, "configs/inference.yaml", "configs/inference.yml")
 
 # Mandatory by MONAI's bundle specification. Its schema lies on the network and is not used.
 _METADATA_TEXTS = ("version", "monai_version", "pytorch_version", "numpy_version", "task", "description", "authors")
@@ -121,7 +121,7 @@ def describe(path: Path) -> BundleInfo:
     for name in (METADATA, READING):
         if not (path / name).is_file():
             raise BundleError(f"{path / name}: missing; a bundle holds {METADATA}, {INFERENCE}, {READING}, {WEIGHTS}")
-    config = next((path / name for name in _CONFIGS if (path / name).is_file()), None)
+    config = next((path / name for name in CONFIGS if (path / name).is_file()), None)
     if config is None:
         raise BundleError(f"{path / INFERENCE}: missing, as .json, .yaml and .yml; it says how the model runs")
     try:
@@ -172,7 +172,7 @@ def read_config(file: Path) -> dict[str, Any]:
     Raises:
         BundleError: the file cannot be read, or holds no object.
     """
-    if file.suffix == ".json":
+    if file.suffix.lower() == ".json":
         return _json(file)
     import yaml  # noqa: PLC0415  (few bundles need it)
 

@@ -10,20 +10,27 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import pickle
 import queue
+import resource
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, SpawnContext
 from typing import Any, TypeVar
 
+from ai.cage import Cage
+from ai.cage.entrance import enter_alone
 from ai.contract import BusyError, ReadingError
-from ai.engine.pipe import received, send
-from ai.errors import where
+from ai.engine import answers
+from ai.engine.pipe import UnsendableError, received, send
+from ai.errors import LostError, where
 
 #: How warm processes start. The tests fork them from a process that has imported torch: that takes seconds each time.
 CONTEXT: SpawnContext | ForkServerContext = multiprocessing.get_context("spawn")
@@ -33,6 +40,7 @@ _state: Any = None  # what the warm process loaded; None in every other process
 _WATCH_SECONDS = 1.0  # how soon a process that died while idle is started again
 _REST: Any = object()  # takes the place of a task in the queue: see `WarmProcess.rest`
 _LOAD_SECONDS = 300.0  # loading that takes longer is stuck
+_LONGEST_ANSWER = 1 << 31  # bytes, of which results may be most
 
 
 def state() -> Any:
@@ -48,6 +56,14 @@ class MachineError(WarmProcessError):
     """The machine (its disk, its memory) prevents a task; the task is not the cause. Tasks may raise it."""
 
 
+_KINDS: dict[type[Exception], str] = {  # what a task raises on purpose, and how its answer says so
+    ReadingError: "reading error",
+    MachineError: "machine",
+    BusyError: "busy",
+    LostError: "lost",
+}
+
+
 class WarmProcess(Executor):
     """Runs tasks one after the other in one spawned process, which loads its state first and keeps it.
 
@@ -56,6 +72,9 @@ class WarmProcess(Executor):
         timeout: how many seconds one task may take; after that the process is killed and started again.
         on_load: called after each attempt to load, with "" if the process has loaded, else with the reason.
         eager: whether to load at once; if not, the first task loads.
+        cage: what the process may still do; it enters the cage before anything is imported, loaded or read, with a
+            private folder that is made here and deleted with the process. None for no cage.
+        before: called in the process before it enters the cage, to start what it cannot start there.
     """
 
     def __init__(
@@ -65,8 +84,13 @@ class WarmProcess(Executor):
         timeout: float,
         on_load: Callable[[str], None] = lambda _reason: None,
         eager: bool = True,
+        cage: Cage | None = None,
+        before: Callable[[], None] | None = None,
     ) -> None:
         self._load = load
+        self._cage = cage
+        self._before = before
+        self._private: tempfile.TemporaryDirectory[str] | None = None
         self._on_load = on_load
         self._eager = eager
         self._timeout = timeout
@@ -166,7 +190,11 @@ class WarmProcess(Executor):
         ends: tuple[Connection, ...] = ()
         try:
             ours, theirs = ends = CONTEXT.Pipe()
-            process = CONTEXT.Process(target=_main, args=(theirs, self._load), name="warm-process", daemon=True)
+            cage = self._cage
+            if cage is not None:
+                self._private = tempfile.TemporaryDirectory(prefix="dicom-node-", ignore_cleanup_errors=True)
+                cage = replace(cage, private=os.path.realpath(self._private.name))
+            process = CONTEXT.Process(target=_main, args=(theirs, cage, self._before), name="warm-process", daemon=True)
             process.start()
         except OSError as error:  # no memory, process or descriptor is left: a later attempt may succeed
             for end in ends:
@@ -174,6 +202,8 @@ class WarmProcess(Executor):
             raise MachineError(f"the reading process could not be started: {error.strerror}") from error
         theirs.close()
         self._process, self._pipe = process, ours
+        with suppress(OSError):  # it has ended already, which the next line tells
+            send(ours, self._load)
         kind, value = self._receive(ours, 0, _LOAD_SECONDS, "loading the models")
         if kind != "ready":
             self._kill()
@@ -188,6 +218,9 @@ class WarmProcess(Executor):
         try:
             with self._limit():
                 send(pipe, (number, fn, args))
+        except UnsendableError as error:
+            self._kill()
+            raise MachineError(str(error)) from error
         except OSError as error:
             self._kill()
             raise WarmProcessError("the reading process is gone") from error
@@ -202,7 +235,7 @@ class WarmProcess(Executor):
             raise MachineError(value)
         if kind == "lost":
             self._kill()
-            raise WarmProcessError(f"the GPU failed while reading ({value}); the reading process is started anew")
+            raise WarmProcessError(f"{value}; the reading process is started anew")
         raise WarmProcessError(f"an unexpected error while reading: {value}")
 
     def _receive(self, pipe: Connection, number: int, seconds: float, doing: str) -> tuple[str, Any]:
@@ -211,7 +244,11 @@ class WarmProcess(Executor):
             answer = None
             if pipe.poll(seconds):
                 with self._limit():
-                    answer = pipe.recv()
+                    data = pipe.recv_bytes(_LONGEST_ANSWER)
+                answer = answers.loads(data)
+        except pickle.UnpicklingError as error:
+            self._kill()
+            raise WarmProcessError(f"the reading process gave no answer that is read here: {error}") from None
         except (EOFError, OSError):
             process = self._process
             if process is not None:
@@ -222,7 +259,7 @@ class WarmProcess(Executor):
         except BaseException:  # the answer may be in the pipe still, where the next task would find it
             self._kill()
             raise
-        if answer is not None and answer[0] == number:
+        if isinstance(answer, tuple) and len(answer) == 3 and answer[0] == number:
             return answer[1], answer[2]
         self._kill()
         if answer is None:
@@ -253,6 +290,9 @@ class WarmProcess(Executor):
         if pipe is not None and threading.current_thread() is self._thread:
             pipe.close()
             self._pipe = None
+            if self._private is not None:
+                self._private.cleanup()
+                self._private = None
 
 
 def _exit_text(code: int | None) -> str:
@@ -264,13 +304,21 @@ def _exit_text(code: int | None) -> str:
     return f"exit status {code}"
 
 
-def _main(pipe: Connection, load: Callable[[], Any]) -> None:
-    """Run in the process: load, report that, then do one task after the other until the parent is gone."""
+def _main(pipe: Connection, cage: Cage | None, before: Callable[[], None] | None) -> None:
+    """Run in the process: enter the cage, load, report that, then do one task after the other until the parent is gone.
+
+    What loads comes over the pipe: to unpickle it imports large libraries, which start threads of their own.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which decides when this process ends
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each image of a study is an open file
     global _state  # noqa: PLW0603 - one process, one state, set once: as an executor's initializer does
     try:
-        _state = load()
+        if cage is not None:
+            enter_alone(cage, before or _nothing)
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+        with received(pipe) as load:
+            _state = load()
     except BaseException as error:
         text = str(error) if isinstance(error, ValueError | ReadingError) else where(error)
         pipe.send((0, "load error", text))
@@ -289,14 +337,16 @@ def _next_answer(pipe: Connection) -> tuple[int, str, Any]:
     with received(pipe) as (number, fn, args):
         try:
             return number, "done", fn(*args)
-        except ReadingError as error:
-            return number, "reading error", str(error)
-        except MachineError as error:
-            return number, "machine", str(error)
-        except BusyError as error:
-            return number, "busy", str(error)
+        except tuple(_KINDS) as error:
+            return number, next(kind for each, kind in _KINDS.items() if isinstance(error, each)), str(error)
         except Exception as error:
-            return number, ("lost" if _lost_its_gpu(error) else "error"), where(error)
+            if _lost_its_gpu(error):
+                return number, "lost", f"the GPU failed while reading ({where(error)})"
+            return number, "error", where(error)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _lost_its_gpu(error: Exception) -> bool:

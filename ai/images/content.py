@@ -13,7 +13,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import BinaryIO
 
-from ai.contract import Content, OpenFile
+from ai.contract import Content, LentFile, OpenFile
 
 
 def open_content(content: Content) -> BinaryIO:
@@ -31,7 +31,7 @@ def open_content(content: Content) -> BinaryIO:
         return io.BufferedReader(_OpenFile(content.descriptor))
     if isinstance(content, bytes):
         return io.BufferedReader(_Bytes(content))
-    return Path(content).open("rb")
+    return Path(content.path if isinstance(content, LentFile) else content).open("rb")
 
 
 class _Positioned(io.RawIOBase):

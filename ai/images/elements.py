@@ -26,6 +26,7 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset, FileMetaDataset
 
 from ai.contract import Content, ReadingError
+from ai.errors import LostError
 from ai.images.content import Spliced, open_content
 from ai.images.element_walk import Walk
 from ai.images.pixels import MAX_PIXELS
@@ -80,7 +81,7 @@ def guarded() -> Iterator[None]:
     with _silence:
         try:
             yield
-        except ReadingError:
+        except (ReadingError, LostError):
             raise
         except FileNotFoundError:
             raise ReadingError("the file is not there") from None

@@ -1,4 +1,6 @@
-"""Decodes the stored words of one frame. Sizes are checked against the header before anything is decoded.
+"""Gives the stored words of one frame. Sizes are checked against the header before anything is decoded.
+
+Compressed frames are decoded by `ai.images.helpers`, in processes of their own.
 
 Native data in either byte order, RLE, JPEG, JPEG-LS and JPEG 2000 are read (PS3.5 section 8 and Annex A). A few bytes
 of a compressed image can declare gigapixels, so the size in the code stream must equal the size in the header.
@@ -8,16 +10,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pydicom import uid
 from pydicom.encaps import get_frame
-from pydicom.pixels.decoders.base import get_decoder
 
 from ai.contract import ReadingError
+from ai.errors import LostError
+from ai.images import helpers
+from ai.images.codecs import Form, item
 from ai.images.voi import Words
+
+__all__ = ["MAX_PIXELS", "Form", "compressed", "is_lossy", "item", "native", "words"]
 
 MAX_PIXELS = 100_000_000
 """Images of more pixels (rows x columns) are refused. It is twenty times the largest radiograph."""
@@ -40,21 +44,6 @@ _JPEG = {
 _JPEG_DCT = {uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit}
 _JPEG_LOSSLESS = {uid.JPEGLossless, uid.JPEGLosslessSV1}
 _JPEG_2000 = {uid.JPEG2000Lossless, uid.JPEG2000, uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K}
-
-
-@dataclass(frozen=True, slots=True)
-class Form:
-    """The checked Image Pixel attributes (PS3.3 section C.7.6.3) of one frame."""
-
-    rows: int
-    columns: int
-    bits_allocated: int
-    bits_stored: int
-    high_bit: int
-    signed: bool
-    photometric: str
-    samples: int = 1
-    planar: bool = False
 
 
 def is_lossy(syntax: uid.UID) -> bool:
@@ -114,20 +103,12 @@ def native(data: bytes, vr: str, form: Form, values: int, *, little: bool) -> Wo
     return np.frombuffer(data, dtype=dtype, count=values).astype(dtype.newbyteorder("="), copy=False)
 
 
-def item(frame: bytes) -> bytes:
-    """Wrap the code stream of one frame as a value of Pixel Data (7FE0,0010), unchanged (PS3.5 section A.4).
-
-    pydicom would pad an odd length, and a decoder could misread the padding.
-    """
-    return b"\xfe\xff\x00\xe0\0\0\0\0\xfe\xff\x00\xe0" + len(frame).to_bytes(4, "little") + frame
-
-
 def _compressed(data: bytes, form: Form, syntax: uid.UID) -> tuple[Words, str]:
     try:
         return _decompressed(get_frame(data, 0, number_of_frames=1), form, syntax)
-    except ReadingError:
+    except (ReadingError, LostError):
         raise
-    except Exception as error:  # codecs raise errors of many types; their messages may quote the file
+    except Exception as error:  # damaged fragments raise errors of many types; their messages may quote the file
         raise ReadingError(
             f"PixelData is damaged or not of its transfer syntax {syntax}; it cannot be decoded "
             f"({type(error).__name__})"
@@ -149,76 +130,15 @@ def _decompressed(frame: bytes, form: Form, syntax: uid.UID) -> tuple[Words, str
             raise ReadingError(f"BitsAllocated is {form.bits_allocated} in a JPEG image; 8 or 16 was expected")
         stream = jpeg_stream(frame) if syntax in _JPEG else jpeg_2000_stream(frame)
         _check_stream(stream, form)
-        if syntax == uid.JPEGExtended12Bit and stream.bits > 8:
-            if form.samples != 1:
-                raise ReadingError(f"the compressed image has {stream.bits} bits a colour, 8 were expected")
-            return _read_only(_extended_12_bit(frame, form)), form.photometric
+        if syntax in _JPEG_DCT and stream.bits > 8 and form.samples != 1:
+            raise ReadingError(f"the compressed image has {stream.bits} bits a colour, 8 were expected")
         if syntax in _JPEG_LOSSLESS and form.samples != 1:
             _check_headers(frame, form)
         bits = stream.bits
-    decoded, photometric = _decode(item(frame), form, syntax, bits)
-    shape = (form.rows, form.columns) if form.samples == 1 else (form.rows, form.columns, form.samples)
-    if decoded.shape != shape:
-        raise ReadingError(f"the decoder gave an array of {decoded.shape}, not {' x '.join(map(str, shape))}")
-    return _read_only(decoded.view(np.dtype(f"u{decoded.dtype.itemsize}"))), photometric
-
-
-def _read_only(words: Words) -> Words:
-    words.flags.writeable = False  # the cache may return them again
-    return words
-
-
-def _decode(data: bytes, form: Form, syntax: uid.UID, bits: int) -> tuple[NDArray[Any], str]:
-    """Decode with pydicom's plug-ins. ``bits`` is the precision of the code stream; with another, GDCM aborts."""
-    options: dict[str, Any] = {
-        "correct_unused_bits": False,  # the look-up of `ai.images.voi` does it
-        "rows": form.rows,
-        "columns": form.columns,
-        "number_of_frames": 1,
-        "samples_per_pixel": form.samples,
-        "photometric_interpretation": form.photometric,
-        "bits_allocated": form.bits_allocated,
-        "bits_stored": bits,
-        "pixel_representation": int(form.signed),
-        "pixel_keyword": "PixelData",
-    }
-    if form.samples > 1:
-        options["planar_configuration"] = int(form.planar)
-    decoder = get_decoder(syntax)
-    if not decoder.is_available:
-        raise ReadingError(f"no decoder is installed for the transfer syntax {syntax}")
-    # GDCM aborts the process on damaged headers of colour JPEGs. Pillow reads all of them except the lossless.
-    by_pillow = form.samples > 1 and syntax in _JPEG_DCT
-    decoded, properties = decoder.as_array(
-        data, index=0, raw=True, decoding_plugin="pillow" if by_pillow else "", **options
-    )
-    return np.asarray(decoded), str(properties["photometric_interpretation"])
-
-
-def _extended_12_bit(frame: bytes, form: Form) -> NDArray[np.uint16]:
-    """Decode JPEG Process 4 with 12 bits by GDCM, because pydicom's plug-in refuses it."""
-    import gdcm  # noqa: PLC0415  (a large C++ library for a rare syntax)
-
-    for quiet in (gdcm.Trace.WarningOff, gdcm.Trace.ErrorOff, gdcm.Trace.DebugOff):
-        quiet()
-    fragment = gdcm.Fragment()
-    fragment.SetByteStringValue(frame)
-    fragments = gdcm.SequenceOfFragments.New()
-    fragments.AddFragment(fragment)
-    element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
-    element.SetValue(fragments.__ref__())
-    image = gdcm.Image()
-    image.SetNumberOfDimensions(2)
-    image.SetDimensions((form.columns, form.rows, 1))
-    image.SetDataElement(element)
-    image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(gdcm.PhotometricInterpretation.MONOCHROME2))
-    image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGExtendedProcess2_4))
-    image.SetPixelFormat(gdcm.PixelFormat(1, 16, 12, 11, 0))
-    # GDCM returns bytes as text.
-    plain = image.GetBuffer().encode("utf-8", "surrogateescape")
-    if len(plain) != form.rows * form.columns * 2:
-        raise ReadingError(f"the decoder gave {len(plain)} bytes, {form.rows * form.columns * 2} were expected")
-    return np.frombuffer(plain, dtype="<u2").reshape(form.rows, form.columns).astype(np.uint16, copy=False)
+    decoded = helpers.decode(frame, form, syntax, bits)
+    decoded_words = np.frombuffer(decoded.data, dtype=f"u{decoded.word}").reshape(decoded.shape)
+    decoded_words.flags.writeable = False  # the cache may return them again
+    return decoded_words, decoded.photometric
 
 
 @dataclass(frozen=True, slots=True)

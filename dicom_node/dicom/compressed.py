@@ -101,35 +101,38 @@ def decompressed(path: Path) -> Dataset | None:
 
     Raises:
         OSError: the file cannot be read.
-        Exception: whatever pydicom and the decoder raise if the file is damaged.
+        ReadingError: its pixels cannot be decoded; a process in a cage made them, so they are decoded in one as well.
+        Exception: whatever pydicom raises if the file is damaged.
     """
-    from pydicom.pixels.decoders.base import get_decoder  # noqa: PLC0415 - as in `jpeg`
+    from ai.images import helpers  # noqa: PLC0415 - as in `jpeg`
+    from ai.images.codecs import Form  # noqa: PLC0415 - as in `jpeg`
 
     dataset = dcmread(path)
     syntax = dataset.file_meta.TransferSyntaxUID
     if syntax not in SYNTAXES or dataset.BitsAllocated != 8:
         return None
-    if syntax == JPEGBaseline8Bit:
-        if dataset.PhotometricInterpretation != "YBR_FULL_422" or dataset.SamplesPerPixel != 3:
-            return None
-        count = int(dataset.get("NumberOfFrames") or 1)
-        frames = generate_frames(dataset.PixelData, number_of_frames=count)
-        pixels = b"".join(map(_rgb, frames))
+    is_jpeg = syntax == JPEGBaseline8Bit
+    if is_jpeg and (dataset.PhotometricInterpretation != "YBR_FULL_422" or dataset.SamplesPerPixel != 3):
+        return None
+    form = Form(
+        dataset.Rows,
+        dataset.Columns,
+        bits_allocated=8,
+        bits_stored=8,
+        high_bit=7,
+        signed=False,
+        photometric=str(dataset.PhotometricInterpretation),
+        samples=dataset.SamplesPerPixel,
+        planar=dataset.get("PlanarConfiguration") == 1,
+    )
+    count = int(dataset.get("NumberOfFrames") or 1)
+    frames = generate_frames(dataset.PixelData, number_of_frames=count)
+    pixels = b"".join(helpers.decode(frame, form, syntax, 8, rgb=is_jpeg).data for frame in frames)
+    if is_jpeg:
         dataset.PhotometricInterpretation = "RGB"
-    else:
-        decoded, _ = get_decoder(syntax).as_buffer(dataset, raw=True)
-        pixels = bytes(decoded)
     if dataset.SamplesPerPixel > 1:
         dataset.PlanarConfiguration = 0
     pixels += b"\0" * (len(pixels) % 2)
     dataset[_PIXEL_DATA] = RawDataElement(_PIXEL_DATA, "OB", len(pixels), pixels, 0, False, True)
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     return dataset
-
-
-def _rgb(frame: bytes) -> bytes:
-    """The pixels of a JPEG, by the library that made it: most viewers decode by the same arithmetic."""
-    from PIL import Image  # noqa: PLC0415 - as in `jpeg`
-
-    with Image.open(BytesIO(frame), formats=["JPEG"]) as image:
-        return image.convert("RGB").tobytes()

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
-from concurrent.futures import Executor
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,8 +18,10 @@ from ai.bundle.code import code_in, printable
 from ai.bundle.files import METADATA, READING, BundleError, BundleInfo, describe, file_digests, shipped
 from ai.bundle.metadata import metadata_faults
 from ai.bundle.pins import Pinned
+from ai.cage import Cage
 from ai.contract import ReadingError
 from ai.engine.process import WarmProcess, WarmProcessError
+from ai.images import helpers
 from ai.inference import bundle_model
 from dicom_node.errors import ModelError
 from dicom_node.models.records import Record
@@ -52,7 +54,7 @@ class Added:
 
 
 def try_out(path: Path, *, seconds: float = TRIAL_SECONDS) -> dict[str, str]:
-    """Load a bundle in another process, which runs it once on an input of the declared shape.
+    """Load a bundle in a process in a cage, which runs it once on an input of the declared shape.
 
     Returns:
         what was seen, for the record.
@@ -60,13 +62,30 @@ def try_out(path: Path, *, seconds: float = TRIAL_SECONDS) -> dict[str, str]:
     Raises:
         ModelError: it cannot be loaded, ends its process, or takes longer than ``seconds``.
     """
-    executor: Executor
-    with WarmProcess(_nothing, timeout=seconds) as executor:
+    folder = path.absolute()
+    with trials(Cage(None, reads=(str(folder),), hides=(str(folder.parent),)), seconds=seconds) as attempt:
         try:
-            return executor.submit(load_once, str(path)).result()
-        except (ReadingError, WarmProcessError) as error:
-            text = str(error).replace("the reading process", "its process").replace("reading took", "loading it took")
-            raise ModelError(f"it was tried and cannot be used: {text}") from None
+            return attempt(path)
+        except ModelError as error:
+            raise ModelError(f"it was tried and cannot be used: {error}") from None
+
+
+@contextmanager
+def trials(cage: Cage, *, seconds: float = TRIAL_SECONDS) -> Iterator[Callable[[Path], dict[str, str]]]:
+    """A process in a cage for as long as the block; what it yields loads a bundle there, and tells what was seen.
+
+    What it yields raises ModelError if the bundle cannot be loaded, ends the process or takes longer than ``seconds``.
+    """
+    with WarmProcess(_nothing, timeout=seconds, cage=cage, before=helpers.start, eager=False) as executor:
+
+        def attempt(path: Path) -> dict[str, str]:
+            try:
+                return executor.submit(load_once, str(path)).result()
+            except (ReadingError, WarmProcessError) as error:
+                text = str(error).replace("the reading process", "its process")
+                raise ModelError(text.replace("reading took", "loading it took")) from None
+
+        yield attempt
 
 
 def load_once(path: str) -> dict[str, str]:
@@ -92,6 +111,7 @@ def add(
     reading: Path | None = None,
     sha256: str = "",
     replace_shipped: bool = False,
+    trust: bool = False,
     origin: str = "",
     limits: Limits | None = None,
     progress: Progress = lambda _done, _whole: None,
@@ -107,6 +127,7 @@ def add(
         reading: a reading.json that replaces the bundle's own.
         sha256: the expected SHA-256 (hex) of the zip file; empty for any.
         replace_shipped: whether it may take the name of a model that ships with the node.
+        trust: whether it may run more than parts of MONAI that are on the allow-list (`ai.bundle.known`).
         origin: where the bundle came from, if ``source`` was only made from that.
         limits: how much may be brought.
         progress: called with the progress of a download.
@@ -129,6 +150,7 @@ def add(
                 confirm=confirm,
                 reading=reading,
                 replace_shipped=replace_shipped,
+                trust=trust,
                 trial=trial,
                 now=now,
             )
@@ -144,6 +166,7 @@ def _add(
     confirm: Callable[[Candidate], bool],
     reading: Path | None,
     replace_shipped: bool,
+    trust: bool,
     trial: Callable[[Path], dict[str, str]],
     now: Callable[[], float],
 ) -> Added:
@@ -176,8 +199,16 @@ def _add(
     if faults:
         raise ModelError(f"{METADATA} breaks MONAI's bundle specification: " + "; ".join(faults[:10]))
     size = sum((folder / each).stat().st_size for each in files)
-    if not confirm(Candidate(info, brought, tuple(code_in(folder)), len(files), size)):
+    code = tuple(code_in(folder))
+    if not confirm(Candidate(info, brought, code, len(files), size)):
         raise ModelError("nothing was installed")
+    if code and not trust:
+        lines = "".join(f"\n  {line[:400]}" for line in code[:20])
+        raise ModelError(f"it runs more than MONAI's own parts; --trust installs it all the same:{lines}")
+    if code:
+        seen_code = {"runs code of its own": f"{len(code)} lines, trusted by --trust"}
+    else:
+        seen_code = {"runs code of its own": "no"}
     seen = trial(folder)
     if file_digests(folder) != files:
         raise ModelError("it changes its own files when it is loaded, so that they cannot be pinned")
@@ -194,7 +225,7 @@ def _add(
         added=datetime.fromtimestamp(now(), UTC).isoformat(timespec="seconds"),
         user=current_user(),
         replaces_shipped=name in shipped(),
-        checks={"MONAI bundle specification": "metadata.json follows it", **seen},
+        checks={"MONAI bundle specification": "metadata.json follows it", **seen_code, **seen},
     )
     store.adopt(part, record)
     return Added(store.current(name), True, was)

@@ -12,22 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydicom.pixels.decoders.base import get_decoder
-from pydicom.uid import (
-    JPEG2000,
-    JPEG2000Lossless,
-    JPEGBaseline8Bit,
-    JPEGExtended12Bit,
-    JPEGLosslessSV1,
-    JPEGLSLossless,
-    JPEGLSNearLossless,
-    RLELossless,
-)
+from pydicom.uid import UID
 
-from ai.bundle.files import BundleError
+from ai.bundle.files import BundleError, describe
 from ai.bundle.manifest import ReadingSpec
+from ai.bundle.pins import Pinned
+from ai.cage import walls
 from ai.engine import devices
-from ai.inference import bundle_model
+from ai.images import codecs
 from dicom_node.clock import SteadyClock
 from dicom_node.config.load import load
 from dicom_node.config.settings import Peer, Settings
@@ -37,6 +29,8 @@ from dicom_node.index.commitments import peers_that_ask
 from dicom_node.index.index import INDEX_FILE
 from dicom_node.log import printable
 from dicom_node.models import asked
+from dicom_node.models.cage import cage_of
+from dicom_node.models.install import trials
 from dicom_node.models.registry import Models
 from dicom_node.models.users import user_name
 from dicom_node.network.requestor import AssociationError, Requestor, Timeouts, uncompressed
@@ -47,16 +41,6 @@ from dicom_node.scp.commitment import BIND, NOT_BOUND
 from dicom_node.storage.spool import Spool
 
 _LOW_SPACE = 5 * 1024**3
-_COMPRESSED = (
-    JPEGBaseline8Bit,
-    JPEGExtended12Bit,
-    JPEGLosslessSV1,
-    JPEGLSLossless,
-    JPEGLSNearLossless,
-    JPEG2000Lossless,
-    JPEG2000,
-    RLELossless,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +72,7 @@ def points(config: Path) -> Iterator[Point]:
         yield Point("warn", "data_dir", f"{settings.node.data_dir}: {found}; the next start closes it to them")
     yield _port(settings, running=Spool(settings.node.data_dir).in_use())
     yield from _devices(settings.node.device)
+    yield from _cage(settings)
     yield from _models(settings)
     yield from _plugins()
     for peer in settings.destinations():
@@ -178,40 +163,61 @@ def _models(settings: Settings) -> Iterator[Point]:
     store = Models(settings.node.data_dir)
     reading = settings.reading_models()
     specs: dict[str, ReadingSpec] = {}
+    found: dict[str, Pinned] = {}
+    faults: dict[str, ModelError | BundleError] = {}
     for name in settings.models():
-        began = time.perf_counter()
         try:
             pinned = store.current(name).pinned()
             pinned.check()
-            model = bundle_model.load(pinned.path)
+            found[name] = pinned
         except (ModelError, BundleError) as error:
-            if name in reading or isinstance(error, ModelError):
-                yield Point("FAIL", f"model {name}", str(error))
-            else:
-                yield Point("warn", f"model {name}", f"{error}; it reads in shadow alone, so the node runs without it")
-            continue
-        identity, specs[name] = model.identity, model.info.spec
-        took = time.perf_counter() - began
-        notice = f"; {identity.notice}" if identity.notice else ""
-        shadow = ", ".join(route.name for route in settings.routes if name in route.shadow)
-        yield Point(
-            "ok",
-            f"model {name}",
-            f"version {identity.version}, files {identity.digest[:12]}, loads in {took:.1f} s{notice}"
-            + (f"; in shadow of route {shadow}: recorded, not sent" if shadow else ""),
-        )
-    for fault in asked.faults(settings, specs):
-        yield Point("FAIL", "routes", fault)
+            faults[name] = error
+    with trials(cage_of(settings, found)) as attempt:  # what a bundle runs, it runs in the cage here as well
+        for name in settings.models():
+            began = time.perf_counter()
+            fault: Exception | None = faults.get(name)
+            if fault is None:
+                try:
+                    info = describe(found[name].path)
+                    attempt(found[name].path)
+                except (ModelError, BundleError) as error:
+                    fault = BundleError(str(error))
+            if fault is not None:
+                if name in reading or isinstance(fault, ModelError):
+                    yield Point("FAIL", f"model {name}", str(fault))
+                else:
+                    means = "it reads in shadow alone, so the node runs without it"
+                    yield Point("warn", f"model {name}", f"{fault}; {means}")
+                continue
+            identity, specs[name] = info.identity, info.spec
+            took = time.perf_counter() - began
+            notice = f"; {identity.notice}" if identity.notice else ""
+            shadow = ", ".join(route.name for route in settings.routes if name in route.shadow)
+            yield Point(
+                "ok",
+                f"model {name}",
+                f"version {identity.version}, files {identity.digest[:12]}, loads in {took:.1f} s{notice}"
+                + (f"; in shadow of route {shadow}: recorded, not sent" if shadow else ""),
+            )
+    for wrong in asked.faults(settings, specs):
+        yield Point("FAIL", "routes", wrong)
+
+
+def _cage(settings: Settings) -> Iterator[Point]:
+    """Which walls stand around the processes that decode images and run models."""
+    index = settings.node.data_dir / "index.sqlite"
+    for wall in walls.standing(cage_of(settings, {}), index if index.is_file() else None):
+        yield Point("ok" if wall.stands else "warn", f"cage, {wall.name}", wall.text)
 
 
 def _plugins() -> Iterator[Point]:
-    for syntax in _COMPRESSED:
-        decoder = get_decoder(syntax)
-        if decoder.is_available:
-            yield Point("ok", "compressed pixels", f"{syntax.name}")
+    missing = codecs.missing()
+    for syntax in codecs.DECODERS:
+        name = UID(syntax).name
+        if syntax in missing:
+            yield Point("FAIL", "compressed pixels", f"{name} cannot be decoded: {missing[syntax]} is not installed")
         else:
-            missing = "; ".join(decoder.missing_dependencies)
-            yield Point("FAIL", "compressed pixels", f"{syntax.name} cannot be decoded: {missing}")
+            yield Point("ok", "compressed pixels", f"{name}: {codecs.DECODERS[syntax]}")
 
 
 def _echo(settings: Settings, peer: Peer) -> Point:

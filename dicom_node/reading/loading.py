@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,6 @@ from dicom_node.log import silence_libraries
 
 _NICE = 10  # of 19: reading yields a busy processor to receiving, because a modality waits for that
 _NICE_IN_BACKGROUND = 15  # a process in the background yields to reading
-_OOM_SCORE = "800"  # of 1000: if memory runs out, the system ends a process in the background first
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +58,9 @@ class Loads:
 def load_models(bundles: Mapping[str, Pinned], device: str, *, background: bool = False) -> Warm:
     """Load every bundle that memory is free for, and all that encoding needs; runs in the warm process.
 
-    A process in the ``background`` yields the processor to the other processes of the node. If memory runs out, the
-    system ends it first.
+    A process in the ``background`` yields the processor to the other processes of the node.
     """
     os.nice(_NICE_IN_BACKGROUND if background else _NICE)
-    if background:
-        with suppress(OSError):  # not every system has it
-            Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE, encoding="ascii")
     import dicom_node.results  # noqa: PLC0415 - highdicom, torch and monai stay out of the receiver's process
 
     silence_libraries()

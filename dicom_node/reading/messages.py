@@ -1,8 +1,8 @@
 """The messages between the node and a process that reads: a request for a reading, and its answer.
 
-On one machine both name files: the request those of the images, the answer those of the results. `by_value` makes a
-request for a process without a disk in common with the node: images and results then travel as bytes. `by_descriptor`
-makes one for a process on this machine that may not open files itself.
+On one machine both name files: the request those of the images, the answer those of the results. `lent` makes a request
+for a process in a cage, which may open no image itself: it gets them open. `by_value` makes one for a process without a
+disk in common with the node: images and results then travel as bytes.
 """
 
 from __future__ import annotations
@@ -10,13 +10,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ai.contract import DEFAULT, Asked, Content, InstanceRef, OpenFile, PassedOver, Reading, SeriesRef
+from ai.contract import DEFAULT, Asked, Content, InstanceRef, LentFile, PassedOver, Reading, SeriesRef
 from dicom_node.config.settings import Profile
 from dicom_node.index.rows import StoredReport
 
@@ -46,10 +44,10 @@ class ReadRequest:
     """A study for a model to read, and which results to make of the reading.
 
     ``created`` (epoch seconds) is the one time in the results. ``known`` are the runs of this study that the index has,
-    each with the digests of the profiles that it has results for. ``data_dir`` is the node's folder, where the process
-    writes the results durably; None if it has no such folder, and the results come back as bytes. ``threads`` is how
-    many processors the network may use; None leaves it to torch. ``batch`` begins the names of the result files under
-    ``incoming/``. ``removed`` are the instances that retention has removed. ``asked`` is what to look for.
+    each with the digests of the profiles that it has results for. ``data_dir`` is the node's folder, below which the
+    process writes the results durably; None if it has no such folder, and the results come back as bytes. ``threads``
+    is how many processors the network may use; None leaves it to torch. ``batch`` begins the names of the result files
+    under ``made/``. ``removed`` are the instances that retention has removed. ``asked`` is what to look for.
     ``place`` is the model's place in the configuration, from 0: it sets the Series Numbers of the results.
     ``withdrawn`` are the runs whose results were withdrawn, each with the digests of the profiles that this holds for.
     ``answers`` are what the models said, in place of ``model``, for a summary. ``tells`` are the
@@ -94,7 +92,7 @@ class ReadRequest:
 
 @dataclass(frozen=True, slots=True)
 class ResultPart:
-    """A result object: ``content`` is the path of its durable file under ``incoming/``, or its bytes.
+    """A result object: ``content`` is the path of its durable file under ``made/``, or its bytes.
 
     ``profile`` is the digest of the profile that it was made for; ``bytes`` is its size.
     """
@@ -141,23 +139,13 @@ def by_value(request: ReadRequest) -> ReadRequest:
     return dataclasses.replace(_with_content(request, content), data_dir=None)
 
 
-@contextmanager
-def by_descriptor(request: ReadRequest) -> Iterator[ReadRequest]:
-    """The request with its images open for reading, until the block ends; results come back as the request says.
+def lent(request: ReadRequest) -> ReadRequest:
+    """The request with its images to be opened while it travels, for a process that may open no file itself."""
 
-    Each image takes one of the descriptors that a process may have (``ulimit -n``).
+    def content(path: Path) -> Content:
+        return LentFile(str(path))
 
-    Raises:
-        OSError: as `by_value`; EMFILE if there are more images than descriptors.
-    """
-    with ExitStack() as stack:
-
-        def content(path: Path) -> Content:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            stack.callback(os.close, descriptor)
-            return OpenFile(descriptor)
-
-        yield _with_content(request, content)
+    return _with_content(request, content)
 
 
 def _with_content(request: ReadRequest, of: Callable[[Path], Content]) -> ReadRequest:
@@ -165,10 +153,11 @@ def _with_content(request: ReadRequest, of: Callable[[Path], Content]) -> ReadRe
 
     @functools.cache  # an image that is asked for twice is opened once
     def moved(ref: InstanceRef) -> InstanceRef:
-        if not isinstance(ref.content, str | Path):
+        path = ref.content.path if isinstance(ref.content, LentFile) else ref.content
+        if not isinstance(path, str | Path):
             return ref
         try:
-            return dataclasses.replace(ref, content=of(Path(ref.content)))
+            return dataclasses.replace(ref, content=of(Path(path)))
         except FileNotFoundError:
             return dataclasses.replace(ref, content=None)
 

@@ -19,10 +19,12 @@ from typing import Literal
 from ai.bundle.pins import Pinned
 from ai.engine.devices import reads_on_cpu
 from ai.engine.process import WarmProcess
+from ai.images import helpers
 from dicom_node.config.settings import Settings
 from dicom_node.index.index import Index
 from dicom_node.jobs.patience import Patience
 from dicom_node.log import logger
+from dicom_node.models.cage import cage_of
 from dicom_node.reading.loading import Loads, loader, loads
 
 _SPARE_WORTH = 12  # studies that wait for a reading: then it is worth loading the models a second time
@@ -161,6 +163,8 @@ class WarmProcesses:
             timeout=node.read_timeout_seconds,
             on_load=on_load,
             eager=not background,
+            cage=cage_of(self._settings, bundles, background=background),
+            before=helpers.start,
         )
 
     def _slot(

@@ -1,7 +1,7 @@
 """The jobs "read" and "shadow": a model reads a revision of a study; the results are stored and queued for sending.
 
 Reading and encoding run in an executor (`dicom_node.reading.warm_process`). It answers with the names of the result
-files that it wrote under ``incoming/``, or with their bytes. This process puts the files into place and records
+files that it wrote under ``made/``, or with their bytes. This process puts the files into place and records
 everything in the transaction that ends the job.
 
 A study is read once. Its results are encoded once for each profile, that is, the settings of one or more destinations.
@@ -30,7 +30,7 @@ from dicom_node.index.index import Index
 from dicom_node.index.rows import Job
 from dicom_node.jobs.worker import Done
 from dicom_node.log import logger
-from dicom_node.reading.messages import ReadAnswer, ReadRequest, Wanted
+from dicom_node.reading.messages import ReadAnswer, ReadRequest, Wanted, lent
 from dicom_node.reading.processes import Processors
 from dicom_node.reading.recording import Recorder, Sending
 from dicom_node.reading.warm_process import read, report_failure
@@ -107,7 +107,7 @@ class Reader:
         try:
             with self._processors.shared() if self._processors is not None else nullcontext() as threads:
                 request = dataclasses.replace(self._request(job, way, job.created), threads=threads, batch=batch)
-                answer = self._executor.submit(read, request).result()
+                answer = self._executor.submit(read, lent(request)).result()
         except ReadingError as error:
             if self._index.revision(job.study) > revision:  # an image was corrected during the reading
                 return Done(f"not read: superseded by revision {self._index.revision(job.study)}", "superseded")
@@ -145,7 +145,7 @@ class Reader:
             wanted = tuple(dataclasses.replace(each, predecessor=None) for each in request.wanted)
             request = dataclasses.replace(request, wanted=wanted)
         try:
-            answer = self._executor.submit(report_failure, request, reason).result()
+            answer = self._executor.submit(report_failure, lent(request), reason).result()
         except process.MachineError as error:
             raise Hindered(str(error)) from error
         except (ReadingError, process.WarmProcessError) as error:

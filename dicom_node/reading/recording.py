@@ -7,10 +7,10 @@ import json
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ai.contract import Reading
+from dicom_node.errors import Retryable
 from dicom_node.index.index import Index
 from dicom_node.index.rows import Job, NewReading, NewResult
 from dicom_node.jobs.worker import Done
@@ -84,7 +84,11 @@ class Recorder:
         This happens before the transaction that names them: receiving needs the index, which must not be held while the
         disk writes. After a crash in between, the next attempt replaces the files; nothing of them was sent.
         """
-        files = {part.sop_instance_uid: Path(part.content) for part in answer.parts if isinstance(part.content, str)}
+        try:
+            named = [part for part in answer.parts if isinstance(part.content, str)]
+            files = {part.sop_instance_uid: self._spool.made(str(part.content)) for part in named}
+        except (OSError, ValueError) as error:
+            raise Retryable(f"the results of the reading process are not where it says: {error}") from error
         try:
             others = {part.sop_instance_uid: part.content for part in answer.parts if isinstance(part.content, bytes)}
             files |= zip(others, self._spool.write_parts([content] for content in others.values()), strict=True)

@@ -31,7 +31,7 @@ from dicom_node.index.recorded import recorded, restored
 from dicom_node.index.rows import SUMMARY, Job, JobRow
 from dicom_node.jobs.worker import Done
 from dicom_node.log import logger
-from dicom_node.reading.messages import Answer, ReadRequest, Wanted
+from dicom_node.reading.messages import Answer, ReadRequest, Wanted, lent
 from dicom_node.reading.recording import Recorder, Sending
 from dicom_node.reading.warm_process import summarize
 from dicom_node.storage.spool import Spool
@@ -83,7 +83,7 @@ class Summarizer:
                         "there", "nothing to summarize")  # fmt: skip
         request = self._request(job, answers, profile, models.index(jobs[0].target))
         try:
-            answer = self._executor.submit(summarize, request).result()
+            answer = self._executor.submit(summarize, lent(request)).result()
         except ReadingError as error:
             raise Permanent(str(error)) from error
         except (process.WarmProcessError, RuntimeError) as error:

@@ -250,7 +250,7 @@ def _summary(request: ReadRequest, run: Any, images: Any) -> Iterator[Any]:
 
 
 def _durable(contents: Iterable[Sequence[bytes | memoryview]], data_dir: Path, batch: str) -> list[str]:
-    """Write each result to a durable file under ``incoming/``; the paths of the files.
+    """Write each result to a durable file under ``made/``; the paths of the files.
 
     Raises:
         MachineError: the disk is full or fails; no file is left.

@@ -17,8 +17,8 @@ _WRITEBACK_BYTES = 128 * 1024  # unwritten bytes after which the system is told 
 class Part:
     """The open partial file of an instance that is being received. It is used by one thread only."""
 
-    def __init__(self, path: str) -> None:
-        """Create the file.
+    def __init__(self, path: str, *, reads: bool = True) -> None:
+        """Create the file; whether it ``reads`` it again: a process in a cage puts results where it may read nothing.
 
         Raises:
             OSError: the file exists already, or cannot be created.
@@ -27,7 +27,8 @@ class Part:
         self.size = 0
         self.marks_unrecorded = False  # an unrecorded file in place could not be deleted; this part's name leads to it
         self._started = 0  # bytes that the system was told to write to the disk
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        how = os.O_RDWR if reads else os.O_WRONLY
+        self._file = os.open(path, how | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         self._digest: GrowingDigest | None = None
 
     def write(self, pieces: Sequence[memoryview]) -> None:

@@ -4,9 +4,10 @@ Layout below ``data_dir``. Every file name is a digest; no text from the network
 
     spool/<aa>/<SHA-256 of the SOP Instance UID>.dcm     received images, byte for byte; ...-2.dcm for a correction
     results/<aa>/<SHA-256 of the SOP Instance UID>.dcm   result objects, kept so that they can be sent again unchanged
-    incoming/*.part                                      files that are being written; none of them is acknowledged
+    incoming/*.part                                      images that are being received; none of them is acknowledged
+    made/*.part                                          results that are being written, by a process in a cage
 
-A result is written and fsynced below ``incoming/``, renamed into place, and its folder is fsynced. After a crash it is
+A result is written and fsynced below ``made/``, renamed into place, and its folder is fsynced. After a crash it is
 complete or absent.
 
 A received image is hard-linked into place. Its partial file, whose name has the same digest, is deleted only when the
@@ -44,6 +45,7 @@ class Spool:
     def __init__(self, data_dir: Path) -> None:
         self._root = data_dir
         self._incoming = data_dir / "incoming"
+        self._made = data_dir / "made"
         self._locks: list[int] = []
         self._numbers = itertools.count(1)
         self._folders: dict[str, int] = {}
@@ -63,7 +65,7 @@ class Spool:
             ConfigError: the folder cannot be written, or another node uses it.
         """
         try:
-            for folder in (self._root, self._incoming, self._root / "spool", self._root / "results"):
+            for folder in (self._root, self._incoming, self._made, self._root / "spool", self._root / "results"):
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._make_folders()
             self._lock()
@@ -128,7 +130,10 @@ class Spool:
             self.path(name).unlink()
         for part in parts:  # last: until its image file is deleted, a partial file is needed to find it
             part.unlink()
-        return len(parts) + len(unrecorded)
+        made = list(self._made.glob("*.part"))
+        for part in made:
+            part.unlink()
+        return len(parts) + len(unrecorded) + len(made)
 
     def _editions(self, digest: str) -> list[str]:
         """The names of all files of an instance that are in place."""
@@ -204,7 +209,7 @@ class Spool:
         batch = batch or uuid.uuid4().hex
         try:
             for pieces in contents:
-                parts.append(Part(f"{self._incoming}/{batch}.{len(parts)}.part"))
+                parts.append(Part(f"{self._made}/{batch}.{len(parts)}.part", reads=False))
                 parts[-1].write([memoryview(each) for each in pieces])
             for part in parts:  # after all are written: the first fsync does most of the work of the others
                 part.sync()
@@ -216,8 +221,19 @@ class Spool:
 
     def discard_parts(self, batch: str) -> None:
         """Delete the partial files that a dead process left of a batch of `write_parts`."""
-        for part in self._incoming.glob(f"{batch}.*.part"):
+        for part in self._made.glob(f"{batch}.*.part"):
             self.discard_part(part)
+
+    def made(self, name: str) -> Path:
+        """The partial file that another process says it has made of a result; it may have named anything.
+
+        Raises:
+            ValueError: it is no plain file of `write_parts`.
+        """
+        file = self._made / os.path.basename(name)
+        if str(file) != name or not name.endswith(".part") or not stat.S_ISREG(os.lstat(file).st_mode):
+            raise ValueError("what is named as a result is none")
+        return file
 
     @staticmethod
     def discard_part(part: Path) -> None:

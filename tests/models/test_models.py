@@ -91,7 +91,7 @@ def untried(_path: Path) -> dict[str, str]:
 
 
 def install(store: Models, source: Path | str, **wishes: Any) -> Any:
-    return add(store, str(source), **{"confirm": lambda _c: True, "trial": load_here, **wishes})
+    return add(store, str(source), **{"confirm": lambda _c: True, "trial": load_here, "trust": True, **wishes})
 
 
 def untouched(store: Models) -> bool:
@@ -173,10 +173,11 @@ def test_a_reading_json_may_be_given_beside_the_bundle(store: Models, source: Pa
 
 def test_nothing_is_installed_unless_confirmed(store: Models, source: Path) -> None:
     seen: list[Candidate] = []
+    change(source / "configs/inference.json", imports=["$import os"])
     with pytest.raises(ModelError, match="nothing was installed"):
         install(store, source, confirm=lambda c: bool(seen.append(c)), trial=pytest.fail)
     assert seen[0].info.identity.name == "local_cxr"
-    assert seen[0].code == ("configs/inference.json: imports[0]: runs $import torch",)
+    assert seen[0].code == ("configs/inference.json: imports[0]: runs $import os",)
     assert untouched(store)
 
 
@@ -184,7 +185,7 @@ def test_nothing_is_installed_unless_confirmed(store: Models, source: Path) -> N
 def test_the_trial_runs_in_a_process_of_its_own_under_a_time_limit(store: Models, source: Path) -> None:
     change(source / "configs/inference.json", stuck="$__import__('time').sleep(600)", network_def="@stuck")
     with pytest.raises(ModelError, match="loading it took longer than 1 s; its process was stopped"):
-        add(store, str(source), confirm=lambda _c: True, trial=lambda path: try_out(path, seconds=1.0))
+        install(store, source, trial=lambda path: try_out(path, seconds=1.0))
     assert untouched(store)
 
 
@@ -798,6 +799,39 @@ def test_a_route_that_names_no_model_is_told(store: Models) -> None:
         find(settings_for(store.data_dir, pacs_port=104, routes=routes))
 
 
+# --- what a bundle may run ----------------------------------------------------------------------------------------
+
+
+def test_a_bundle_that_runs_more_than_known_parts_needs_to_be_trusted(store: Models, source: Path) -> None:
+    assert "runs code of its own" in install(store, source, trust=False).entry.record.checks
+    change(source / "configs/inference.json", more="$print(1)")
+    shown: list[Any] = []
+    with pytest.raises(ModelError, match=r"(?s)--trust installs it all the same:.*more: runs \$print\(1\)"):
+        install(store, source, trust=False, confirm=lambda candidate: shown.append(candidate) or True)
+    assert shown[0].code == ("configs/inference.json: more: runs $print(1)",), "it is shown before it is refused"
+    checks = install(store, source).entry.record.checks
+    assert checks["runs code of its own"] == "1 lines, trusted by --trust"
+
+
+@pytest.mark.slow
+def test_the_trial_is_in_the_cage(store: Models, source: Path, tmp_path: Path) -> None:
+    """A bundle that is trusted, and still tries to get out while it is loaded."""
+    store.data_dir.mkdir(exist_ok=True)
+    (store.data_dir / "index.sqlite").write_bytes(b"patients")
+    out = tmp_path / "escaped"
+    expressions = {
+        "read": f"$open({str(store.data_dir / 'index.sqlite')!r}).read()",
+        "write": f"$open({str(out)!r}, 'w')",
+        "program": f"$__import__('subprocess').run(['touch', {str(out)!r}])",
+        "network": "$__import__('socket').create_connection(('127.0.0.1', 9))",
+    }
+    for name, expression in expressions.items():
+        change(source / "configs/inference.json", preprocessing=expression)
+        with pytest.raises(ModelError, match=r"preprocessing cannot be built: .*(Permission|not permitted)"):
+            install(store, source, trial=try_out)
+        assert not out.exists(), name
+
+
 # --- what is shown of a bundle ------------------------------------------------------------------------------------
 
 
@@ -824,6 +858,7 @@ def test_the_code_in_a_bundle_is_listed_and_cannot_hide(source: Path) -> None:
         "configs/inference.json: macro: takes from a file %/etc/other.json::key",
         "models/model.ts: compiled network (TorchScript)",
         "scripts/mine.py: a program that the configuration can use",
+        "configs/inference.json: macro: the macro '%/etc/other.json::key' names a file that is not in the bundle",
     ]
 
 
@@ -846,7 +881,8 @@ def test_the_code_in_a_bundle_is_listed_and_cannot_hide(source: Path) -> None:
 def test_code_cannot_hide_behind_the_name_of_a_library(source: Path, target: str, *, listed: bool) -> None:
     inference = source / "configs/inference.json"
     inference.write_text(json.dumps({"elsewhere": "os.system", "part": {"_target_": target}}))
-    assert code_in(source) == [f"configs/inference.json: part._target_: calls {target}"] * listed
+    named = "configs/inference.json: elsewhere: names os.system"
+    assert code_in(source) == [f"configs/inference.json: part._target_: calls {target}"] * listed + [named]
 
 
 @pytest.mark.parametrize("key", ["preprocessing#transforms#0#_target_", "network_def::_target_"])
@@ -863,9 +899,15 @@ _BOMB = "a: &a [$evil]\n" + "".join(f"{b}: &{b} [{', '.join(['*' + a] * 9)}]\n" 
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("a: &a [*a, $evil]", ["a[1]: runs $evil"]),
-        (_BOMB, ["a[0]: runs $evil"]),
-        ("[" * 100_000, ["cannot be read (RecursionError): it may run anything"]),
+        ("a: &a [*a, $evil]", ["a[1]: runs $evil", "has too many or too deep entries to be read"]),
+        (_BOMB, ["a[0]: runs $evil", "has too many or too deep entries to be read"]),
+        (
+            "[" * 100_000,
+            [
+                "cannot be read (RecursionError): it may run anything",
+                "cannot be read as YAML: RecursionError: maximum recursion depth exceeded",
+            ],
+        ),
     ],
     ids=["itself", "many times over", "deep"],
 )

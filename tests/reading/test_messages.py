@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 import os
 import pickle
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -18,16 +20,19 @@ from pydicom.dataset import Dataset
 
 from ai.bundle.files import shipped
 from ai.bundle.pins import Pinned
-from ai.contract import OpenFile
+from ai.cage import Cage
+from ai.contract import LentFile, OpenFile
 from ai.engine import process
+from ai.engine.pipe import received, send
 from ai.engine.process import WarmProcess
+from ai.images import helpers
 from dicom_node.config.holder import SettingsHolder
 from dicom_node.config.settings import Profile
 from dicom_node.errors import Permanent
 from dicom_node.index.index import INDEX_FILE, Index
 from dicom_node.index.rows import NewInstance
 from dicom_node.reading import loading
-from dicom_node.reading.messages import ReadAnswer, ReadRequest, Wanted, by_descriptor, by_value
+from dicom_node.reading.messages import ReadAnswer, ReadRequest, Wanted, by_value, lent
 from dicom_node.reading.read_job import Reader
 from dicom_node.storage.spool import Spool
 from tests.node.test_way import radiograph
@@ -148,7 +153,7 @@ def elsewhere(request: ReadRequest) -> Iterator[ReadRequest]:
     """On a machine that has no disk in common with the node: while it reads, the node's files are not there."""
     moved: ReadRequest = pickle.loads(pickle.dumps(by_value(request)))
     assert moved.data_dir is None
-    names = [str(ref.content) for one in request.series for ref in one.instances]
+    names = [ref.content.path for one in request.series for ref in one.instances if isinstance(ref.content, LentFile)]
     folder = Path(names[0]).parents[2] if names else Path("/nowhere")
     for area in ("spool", "incoming", "results"):
         (folder / area).rename(folder / f"{area}.away")
@@ -161,14 +166,18 @@ def elsewhere(request: ReadRequest) -> Iterator[ReadRequest]:
 
 @contextmanager
 def caged(request: ReadRequest) -> Iterator[ReadRequest]:
-    """In a process that may open no file of the node: it has open descriptors, and gives bytes back."""
-    with by_descriptor(request) as moved:
-        assert all(isinstance(ref.content, OpenFile) for one in moved.series for ref in one.instances)
-        descriptors = [ref.content.descriptor for one in moved.series for ref in one.instances]
-        yield dataclasses.replace(moved, data_dir=None)
-    for descriptor in descriptors:
+    """In a process that may open no file of the node: it gets them open, and gives bytes back."""
+    ours, theirs = multiprocessing.get_context("spawn").Pipe()
+    sending = threading.Thread(target=send, args=(ours, dataclasses.replace(lent(request), data_dir=None)))
+    sending.start()
+    with received(theirs) as moved:
+        sending.join()
+        files = [ref.content for one in moved.series for ref in one.instances]
+        assert {type(each) for each in files} <= {OpenFile, type(None)}
+        yield moved
+    for each in files:
         with pytest.raises(OSError, match="Bad file descriptor"):
-            os.fstat(descriptor)
+            os.fstat(each.descriptor if each is not None else -1)
 
 
 @pytest.fixture
@@ -215,7 +224,7 @@ def test_a_study_gives_the_same_result_files_however_it_travels(
 
 def test_a_file_that_is_gone_fails_alike_however_it_travels(start: Callable[..., OneNode]) -> None:
     reasons = []
-    for name, travel in {"path": nullcontext, "bytes": elsewhere, "descriptor": by_descriptor}.items():
+    for name, travel in {"path": nullcontext, "bytes": elsewhere, "descriptor": caged}.items():
         node = start(name, chest(), "phantom_cxr")
         (path,) = node.folder.glob("spool/*/*.dcm")
         path.unlink()
@@ -247,7 +256,8 @@ def test_a_warm_process_reads_what_came_as_bytes(start: Callable[..., OneNode], 
     local = start("path", chest(), "phantom_cxr")
     local.read(Here(nullcontext))
     pinned = {"phantom_cxr": Pinned(models["phantom_cxr"])}
-    warm = WarmProcess(loading.loader(pinned, "cpu"), timeout=120.0)
+    cage = Cage(None, reads=(str(models["phantom_cxr"]),), hides=(str(local.folder.parent),))
+    warm = WarmProcess(loading.loader(pinned, "cpu"), timeout=120.0, cage=cage, before=helpers.start)
     try:
         for name, travel in {"bytes": elsewhere, "descriptor": caged}.items():
             node = start(name, chest(), "phantom_cxr")

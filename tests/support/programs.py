@@ -156,13 +156,14 @@ def start_reaper() -> None:
 def started() -> set[int]:
     """The processes that this one started and that have not ended, but for multiprocessing's own two helpers.
 
-    Those that one of the helpers, the fork server, started are among them.
+    Those that one of the helpers, the fork server, started are among them. What decodes pixels stays for the session.
     """
     found = {pid for pid in _children("self") if alive(pid)}
     servers = {pid for pid in found if b"multiprocessing.forkserver" in _command(pid)}
     forked = {pid for server in servers for pid in _children(str(server)) if alive(pid)}
     trackers = {pid for pid in found if b"multiprocessing.resource_tracker" in _command(pid)}
-    return (found - servers - trackers) | forked
+    decoding = {pid for pid in found if b"ai.images import decode_process" in _command(pid)}
+    return (found - servers - trackers - decoding) | forked
 
 
 def _children(process: str) -> set[int]:

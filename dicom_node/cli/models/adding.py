@@ -29,6 +29,9 @@ def add(
     replace_shipped: Annotated[
         bool, typer.Option("--replace-shipped", help="Let it take the name of a model that ships with the node.")
     ] = False,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Let it run more than MONAI's own parts: what it runs is shown before.")
+    ] = False,
     yes: YesOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
@@ -42,7 +45,7 @@ def add(
             "a download needs --sha256 HEX, the SHA-256 that its author names, so that it is the file that was meant; "
             "--yes installs whatever comes"
         )
-    install(config, source, yes=yes, reading=reading, sha256=sha256, replace_shipped=replace_shipped)
+    install(config, source, yes=yes, reading=reading, sha256=sha256, replace_shipped=replace_shipped, trust=trust)
 
 
 def install(config: Path, source: str, *, yes: bool, **wishes: Any) -> None:
@@ -58,6 +61,8 @@ def install(config: Path, source: str, *, yes: bool, **wishes: Any) -> None:
 
     def confirm(candidate: Candidate) -> bool:
         _print_candidate(candidate)
+        if candidate.code and not wishes.get("trust"):
+            raise ModelError("it runs more than MONAI's own parts (above): if its author is trusted, say --trust")
         if yes:
             return True
         if not terminal.can_ask():
@@ -93,7 +98,7 @@ def _print_candidate(candidate: Candidate) -> None:
     for name in candidate.source.left_out[:20]:
         print(f"left out: {printable(name)}")
     print(
-        "\nA model is a program: its configuration can run any Python, with the rights of the node's user.\n"
+        "\nA model is a program: its configuration can run any Python, in the cage that dicom-node check tells of.\n"
         "Install only what comes from somebody whom you trust as you trust the author of any other program."
     )
     if candidate.code:

@@ -86,7 +86,7 @@ def import_weights(
             return
         with tempfile.TemporaryDirectory() as folder:
             made = published.import_densenet121(file, Path(folder) / described.name, described)
-            install(config, str(made), yes=yes, origin=f"imported from {file.absolute()}")
+            install(config, str(made), yes=yes, trust=True, origin=f"imported from {file.absolute()}")
     except BundleError as error:
         raise ModelError(str(error)) from error
     except OSError as error:

@@ -121,7 +121,7 @@ def index_faults(data: Path, kept: dict[str, set[str]]) -> list[str]:
 
 _OURS = re.compile(
     r"outer|outer/node|outer/node/(node\.toml|log|data)"
-    r"|outer/node/data/(index\.sqlite(-wal|-shm)?|lock|told\.json|incoming|spool|results|models|models/.*)"
+    r"|outer/node/data/(index\.sqlite(-wal|-shm)?|lock|told\.json|incoming|made|spool|results|models|models/.*)"
     r"|outer/node/data/(spool|results)/[0-9a-f]{2}"
     r"|outer/node/data/spool/(?P<folder>[0-9a-f]{2})/(?P=folder)[0-9a-f]{62}(-[0-9]+)?\.dcm"
 )

@@ -65,7 +65,11 @@ def audit(node: Node, sent: Sent, pacs: Sequence[str]) -> tuple[dict[str, object
         for each, count in sent.answers.items()
         if re.fullmatch("[0-9A-F]{4}", each) and each not in TRIED_AGAIN
     ]
-    leftovers = [*names(node.data / "incoming"), *_orphans(node.data, {*kept.values(), *results.values()})]
+    leftovers = [
+        *names(node.data / "incoming"),
+        *names(node.data / "made"),
+        *_orphans(node.data, {*kept.values(), *results.values()}),
+    ]
     faults += [f"{name} is left over" for name in leftovers]
     return {
         "images answered 0000": len(sent.answered),

@@ -58,6 +58,7 @@ static int strikes(enum call call, const char *path)
     const char *rest = path + below_length + 1;
     enum area area = !strncmp(rest, "index.sqlite", 12) ? INDEX
                      : !strncmp(rest, "incoming/", 9)   ? INCOMING
+                     : !strncmp(rest, "made/", 5)       ? INCOMING
                      : !strncmp(rest, "spool", 5)       ? SPOOL
                      : !strncmp(rest, "results", 7)     ? RESULTS
                                                         : OTHER;

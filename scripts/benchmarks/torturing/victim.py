@@ -134,7 +134,11 @@ class Node:
     def steps(self) -> set[str]:
         """What it is doing now."""
         found = set()
-        parts = [name.split(".")[0] for name in names(self.data / "incoming") if name.endswith(".part")]
+        parts = [
+            name.split(".")[0]
+            for name in [*names(self.data / "incoming"), *names(self.data / "made")]
+            if name.endswith(".part")
+        ]
         if any(len(part) == _RECEIVED_PART for part in parts):
             found.add("receiving")
         if any(len(part) == _RESULT_PART for part in parts):

@@ -29,7 +29,7 @@ from pydicom.encaps import encapsulate, get_frame
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 
 from ai.contract import InstanceRef, ReadingError
-from ai.images import pixels
+from ai.images import helpers, pixels
 from ai.images.radiograph import Radiograph, display_uint8, load_display, load_radiograph, read_header
 from dicom_node.results.images import StoredImages
 from tests.support.samples import DATA
@@ -555,7 +555,7 @@ def test_silence_ends_with_the_last_reader(tmp_path: Path) -> None:
 
 
 def test_a_compressed_image_of_another_size_is_never_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pixels, "_decode", lambda *_: pytest.fail("it was decoded"))
+    monkeypatch.setattr(helpers, "decode", lambda *_: pytest.fail("it was decoded"))
     sides = (60000).to_bytes(4, "big") * 2
     j2k = b"\xff\x4f\xff\x51\0\x29\0\0" + sides + bytes(8) + sides + bytes(8) + b"\0\1" + bytes(60)
     jpeg = b"\xff\xd8\xff\xe0\0\4\0\0\xff\xc3\0\x0b\x10" + b"\xea\x60\xea\x60" + b"\1\1\x11\0" + bytes(60)
