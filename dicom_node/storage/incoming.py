@@ -60,11 +60,7 @@ class Incoming:
         return self.part.size - len(self._meta)
 
     def record(self, node: str, now: float, edition: int) -> bytes:
-        """The preamble that says what the data set does not (`storage.record`).
-
-        Raises:
-            OSError: the file cannot be read back.
-        """
+        """The preamble that says what the data set does not (`storage.record`)."""
         return Record(node, now, edition, self.calling_ae, self.data_set_bytes, self.part.digest()).preamble()
 
     def header(self) -> Header:

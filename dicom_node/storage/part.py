@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-
-from dicom_node.storage.digest import GrowingDigest
 
 _MOST_PIECES = 64  # of one writev(2), which takes at most 1024; more pieces are joined first
 _WRITEBACK_BYTES = 128 * 1024  # unwritten bytes after which the system is told to write them
@@ -17,8 +16,8 @@ _WRITEBACK_BYTES = 128 * 1024  # unwritten bytes after which the system is told 
 class Part:
     """The open partial file of an instance that is being received. It is used by one thread only."""
 
-    def __init__(self, path: str, *, reads: bool = True) -> None:
-        """Create the file; whether it ``reads`` it again: a process in a cage puts results where it may read nothing.
+    def __init__(self, path: str) -> None:
+        """Create the file. It is not read again: a process in a cage puts results where it may read nothing.
 
         Raises:
             OSError: the file exists already, or cannot be created.
@@ -27,9 +26,9 @@ class Part:
         self.size = 0
         self.marks_unrecorded = False  # an unrecorded file in place could not be deleted; this part's name leads to it
         self._started = 0  # bytes that the system was told to write to the disk
-        how = os.O_RDWR if reads else os.O_WRONLY
-        self._file = os.open(path, how | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        self._digest: GrowingDigest | None = None
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self._hash: hashlib._Hash | None = None
+        self._hash_begin = 0
 
     def write(self, pieces: Sequence[memoryview]) -> None:
         """Append bytes.
@@ -50,22 +49,30 @@ class Part:
             # What the disk writes while the rest is received, the final fsync does not wait for.
             _start_writing(self._file, self._started, self.size - self._started)
             self._started = self.size
-        if self._digest is not None:
-            self._digest.grow(self.size)
+        if self._hash is not None:
+            self._add_to_digest(pieces, self.size - total)
 
     def begin_digest(self, begin: int) -> None:
         """Take the SHA-256 of what will be written from byte ``begin`` on, while it comes."""
-        self._digest = GrowingDigest(self._file, begin)
+        self._hash, self._hash_begin = hashlib.sha256(), begin
+
+    def _add_to_digest(self, pieces: Sequence[memoryview], at: int) -> None:
+        """Take bytes that were written from ``at`` on.
+
+        From memory and in this thread: a thread of its own had to read them back, and cost more than it won on two
+        processors. hashlib releases Python's lock meanwhile.
+        """
+        if self._hash is None:
+            return
+        for piece in pieces:
+            self._hash.update(piece[max(self._hash_begin - at, 0) :])
+            at += len(piece)
 
     def digest(self) -> bytes:
-        """The SHA-256 of what was written; `begin_digest` was called before.
-
-        Raises:
-            OSError: the file cannot be read back.
-        """
-        if self._digest is None:
+        """The SHA-256 of what was written; `begin_digest` was called before."""
+        if self._hash is None:
             raise RuntimeError("no digest was begun")
-        return self._digest.finish(self.size)
+        return self._hash.digest()
 
     def write_preamble(self, preamble: bytes) -> None:
         """Write over the 128 bytes with which the file begins.
@@ -92,9 +99,6 @@ class Part:
     def discard(self) -> None:
         """Close the file and delete it. It stays if the next start needs it to find an unrecorded file."""
         if self._file >= 0:
-            with suppress(OSError):
-                if self._digest is not None:
-                    self._digest.wait()  # nothing else may get the descriptor's number while it is read
             with suppress(OSError):
                 os.close(self._file)
             self._file = -1

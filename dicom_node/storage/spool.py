@@ -209,7 +209,7 @@ class Spool:
         batch = batch or uuid.uuid4().hex
         try:
             for pieces in contents:
-                parts.append(Part(f"{self._made}/{batch}.{len(parts)}.part", reads=False))
+                parts.append(Part(f"{self._made}/{batch}.{len(parts)}.part"))
                 parts[-1].write([memoryview(each) for each in pieces])
             for part in parts:  # after all are written: the first fsync does most of the work of the others
                 part.sync()
