@@ -290,6 +290,13 @@ EVENTS: tuple[LogEvent, ...] = (
         "Report it with the line of the log.",
     ),
     LogEvent(
+        "request.refused",
+        ("warning",),
+        ("reason",),
+        "A message that is no image was answered 0213 (resource limitation): too many bytes of such messages wait.",
+        "Look what the caller sends; it may try again.",
+    ),
+    LogEvent(
         "result.delivered",
         ("info", "warning"),
         ("instance", "role", "peer", "seconds", "status", "reason"),
@@ -333,8 +340,8 @@ EVENTS: tuple[LogEvent, ...] = (
         "step.refused",
         ("warning",),
         ("instance", "reason", "error"),
-        "A procedure step's attributes could not be read.",
-        "Ask the modality's vendor if it repeats.",
+        "A procedure step's attributes could not be read, or its modality may not store.",
+        "Set may_store = true on its peer; otherwise ask the modality's vendor if it repeats.",
     ),
     LogEvent(
         "study.complete",

@@ -20,11 +20,14 @@ from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, STANDARD_VR
 LONGEST_VALUE = 4096
 """Bytes that are read of a value at most. The values that are needed have up to 64 characters (PS3.5 6.2)."""
 
+# Of a sequence that is kept, with all that is in it. Functional groups have some 60 for each frame.
+_MOST_KEPT, _LONGEST_KEPT = 200_000, 64 * 1024 * 1024
 _MOST_ELEMENTS = 500_000  # and items of one data set; a header that names 100,000 instances has about as many
 _UNDEFINED = 0xFFFFFFFF
 _PIXELS = 0x7FE00000  # the least tag of pixels
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _SEARCHED_AT_ONCE = 64 * 1024  # bytes
+_LONG = frozenset(vr.encode() for vr in EXPLICIT_VR_LENGTH_32)
 _VRS = {vr.encode(): str(vr) for vr in STANDARD_VR}
 
 
@@ -42,21 +45,26 @@ class _Order:
 _LITTLE, _BIG = _Order("<"), _Order(">")
 
 
+class TooManyError(ValueError):
+    """A data set has more elements or items than an image can need, so that reading it would take too long."""
+
+
 class Walk:
     """Reads one data set once, from the current position of its file."""
 
-    def __init__(self, file: BinaryIO, *, implicit: bool, little: bool) -> None:
+    def __init__(self, file: BinaryIO, *, implicit: bool, little: bool, most: int = _MOST_ELEMENTS) -> None:
         """Prepare to read.
 
         Args:
             file: stands at the first element.
             implicit: what the transfer syntax says. If the first element shows otherwise, the element is believed.
             little: whether the byte order is little endian.
+            most: elements and items at most; a million take 0.4 s.
         """
         self._file = file
         self.little = little
         self._order = _LITTLE if little else _BIG
-        self._left = _MOST_ELEMENTS
+        self._left = self._most = most
         begin = file.read(6)
         file.seek(-len(begin), 1)
         self.implicit = not _is_vr(begin[4:]) if len(begin) == 6 else implicit
@@ -97,11 +105,13 @@ class Walk:
     def spans(self, keep: Container[int]) -> Iterator[tuple[int, int]]:
         """Where the data set is in its file, without the sequences of undefined length whose tags are not in ``keep``.
 
-        Each span is from one place of the file to another, in bytes from its start. Pixels are not passed over: the
-        last span begins at the latest with them, and ends where the file ends.
+        Of those that are kept, elements and items are counted, whatever their length says. Each span is from one place
+        of the file to another, in bytes from its start. Pixels are not passed over: the last span begins at the latest
+        with them, and ends where the file ends.
 
         Raises:
-            ValueError, struct.error: the data set is broken, or has too many elements.
+            TooManyError: the data set, or a sequence that is kept, has too many elements.
+            ValueError, struct.error: the data set is broken.
         """
         begin = self._file.tell()
         while True:
@@ -110,16 +120,33 @@ class Walk:
             if head is None or head[0] >= _PIXELS:
                 break
             tag, vr, size = head
+            value = self._file.tell()
             if size != _UNDEFINED:
                 self._file.seek(size, 1)
+                if tag in keep:
+                    self._check_kept(value, size)
                 continue
             sequence = self._is_sequence(tag, vr, self._order)
             if not self._pass(tag, vr, implicit=self.implicit):
                 break
-            if sequence and tag not in keep:
+            if sequence and tag in keep:
+                self._check_kept(value, self._file.tell() - value)
+            elif sequence:
                 yield begin, at
                 begin = self._file.tell()
         yield begin, self._file.seek(0, 2)
+
+    def _check_kept(self, begin: int, size: int) -> None:
+        """Count what is in an element that is kept, if it is a sequence; the file stands behind it, as before."""
+        end = self._file.tell()
+        self._file.seek(begin)
+        first = self._file.read(min(size, 4))
+        if first == self._order.item:
+            self._file.seek(begin)
+            value = self._file.read(min(size, _LONGEST_KEPT))
+            if size > _LONGEST_KEPT or not has_at_most(value, _MOST_KEPT, implicit=self.implicit, little=self.little):
+                raise TooManyError(f"a sequence has more than {_MOST_KEPT} elements, or {_LONGEST_KEPT} bytes")
+        self._file.seek(end)
 
     def _value(self, size: int, *, whole: bool) -> bytes:
         """The beginning of a value; the file then stands behind the value.
@@ -136,7 +163,7 @@ class Walk:
     def _count(self) -> None:
         self._left -= 1
         if self._left < 0:
-            raise ValueError(f"the data set has more than {_MOST_ELEMENTS} elements")
+            raise TooManyError(f"the data set has more than {self._most} elements")
 
     def _head(self, *, implicit: bool, order: _Order | None = None) -> tuple[int, str | None, int] | None:
         """The tag, VR and length of the next element; the file then stands at its value. None at the file's end."""
@@ -250,3 +277,52 @@ def _empty(vr: str | None) -> bytes | None:
 def _is_vr(text: bytes) -> bool:
     """Whether two bytes look like a VR. In an implicit element the length stands there, and it hardly ever looks so."""
     return all(0x40 < each < 0x5B for each in text)
+
+
+def has_at_most(encoded: bytes | bytearray, most: int, *, implicit: bool, little: bool) -> bool:
+    """Whether a data set has at most ``most`` elements and items, those of its sequences included.
+
+    It counts what pydicom would parse: whatever may be a sequence is looked into. A data set that breaks off is
+    counted to there. pydicom makes an object of each, which takes some 20 us for an item; counting takes 1 us.
+    """
+    end = len(encoded)
+    order = "<" if little else ">"
+    tag_of, short, long = struct.Struct(order + "HH"), struct.Struct(order + "H"), struct.Struct(order + "I")
+    item = tag_of.pack(0xFFFE, 0xE000)
+    at = 0
+    while at + 8 <= end:
+        most -= 1
+        if most < 0:
+            return False
+        group, element = tag_of.unpack_from(encoded, at)
+        if group == 0xFFFE:  # an item or a delimiter: what follows it is counted as what is around it
+            at += 8
+            continue
+        vr = bytes(encoded[at + 4 : at + 6])
+        if implicit or not vr.isalpha():
+            (length,) = long.unpack_from(encoded, at + 4)
+            at += 8
+            nested = length == _UNDEFINED or _named_sequence(group << 16 | element)
+        elif vr in _LONG:
+            if at + 12 > end:
+                break
+            (length,) = long.unpack_from(encoded, at + 8)
+            at += 12
+            nested = vr == b"SQ" or length == _UNDEFINED
+        else:
+            (length,) = short.unpack_from(encoded, at + 6)
+            at += 8
+            nested = False
+        if not nested and encoded[at : at + 4] == item and vr in (b"UN", b"OB"):
+            nested = True  # a sequence whose VR was lost
+        if not nested:
+            at += length
+    return True
+
+
+def _named_sequence(tag: int) -> bool:
+    """Whether the data dictionary calls an element a sequence; of a private one pydicom looks no further."""
+    try:
+        return dictionary_VR(tag) == "SQ"
+    except KeyError:
+        return False

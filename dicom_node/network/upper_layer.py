@@ -19,9 +19,9 @@ from typing import Any
 from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ, P_DATA_TF
 from pynetdicom.pdu_primitives import A_ABORT, A_ASSOCIATE, A_P_ABORT, P_DATA
 
+from dicom_node.network import association_request
+
 BUFFER_BYTES = 256 * 1024
-# Bytes of an A-ASSOCIATE-RQ; 128 contexts of 20 transfer syntaxes are 180 KiB. A megabyte of tiny items takes seconds.
-_LONGEST_REQUEST = 256 * 1024
 _LONGEST_OTHER = 1024  # bytes of a PDU that is neither a request nor data; the standard's have 4
 _GOODBYE_SECONDS = 2.0  # ARTIM: how long the other side may take to close, once everything is said
 _BUSY_SECONDS = 0.1  # how long an abort waits for a PDU that another thread sends
@@ -94,8 +94,11 @@ class UpperLayer:
         """Say that a message is through, however short it was."""
         self._came = 0
 
-    def request(self) -> A_ASSOCIATE_RQ:
-        """Read the A-ASSOCIATE-RQ that a connection begins with.
+    def request_begins(self) -> tuple[association_request.Caller, Callable[[], A_ASSOCIATE_RQ]]:
+        """Read the fixed fields of the A-ASSOCIATE-RQ that a connection begins with.
+
+        Returns:
+            Who calls, and what reads and parses the rest, with the same errors.
 
         Raises:
             GoneError, AbortedError, ViolationError: something else came, or nothing.
@@ -105,13 +108,17 @@ class UpperLayer:
             raise AbortedError
         if kind != _ASSOCIATE_RQ:
             raise ViolationError(UNEXPECTED_PDU, f"a PDU of type {kind:02X}H came where an association is requested")
-        if length > _LONGEST_REQUEST:
+        if not association_request.FIXED_BYTES <= length <= association_request.LONGEST:
             raise ViolationError(INVALID_PARAMETER, f"a request for an association of {length} bytes")
+        fixed = self._take(association_request.FIXED_BYTES)
+        return association_request.caller(fixed), lambda: self._request_ends(kind, length, fixed)
+
+    def _request_ends(self, kind: int, length: int, fixed: bytes) -> A_ASSOCIATE_RQ:
+        rest = self._take(length - len(fixed))
         pdu = A_ASSOCIATE_RQ()
         try:
-            pdu.decode(_PDU.pack(kind, length) + self._take(length))
-        except (GoneError, AbortedError):
-            raise
+            association_request.check(rest)
+            pdu.decode(_PDU.pack(kind, length) + fixed + rest)
         except Exception as error:  # whatever a decoder raises on hostile bytes
             raise ViolationError(INVALID_PARAMETER, "the request for an association cannot be parsed") from error
         return pdu

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import replace
 from io import BytesIO
 from typing import Any
 
@@ -21,6 +22,7 @@ from pynetdicom.transport import AddressInformation
 
 from dicom_node.log import logger, where
 from dicom_node.network import dimse, pynetdicom_setup
+from dicom_node.network.association_request import Caller
 from dicom_node.network.upper_layer import (
     INVALID_PARAMETER,
     UNEXPECTED_PDU,
@@ -32,15 +34,14 @@ from dicom_node.network.upper_layer import (
     ViolationError,
 )
 from dicom_node.scp.access import PeerIdentity, Proposal, Rejection
-from dicom_node.scp.service import AcceptedContext, CollectingService, Receipt, Request, Services, StreamingService
+from dicom_node.scp.collecting import RESOURCE_LIMITATION, Collected, Streaming
+from dicom_node.scp.service import AcceptedContext, CollectingService, Request, Services, StreamingService
 
 _LONGEST_PDU = 128 * 1024  # bytes; announced to the caller, but longer PDUs are taken too
 _REQUEST_SECONDS = 10.0  # the A-ASSOCIATE-RQ must come within this time
 _LEAST_BYTES = 6000  # of a message, within the time that an association may be silent: 100 bytes a second
 _LONGEST_COMMAND = 64 * 1024  # bytes; the command set of a C-STORE has about 200
-_LONGEST_OTHER = 4 * 1024 * 1024  # bytes of a data set that is collected in memory
-_MOST_ITEMS = 20_000  # of its sequences: pydicom makes an object of each; a procedure step names one for each image
-_ITEMS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")  # the tag of an item, in either byte order
+_OVERDRAWN_SECONDS = 1.0  # how long a caller waits for its next message when it has cost more than it may
 _PENDING = (0xFF00, 0xFF01)  # statuses of a response that is not the last one (PS3.7 C.1.3)
 _REJECT_VERSION = (0x01, 0x02, 0x02)  # PS3.8 9.3.4: permanently, by the ACSE: protocol version not supported
 
@@ -53,7 +54,9 @@ class Association:
         address: IP address and port of the caller.
         ae: our AE title, implementation and supported presentation contexts.
         clock: seconds, which no step of the machine's clock moves.
-        admit: decides who may associate; a rejection that it returns is sent.
+        judge: knows the caller by AE titles and address, before more is parsed; a rejection that it returns is sent.
+        admit: decides whether a caller that is known may associate; likewise.
+        charge: notes how many seconds a caller cost (None: one that is rejected); false if it has to wait.
         services: serve the messages.
         on_end: called by the thread at its end, also if no association was established.
     """
@@ -65,28 +68,35 @@ class Association:
         ae: AE,
         clock: Callable[[], float],
         *,
-        admit: Callable[[Association, Proposal], PeerIdentity | Rejection],
+        judge: Callable[[Proposal], PeerIdentity | Rejection],
+        charge: Callable[[PeerIdentity | None, str, float], bool],
+        admit: Callable[[Association, PeerIdentity, Proposal], Rejection | None],
         services: Services,
         on_end: Callable[[Association], None],
     ) -> None:
         self.last_byte = 0.0  # seconds of the clock
         self.released = False
+        self.address = address[0]
         self._address = address
         self._ae = ae
         self._clock = clock
+        self._judge = judge
+        self._charge = charge
         self._admit = admit
         self._services = services
         self._on_end = on_end
         self._upper = UpperLayer(sock, request_seconds=_REQUEST_SECONDS, on_bytes=self._note_bytes)
-        self._peer: PeerIdentity | None = None
+        self._caller: PeerIdentity | None = None  # who asks for an association
+        self._peer: PeerIdentity | None = None  # who has one
+        self._share: Any = None  # of the memory for messages
         self._association: Any = None
         self._accepted: dict[int, AcceptedContext] = {}
         self._longest_answer = 0  # bytes of the longest PDU that the caller takes; 0: any
         self._stopping = False
         self._command = bytearray()
-        self._streaming: _Streaming | None = None
+        self._streaming: Streaming | None = None
         self._pieces: list[memoryview] = []  # of the data set, not yet written
-        self._collecting: _Collecting | None = None
+        self._collecting: Collected | None = None
         self._fragments: Iterator[tuple[int, int, memoryview, bool]] = iter(())
         self._serving: Any = None  # the message that a service serves
         self._cancelled = False  # whether the caller has cancelled it
@@ -123,6 +133,8 @@ class Association:
         finally:
             if self._streaming is not None:
                 self._streaming.receipt.discard()
+            if self._collecting is not None:
+                self._collecting.release()
             self._pieces.clear()
             self._upper.close()
             self._on_end(self)
@@ -148,7 +160,14 @@ class Association:
 
     def _negotiated(self) -> bool:
         """Accept or reject the association; pynetdicom negotiates. Returns whether the association is open."""
-        request = self._upper.request()
+        caller, rest = self._upper.request_begins()
+        began = time.thread_time()
+        try:
+            return self._decided(caller, rest)
+        finally:
+            self._charge(self._caller, self.address, time.thread_time() - began)
+
+    def _decided(self, caller: Caller, rest: Callable[[], Any]) -> bool:
         association = self._association = PynetdicomAssociation(self._ae, "acceptor")
         association.dul = PynetdicomProvider(self._upper)
         acceptor, host = association.acceptor, self._address[0]
@@ -158,6 +177,16 @@ class Association:
         acceptor.implementation_class_uid = self._ae.implementation_class_uid
         acceptor.implementation_version_name = self._ae.implementation_version_name
         acceptor.supported_contexts = deepcopy(self._ae.supported_contexts)
+        if not caller.version & 0x0001:
+            association.acse.send_reject(*_REJECT_VERSION)
+            return False
+        proposal = Proposal(caller.called, caller.calling, host)
+        peer = self._judge(proposal)
+        if isinstance(peer, Rejection):
+            association.acse.send_reject(*peer.answer)
+            return False
+        self._caller = peer
+        request = rest()
         try:
             association.requestor.primitive = request.to_primitive()
         except Exception as error:  # as in `UpperLayer.request`
@@ -166,23 +195,14 @@ class Association:
         asked = primitive.presentation_context_definition_list
         if not all(context.abstract_syntax and context.transfer_syntax for context in asked):
             raise ViolationError(INVALID_PARAMETER, "a presentation context that names no SOP class or transfer syntax")
-        if not request.protocol_version & 0x0001:
-            association.acse.send_reject(*_REJECT_VERSION)
-            return False
-        proposal = Proposal(
-            called=primitive.called_ae_title.strip(" \0"),
-            calling=primitive.calling_ae_title.strip(" \0"),
-            address=host,
-            sop_classes=frozenset(context.abstract_syntax for context in asked),
-        )
-        decision = self._admit(self, proposal)
-        if isinstance(decision, Rejection):
-            association.acse.send_reject(*decision.answer)
+        proposal = replace(proposal, sop_classes=frozenset(context.abstract_syntax for context in asked))
+        if (rejection := self._admit(self, peer, proposal)) is not None:
+            association.acse.send_reject(*rejection.answer)
             return False
         association.acse.negotiate_association()
         if not association.is_established:
             return False
-        self._peer = decision
+        self._peer, self._share = peer, self._services.collection.share(peer.shares(self.address))
         self._longest_answer = association.requestor.maximum_length
         self._accepted = {
             each.context_id: AcceptedContext(each.context_id, str(each.abstract_syntax), str(each.transfer_syntax[0]))
@@ -225,17 +245,17 @@ class Association:
         service = self._services.find(command.field, context.sop_class)
         if isinstance(service, StreamingService):
             self._expect_request()
-            self._streaming = _Streaming(context, command, service.begin(command, context, self))
+            self._streaming = Streaming(context, command, service.begin(command, context, self))
             if not command.has_data_set:
                 self._end_stream(self._streaming)
         elif isinstance(service, CollectingService):
-            self._begin_collecting(_Collecting(context, command, service), command_set)
+            self._begin_collecting(Collected(self._share, context, command, service), command_set)
         elif context is self._asked and command.field & dimse.RESPONSE:
-            self._begin_collecting(_Collecting(context, command), command_set)
+            self._begin_collecting(Collected(self._share, context, command), command_set)
         else:
             raise ViolationError(INVALID_PARAMETER, f"a message {command.field:04X}H, which no service here knows")
 
-    def _begin_collecting(self, collecting: _Collecting, command_set: bytearray) -> None:
+    def _begin_collecting(self, collecting: Collected, command_set: bytearray) -> None:
         command = collecting.command
         if command.field == dimse.C_CANCEL_RQ:  # one that comes too late is ignored (PS3.7 9.3.2.3)
             self._cancelled |= self._serving is not None and command.responds_to == self._serving.MessageID
@@ -266,7 +286,7 @@ class Association:
                 self._streaming.receipt.write(self._pieces)
             self._pieces.clear()
 
-    def _end_stream(self, streaming: _Streaming) -> None:
+    def _end_stream(self, streaming: Streaming) -> None:
         """Answer a request whose data set has come."""
         self._write()
         status = streaming.receipt.end()
@@ -279,37 +299,46 @@ class Association:
 
     # -- messages whose data sets are collected
 
-    def _collect(self, collecting: _Collecting, piece: memoryview, *, last: bool) -> None:
-        data_set = collecting.data_set
-        data_set += piece
-        if len(data_set) > _LONGEST_OTHER:
-            raise ViolationError(INVALID_PARAMETER, f"a data set of more than {_LONGEST_OTHER} bytes that is no image")
+    def _collect(self, collecting: Collected, piece: memoryview, *, last: bool) -> None:
+        collecting.add(piece)
         if last:
-            if max(map(data_set.count, _ITEMS)) > _MOST_ITEMS:
-                raise ViolationError(INVALID_PARAMETER, f"a data set of more than {_MOST_ITEMS} items")
-            self._serve_collected(collecting)
+            try:
+                self._serve_collected(collecting)
+            finally:
+                collecting.release()
 
-    def _serve_collected(self, collected: _Collecting) -> None:
+    def _serve_collected(self, collected: Collected) -> None:
         """Have a whole message served; a response is kept for a service that waits for it, or dropped."""
         self._collecting = None
+        collected.check()
         message, context = collected.message, collected.context
         if collected.service is None or collected.command.field & dimse.RESPONSE:
+            if collected.refused:
+                raise ViolationError(INVALID_PARAMETER, "a response for which there is no room")
             self._response = message
             return
         sop_class = getattr(message, "RequestedSOPClassUID", None) or message.AffectedSOPClassUID
         if not collected.service.on_any_context and sop_class != context.sop_class:
             raise ViolationError(INVALID_PARAMETER, "a message of another SOP class than its presentation context")
         self._serving, self._cancelled = message, False
+        request = Request(message, BytesIO(collected.data_set), context, self)
         try:
-            self._serve(collected.service, Request(message, BytesIO(collected.data_set), context, self))
+            if collected.refused:
+                logger().warning("request.refused", reason="too many bytes of messages wait in memory")
+                self._send(request.answer(RESOURCE_LIMITATION), context)
+            else:
+                self._serve(collected.service, request)
         finally:
             self._serving = None
 
     def _serve(self, service: CollectingService, request: Request) -> None:
         """Send what the service gives, as soon as it gives it; its failure is answered."""
         answered = False
+        began = time.thread_time()
         try:
-            for message in service.serve(request):
+            with self._services.collection.turn:  # the messages of most services are made here, before one is sent
+                messages = service.serve(request)
+            for message in messages:
                 self._send(message, request.context)
                 answered |= message.MessageIDBeingRespondedTo is not None and message.Status not in _PENDING
             if not answered:
@@ -320,6 +349,8 @@ class Association:
             logger().error("request.failed", error=where(error))
             if not answered:
                 self._send(request.answer(0x0110), request.context)
+        if not self._charge(self._peer, self.address, time.thread_time() - began):
+            time.sleep(_OVERDRAWN_SECONDS)
 
     def _send(self, message: Any, context: AcceptedContext) -> None:
         try:
@@ -373,23 +404,3 @@ class Association:
         if fragment is None:
             raise ViolationError(UNEXPECTED_PDU, "a release while its request was served")
         self._take(*fragment)
-
-
-@dataclass(slots=True)
-class _Streaming:
-    """A request whose data set goes to its service while it comes."""
-
-    context: AcceptedContext
-    command: dimse.Command
-    receipt: Receipt
-
-
-@dataclass(slots=True)
-class _Collecting:
-    """A message whose data set is collected. ``service`` is None if it is the response to a request of ours."""
-
-    context: AcceptedContext
-    command: dimse.Command
-    service: CollectingService | None = None
-    message: Any = None
-    data_set: bytearray = field(default_factory=bytearray)

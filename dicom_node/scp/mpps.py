@@ -40,6 +40,7 @@ class MPPS(CollectingService):
     0112    N-SET: the step does not exist
     0117    N-CREATE: the SOP Instance UID breaks the rules for UIDs
     0120    N-CREATE: no study is named
+    0124    the caller may not store (``may_store = false``)
     ======  =========================================================================================
     """
 
@@ -53,6 +54,9 @@ class MPPS(CollectingService):
 
     def serve(self, request: Request) -> list[Any]:
         """Answer an N-CREATE or N-SET."""
+        if not request.peer.may_store:
+            logger().warning("step.refused", reason="the caller may not store (may_store = false)")
+            return [request.answer(0x0124)]
         if isinstance(request.message, N_CREATE):
             return [request.answer(self._create(request))]
         return [self._set(request)]

@@ -8,6 +8,7 @@ import resource
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
@@ -19,17 +20,27 @@ from dicom_node.errors import ConfigError
 from dicom_node.log import logger, silence_libraries, where
 from dicom_node.network.addresses import plain
 from dicom_node.network.pynetdicom_setup import application_entity
-from dicom_node.scp.access import MAX_ASSOCIATIONS, MAX_ECHOES, Access, Mark, PeerIdentity, Place, Proposal, Rejection
+from dicom_node.scp.access import (
+    MAX_ASSOCIATIONS,
+    MAX_ECHOES,
+    Acceptance,
+    Access,
+    Mark,
+    PeerIdentity,
+    Proposal,
+    Rejection,
+)
 from dicom_node.scp.association import Association
 from dicom_node.scp.service import Services
 
-_MAX_UNASKED = 250  # connections that have asked for no association yet; if there are more, the oldest are cut
+_MAX_UNASKED = 250  # connections that have asked for no association yet; if there are more, some are cut
 _BACKLOG = 1024  # connections that the system holds until they are accepted
 # A socket and an image's file for each association, a socket for each other connection, the folders of the spool, and
 # everything else.
 _FILES = 2 * (MAX_ASSOCIATIONS + MAX_ECHOES) + _MAX_UNASKED + 512 + 256
 _STOP_SECONDS = 30.0
-_TELL_SECONDS = 60.0  # at most one log line about cut connections in this time
+_TELL_SECONDS = 60.0  # at most one log line about cut connections in this time, and one about callers that are limited
+_LIMITED_SECONDS = 1.0  # how long a caller that asks too often waits for its rejection
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
@@ -57,9 +68,9 @@ class Server:
         self._access = Access(settings, marks, {each.sop_class for each in services.supported})
         self._numbers = itertools.count(1)
         # Every connection, the oldest first, and the place of its association; None: none was accepted yet.
-        self._open: dict[Association, Place | None] = {}
+        self._open: dict[Association, Acceptance | None] = {}
         self._opening = threading.Lock()
-        self._log_cuts_after = 0.0
+        self._log_cuts_after = self._log_limits_after = 0.0
         self._ae: AE | None = None
         self._listener: socket.socket | None = None
         self._thread: threading.Thread | None = None
@@ -132,14 +143,16 @@ class Server:
                     (host, port),
                     ae,
                     self._clock,
+                    judge=self._judge,
                     admit=self._admit,
+                    charge=self._charge,
                     services=self._services,
                     on_end=self._on_end,
                 )
                 with self._opening:
                     self._open[association] = None
                     unasked = [one for one, place in self._open.items() if place is None]
-                self._cut(unasked[:-_MAX_UNASKED])
+                self._cut(_too_many(unasked))
                 try:
                     association.thread.start()
                 except BaseException:
@@ -149,13 +162,16 @@ class Server:
                 logger().error("association.rejected", address=host, reason=f"it cannot be served: {where(error)}")
                 sock.close()
 
-    def _cut(self, oldest: list[Association]) -> None:
+    def _cut(self, some: list[Association]) -> None:
         """Abort connections that still ask for nothing: a caller that wants an association asks for it at once."""
-        for one in oldest:
+        for one in some:
             one.stop()
-        if oldest and time.monotonic() > self._log_cuts_after:
+        if some and time.monotonic() > self._log_cuts_after:
             self._log_cuts_after = time.monotonic() + _TELL_SECONDS
-            reason = f"{_MAX_UNASKED} connections are open that ask for no association; the oldest are cut"
+            reason = (
+                f"{_MAX_UNASKED} connections are open that ask for no association; the oldest of the address with most "
+                f"are cut, now of {some[0].address}"
+            )
             logger().warning("connections.cut", reason=reason, fix="look who opens them: a port scan, a broken check?")
 
     def _on_end(self, association: Association) -> None:
@@ -170,8 +186,8 @@ class Server:
             if place is not None:
                 self._access.leave(place)
 
-    def _admit(self, association: Association, proposal: Proposal) -> PeerIdentity | Rejection:
-        """Decide whether the caller may associate, and log the decision; a failure rejects."""
+    def _judge(self, proposal: Proposal) -> PeerIdentity | Rejection:
+        """Know the caller before its request is parsed, and log why it is rejected; a failure rejects."""
         structlog.contextvars.bind_contextvars(
             association=next(self._numbers),
             calling_ae=proposal.calling,
@@ -179,17 +195,53 @@ class Server:
             address=proposal.address,
         )
         try:
-            decision = self._access.decide(proposal)
+            decision = self._access.judge(proposal)
         except Exception as error:
             decision = Rejection.failed(where(error))
         if isinstance(decision, Rejection):
-            logger().warning("association.rejected", reason=decision.reason, fix=decision.fix)
+            self._tell_rejected(decision)
+        return decision
+
+    def _tell_rejected(self, rejection: Rejection) -> None:
+        if rejection.limited:
+            time.sleep(_LIMITED_SECONDS)  # who asks again at once is held up by its own question
+            with self._opening:
+                if time.monotonic() < self._log_limits_after:
+                    return
+                self._log_limits_after = time.monotonic() + _TELL_SECONDS
+        logger().warning("association.rejected", reason=rejection.reason, fix=rejection.fix)
+
+    def _charge(self, peer: PeerIdentity | None, address: str, seconds: float) -> bool:
+        """Note what a caller cost; whether it may cost more now."""
+        self._access.charge(peer, address, seconds)
+        return peer is None or not self._access.is_overdrawn(peer, address)
+
+    def _admit(self, association: Association, peer: PeerIdentity, proposal: Proposal) -> Rejection | None:
+        """Decide whether a caller that is known may associate, and log the decision; a failure rejects."""
+        try:
+            decision = self._access.decide(proposal, peer)
+        except Exception as error:
+            decision = Rejection.failed(where(error))
+        if isinstance(decision, Rejection):
+            self._tell_rejected(decision)
             return decision
         with self._opening:
-            self._open[association] = decision.place
-        names = ", ".join(peer.name for peer in decision.peer.peers)
+            self._open[association] = decision
+        names = ", ".join(one.name for one in peer.peers)
         logger().debug("association.accepted", peer=names or "unknown caller")
-        return decision.peer
+        return None
+
+
+def _too_many(unasked: list[Association]) -> list[Association]:
+    """Those to cut of connections that ask for nothing, the oldest first: of the address that has most of them.
+
+    So a caller that opens hundreds cuts its own, and not the modality's that is about to ask.
+    """
+    over = len(unasked) - _MAX_UNASKED
+    if over <= 0:
+        return []
+    ((most, _),) = Counter(one.address for one in unasked).most_common(1)
+    return [one for one in unasked if one.address == most][:over]
 
 
 def _allow_files(count: int) -> None:

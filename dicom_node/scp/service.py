@@ -39,6 +39,7 @@ from pynetdicom.dsutils import decode, encode
 
 from dicom_node.network import dimse
 from dicom_node.scp.access import PeerIdentity
+from dicom_node.scp.fairness import Collection
 
 # How the data set of a response is called, by service (PS3.7 9.1 and 10.1).
 _REPLIES = ("Identifier", "ActionReply", "EventReply", "AttributeList")
@@ -250,6 +251,7 @@ class Services:
         Raises:
             ValueError: two services serve the same message.
         """
+        self.collection = Collection()
         self._services = tuple(services)
         self._table: dict[tuple[int, str | None], Service] = {}
         for service in services:

@@ -315,7 +315,7 @@ def test_fragments_come_out_of_the_upper_layer_as_they_went_in(
             request_seconds=60,
             on_bytes=note,
         )
-    assert upper.request().calling_ae_title == "TESTER"
+    assert upper.request_begins()[1]().calling_ae_title == "TESTER"
     assert read >= len(request) // max(sizes)
     held.extend(upper.fragments(keep))  # which calls `keep` in between
     keep()
@@ -478,7 +478,7 @@ def test_an_association_that_nobody_asked_for_is_aborted(node: Node) -> None:
         "4 GB": struct.pack(">BxI", wire.ASSOCIATE_RQ, 0xFFFFFFFF),
         "more than anybody asks for": struct.pack(">BxI", wire.ASSOCIATE_RQ, 300 * 1024),
         "no request inside": pdu(wire.ASSOCIATE_RQ, bytes(4)),
-        "noise inside": pdu(wire.ASSOCIATE_RQ, noise(500)),
+        "noise inside": pdu(wire.ASSOCIATE_RQ, wire.associate_rq()[6:74] + noise(500)),
         "a request cut short": pdu(wire.ASSOCIATE_RQ, wire.associate_rq()[6:-30]),
         "a longer item than its request": pdu(wire.ASSOCIATE_RQ, wire.associate_rq()[6:] + b"\x50\0\xff\xff"),
     }
@@ -663,7 +663,7 @@ def test_a_store_request_without_a_data_set_is_answered(node: Node) -> None:
 
 
 def test_the_data_set_of_an_echo_is_taken_and_let_go(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dicom_node.scp.association._LONGEST_OTHER", 20_000)
+    monkeypatch.setattr("dicom_node.scp.collecting._LONGEST", 20_000)
     odd = wire.command_set({0x0002: Verification.encode(), 0x0100: 0x0030, 0x0110: 7, 0x0800: 1})
     with associated(node) as raw:
         raw.send(message(ECHO, odd, noise(20_000)))

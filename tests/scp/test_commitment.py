@@ -460,7 +460,7 @@ def test_who_may_not_store_is_promised_nothing(start_node: StartNode, tmp_path: 
 def test_a_request_of_very_many_items_is_not_decoded(start_node: StartNode, tmp_path: Path) -> None:
     node = start_node(settings_for(tmp_path / "node", peers=[ct1(None)]))
     request = references(generate_uid(None), [])
-    request.ReferencedSOPSequence = [Dataset() for _ in range(20_001)]
+    request.ReferencedSOPSequence = [Dataset() for _ in range(61_000)]
     with calling(node.port, ae_title="CT1") as association:
         assert "Status" not in association.send_n_action(request, 1, COMMITMENT, INSTANCE)[0]
         wait_until(lambda: association.is_aborted, "the association to be aborted", 10)
