@@ -66,10 +66,12 @@ class Permanent(NodeError):  # noqa: N818 - as above
 class Refused(Exception):  # noqa: N818 - it is an answer, not an error of the node
     """A C-STORE that is answered with a status other than success (PS3.4 B.2.3)."""
 
-    def __init__(self, status: int, reason: str) -> None:
+    def __init__(self, status: int, reason: str, comment: str = "") -> None:
+        """``reason`` is for the log; ``comment`` goes to the sender, as the Error Comment (0000,0902)."""
         super().__init__(reason)
         self.status = status
         self.reason = reason
+        self.comment = comment
 
 
 def trouble(error: Exception) -> str:

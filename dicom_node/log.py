@@ -53,6 +53,7 @@ FIELDS: dict[str, str] = {
     "evidence": "what says that the study is complete",
     "fix": "what IT would have to change",
     "findings": "how many findings",
+    "edition": "which version of an image under its UID: 1 is the first",
     "objects": "how many objects",
     "role": "kind of result object (sr, sc, gsps, seg, pdf, kos)",
     "bytes": "size in bytes",

@@ -151,10 +151,23 @@ EVENTS: tuple[LogEvent, ...] = (
         "Stop the node, look at the disk, and do what `fix` says.",
     ),
     LogEvent(
-        "instance.corrected",
+        "instance.compared",
+        ("info",),
+        ("study", "instance", "edition", "reason"),
+        "An edition that the receiver could not compare was compared with the one before, by the reading process.",
+    ),
+    LogEvent(
+        "instance.contradicted",
         ("warning",),
         ("study", "instance", "reason"),
-        "An image came again under its UID with another patient, geometry or pixels; it replaces the first one.",
+        "An image came changed from a sender that may not correct it, or under the UID of an image of another study.",
+        "Find out which is right; then `dicom-node quarantine accept` or `drop`.",
+    ),
+    LogEvent(
+        "instance.corrected",
+        ("warning",),
+        ("study", "instance", "edition", "reason"),
+        "An image came again under its UID, changed or in another transfer syntax: a further edition, which is read.",
     ),
     LogEvent(
         "instance.refused",
@@ -165,10 +178,9 @@ EVENTS: tuple[LogEvent, ...] = (
     ),
     LogEvent(
         "instance.repeated",
-        ("debug", "info", "warning"),
-        ("study", "instance", "reason", "error"),
-        "A stored image came again; the first one is kept.",
-        "At level warning: two senders disagree about the image. Find out which is right.",
+        ("debug", "info"),
+        ("study", "instance", "reason"),
+        "A stored image came again and says the same; the stored one is kept.",
     ),
     LogEvent(
         "instance.restored",

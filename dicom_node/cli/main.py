@@ -1,4 +1,4 @@
-"""The entry point of the command line: ``dicom-node run | check | studies | retry | index | backup | models ...``."""
+"""The entry point of the command line: ``dicom-node run | check | studies | retry | index | quarantine | ...``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import typer
 
 from dicom_node import __version__
-from dicom_node.cli import index, models
+from dicom_node.cli import index, models, quarantine
 from dicom_node.cli.check import check
 from dicom_node.cli.clock import clock
 from dicom_node.cli.demo import demo
@@ -28,6 +28,7 @@ for command in (run, check, studies, retry, clock, demo):
     app.command()(command)
 app.command()(index.backup)
 app.add_typer(index.app, name="index")
+app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(models.app, name="models")
 
 

@@ -89,6 +89,10 @@ def _removed(study: dict[str, Any]) -> str:
     return f"removed by retention {_clock(at)}" if at else ""
 
 
+def _contradicted(study: dict[str, Any]) -> str:
+    return "contradicted: see dicom-node quarantine list" if study["contradictions"] else ""
+
+
 def _state(text: str) -> str:
     colour = _STATE_COLOURS.get(text, "cyan")
     return f"[{colour}]{text}[/{colour}]"
@@ -110,7 +114,7 @@ def _print_studies(every: list[dict[str, Any]]) -> None:
             _seconds(took["reading"]),
             _seconds(took["delivering"]),
             _seconds(took["turnaround"]),
-            escape("; ".join(filter(None, [one["reason"], *one["withdrawn"], _removed(one)]))),
+            escape("; ".join(filter(None, [_contradicted(one), one["reason"], *one["withdrawn"], _removed(one)]))),
         )
     terminal.console().print(table if every else "no study yet")
 
@@ -132,6 +136,8 @@ def _print_study(one: dict[str, Any]) -> None:
         show(f"{label:<12}{_clock(one['times'][step]) or '-'}")
     if one["evidence"]:
         show(f"evidence    {escape(one['evidence'])}")
+    if contradicted := _contradicted(one):
+        show(f"[red]{contradicted} {one['study']}[/red]")
     if removed := _removed(one):
         show(f"files       {removed}: images and results that were there then")
     show(f"in all      {_seconds(one['seconds']['turnaround']) or '-'} from the last image to the last result")

@@ -169,6 +169,8 @@ class Peer(_Wishes):
     """The TCP port where it listens; needed for a destination."""
     may_store: Flag = False
     """It may send images to us."""
+    may_correct: Flag = False
+    """An image that it sends changed takes the place of another peer's, as a PACS's does that corrects patients."""
     destination: Flag = False
     """It receives results."""
     any_host: Flag = False
@@ -189,8 +191,9 @@ class Peer(_Wishes):
         for key in ("commitment", "iocm"):
             if getattr(self, key) and not self.destination:
                 raise ValueError(f"peer {self.name!r} is no destination: {key} can only stand where destination = true")
-        if self.sends_whole_studies and not self.may_store:
-            raise ValueError(f"peer {self.name!r} may not store: sends_whole_studies needs may_store = true")
+        for key in ("may_correct", "sends_whole_studies"):
+            if getattr(self, key) and not self.may_store:
+                raise ValueError(f"peer {self.name!r} may not store: {key} needs may_store = true")
         if self.wishes() and not self.destination:
             keys = ", ".join(self.wishes())
             raise ValueError(f"peer {self.name!r} is no destination: {keys} can only stand where destination = true")
@@ -326,19 +329,17 @@ class Settings(Table):
     def _no_ambiguous_callers(self) -> None:
         for number, one in enumerate(self.peers):
             for other in self.peers[:number]:
-                same_host = (
-                    one.host is not None and other.host is not None and address_of(one.host) == address_of(other.host)
-                )
-                if (
-                    one.ae_title == other.ae_title
-                    and (same_host or (one.any_host and other.any_host))
-                    and one.may_store != other.may_store
-                ):
-                    where = f"from {one.host}" if same_host else "from any host"
-                    raise ValueError(
-                        f"peers {other.name!r} and {one.name!r} both call as {one.ae_title} {where}, but only one "
-                        f"of them has may_store = true; expected the same may_store on both"
-                    )
+                hosts = (one.host, other.host)
+                same_host = None not in hosts and address_of(str(one.host)) == address_of(str(other.host))
+                if one.ae_title != other.ae_title or not (same_host or (one.any_host and other.any_host)):
+                    continue
+                where = f"from {one.host}" if same_host else "from any host"
+                for key in ("may_store", "may_correct"):
+                    if getattr(one, key) != getattr(other, key):
+                        raise ValueError(
+                            f"peers {other.name!r} and {one.name!r} both call as {one.ae_title} {where}, but only one "
+                            f"of them has {key} = true; expected the same {key} on both"
+                        )
 
     def _callers_exist(self, route: Route) -> None:
         if self.node.accept_unknown_callers:

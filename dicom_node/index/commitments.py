@@ -245,7 +245,7 @@ class CommitmentStatements(Statements):
         """Those of some instances that we hold: SOP instance to (SOP class, file, bytes of the file)."""
         rows = self._rows(
             """SELECT sop_instance_uid, sop_class_uid, file, bytes FROM instances
-            WHERE removed IS NULL AND sop_instance_uid IN (SELECT value FROM json_each(?))""",
+            WHERE newest = 1 AND removed IS NULL AND sop_instance_uid IN (SELECT value FROM json_each(?))""",
             json.dumps(list(instances)),
         )
         return {row[0]: (row[1], row[2], row[3]) for row in rows}
@@ -259,8 +259,8 @@ class CommitmentStatements(Statements):
         uids = json.dumps(list(instances))
         with self.transaction():
             here = self._run(
-                """SELECT sop_instance_uid FROM instances
-                WHERE removed IS NULL AND sop_instance_uid IN (SELECT value FROM json_each(?))""",
+                """SELECT DISTINCT sop_instance_uid FROM instances
+                WHERE newest = 1 AND removed IS NULL AND sop_instance_uid IN (SELECT value FROM json_each(?))""",
                 uids,
             ).fetchall()
             self._run(

@@ -17,7 +17,7 @@ from pathlib import Path
 from sqlite_utils import Database
 
 from dicom_node.errors import ConfigError
-from dicom_node.index.instances import InstanceStatements
+from dicom_node.index.contradictions import ContradictionStatements
 from dicom_node.index.jobs import JobStatements
 from dicom_node.index.journal.base import needs_base
 from dicom_node.index.journal.noting import FOLDER, Journal
@@ -43,7 +43,7 @@ def open_index(data_dir: Path) -> Index:
 
 
 class Index(
-    InstanceStatements, StudyStatements, JobStatements, ReadingStatements, WithdrawalStatements, StepStatements
+    ContradictionStatements, StudyStatements, JobStatements, ReadingStatements, WithdrawalStatements, StepStatements
 ):
     """The tables of one node. Every method is one transaction; times (``now``) are epoch seconds and are passed in."""
 

@@ -1,4 +1,7 @@
-"""Received instances: each is recorded once, under its SOP Instance UID."""
+"""Received instances: every edition of each is a row; the newest is what is read.
+
+The key is (site, study, SOP instance, edition). Today the site is always ''.
+"""
 
 from __future__ import annotations
 
@@ -6,59 +9,93 @@ import json
 from collections.abc import Collection
 
 from dicom_node.index.rows import (
+    Change,
     NewInstance,
     Received,
+    Sender,
     StoredInstance,
 )
 from dicom_node.index.statements import Statements
+
+_ADD = """INSERT INTO instances (study, sop_instance_uid, edition, newest, meaning, studies_before, sop_class_uid,
+    transfer_syntax_uid, series, calling_ae, peer, own, file, bytes, received)
+    VALUES (?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 
 
 class InstanceStatements(Statements):
     """What the index knows of received instances."""
 
-    def received(self, sop_instance_uid: str) -> Received | None:
-        """What the index knows of an instance; None if it was never received."""
+    def received(self, sop_instance_uid: str, study: str | None = None) -> Received | None:
+        """What the index knows of an instance: of a study, or of the first one under which it came.
+
+        None if it was never received.
+        """
         rows = self._rows(
-            """SELECT study, transfer_syntax_uid, own, edition, file, bytes, received, removed
-            FROM instances WHERE sop_instance_uid = ?""",
+            """SELECT study, transfer_syntax_uid, own, edition, meaning, studies_before, file, bytes, received, removed
+            FROM instances WHERE sop_instance_uid = ? AND newest = 1 ORDER BY studies_before""",
             sop_instance_uid,
         )
-        return Received(**dict(rows[0])) if rows else None
+        found = [Received(**dict(row)) for row in rows if study in (None, row["study"])]
+        return found[0] if found else None
+
+    def studies_of(self, sop_instance_uid: str) -> list[str]:
+        """The studies under which an instance came, in the order in which they came."""
+        rows = self._rows(
+            "SELECT study FROM instances WHERE sop_instance_uid = ? AND newest = 1 ORDER BY studies_before",
+            sop_instance_uid,
+        )
+        return [row[0] for row in rows]
+
+    def first_sender(self, study: str, sop_instance_uid: str) -> Sender:
+        """Who sent the first edition of an instance that is recorded.
+
+        Raises:
+            LookupError: it is not recorded.
+        """
+        rows = self._rows(
+            "SELECT calling_ae, peer FROM instances WHERE study = ? AND sop_instance_uid = ? ORDER BY edition LIMIT 1",
+            study,
+            sop_instance_uid,
+        )
+        if not rows:
+            raise LookupError("no such instance")
+        return Sender(rows[0]["calling_ae"], rows[0]["peer"])
 
     def known_files(self, names: Collection[str]) -> set[str]:
-        """Those of some file names that are recorded files of instances; this reads the whole table."""
-        sql = "SELECT file FROM instances WHERE removed IS NULL AND file IN (SELECT value FROM json_each(?))"
+        """Those of some file names that are recorded files of instances, or in quarantine; this reads whole tables."""
+        sql = """SELECT file FROM instances WHERE removed IS NULL AND file IN (SELECT value FROM json_each(?1))
+            UNION SELECT file FROM contradictions WHERE file IN (SELECT value FROM json_each(?1))"""
         return {row[0] for row in self._rows(sql, json.dumps(list(names)))}
 
-    def replace_file(self, sop_instance_uid: str, file: str, size: int, transfer_syntax_uid: str, now: float) -> None:
-        """Record the new file of an instance whose old file was missing, damaged or removed by retention.
+    def replace_file(
+        self, study: str, sop_instance_uid: str, file: str, size: int, transfer_syntax_uid: str, *, now: float
+    ) -> None:
+        """Record the new file of an instance's newest edition, whose old file was missing, damaged or removed.
 
-        A removed instance counts as received now, so that retention does not remove it again at once.
+        A removed instance counts as received now, so that retention does not remove it again at once. What it says was
+        compared with no earlier edition: so it stands for none.
         """
         with self.transaction():
+            self._run("UPDATE studies SET kept = 1 WHERE kept = 0 AND study = ?", study)
             self._run(
-                """UPDATE studies SET kept = 1 WHERE kept = 0
-                AND study = (SELECT study FROM instances WHERE sop_instance_uid = ?)""",
-                sop_instance_uid,
-            )
-            self._run(
-                """UPDATE instances SET file = ?, bytes = ?, transfer_syntax_uid = ?,
+                """UPDATE instances SET file = ?, bytes = ?, transfer_syntax_uid = ?, meaning = edition,
                     received = iif(removed IS NULL, received, ?), removed = NULL
-                WHERE sop_instance_uid = ?""",
-                file,
-                size,
-                transfer_syntax_uid,
-                now,
-                sop_instance_uid,
+                WHERE study = ? AND sop_instance_uid = ? AND newest = 1""",
+                *(file, size, transfer_syntax_uid, now, study, sop_instance_uid),
             )
 
-    def add_instance(self, new: NewInstance, now: float) -> int:
+    def add_instance(self, new: NewInstance, now: float, *, studies_before: int = 0) -> int:
         """Record a received instance; a completed study is opened again as its next revision.
 
         Our own results may come back to us, from a PACS that forwards everything: they are recorded and open no study.
+        ``studies_before`` counts the studies under which its UID came before.
 
         Returns:
             the study's revision.
+
+        Raises:
+            sqlite3.IntegrityError: the instance is recorded already, or another study has its UID and
+                ``studies_before`` is not the number of such studies.
         """
         with self.transaction():
             known = self._run("SELECT revision FROM studies WHERE study = ?", new.study).fetchone()
@@ -68,48 +105,45 @@ class InstanceStatements(Statements):
                 revision = int(known[0])
             else:
                 revision = self._open_study(new, now)
-            self._run(
-                """INSERT INTO instances (sop_instance_uid, sop_class_uid, transfer_syntax_uid, study, series,
-                    calling_ae, own, file, bytes, received) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
-                new.sop_instance_uid,
-                new.sop_class_uid,
-                new.transfer_syntax_uid,
-                new.study,
-                new.series,
-                new.calling_ae,
-                int(own),
-                new.file,
-                new.bytes,
-                now,
-            )
+            self._add(new, 1, 1, studies_before, own=own, now=now)
             return revision
 
-    def correct_instance(self, new: NewInstance, edition: int, now: float, *, safety: bool) -> None:
-        """Record that a corrected instance replaces its former edition; its study is opened again.
+    def correct_instance(
+        self, new: NewInstance, edition: int, now: float, *, change: Change, own: bool = False
+    ) -> None:
+        """Record a further edition of an instance, which is read from now on; its study is opened again.
 
-        ``safety``: it differs in patient, side or pixels (`storage.corrections`).
+        The earlier editions stay. ``change``: what it differs in (`storage.corrections`). ``own``: it is a result of
+        ours, which opens no study.
+
+        Raises:
+            sqlite3.IntegrityError: this edition is recorded already.
         """
         with self.transaction():
+            before, meaning = self._run(
+                "SELECT studies_before, meaning FROM instances WHERE study = ? AND sop_instance_uid = ? AND newest = 1",
+                *(new.study, new.sop_instance_uid),
+            ).fetchone()
             self._run(
-                "INSERT OR REPLACE INTO corrections (sop_instance_uid, edition, safety) VALUES (?, ?, ?)",
-                new.sop_instance_uid,
-                edition,
-                int(safety),
+                "INSERT OR REPLACE INTO corrections (study, sop_instance_uid, edition, change) VALUES (?, ?, ?, ?)",
+                *(new.study, new.sop_instance_uid, edition, change),
             )
-            self._open_study(new, now)
+            if own:
+                self._run("UPDATE studies SET kept = 1 WHERE study = ? AND kept = 0", new.study)
+            else:
+                self._open_study(new, now)
             self._run(
-                """UPDATE instances SET edition = ?, sop_class_uid = ?, series = ?, calling_ae = ?, file = ?, bytes = ?,
-                    received = ?, removed = NULL
-                WHERE sop_instance_uid = ?""",
-                edition,
-                new.sop_class_uid,
-                new.series,
-                new.calling_ae,
-                new.file,
-                new.bytes,
-                now,
-                new.sop_instance_uid,
+                "UPDATE instances SET newest = 0 WHERE study = ? AND sop_instance_uid = ? AND newest = 1",
+                *(new.study, new.sop_instance_uid),
             )
+            self._add(new, edition, meaning if change == "none" else edition, before, own=own, now=now)
+
+    def _add(self, new: NewInstance, edition: int, meaning: int, studies_before: int, *, own: bool, now: float) -> None:
+        self._run(
+            _ADD,
+            *(new.study, new.sop_instance_uid, edition, meaning, studies_before, new.sop_class_uid),
+            *(new.transfer_syntax_uid, new.series, new.calling_ae, new.peer, int(own), new.file, new.bytes, now),
+        )
 
     def _open_study(self, new: NewInstance, now: float) -> int:
         """Open a study to receive an instance; a completed study gets its next revision. Returns the revision."""
@@ -155,8 +189,8 @@ class InstanceStatements(Statements):
 
     def _instances(self, study: str, condition: str) -> list[StoredInstance]:
         rows = self._rows(
-            f"""SELECT sop_instance_uid, sop_class_uid, series, calling_ae, file, edition FROM instances
-            WHERE study = ? AND NOT own AND {condition} ORDER BY series, sop_instance_uid""",  # noqa: S608 - our own words
+            f"""SELECT sop_instance_uid, sop_class_uid, series, calling_ae, file, meaning FROM instances
+            WHERE study = ? AND newest = 1 AND NOT own AND {condition} ORDER BY series, sop_instance_uid""",  # noqa: S608 - our own words
             study,
         )
         return [StoredInstance(*row) for row in rows]

@@ -29,7 +29,7 @@ _SUCCESSORS_ARE_SENT = """(NOT EXISTS (SELECT 1 FROM jobs s
 _RESULT_IS_REMOVED = """EXISTS
     (SELECT 1 FROM results r WHERE r.sop_instance_uid = jobs.subject AND r.removed IS NOT NULL)"""
 _IMAGES_ARE_REMOVED = """NOT EXISTS
-    (SELECT 1 FROM instances i WHERE i.study = jobs.study AND NOT i.own AND i.removed IS NULL)"""
+    (SELECT 1 FROM instances i WHERE i.study = jobs.study AND i.newest = 1 AND NOT i.own AND i.removed IS NULL)"""
 
 
 @dataclass(frozen=True, slots=True)

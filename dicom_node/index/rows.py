@@ -13,6 +13,10 @@ JobKind = Literal["read", "send", "shadow", "commit", "promise", "withdraw", "su
 WithdrawalReason = Literal["safety", "quality"]
 """Why results are withdrawn: their source was corrected in patient, side or pixels; or later results replace them."""
 
+Change = Literal["safety", "quality", "unknown", "none"]
+"""What an edition of an instance changed: patient, side or pixels; something else that a reading or its results use;
+what could not be compared; or nothing, but the form in which it is encoded."""
+
 SUMMARY = "(summary)"
 """In place of a model: the summary of what several models say of a study. No model can have this name."""
 
@@ -40,8 +44,22 @@ Outcome = Literal[
 
 
 @dataclass(frozen=True, slots=True)
+class Sender:
+    """Who sent an edition: AE title, and the peer's name in the configuration.
+
+    ``peer`` is empty for an unknown caller, None where an earlier version recorded the AE title alone.
+    """
+
+    calling_ae: str
+    peer: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class NewInstance:
-    """A received instance on its way into the index; texts are what the data set holds, empty where it has none."""
+    """A received instance on its way into the index; texts are what the data set holds, empty where it has none.
+
+    ``peer`` is the name in the configuration of the peer that sent it; empty for an unknown caller.
+    """
 
     sop_instance_uid: str
     sop_class_uid: str
@@ -55,20 +73,23 @@ class NewInstance:
     calling_ae: str
     file: str
     bytes: int
+    peer: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A received instance; ``bytes`` is the size of its file, ``received`` is epoch seconds.
+    """The newest edition of a received instance; ``bytes`` is the size of its file, ``received`` is epoch seconds.
 
     ``own`` is 1 for a result of ours that came back. If it was ``removed`` (epoch seconds), its file is deleted or
-    about to be.
+    about to be. ``studies_before`` counts the studies under which the SOP Instance UID came before.
     """
 
     study: str
     transfer_syntax_uid: str
     own: int
     edition: int
+    meaning: int
+    studies_before: int
     file: str
     bytes: int
     received: float
@@ -77,7 +98,11 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class StoredInstance:
-    """A received instance as the index knows it."""
+    """A received instance as the index knows it: the newest edition.
+
+    ``edition`` is the first one that says the same, by which a reading knows it: the same image in another transfer
+    syntax leads to no other reading.
+    """
 
     sop_instance_uid: str
     sop_class_uid: str
@@ -85,6 +110,39 @@ class StoredInstance:
     calling_ae: str
     file: str
     edition: int
+
+
+@dataclass(frozen=True, slots=True)
+class Contradiction:
+    """An open contradiction; ``received`` is epoch seconds.
+
+    "not authorized": ``file`` is an image of ``study`` in quarantine, with ``change`` against edition ``compared``.
+    "two studies": ``instances`` of ``study`` have UIDs of instances of ``other_study``, which came before.
+    """
+
+    id: int
+    study: str
+    kind: Literal["not authorized", "two studies"]
+    sop_instance_uid: str
+    other_study: str | None
+    change: str
+    compared: int
+    calling_ae: str
+    peer: str | None
+    file: str | None
+    bytes: int
+    instances: int
+    received: float
+
+
+@dataclass(frozen=True, slots=True)
+class Unsettled:
+    """An edition that was compared with none yet: its ``file``, and that of the edition ``before``."""
+
+    sop_instance_uid: str
+    edition: int
+    file: str
+    before: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +297,7 @@ class StudyRow:
     and ``delivered`` are when the last reading and the last delivery of this revision ended; ``reason`` is what a
     person is told of a job; ``not_taken`` has a sentence for each kind of object that a destination does not take,
     ``withdrawn`` one for each time that earlier results were withdrawn at one;
-    ``removed`` is when retention last removed files.
+    ``removed`` is when retention last removed files; ``contradictions`` are open (`Contradiction`).
     """
 
     study: str
@@ -256,6 +314,7 @@ class StudyRow:
     not_taken: tuple[str, ...]
     withdrawn: tuple[str, ...]
     instances: int
+    contradictions: int
     state: str
 
 

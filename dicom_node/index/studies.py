@@ -62,7 +62,9 @@ _STATE = """
     SELECT l.study, l.revision, l.first_received, l.last_received, l.completed, l.routes, l.removed, l.evidence,
         told.read, told.delivered, coalesce(nullif(told.failure, ''), told.reason, '') AS reason,
         coalesce(told.not_taken, '[]') AS not_taken, coalesce(told.withdrawn, '[]') AS withdrawn,
-        (SELECT count(*) FROM instances i WHERE i.study = l.study) AS instances,
+        (SELECT count(*) FROM instances i WHERE i.study = l.study AND i.newest = 1) AS instances,
+        (SELECT count(*) FROM contradictions c WHERE c.study = l.study)
+            + (SELECT count(*) FROM contradictions c WHERE c.other_study = l.study) AS contradictions,
         CASE
             WHEN l.completed IS NULL THEN 'receiving'
             WHEN told.study IS NULL THEN 'no route'
@@ -91,10 +93,13 @@ class StudyStatements(Statements):
     def series_of(self, study: str) -> list[StoredSeries]:
         """The series of a study, without our own results; one row for each set of texts that its instances have."""
         rows = self._rows(
-            """SELECT s.series, modality, body_part, study_description, series_description,
-                (SELECT json_group_array(DISTINCT calling_ae) FROM instances i
-                 WHERE i.study = s.study AND i.series = s.series AND NOT i.own) AS callers
-            FROM series s WHERE study = ? ORDER BY s.series""",
+            """WITH callers AS MATERIALIZED (
+                SELECT series, json_group_array(DISTINCT calling_ae) AS names FROM instances
+                WHERE study = ?1 AND newest = 1 AND NOT own GROUP BY series
+            )
+            SELECT s.series, modality, body_part, study_description, series_description,
+                coalesce(c.names, '[]') AS callers
+            FROM series s LEFT JOIN callers c ON c.series = s.series WHERE s.study = ?1 ORDER BY s.series""",
             study,
         )
         return [StoredSeries(**{**dict(row), "callers": tuple(json.loads(row["callers"]))}) for row in rows]
@@ -168,6 +173,11 @@ class StudyStatements(Statements):
                 )
             return True
 
+    def last_reading_queued(self, study: str) -> float:
+        """When the newest reading of a study was queued (epoch seconds); 0 if none ever was."""
+        rows = self._rows("SELECT max(created) FROM jobs WHERE study = ? AND kind = 'read'", study)
+        return float(rows[0][0] or 0.0)
+
     def revision(self, study: str) -> int:
         """The current revision of a study."""
         return int(self._rows("SELECT revision FROM studies WHERE study = ?", study)[0]["revision"])
@@ -230,13 +240,23 @@ class StudyStatements(Statements):
 
     def removed_files(self, study: str) -> tuple[list[str], list[str]]:
         """The SOP Instance UIDs of a study's images, and the files of its results, that are recorded as removed."""
-        images = self._rows("SELECT sop_instance_uid FROM instances WHERE study = ? AND removed IS NOT NULL", study)
+        images = self._rows(
+            "SELECT DISTINCT sop_instance_uid FROM instances WHERE study = ? AND removed IS NOT NULL", study
+        )
         results = self._rows(
             """SELECT r.file FROM readings g CROSS JOIN results r ON r.run_key = g.run_key
             WHERE g.study = ? AND r.removed IS NOT NULL""",
             study,
         )
         return [row[0] for row in images], [row[0] for row in results]
+
+    def removed_editions(self, study: str, sop_instance_uid: str) -> list[str]:
+        """The files of an instance's editions that are recorded as removed."""
+        rows = self._rows(
+            "SELECT file FROM instances WHERE study = ? AND sop_instance_uid = ? AND removed IS NOT NULL",
+            *(study, sop_instance_uid),
+        )
+        return [row[0] for row in rows]
 
     def nothing_left(self, study: str) -> None:
         """Record that all files of a study which are recorded as removed are deleted."""

@@ -120,7 +120,7 @@ class WithdrawalStatements(Statements):
         """Whether a reading could read every image that the study ever had."""
         if self._recorded(run_key).failed:
             return False
-        removed = "SELECT 1 FROM instances WHERE study = ? AND NOT own AND removed IS NOT NULL LIMIT 1"
+        removed = "SELECT 1 FROM instances WHERE study = ? AND newest = 1 AND NOT own AND removed IS NOT NULL LIMIT 1"
         return not self._rows(removed, study)
 
     def _recorded(self, run_key: str) -> RecordedReading:
@@ -158,20 +158,22 @@ class WithdrawalStatements(Statements):
         this yet, and where retention had removed the image before it came again.
         """
         rows = self._rows(
-            """SELECT i.sop_instance_uid, i.edition, i.received > g.created AS came_again, c.edition, c.safety
-            FROM readings g CROSS JOIN instances i LEFT JOIN corrections c ON c.sop_instance_uid = i.sop_instance_uid
+            """SELECT i.sop_instance_uid, i.meaning, i.meaning = i.edition AND i.received > g.created AS came_again,
+                c.edition, c.change
+            FROM readings g CROSS JOIN instances i ON i.study = g.study AND i.newest = 1
+                LEFT JOIN corrections c ON c.study = i.study AND c.sop_instance_uid = i.sop_instance_uid
             WHERE g.run_key = ? AND i.sop_instance_uid IN (SELECT value FROM json_each(?))""",
             run_key,
             json.dumps(list(reading.sources)),
         )
-        harmless = {(uid, edition) for uid, _, _, edition, safety in rows if edition is not None and not safety}
+        changes = {(uid, edition): change for uid, _, _, edition, change in rows if edition is not None}
         found: WithdrawalReason | None = None
         for uid, newest, came_again in {tuple(row)[:3] for row in rows}:
             read = reading.editions.get(uid, 1)
-            corrections = range(read + 1, newest + 1)
-            if any((uid, edition) not in harmless for edition in corrections) or (came_again and not corrections):
+            made = {changes.get((uid, edition), "unknown") for edition in range(read + 1, newest + 1)}
+            if made & {"safety", "unknown"} or (came_again and not made):
                 return "safety"
-            if corrections:
+            if made - {"none"}:
                 found = "quality"
         return found
 

@@ -95,13 +95,21 @@ def primitive(command_set: bytes | bytearray) -> Any:
         raise ValueError("the command set cannot be decoded") from error
 
 
-def response(context: int, command: Command, status: int, longest_pdu: int) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a response says: its status (PS3.4 B.2.3), and an Error Comment (0000,0902) of at most 64 characters."""
+
+    status: int
+    comment: str = ""
+
+
+def response(context: int, command: Command, answer: Answer, longest_pdu: int) -> bytes:
     """The P-DATA-TF PDUs of a response that has no data set, as of C-STORE.
 
     Args:
         context: id of the presentation context that the request came on.
         command: the request's.
-        status: DIMSE status (PS3.4 B.2.3).
+        answer: the status, and what it says beside it.
         longest_pdu: bytes that the other side takes behind a PDU's header (PS3.8 D.1.1); 0: any.
     """
     rest = b"".join(
@@ -110,7 +118,8 @@ def response(context: int, command: Command, status: int, longest_pdu: int) -> b
             _element(_FIELD, _US.pack(command.field | RESPONSE)),
             _element(_RESPONDS_TO, _US.pack(command.message_id)),
             _element(_DATA_SET_TYPE, _US.pack(_NO_DATA_SET)),
-            _element(0x0900, _US.pack(status)),
+            _element(0x0900, _US.pack(answer.status)),
+            _element(0x0902, answer.comment.encode("ascii", "replace")[:64], b" ") if answer.comment else b"",
             _element(_AFFECTED_INSTANCE, command.sop_instance) if command.sop_instance else b"",
         )
     )
@@ -124,6 +133,6 @@ def response(context: int, command: Command, status: int, longest_pdu: int) -> b
     return b"".join(pdus)
 
 
-def _element(number: int, value: bytes) -> bytes:
-    padded = value + b"\0" * (len(value) % 2)
+def _element(number: int, value: bytes, padding: bytes = b"\0") -> bytes:
+    padded = value + padding * (len(value) % 2)
     return _ELEMENT.pack(0x0000, number, len(padded)) + padded

@@ -91,18 +91,20 @@ def _copy_index(index: Path, to: Path) -> None:
 def _copy_files(data_dir: Path, to: Path, made: Backup, on_file: Callable[[int, int], None]) -> None:
     with closing(sqlite3.connect(to / INDEX_FILE)) as connection:
         images = [row[0] for row in connection.execute("SELECT file FROM instances WHERE removed IS NULL")]
+        held = [row[0] for row in connection.execute("SELECT file FROM contradictions WHERE file IS NOT NULL")]
         results = [row[0] for row in connection.execute("SELECT file FROM results WHERE removed IS NULL")]
     with closing(sqlite3.connect(f"{(data_dir / INDEX_FILE).absolute().as_uri()}?mode=ro", uri=True)) as now:
-        for count, name in enumerate((*images, *results), 1):
-            table = "instances" if count <= len(images) else "results"
+        tables = (("instances WHERE removed IS NULL", images), ("results WHERE removed IS NULL", results))
+        named = [(rows, name) for rows, names in (*tables, ("contradictions WHERE 1", held)) for name in names]
+        for count, (rows, name) in enumerate(named, 1):
             try:
                 made.bytes += _copy(data_dir / name, to / name)
             except FileNotFoundError as error:
-                there = now.execute(f"SELECT 1 FROM {table} WHERE file = ? AND removed IS NULL", (name,))  # noqa: S608
+                there = now.execute(f"SELECT 1 FROM {rows} AND file = ?", (name,))  # noqa: S608
                 if there.fetchone() is not None:
                     raise NodeError(f"{data_dir / name}: is missing; run dicom-node index check") from error
                 made.gone += 1
-            on_file(count, len(images) + len(results))
+            on_file(count, len(named))
     made.images, made.results = len(images), len(results)
 
 

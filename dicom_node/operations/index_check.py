@@ -89,10 +89,23 @@ def _of_files(
         except FileNotFoundError:
             if not _is_gone(connection, "results", name):
                 yield Fault(name, "the file of a result is missing")
+    yield from _of_quarantine(data_dir, connection)
     for name in sorted(before - {name for _, name, _, _ in images}):
         part = f"{Path(name).stem[:64]}.*.part"  # of an image that is being received
         if (data_dir / name).exists() and not list((data_dir / "incoming").glob(part)):
             yield Fault(name, "the file of an image is not in the index")
+
+
+def _of_quarantine(data_dir: Path, connection: sqlite3.Connection) -> Iterator[Fault]:
+    there = {str(each.relative_to(data_dir)) for each in (data_dir / "quarantine").glob("*.dcm")}
+    waiting = "SELECT file FROM contradictions WHERE file IS NOT NULL"
+    for name in sorted({row[0] for row in connection.execute(waiting)} - there):
+        if connection.execute(f"{waiting} AND file = ?", (name,)).fetchone():
+            yield Fault(name, "the file of an image in quarantine is missing")
+    for name in sorted(there - {row[0] for row in connection.execute(waiting)}):
+        part = f"{Path(name).stem[:64]}.*.part"
+        if (data_dir / name).exists() and not list((data_dir / "incoming").glob(part)):
+            yield Fault(name, "the file of an image in quarantine is not in the index")
 
 
 def _is_gone(connection: sqlite3.Connection, table: str, name: str) -> bool:

@@ -8,13 +8,14 @@ results get the UIDs that they had, since these come from the node's id, which i
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import sqlite3
 import struct
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from dicom_node.index.index import INDEX_FILE, Index
 from dicom_node.index.journal import noting
 from dicom_node.index.journal.base import write_base
 from dicom_node.index.journal.replay import replay
+from dicom_node.index.rows import NewInstance
 from dicom_node.storage.durable import fsync_folder
 from dicom_node.storage.record import PREAMBLE_BYTES, record_in
 from dicom_node.storage.spool import Spool
@@ -79,6 +81,8 @@ def _rebuild(data_dir: Path, now: float, on_file: Callable[[], None]) -> Rebuilt
         connection.execute("BEGIN")
         found.unused_lines = replay(connection, journal)
         _add_images(connection, data_dir, found, on_file)
+        _number_editions(connection)
+        _add_quarantined(connection, data_dir, found)
         _put_studies_in_order(connection, found)
         found.results = connection.execute("SELECT count(*) FROM results").fetchone()[0]
         connection.execute("COMMIT")
@@ -146,7 +150,8 @@ def _row_of(data_dir: Path, path: Path) -> tuple[dict[str, Any], dict[str, str],
     """
     meta = read_file_meta_info(path)
     uid, syntax = str(meta.MediaStorageSOPInstanceUID), str(meta.TransferSyntaxUID)
-    digest, _, suffix = path.stem.partition("-")
+    name, _, suffix = path.stem.partition("-")
+    digest, _, study = name.partition(".")
     if digest != hashlib.sha256(uid.encode()).hexdigest():
         raise ValueError("its name is that of another instance")
     with path.open("rb") as file:
@@ -170,6 +175,7 @@ def _row_of(data_dir: Path, path: Path) -> tuple[dict[str, Any], dict[str, str],
         "received": record.received if record else status.st_mtime,
         "edition": record.edition if record else int(suffix or 1),
         "removed": None,
+        "studies_before": int(study == hashlib.sha256(header.study.encode()).hexdigest()),
     }
     texts = {
         name: getattr(header, name)
@@ -179,12 +185,20 @@ def _row_of(data_dir: Path, path: Path) -> tuple[dict[str, Any], dict[str, str],
 
 
 def _add_image(connection: sqlite3.Connection, row: dict[str, Any], texts: dict[str, str]) -> None:
-    """Add an image, unless a newer edition of it is there, or retention was about to remove its file."""
+    """Add an edition of an image, unless retention was about to remove its file."""
     known = connection.execute(
-        "SELECT edition, removed FROM instances WHERE sop_instance_uid = ?", (row["sop_instance_uid"],)
+        "SELECT removed FROM instances WHERE sop_instance_uid = :sop_instance_uid AND study = :study"
+        " AND edition = :edition",
+        row,
     ).fetchone()
-    if known is not None and (known["edition"] > row["edition"] or known["removed"] is not None):
+    if known is not None and known["removed"] is not None:
         return
+    if row["studies_before"]:  # its UID came before, under another study: which number this one has
+        (row["studies_before"],) = connection.execute(
+            """SELECT coalesce(max(iif(study = :study, studies_before, NULL)), max(studies_before) + 1, 1)
+            FROM instances WHERE sop_instance_uid = :sop_instance_uid AND (study = :study OR studies_before > 0)""",
+            row,
+        ).fetchone()
     own = connection.execute(
         "SELECT 1 FROM results WHERE sop_instance_uid = :sop_instance_uid OR series = :series LIMIT 1", row
     ).fetchone()
@@ -195,7 +209,49 @@ def _add_image(connection: sqlite3.Connection, row: dict[str, Any], texts: dict[
             row,
         )
         _insert(connection, "series", texts)
-    _insert(connection, "instances", {**row, "own": int(own is not None)}, replaces=True)
+    _insert(connection, "instances", {**row, "own": int(own is not None), "meaning": row["edition"]}, replaces=True)
+
+
+def _number_editions(connection: sqlite3.Connection) -> None:
+    """Which edition of each image is the newest, and which one says the same as the one before."""
+    same = "b.study = instances.study AND b.site = instances.site AND b.sop_instance_uid = instances.sop_instance_uid"
+    connection.execute(
+        f"UPDATE instances SET newest = edition = (SELECT max(b.edition) FROM instances b WHERE {same})"  # noqa: S608
+    )
+    rows = connection.execute(
+        "SELECT study, sop_instance_uid, edition FROM corrections WHERE change = 'none' ORDER BY edition"
+    )
+    for row in rows.fetchall():
+        connection.execute(
+            f"""UPDATE instances SET meaning = coalesce(
+                (SELECT b.meaning FROM instances b WHERE {same} AND b.edition = instances.edition - 1), meaning)
+            WHERE study = ? AND sop_instance_uid = ? AND edition = ?""",  # noqa: S608 - our own words
+            tuple(row),
+        )
+
+
+def _add_quarantined(connection: sqlite3.Connection, data_dir: Path, found: Rebuilt) -> None:
+    """What waits for an administrator, as far as the journal does not say it."""
+    known = {row[0] for row in connection.execute("SELECT file FROM contradictions WHERE file IS NOT NULL")}
+    for path in sorted((data_dir / "quarantine").glob("*.dcm")):
+        if str(path.relative_to(data_dir)) in known:
+            continue
+        try:
+            row, texts, _ = _row_of(data_dir, path)
+        except (OSError, Refused, InvalidDicomError, ValueError, struct.error, AttributeError):
+            found.unreadable.append(str(path.relative_to(data_dir)))
+            continue
+        names = ("sop_instance_uid", "sop_class_uid", "transfer_syntax_uid", "calling_ae", "file", "bytes")
+        values: dict[str, Any] = {**texts, **{name: row[name] for name in names}}
+        new = NewInstance(**values)
+        connection.execute(
+            """INSERT INTO contradictions (study, kind, sop_instance_uid, change, compared, calling_ae, instance, file,
+                bytes, received) VALUES (?, 'not authorized', ?, 'unknown', ?, ?, ?, ?, ?, ?)""",
+            (
+                *(new.study, new.sop_instance_uid, row["edition"] - 1, new.calling_ae, json.dumps(asdict(new))),
+                *(new.file, new.bytes, row["received"]),
+            ),
+        )
 
 
 def _insert(connection: sqlite3.Connection, table: str, row: dict[str, Any], *, replaces: bool = False) -> None:
@@ -217,7 +273,7 @@ def _put_studies_in_order(connection: sqlite3.Connection, found: Rebuilt) -> Non
         """UPDATE studies SET completed = NULL, routes = '[]', revision = revision + 1
         WHERE completed IS NOT NULL AND last_received > completed"""
     ).rowcount
-    found.images = connection.execute("SELECT count(*) FROM instances WHERE removed IS NULL").fetchone()[0]
+    found.images = connection.execute("SELECT count(*) FROM instances WHERE newest AND removed IS NULL").fetchone()[0]
     found.studies = connection.execute("SELECT count(*) FROM studies").fetchone()[0]
     for table in noting.tables(connection):  # what the journal holds of studies that nothing is left of
         if any(each[3] == "study" for each in connection.execute(f"PRAGMA foreign_key_list({table})")):

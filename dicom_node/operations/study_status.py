@@ -38,7 +38,8 @@ def _between(start: float | None, end: float | None) -> float | None:
 def study(row: StudyRow) -> dict[str, Any]:
     """A study in one line: state, reason, the time of each step and the seconds between them.
 
-    ``evidence`` is what said that the study is complete; ``withdrawn`` which earlier results its destinations reject.
+    ``evidence`` is what said that the study is complete; ``withdrawn`` which earlier results its destinations reject;
+    ``contradictions`` how many wait for an administrator (`operations.quarantine`).
     A step that has not ended yet is None: ``read`` while a reading is in work, ``delivered`` until all is delivered.
     """
     state = row.state
@@ -52,6 +53,7 @@ def study(row: StudyRow) -> dict[str, Any]:
         "evidence": row.evidence if state != "receiving" else "",
         "revision": row.revision,
         "instances": row.instances,
+        "contradictions": row.contradictions,
         "routes": list(row.routes),
         "times": {
             "first_received": _time(row.first_received),

@@ -35,6 +35,8 @@ CHANGES: Final[Sequence[str]] = (
     "days is set without it, no modality is promised anything any more, and what was promised is never removed",
     "data_dir is for the node's user alone: the start takes the rights of other users from it, such as a backup's",
     "retention removes nothing until time synchronisation, or dicom-node clock --confirm, has confirmed the clock",
+    "an image that comes changed from another peer than the one that sent it first is answered 0124 and waits in "
+    "quarantine (dicom-node quarantine list); a PACS that corrects patients or studies needs may_correct = true",
 )
 """One text for each change, the oldest first. Texts are added at the end and never taken out: they are counted."""
 

@@ -30,6 +30,7 @@ from dicom_node.index.index import Index
 from dicom_node.index.rows import Job
 from dicom_node.jobs.worker import Done
 from dicom_node.log import logger
+from dicom_node.reading import editions
 from dicom_node.reading.messages import ReadAnswer, ReadRequest, Wanted, lent
 from dicom_node.reading.processes import Processors
 from dicom_node.reading.recording import Recorder, Sending
@@ -105,6 +106,7 @@ class Reader:
             )
         began, batch = time.perf_counter(), uuid.uuid4().hex
         try:
+            editions.settle(self._index, self._spool, self._executor, job.study)
             with self._processors.shared() if self._processors is not None else nullcontext() as threads:
                 request = dataclasses.replace(self._request(job, way, job.created), threads=threads, batch=batch)
                 answer = self._executor.submit(read, lent(request)).result()

@@ -289,9 +289,9 @@ class Association:
     def _end_stream(self, streaming: Streaming) -> None:
         """Answer a request whose data set has come."""
         self._write()
-        status = streaming.receipt.end()
+        answer = streaming.receipt.end()
         try:
-            self._upper.send(dimse.response(streaming.context.id, streaming.command, status, self._longest_answer))
+            self._upper.send(dimse.response(streaming.context.id, streaming.command, answer, self._longest_answer))
         finally:
             self._streaming = None
             streaming.receipt.discard()

@@ -208,8 +208,8 @@ class Receipt(Protocol):
     def write(self, pieces: Sequence[memoryview]) -> None:
         """Take the next bytes; ``pieces`` are only valid during the call."""
 
-    def end(self) -> int:
-        """All bytes have come: the status of the response (PS3.7 annex C, and PS3.4 for each service)."""
+    def end(self) -> dimse.Answer:
+        """All bytes have come: what the response says (PS3.7 annex C, and PS3.4 for each service)."""
 
     def discard(self) -> None:
         """Release what is held; called once, after the response is sent or when the association has ended."""

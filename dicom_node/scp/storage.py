@@ -13,10 +13,13 @@ from dicom_node.dicom.attributes import is_uid
 from dicom_node.errors import Refused
 from dicom_node.log import logger, where
 from dicom_node.network import dimse
+from dicom_node.scp.access import PeerIdentity
 from dicom_node.scp.service import AcceptedContext, OpenAssociation, StreamingService
 from dicom_node.storage.incoming import Incoming
 from dicom_node.storage.ingest import Store
+from dicom_node.storage.sender import Submitter
 
+_SUCCESS = dimse.Answer(0x0000)
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REMEMBERED_SECONDS = 600.0  # how long the release of an association is evidence; studies are complete long before
 
@@ -37,12 +40,14 @@ class StorageSCP(StreamingService):
     0110    an unexpected error of ours
     0117    the SOP Instance UID breaks the rules for UIDs
     0122    the SOP Class UID breaks the rules for UIDs
-    0124    the caller may not store (``may_store = false``)
+    0124    the caller may not store (``may_store = false``); or its image differs from the stored one, which another
+            peer sent, and it may not correct it (``may_correct``): then the image is kept in quarantine
     A700    no room on the disk, or less than ``keep_free_gb``; or the instance is of a study that the node has
             nothing of, while ``max_waiting_studies`` wait to be read; the sender tries again
     A900    the data set's SOP Class or Instance UID is not the command's
     C000    the data set is missing, cannot be parsed, or names no study and series
-    C001    its SOP Instance UID is stored already, of another study
+    C001    it contradicts a stored image as in 0124, or has the SOP Instance UID of an instance of another study,
+            while the quarantine is full
     ======  ==========================================================================================
     """
 
@@ -70,7 +75,7 @@ class StorageSCP(StreamingService):
         if bringing is None:
             with self._noting:
                 bringing = self._bringing[association] = _Bringing()
-        receipt = _Receipt(self._store, command, bringing)
+        receipt = _Receipt(self._store, command, bringing, _submitter(association.peer))
         try:
             receipt.incoming = self._incoming(command, context, association)
         except Exception as error:  # it is answered when the data set is through
@@ -138,13 +143,14 @@ class _Bringing:
 class _Receipt:
     """A C-STORE request whose data set is coming: ``incoming`` takes it, unless ``failure`` says why not."""
 
-    __slots__ = ("_began", "_bringing", "_command", "_store", "failure", "incoming")
+    __slots__ = ("_began", "_bringing", "_command", "_sender", "_store", "failure", "incoming")
 
-    def __init__(self, store: Store, command: dimse.Command, bringing: _Bringing) -> None:
+    def __init__(self, store: Store, command: dimse.Command, bringing: _Bringing, sender: Submitter) -> None:
         self._began = time.perf_counter()
         self._store = store
         self._command = command
         self._bringing = bringing
+        self._sender = sender
         self.incoming: Incoming | None = None
         self.failure: Exception | None = None
 
@@ -159,8 +165,8 @@ class _Receipt:
             self.incoming.discard()  # releases its room on the disk now
             self.incoming = None
 
-    def end(self) -> int:
-        """Make the instance durable and known; returns the status."""
+    def end(self) -> dimse.Answer:
+        """Make the instance durable and known; returns what is answered."""
         incoming, study = self.incoming, None
         try:
             if self.failure is not None:
@@ -171,10 +177,10 @@ class _Receipt:
             study = header.study
             # Before the index knows it: the quiet time of the study must not begin without this association.
             self._bringing.studies.add(study)
-            new = self._store.put(incoming, header)
+            new = self._store.put(incoming, header, self._sender)
         except Exception as error:
             self._bringing.refused = True
-            return _status(error, self._command, study)
+            return _answer(error, self._command, study)
         if new:
             self._bringing.log.debug(
                 "instance.stored",
@@ -183,7 +189,7 @@ class _Receipt:
                 bytes=incoming.data_set_bytes,
                 seconds=round(time.perf_counter() - self._began, 4),
             )
-        return 0x0000
+        return _SUCCESS
 
     def discard(self) -> None:
         """Close and delete the partial file; what was stored from it stays."""
@@ -191,14 +197,20 @@ class _Receipt:
             self.incoming.discard()
 
 
-def _status(error: Exception, command: dimse.Command, study: str | None) -> int:
-    """The status of a C-STORE that failed; the log gets the reason."""
+def _submitter(peer: PeerIdentity) -> Submitter:
+    """A caller as the store knows it."""
+    names = tuple(each.name for each in peer.peers)
+    return Submitter(peer.ae_title, names, may_correct=any(each.may_correct for each in peer.peers))
+
+
+def _answer(error: Exception, command: dimse.Command, study: str | None) -> dimse.Answer:
+    """What is answered to a C-STORE that failed; the log gets the reason."""
     log = logger().bind(instance=command.sop_instance_uid, sop_class=command.sop_class_uid)
     if study is not None:
         log = log.bind(study=study)
     if isinstance(error, Refused):
         log.warning("instance.refused", status=f"{error.status:04X}", reason=error.reason)
-        return error.status
+        return dimse.Answer(error.status, error.comment)
     full = False
     if isinstance(error, OSError):
         full = error.errno in _FULL
@@ -210,4 +222,4 @@ def _status(error: Exception, command: dimse.Command, study: str | None) -> int:
         reason = "an unexpected error"
     status = 0xA700 if full else 0x0110
     log.error("instance.refused", status=f"{status:04X}", reason=reason, error=where(error))
-    return status
+    return dimse.Answer(status)

@@ -137,7 +137,7 @@ class Retention:
         log = logger().bind(study=study)
         images, results = self._index.removed_files(study)
         try:
-            sizes = [self._store.remove(uid) for uid in images]
+            sizes = [self._store.remove(study, uid) for uid in images]
             sizes += [self._spool.delete(file) for file in results]
             self._spool.sync_deletions()
         except OSError as error:

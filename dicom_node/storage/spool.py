@@ -3,6 +3,8 @@
 Layout below ``data_dir``. Every file name is a digest; no text from the network becomes part of a path::
 
     spool/<aa>/<SHA-256 of the SOP Instance UID>.dcm     received images, byte for byte; ...-2.dcm for a correction
+    spool/<aa>/<the same>.<SHA-256 of the study's UID>.dcm  where the UID came before under another study
+    quarantine/<the same>.<random>.dcm                   images that an administrator decides on (`storage.quarantine`)
     results/<aa>/<SHA-256 of the SOP Instance UID>.dcm   result objects, kept so that they can be sent again unchanged
     incoming/*.part                                      images that are being received; none of them is acknowledged
     made/*.part                                          results that are being written, by a process in a cage
@@ -17,6 +19,7 @@ place without being recorded or acknowledged (`Spool.recover`).
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import hashlib
 import itertools
@@ -36,6 +39,7 @@ from dicom_node.storage.durable import fsync_folder
 from dicom_node.storage.part import Part
 from dicom_node.storage.record import PREAMBLE_BYTES, record_in
 
+_QUARANTINE = "quarantine"
 _ASKED_SECONDS = 1.0  # for which a measurement of the free disk space is used again
 
 
@@ -65,7 +69,8 @@ class Spool:
             ConfigError: the folder cannot be written, or another node uses it.
         """
         try:
-            for folder in (self._root, self._incoming, self._made, self._root / "spool", self._root / "results"):
+            inside = [self._root / name for name in ("spool", "results", _QUARANTINE)]
+            for folder in (self._root, self._incoming, self._made, *inside):
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._make_folders()
             self._lock()
@@ -136,9 +141,10 @@ class Spool:
         return len(parts) + len(unrecorded) + len(made)
 
     def _editions(self, digest: str) -> list[str]:
-        """The names of all files of an instance that are in place."""
+        """The names of all files of an instance that are in place, or in quarantine."""
         base = self.path(_name("spool", digest))
-        return [str(path.relative_to(self._root)) for path in base.parent.glob(f"{base.stem}*.dcm")]
+        folders = (base.parent, self._root / _QUARANTINE)
+        return [str(path.relative_to(self._root)) for each in folders for path in each.glob(f"{base.stem}*.dcm")]
 
     def is_whole(self, name: str, size: int) -> bool:
         """Whether a recorded file is in place, has its recorded size in bytes, and is what was received.
@@ -274,6 +280,7 @@ class Spool:
         sop_instance_uid: str,
         *,
         edition: int = 1,
+        another_study: str = "",
         replace: bool = False,
         record: Callable[[int], bytes] | None = None,
     ) -> str:
@@ -281,8 +288,9 @@ class Spool:
 
         ``record`` gives the preamble of an edition (`storage.record`).
 
-        Each edition has its own file (1: as first received, 2: the first correction). The caller discards ``part`` only
-        when the index has recorded the file.
+        Each edition has its own file (1: as first received, 2: the first correction), and so has an instance whose UID
+        came before under another study (``another_study`` is its own). The caller discards ``part`` only when the
+        index has recorded the file.
 
         Returns:
             the file name relative to ``data_dir``, for the index.
@@ -292,10 +300,45 @@ class Spool:
             OSError: the disk did not confirm it; the file is not in place.
         """
         digest = _digest(sop_instance_uid)
-        name = _name("spool", digest, f"-{edition}" if edition > 1 else "")
-        path = f"{self._root}/{name}"
+        study = f".{_digest(another_study)}" if another_study else ""
+        name = _name("spool", digest, study + (f"-{edition}" if edition > 1 else ""))
         if record is not None:
             part.write_preamble(record(edition))
+        return self._link(part, name, replace=replace)
+
+    def place_in_quarantine(self, part: Part, record: bytes, sop_instance_uid: str) -> str:
+        """Link a received instance, with the preamble ``record``, into the quarantine, durably, beside others with its
+        UID; returns as `place`.
+
+        Raises:
+            OSError: the disk did not confirm it; the file is not in place.
+        """
+        part.write_preamble(record)
+        return self._link(part, f"{_QUARANTINE}/{_digest(sop_instance_uid)}.{uuid.uuid4().hex}.dcm", replace=False)
+
+    def accept(self, name: str, sop_instance_uid: str, edition: int, *, another_study: str = "") -> str:
+        """Link an image in quarantine into the spool too, as an edition, durably; returns the file name there.
+
+        The name is one that no received image gets: an edition that comes at the same moment does not touch it.
+
+        Raises:
+            FileExistsError: it was accepted as this edition before.
+            OSError: the disk did not confirm it.
+        """
+        study = f".{_digest(another_study)}" if another_study else ""
+        accepted = _name("spool", _digest(sop_instance_uid), f"{study}-{edition}-accepted")
+        with self.path(name).open("r+b") as file:
+            if (record := record_in(file.read(PREAMBLE_BYTES))) is not None:
+                file.seek(0)
+                file.write(dataclasses.replace(record, edition=edition).preamble())
+                file.flush()
+            os.link(self.path(name), self.path(accepted))
+            os.fsync(file.fileno())
+        os.fsync(self._folder(os.path.dirname(self.path(accepted))))
+        return accepted
+
+    def _link(self, part: Part, name: str, *, replace: bool) -> str:
+        path = f"{self._root}/{name}"
         if replace:
             with suppress(FileNotFoundError):
                 os.unlink(path)

@@ -20,6 +20,8 @@ from dicom_node.studies.routing import routes_of, shadows_of, summaries_of
 _LONGEST_PAUSE = 0.25  # seconds between two looks
 _ASKED_AFTER_SECONDS = 0.5  # of quiet, so that a PACS is not asked after each image
 _LONGEST_IMAGE_SECONDS = 3600.0  # for which an image that is being received delays its study
+_PROMPT_REVISIONS = 10  # of a study that are read as soon as they are complete
+_LATER_PAUSE = 3600.0  # seconds from one reading to the next of later revisions
 _CHECK_SECONDS = 5.0  # between two looks for jobs that no worker does
 _WAIVED: dict[JobKind, str] = {"commit": "commitment", "withdraw": "iocm"}  # jobs, and the key of a peer that asks so
 _TO_DESTINATIONS: tuple[JobKind, ...] = ("send", "summary")
@@ -139,6 +141,10 @@ class Completer:
         self, settings: Settings, study: OpenStudy, last: float, now: float, *, has_steps: bool
     ) -> tuple[float, str]:
         """The seconds that a study still has to wait (0 or less: it is complete), and the evidence in words."""
+        if study.revision > _PROMPT_REVISIONS:  # two senders that disagree would have it read again without end
+            pause = self._index.last_reading_queued(study.study) + _LATER_PAUSE - now
+            if 0 < pause <= _LATER_PAUSE:  # more: the clock was set back
+                return pause, ""
         can_tell = has_steps or self._counts or self._released(study.study)
         shortest = min([settings.node.quiet_seconds, *map(settings.quiet_seconds, settings.routes)])
         if not can_tell and last + shortest > now:  # the usual case

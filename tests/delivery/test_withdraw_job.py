@@ -164,7 +164,7 @@ def test_a_corrected_patient_is_a_matter_of_safety_and_the_note_is_of_the_reject
 ) -> None:
     old = bench.read("a", TimezoneOffsetFromUTC="-0330")
     bench.send(archive.port)
-    bench.index.correct_instance(bench.new, 2, 3.0, safety=True)
+    bench.index.correct_instance(bench.new, 2, 3.0, change="safety")
     bench.read("b", PatientID="TEST-2", PatientName="Doe^Jane")
     bench.send(archive.port)
     assert bench.withdraw(archive.port).endswith("(Rejected for Patient Safety Reasons)")
@@ -304,7 +304,7 @@ def notes_of(bench: Bench, folder: Path, port: int) -> list[Path]:
     bench.read("b")
     bench.send(port)
     bench.withdraw(port)
-    bench.index.correct_instance(bench.new, 2, 3.0, safety=True)
+    bench.index.correct_instance(bench.new, 2, 3.0, change="safety")
     bench.read("c", PatientID="TEST-2")
     bench.send(port)
     bench.withdraw(port)

@@ -535,7 +535,7 @@ def test_what_is_asked_all_the_time_looks_through_no_table(index: Index) -> None
         receive(index, f"1.2.{number}")
     (study,) = index.open_studies()
     assert index.received("1.2.1") is not None
-    index.replace_file("1.2.1", "f", 1, "1.2", 20.0)
+    index.replace_file("1.1", "1.2.1", "f", 1, "1.2", now=20.0)
     index.series_of("1.1")
     index.instances_of("1.1")
     index.removed_from("1.1")
@@ -725,3 +725,41 @@ def test_of_one_study_no_two_jobs_are_read_at_a_time(index: Index) -> None:
     third = claimed(index, now=32.0)
     assert (third.study, third.target) == ("1.1", "n")
     assert claimed(index, now=32.0 + 61.0).study in ("1.1", "1.3"), "an expired lease is claimable all the same"
+
+
+def test_what_the_version_before_knew_of_corrections_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "index.sqlite"
+    with closing(sqlite3.connect(path)) as old:
+        old.executescript((Path(__file__).parent / "indexes" / "m011_accepted.sql").read_text(encoding="utf-8"))
+        old.execute("UPDATE instances SET edition = 3, file = 'f-3' WHERE sop_instance_uid = '1.1.1.1'")
+        old.executemany("INSERT INTO corrections VALUES ('1.1.1.1', ?, ?)", [(2, 1), (3, 0)])
+        old.commit()
+    index = Index(path, create=True)
+    found = index.received("1.1.1.1", "1.1")
+    assert found is not None
+    assert (found.edition, found.meaning, found.studies_before, found.file) == (3, 3, 0, "f-3")
+    assert index.first_sender("1.1", "1.1.1.1").peer is None, "nobody recorded it"
+    rows = index._rows("SELECT study, sop_instance_uid, edition, change FROM corrections ORDER BY edition")
+    assert [tuple(row) for row in rows] == [("1.1", "1.1.1.1", 2, "safety"), ("1.1", "1.1.1.1", 3, "quality")]
+    index.close()
+
+
+def test_an_instance_is_known_by_its_study_and_each_study_has_its_own(index: Index) -> None:
+    receive(index, "1.2.1")
+    with pytest.raises(sqlite3.IntegrityError):
+        receive(index, "1.2.1", study="1.5")
+    new = NewInstance("1.2.1", "1", "2", "1.5", "1.5.1", "CR", "", "", "", "MOD", "f/other", 9)
+    index.add_to_another_study(new, index.studies_of("1.2.1"), 11.0)
+    assert index.studies_of("1.2.1") == ["1.1", "1.5"]
+    assert [index.received("1.2.1", study).file for study in ("1.1", "1.5")] == ["f/1.2.1", "f/other"]  # type: ignore[union-attr]
+    assert index.received("1.2.1", "1.9") is None
+    assert [each.file for each in index.instances_of("1.5")] == ["f/other"]
+    (found,) = index.contradictions("1.1")
+    assert (found.study, found.other_study, found.instances) == ("1.5", "1.1", 1)
+    assert index.contradictions("1.5") == [found]
+    index.correct_instance(new, 2, 12.0, change="quality")
+    assert [index.received("1.2.1", study).edition for study in ("1.1", "1.5")] == [1, 2]  # type: ignore[union-attr]
+    index.end_contradiction(found.id)
+    assert index.contradictions() == []
+    with pytest.raises(LookupError):
+        index.accept_contradiction(found.id, "f", 3, 13.0)

@@ -99,7 +99,7 @@ def named(withdrawal: Withdrawal) -> list[str]:
 
 
 def correct(index: Index, edition: int, *, safety: bool) -> None:
-    index.correct_instance(image(), edition, 45.0, safety=safety)
+    index.correct_instance(image(), edition, 45.0, change="safety" if safety else "quality")
 
 
 def reopen(index: Index) -> None:
@@ -213,7 +213,7 @@ def test_an_image_that_came_again_after_retention_removed_it_may_be_another(inde
     read(index, "a", "9.1")
     send(index)
     index._run("UPDATE instances SET removed = 42.0")
-    index.replace_file("1.2.1", "f/again", 9, "1.2", 45.0)
+    index.replace_file(STUDY, "1.2.1", "f/again", 9, "1.2", now=45.0)
     reopen(index)
     read(index, "b", "9.2")
     send(index)

@@ -23,7 +23,8 @@ from pynetdicom.dsutils import split_dataset
 
 from dicom_node.index.index import Index
 from dicom_node.node import Node
-from dicom_node.storage.corrections import Correction, correction
+from dicom_node.storage.corrections import correction
+from dicom_node.storage.ingest import Store
 from dicom_node.storage.spool import Spool
 from tests.node.test_way import detail, ended, radiograph
 from tests.support.nodes import settings_for
@@ -55,13 +56,15 @@ OF_ANOTHER_KIND: dict[str, dict[str, Any]] = {
     "another spacing": {"PixelSpacing": [0.1, 0.1]},
     "a spacing that is calibrated": {"PixelSpacingCalibrationType": "FIDUCIAL"},
     "another body part": {"BodyPartExamined": "ABDOMEN"},
+    "a window": {"WindowCenter": 40, "WindowWidth": 400},
+    "another description": {"StudyDescription": "Chest, two views, standing"},
 }
 CORRECTIONS = OF_SAFETY | OF_ANOTHER_KIND
 OF_NO_MEANING: dict[str, dict[str, Any]] = {
-    "what a PACS adds": {"RetrieveAETitle": "PACS", "InstanceAvailability": "ONLINE", "StationName": "X"},
-    "a longer description": {"StudyDescription": "Chest, two views, standing", "InstitutionName": "Hospital"},
-    "a window": {"WindowCenter": 40, "WindowWidth": 400},
-    "padding": {"PatientID": "1 "},
+    "what a PACS adds": {"RetrieveAETitle": "PACS", "InstanceAvailability": "ONLINE", "PatientComments": "X"},
+    "an attribute that says nothing": {"InstitutionName": "", "PixelSpacing": None, "RequestAttributesSequence": []},
+    "padding": {"PatientID": "1 ", "PatientName": "Doe^John^^ "},
+    "a character set that changes no text": {"SpecificCharacterSet": "ISO_IR 192"},
 }
 
 
@@ -76,6 +79,12 @@ def revision(node: Node) -> int:
 
 def data_set(path: Path) -> bytes:
     return path.read_bytes()[split_dataset(path)[1] :]
+
+
+def changes_of(node: Node) -> list[str]:
+    """What each correction changed, in the order in which they came."""
+    assert node.index is not None
+    return [row[0] for row in node.index._rows("SELECT change FROM corrections ORDER BY edition")]
 
 
 def completed(node: Node) -> None:
@@ -103,7 +112,7 @@ def changed(image: FileDataset, changes: dict[str, Any]) -> FileDataset:
 @pytest.mark.slow
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian], ids=["explicit", "implicit"])
 @pytest.mark.parametrize("changes", CORRECTIONS.values(), ids=CORRECTIONS.keys())
-def test_a_corrected_instance_takes_the_place_of_the_first(
+def test_a_corrected_instance_is_read_in_place_of_the_first_which_stays(
     start_node: StartNode, tmp_path: Path, changes: dict[str, Any], syntax: str
 ) -> None:
     node = start_node(settings_for(tmp_path / "node", node={"quiet_seconds": 60.0}))
@@ -114,8 +123,9 @@ def test_a_corrected_instance_takes_the_place_of_the_first(
     completed(node)
     for number in (2, 3):
         assert send(node.port, changed(image, changes)) == [0x0000]
-        (now,) = files(node)
+        (now,) = set(files(node)) - {first}
         assert data_set(now) != before
+        assert data_set(first) == before
         found = node.received(image.SOPInstanceUID)
         assert found is not None
         assert found[0] == now
@@ -123,19 +133,17 @@ def test_a_corrected_instance_takes_the_place_of_the_first(
     completed(node)
     assert send(node.port, changed(image, {"PatientName": "Third^Name"})) == [0x0000]
     assert revision(node) == 3
-    assert len(files(node)) == 1
+    assert len(files(node)) == 3
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian], ids=["explicit", "implicit"])
 @pytest.mark.parametrize("name", CORRECTIONS)
 def test_a_correction_is_of_the_patient_the_side_or_the_pixels_or_not(tmp_path: Path, name: str, syntax: str) -> None:
-    image, files, lengths = image_in(syntax), [tmp_path / "kept", tmp_path / "came"], []
+    image, files = image_in(syntax), [tmp_path / "kept", tmp_path / "came"]
     for file, changes in zip(files, ({}, CORRECTIONS[name]), strict=True):
         changed(image, changes).save_as(file, enforce_file_format=True)
-        lengths.append(file.stat().st_size - split_dataset(file)[1])
-    found = correction(files[0], files[1], (lengths[0], lengths[1]), syntax)
-    assert found is (Correction.SAFETY if name in OF_SAFETY else Correction.OTHER)
-    assert correction(files[0], files[0], (lengths[0], lengths[0]), syntax) is None
+    assert correction(files[0], files[1], (syntax, syntax)) == ("safety" if name in OF_SAFETY else "quality")
+    assert correction(files[0], files[0], (syntax, syntax)) is None
 
 
 @pytest.mark.parametrize("changes", OF_NO_MEANING.values(), ids=OF_NO_MEANING.keys())
@@ -169,17 +177,20 @@ def test_a_compressed_image_with_other_pixels_is_a_correction(start_node: StartN
 
 
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, RLELossless])
-def test_the_same_image_in_another_transfer_syntax_is_no_correction(
+def test_the_same_image_in_another_transfer_syntax_is_a_further_edition(
     start_node: StartNode, tmp_path: Path, syntax: str
 ) -> None:
     node = start_node(settings_for(tmp_path / "node", node={"quiet_seconds": 60.0}))
     image = image_in(ExplicitVRLittleEndian)
     send(node.port, image)
-    kept = files(node)
+    (kept,) = files(node)
     completed(node)
     same = {name: image[name].value for name in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")}
     assert send(node.port, image_in(syntax, **same)) == [0x0000]
-    assert (files(node), revision(node)) == (kept, 1)
+    assert revision(node) == 2
+    (came,) = set(files(node)) - {kept}
+    assert pydicom.dcmread(came).file_meta.TransferSyntaxUID == syntax
+    assert changes_of(node) == [("none" if syntax == ImplicitVRLittleEndian else "unknown")]
 
 
 def test_a_correction_that_cannot_be_recorded_leaves_the_first(
@@ -200,8 +211,7 @@ def test_a_correction_that_cannot_be_recorded_leaves_the_first(
     assert files(node) == [first]
     assert first.read_bytes() == before
     assert send(node.port, image) == [0x0000]
-    assert len(files(node)) == 1
-    assert files(node) != [first]
+    assert len(files(node)) == 2
 
 
 def test_a_correction_amid_a_removal_is_kept(start_node: StartNode, tmp_path: Path) -> None:
@@ -221,17 +231,23 @@ def test_a_correction_amid_a_removal_is_kept(start_node: StartNode, tmp_path: Pa
         patch.setattr(Index, "correct_instance", removed_first)
         assert send(node.port, changed(image, {"PatientName": "Doe^Jane"})) == [0x0000]
     assert [one.sop_instance_uid for one in index.instances_of(image.StudyInstanceUID)] == [image.SOPInstanceUID]
-    assert index.removed_files(image.StudyInstanceUID) == ([], [])
+    assert index.removed_files(image.StudyInstanceUID) == ([image.SOPInstanceUID], [])
+    assert Store(index, node._spool).remove(image.StudyInstanceUID, image.SOPInstanceUID) > 0
+    (now,) = files(node)
+    assert b"Doe^Jane" in now.read_bytes()
 
 
-def test_two_senders_that_disagree_do_not_have_a_study_read_for_ever(start_node: StartNode, tmp_path: Path) -> None:
+def test_every_edition_is_kept_however_many_come(start_node: StartNode, tmp_path: Path) -> None:
     node = start_node(settings_for(tmp_path / "node", node={"quiet_seconds": 60.0}))
     image = image_in(ExplicitVRLittleEndian)
     for number in range(15):
         assert send(node.port, changed(image, {"PatientName": f"Doe^{number}"})) == [0x0000]
         completed(node)
-    assert revision(node) == 10
-    assert len(files(node)) == 1
+    names = {str(pydicom.dcmread(file).PatientName) for file in files(node)}
+    assert names == {f"Doe^{number}" for number in range(15)}
+    found = node.received(image.SOPInstanceUID)
+    assert found is not None
+    assert pydicom.dcmread(found[0]).PatientName == "Doe^14"
 
 
 @pytest.mark.parametrize("recorded", [True, False])
@@ -254,14 +270,6 @@ def test_a_crash_amid_a_correction_leaves_one_of_the_two(tmp_path: Path, recorde
     assert again.recover(lambda there: {known} & set(there)) == 2
     assert [str(path.relative_to(tmp_path / "node")) for path in (tmp_path / "node/spool").rglob("*.dcm")] == [known]
     again.close()
-
-
-def test_an_instance_of_another_study_is_no_correction(start_node: StartNode, tmp_path: Path) -> None:
-    node = start_node(settings_for(tmp_path / "node"))
-    image = make_image()
-    send(node.port, image)
-    assert send(node.port, changed(image, {"StudyInstanceUID": "1.2.3"})) == [0xC001]
-    assert pydicom.dcmread(files(node)[0]).StudyInstanceUID != "1.2.3"
 
 
 @pytest.mark.slow

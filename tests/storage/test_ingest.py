@@ -324,7 +324,7 @@ def test_what_could_not_be_deleted_is_deleted_at_the_next_start(place: Place, mo
     with monkeypatch.context() as broken:
         for what in ("Path.unlink", "os.unlink"):
             broken.setattr(f"dicom_node.storage.spool.{what}", failing(errno.EROFS))
-        broken.setattr("dicom_node.storage.ingest._Commits.add", failing(errno.EROFS))
+        broken.setattr("dicom_node.storage.commits.Commits.add", failing(errno.EROFS))
         error = place.take(uid)
     assert isinstance(error, OSError)
     assert error.errno == errno.EROFS
@@ -333,7 +333,7 @@ def test_what_could_not_be_deleted_is_deleted_at_the_next_start(place: Place, mo
     place.assert_holds()
     with monkeypatch.context() as broken:  # the file stays, the part could be deleted, and would be missed
         broken.setattr("dicom_node.storage.spool.Path.unlink", failing(errno.EROFS))
-        broken.setattr("dicom_node.storage.ingest._Commits.add", failing(errno.EROFS))
+        broken.setattr("dicom_node.storage.commits.Commits.add", failing(errno.EROFS))
         assert isinstance(place.take(uid), OSError)
     assert place.spool.recover(place.index.known_files) == 2
     place.assert_holds()
@@ -351,14 +351,14 @@ def test_a_folder_that_cannot_be_put_in_order_is_named(tmp_path: Path) -> None:
 CRASH = """
 import os, sys
 from pathlib import Path
-from dicom_node.storage import ingest, part, spool
+from dicom_node.storage import commits, part, spool
 from tests.support.nodes import settings_for
 from dicom_node.dicom.header import HEAD_BYTES
 from dicom_node.node import Node
 from tests.support.wire import associated, data_set, store_message
 
 point, folder, uid = sys.argv[1:]
-sync, add = part.Part.sync, ingest._Commits.add
+sync, add = part.Part.sync, commits.Commits.add
 
 def crash(*_args, **_options):
     os._exit(77)
@@ -370,9 +370,9 @@ def crash_after(*args):
 if point == "linked":
     part.Part.sync = crash
 elif point == "placed":
-    ingest._Commits.add = crash
+    commits.Commits.add = crash
 elif point == "recorded":
-    ingest._Commits.add = crash_after
+    commits.Commits.add = crash_after
 else:
     spool.Spool.place = crash
 node = Node(settings_for(Path(folder)))

@@ -405,7 +405,7 @@ def test_images_that_come_again_while_they_are_removed_are_there_or_not_as_the_i
                         part = place.spool.part_for(uid)
                         part.write([memoryview(b"pixels")])
                         file = place.spool.place(part, uid, replace=True)
-                        place.index.replace_file(uid, file, 6, each.sop_class_uid, place.now)
+                        place.index.replace_file(known.study, uid, file, 6, each.sop_class_uid, now=place.now)
                         part.discard()
                     began.set()
         except BaseException as error:
@@ -532,7 +532,7 @@ def test_what_needs_files_that_are_gone_is_not_tried_again_and_retry_says_so(pla
     (uid, _) = (each.sop_instance_uid for each in place.index.removed_from("1.2"))
     part = place.spool.part_for(uid)
     part.write([memoryview(b"pixels")])
-    place.index.replace_file(uid, place.spool.place(part, uid), 6, "1.2", place.now)
+    place.index.replace_file("1.2", uid, place.spool.place(part, uid), 6, "1.2", now=place.now)
     part.discard()
     assert place.index.revive("1.2", place.now) == 1, "there is an image to read again"
 

@@ -149,3 +149,25 @@ def test_it_says_when_to_look_again(tmp_path: Path, index: Index) -> None:
     completer = Completer(SettingsHolder(settings(tmp_path, {"name": "r", "models": ["a"]})), index)
     receive(index, "1.1.1", 100.0)
     assert completer.tick(104.9) == pytest.approx(0.1)
+
+
+def test_a_study_that_comes_again_and_again_is_read_once_an_hour(tmp_path: Path, index: Index) -> None:
+    completer = Completer(SettingsHolder(settings(tmp_path, {"name": "r", "models": ["a"]})), index)
+    now = 100.0
+    for number in range(10):
+        receive(index, f"1.{number}", now)
+        completer.tick(now + 5.0)
+        assert len(index.jobs_of("1")) == number + 1, "the first ones are read at once"
+        now += 10.0
+    receive(index, "1.99", now)
+    completer.tick(now + 5.0)
+    assert index.studies_with_state("1")[0].state == "receiving"
+    last = max(job.created for job in index.jobs_of("1"))
+    completer.tick(last + 3599.0)
+    assert len(index.jobs_of("1")) == 10
+    completer.tick(last + 3600.0)
+    assert len(index.jobs_of("1")) == 11
+    receive(index, "1.100", last + 3601.0)
+    completer.tick(last - 80000.0)  # the clock was set back a day: nothing waits a day for it
+    completer.tick(last + 3606.0 + 3600.0)
+    assert len(index.jobs_of("1")) == 12

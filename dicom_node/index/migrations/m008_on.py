@@ -133,3 +133,80 @@ _M014 = (
     """INSERT INTO promised SELECT e.key, max(p.asked) FROM promises p, json_each(p.instances) e
         WHERE e.key IN (SELECT sop_instance_uid FROM instances) GROUP BY e.key""",
 )
+
+
+@SCHEMA()
+def m015_every_edition(db: Database) -> None:
+    """Every edition of an instance is a row, also under several studies; contradictions wait for an administrator."""
+    for statement in _M015:
+        db.execute(statement)
+
+
+# The key is (site, study, SOP instance, edition). The study stands first in it, so that the instances of a study are on
+# neighbouring pages: the table needs no index of its own by study, and a received instance writes one page less.
+# newest is 1 for the edition that is read. meaning is the first edition that says the same (another transfer syntax
+# of the same image). studies_before counts the studies under which the SOP Instance UID came before: 0 nearly always,
+# so that a UID that comes again is found by the insert itself. peer is the name in the configuration of the peer that
+# sent it, '' for an unknown caller, NULL where an earlier version did not record it.
+_M015 = (
+    """CREATE TABLE instances_new (
+        site TEXT NOT NULL DEFAULT '',
+        study TEXT NOT NULL REFERENCES studies,
+        sop_instance_uid TEXT NOT NULL,
+        edition INTEGER NOT NULL DEFAULT 1,
+        newest INTEGER NOT NULL DEFAULT 1,
+        meaning INTEGER NOT NULL DEFAULT 1,
+        studies_before INTEGER NOT NULL DEFAULT 0,
+        sop_class_uid TEXT NOT NULL,
+        transfer_syntax_uid TEXT NOT NULL,
+        series TEXT NOT NULL,
+        calling_ae TEXT NOT NULL,
+        peer TEXT,
+        own INTEGER NOT NULL,
+        file TEXT NOT NULL,
+        bytes INTEGER NOT NULL,
+        received REAL NOT NULL,
+        removed REAL,
+        PRIMARY KEY (study, site, sop_instance_uid, edition)
+    ) STRICT, WITHOUT ROWID""",
+    """INSERT INTO instances_new SELECT '', study, sop_instance_uid, edition, 1, edition, 0, sop_class_uid,
+        transfer_syntax_uid, series, calling_ae, NULL, own, file, bytes, received, removed FROM instances
+        ORDER BY study, sop_instance_uid""",
+    """CREATE TABLE corrections_new (
+        site TEXT NOT NULL DEFAULT '',
+        study TEXT NOT NULL,
+        sop_instance_uid TEXT NOT NULL,
+        edition INTEGER NOT NULL,
+        change TEXT NOT NULL CHECK (change IN ('safety', 'quality', 'unknown', 'none')),
+        PRIMARY KEY (study, site, sop_instance_uid, edition)
+    ) STRICT, WITHOUT ROWID""",
+    """INSERT INTO corrections_new SELECT '', i.study, c.sop_instance_uid, c.edition, iif(c.safety, 'safety', 'quality')
+        FROM corrections c JOIN instances i ON i.sop_instance_uid = c.sop_instance_uid""",
+    "DROP TABLE corrections",
+    "ALTER TABLE corrections_new RENAME TO corrections",
+    "DROP TABLE instances",
+    "ALTER TABLE instances_new RENAME TO instances",
+    "CREATE UNIQUE INDEX instances_by_uid ON instances (sop_instance_uid, site, studies_before, edition)",
+    # A contradiction is open while its row is there. file is NULL where the image is stored as any other.
+    """CREATE TABLE contradictions (
+        id INTEGER PRIMARY KEY,
+        site TEXT NOT NULL DEFAULT '',
+        study TEXT NOT NULL REFERENCES studies,
+        kind TEXT NOT NULL CHECK (kind IN ('not authorized', 'two studies')),
+        sop_instance_uid TEXT NOT NULL,
+        other_study TEXT,
+        change TEXT NOT NULL DEFAULT '',
+        compared INTEGER NOT NULL DEFAULT 0,
+        calling_ae TEXT NOT NULL,
+        peer TEXT,
+        instance TEXT NOT NULL DEFAULT '',
+        file TEXT,
+        bytes INTEGER NOT NULL DEFAULT 0,
+        instances INTEGER NOT NULL DEFAULT 1,
+        received REAL NOT NULL
+    ) STRICT""",
+    "CREATE INDEX contradictions_by_study ON contradictions (study, sop_instance_uid)",
+    # One row for each two studies, however many UIDs they have in common; other_study is NULL for an image in
+    # quarantine.
+    "CREATE UNIQUE INDEX contradictions_of_studies ON contradictions (other_study, study)",
+)

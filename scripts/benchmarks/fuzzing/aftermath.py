@@ -99,8 +99,9 @@ def index_faults(data: Path, kept: dict[str, set[str]]) -> list[str]:
     with closing(sqlite3.connect(f"{(data / 'index.sqlite').as_uri()}?mode=ro", uri=True, timeout=60)) as index:
         rows = {
             uid: (file, size)
-            for uid, file, size in index.execute("SELECT sop_instance_uid, file, bytes FROM instances")
+            for uid, file, size in index.execute("SELECT sop_instance_uid, file, bytes FROM instances WHERE newest = 1")
         }
+        known = {file for (file,) in index.execute("SELECT file FROM instances")}  # of every edition
         (checked,) = index.execute("PRAGMA integrity_check").fetchone()
     faults = [] if checked == "ok" else ["the index is damaged"]
     for uid, digests in kept.items():
@@ -110,7 +111,6 @@ def index_faults(data: Path, kept: dict[str, set[str]]) -> list[str]:
         elif (digests and digest(data / file) not in digests) or (data / file).stat().st_size != size:
             faults.append(f"instance {uid!r} was answered 0000 and is kept with other bytes")
     faults += [f"instance {uid!r} is in the index and was never answered 0000" for uid in rows.keys() - kept.keys()]
-    known = {file for file, _ in rows.values()}
     faults += [
         f"{name} is in the spool and not in the index"
         for name in (str(path.relative_to(data)) for path in (data / "spool").rglob("*") if path.is_file())

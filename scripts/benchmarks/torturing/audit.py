@@ -24,7 +24,9 @@ def instances_in_pacs(folder: Path) -> list[str]:
 
 def audit(node: Node, sent: Sent, pacs: Sequence[str]) -> tuple[dict[str, object], list[str]]:
     """Compare what was answered, what is kept and what the PACS has; the figures, and every fault in words."""
-    kept = {str(uid): str(file) for uid, file in node.rows("SELECT sop_instance_uid, file FROM instances")}
+    newest = node.rows("SELECT sop_instance_uid, file FROM instances WHERE newest = 1")
+    kept = {str(uid): str(file) for uid, file in newest}
+    every = {str(file) for (file,) in node.rows("SELECT file FROM instances")}
     faults = []
     lost = changed = 0
     for uid, wanted in sent.answered.items():
@@ -68,7 +70,7 @@ def audit(node: Node, sent: Sent, pacs: Sequence[str]) -> tuple[dict[str, object
     leftovers = [
         *names(node.data / "incoming"),
         *names(node.data / "made"),
-        *_orphans(node.data, {*kept.values(), *results.values()}),
+        *_orphans(node.data, {*every, *results.values()}),
     ]
     faults += [f"{name} is left over" for name in leftovers]
     return {
