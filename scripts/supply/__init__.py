@@ -1,0 +1,1 @@
+"""What the node is made of, beside this repository: hashes, licences and the bill of materials of its packages."""
