@@ -31,7 +31,7 @@ _LONG = frozenset(vr.encode() for vr in EXPLICIT_VR_LENGTH_32)
 _VRS = {vr.encode(): str(vr) for vr in STANDARD_VR}
 
 
-class _Order:
+class Order:
     """How the heads of elements are read in one byte order."""
 
     def __init__(self, order: str) -> None:
@@ -42,7 +42,7 @@ class _Order:
         self.delimiter = self.implicit.pack(_SEQUENCE_END >> 16, _SEQUENCE_END & 0xFFFF, 0)[:4]
 
 
-_LITTLE, _BIG = _Order("<"), _Order(">")
+LITTLE, _BIG = Order("<"), Order(">")
 
 
 class TooManyError(ValueError):
@@ -63,7 +63,7 @@ class Walk:
         """
         self._file = file
         self.little = little
-        self._order = _LITTLE if little else _BIG
+        self._order = LITTLE if little else _BIG
         self._left = self._most = most
         begin = file.read(6)
         file.seek(-len(begin), 1)
@@ -165,7 +165,7 @@ class Walk:
         if self._left < 0:
             raise TooManyError(f"the data set has more than {self._most} elements")
 
-    def _head(self, *, implicit: bool, order: _Order | None = None) -> tuple[int, str | None, int] | None:
+    def _head(self, *, implicit: bool, order: Order | None = None) -> tuple[int, str | None, int] | None:
         """The tag, VR and length of the next element; the file then stands at its value. None at the file's end."""
         self._count()
         order = order or self._order
@@ -191,7 +191,7 @@ class Walk:
             return True
         return self._pass_delimiter(self._order)
 
-    def _is_sequence(self, tag: int, vr: str | None, order: _Order) -> bool:
+    def _is_sequence(self, tag: int, vr: str | None, order: Order) -> bool:
         """Whether a value of undefined length is a sequence; otherwise it is encapsulated pixel data, or unknown."""
         if vr is not None:
             return vr in ("SQ", "UN")  # PS3.5 6.2.2
@@ -202,19 +202,19 @@ class Walk:
             self._file.seek(-len(begin), 1)
             return begin == order.item
 
-    def _order_in(self, vr: str | None, order: _Order) -> _Order:
+    def _order_in(self, vr: str | None, order: Order) -> Order:
         """The byte order of a value of undefined length that begins here, in elements of an ``order``.
 
         With VR UN it is in Implicit VR Little Endian, whatever is around it (PS3.5 6.2.2). Some writers do not know
         that: an item in the order around it is believed.
         """
-        if vr != "UN" or order is _LITTLE:
+        if vr != "UN" or order is LITTLE:
             return order
         begin = self._file.read(4)
         self._file.seek(-len(begin), 1)
-        return order if begin in (order.item, order.delimiter) else _LITTLE
+        return order if begin in (order.item, order.delimiter) else LITTLE
 
-    def _pass_sequence(self, *, implicit: bool, order: _Order) -> None:
+    def _pass_sequence(self, *, implicit: bool, order: Order) -> None:
         """Skip a sequence of undefined length. Nested sequences are kept in a list, so the depth has no limit."""
         items: list[bool | None] = [
             None
@@ -256,7 +256,7 @@ class Walk:
         self._file.seek(-len(begin), 1)
         return len(begin) == 6 and not _is_vr(begin[4:])
 
-    def _pass_delimiter(self, order: _Order) -> bool:
+    def _pass_delimiter(self, order: Order) -> bool:
         """Skip to behind the next sequence delimiter. False if there is none."""
         kept = b""
         while piece := self._file.read(_SEARCHED_AT_ONCE):

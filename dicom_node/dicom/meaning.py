@@ -17,7 +17,7 @@ from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
 from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR, TEXT_VR_DELIMS
 
-from ai.images.element_values import ITEM, Value, ValueWalk
+from ai.images.comparing.element_values import ITEM, Value, ValueWalk
 
 _CHARACTER_SET = 0x00080005
 _LAST_BEFORE_PIXELS = 0x7FDFFFFF  # pixels have group 7FE0

@@ -16,9 +16,9 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from ai.contract import Content, InstanceRef, ReadingError, SeriesRef
+from ai.images.comparing.stored_frames import same_pixels
 from ai.images.content import open_content
 from ai.images.elements import file_meta, guarded, refuse_bomb
-from ai.images.stored_frames import same_pixels
 from dicom_node.dicom.meaning import Meaning
 from dicom_node.index.index import Index
 from dicom_node.index.rows import Change

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
 
-from ai.images.element_walk import _LITTLE, Walk, _Order
+from ai.images.element_walk import LITTLE, Order, Walk
 
 ITEM = 0xFFFEE000
 """The tag with which `Value` marks the begin of an item."""
@@ -42,7 +42,7 @@ class _Open:
 
     ends: int | None
     implicit: bool
-    order: _Order
+    order: Order
     is_item: bool
 
 
@@ -154,7 +154,7 @@ class ValueWalk(Walk):
         said_otherwise = vr is None or vr == "UN"
         if vr == "SQ" or (said_otherwise and dictionary_has_tag(tag) and dictionary_VR(tag) == "SQ"):
             # A sequence that is called UN has Implicit VR Little Endian inside (PS3.5 6.2.2).
-            order = _LITTLE if vr == "UN" else around.order
+            order = LITTLE if vr == "UN" else around.order
             return _Open(self._file.tell() + size, around.implicit or vr == "UN", order, is_item=False)
         return None
 
@@ -168,6 +168,6 @@ class ValueWalk(Walk):
         return value
 
 
-def _is_little(vr: str | None, order: _Order) -> bool:
+def _is_little(vr: str | None, order: Order) -> bool:
     """The byte order of a value: one with VR UN is little endian wherever it stands (PS3.5 6.2.2)."""
-    return vr == "UN" or order is _LITTLE
+    return vr == "UN" or order is LITTLE
