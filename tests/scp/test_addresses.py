@@ -16,7 +16,7 @@ from dicom_node.config.settings import Peer
 from dicom_node.network.requestor import Requestor, Timeouts, uncompressed
 from dicom_node.network.verification_scu import echo
 from dicom_node.node import Node
-from dicom_node.scp.access import Acceptance, Access, Proposal
+from dicom_node.scp.access import Access, PeerIdentity, Proposal
 from tests.support.nodes import settings_for
 from tests.support.peers import free_port
 
@@ -80,8 +80,8 @@ def test_a_peer_may_call_from_each_of_its_addresses(
     name_with(monkeypatch, "::1", "127.0.0.1")
     peers = [{"name": "other", "ae_title": "OTHER", "host": host}]
     access = Access(SettingsHolder(settings_for(tmp_path, peers=peers)), (), {Verification})
-    decision = access.decide(Proposal("AINODE", "OTHER", address, frozenset({Verification})))
-    assert isinstance(decision, Acceptance) == may
+    judged = access.judge(Proposal("AINODE", "OTHER", address, frozenset({Verification})))
+    assert isinstance(judged, PeerIdentity) == may
 
 
 @pytest.mark.slow
