@@ -21,6 +21,8 @@ _MOVES = (
         last_received = iif(last_received >= :since OR completed IS NULL, last_received + :step, last_received),
         completed = iif(completed >= :since, completed + :step, completed)
         WHERE last_received >= :since OR completed IS NULL OR completed >= :since""",
+    """UPDATE steps SET changed = changed + :step, created = iif(created >= :since, created + :step, created)
+        WHERE changed >= :since""",
     "UPDATE promised SET given = given + :step WHERE given >= :since",
     "UPDATE readings SET created = created + :step WHERE created >= :since",
 )

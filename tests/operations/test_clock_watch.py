@@ -128,6 +128,17 @@ def test_jobs_go_on_as_if_the_clock_had_not_been_set(index: Index, tmp_path: Pat
     assert taken.id == claimed.id, "its lease is over after its own time"
 
 
+def test_a_procedure_step_in_progress_is_kept_when_the_clock_jumps(index: Index, tmp_path: Path) -> None:
+    machine = Machine()
+    clock = machine.steady()
+    watch = ClockWatch(clock, index, tmp_path, synchronised=never)
+    assert index.add_step("1.9", ["1.1"], "MOD", clock.now())
+    machine.ahead = 365 * 86400.0
+    watch.look()
+    assert index.add_step("1.8", ["1.2"], "MOD", clock.now())
+    assert [each.state for each in index.steps_of("1.1")] == ["IN PROGRESS"]
+
+
 def test_a_later_reading_is_the_later_one_whatever_the_clock_says(index: Index) -> None:
     index.add_instance(NewInstance("1.2", "1", "1", "1.1", "1.1", "CR", "", "", "", "A", "f", 1), 1.0)
     with index.transaction():
