@@ -135,6 +135,8 @@ def test_a_modality_is_promised_something_only_where_it_will_be_kept(
     assert node.index is not None
     wait_until(lambda: node.index.studies_with_state()[0].state == "no route", "the study")  # type: ignore[union-attr]
     wait_until(lambda: not node._server._open, "the association to end")  # type: ignore[union-attr]
+    study = str(image.StudyInstanceUID)
+    wait_until(lambda: {job.state for job in node.index.jobs_of(study)} == {"done"}, "the answer to be recorded")  # type: ignore[union-attr]
     assert node._retention is not None
     clock[0] = 300 * DAY
     assert node._retention.look() == 0
