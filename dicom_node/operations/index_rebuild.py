@@ -175,6 +175,7 @@ def _row_of(data_dir: Path, path: Path) -> tuple[dict[str, Any], dict[str, str],
         "received": record.received if record else status.st_mtime,
         "edition": record.edition if record else int(suffix or 1),
         "removed": None,
+        "peer": record.peer if record else None,
         "studies_before": int(study == hashlib.sha256(header.study.encode()).hexdigest()),
     }
     texts = {
@@ -185,14 +186,11 @@ def _row_of(data_dir: Path, path: Path) -> tuple[dict[str, Any], dict[str, str],
 
 
 def _add_image(connection: sqlite3.Connection, row: dict[str, Any], texts: dict[str, str]) -> None:
-    """Add an edition of an image, unless retention was about to remove its file."""
+    """Add an edition of an image, unless the journal has its row."""
     known = connection.execute(
-        "SELECT removed FROM instances WHERE sop_instance_uid = :sop_instance_uid AND study = :study"
-        " AND edition = :edition",
+        "SELECT 1 FROM instances WHERE sop_instance_uid = :sop_instance_uid AND study = :study AND edition = :edition",
         row,
     ).fetchone()
-    if known is not None and known["removed"] is not None:
-        return
     if row["studies_before"]:  # its UID came before, under another study: which number this one has
         (row["studies_before"],) = connection.execute(
             """SELECT coalesce(max(iif(study = :study, studies_before, NULL)), max(studies_before) + 1, 1)
@@ -209,7 +207,8 @@ def _add_image(connection: sqlite3.Connection, row: dict[str, Any], texts: dict[
             row,
         )
         _insert(connection, "series", texts)
-    _insert(connection, "instances", {**row, "own": int(own is not None), "meaning": row["edition"]}, replaces=True)
+    if known is None:
+        _insert(connection, "instances", {**row, "own": int(own is not None), "meaning": row["edition"]})
 
 
 def _number_editions(connection: sqlite3.Connection) -> None:
@@ -232,7 +231,8 @@ def _number_editions(connection: sqlite3.Connection) -> None:
 
 def _add_quarantined(connection: sqlite3.Connection, data_dir: Path, found: Rebuilt) -> None:
     """What waits for an administrator, as far as the journal does not say it."""
-    known = {row[0] for row in connection.execute("SELECT file FROM contradictions WHERE file IS NOT NULL")}
+    rows = connection.execute("SELECT file FROM contradictions WHERE file IS NOT NULL UNION SELECT file FROM instances")
+    known = {row[0] for row in rows}  # an image that was accepted stays where it is
     for path in sorted((data_dir / "quarantine").glob("*.dcm")):
         if str(path.relative_to(data_dir)) in known:
             continue
@@ -254,10 +254,9 @@ def _add_quarantined(connection: sqlite3.Connection, data_dir: Path, found: Rebu
         )
 
 
-def _insert(connection: sqlite3.Connection, table: str, row: dict[str, Any], *, replaces: bool = False) -> None:
+def _insert(connection: sqlite3.Connection, table: str, row: dict[str, Any]) -> None:
     names, marks = ", ".join(row), ", ".join(f":{name}" for name in row)
-    kind = "REPLACE" if replaces else "IGNORE"
-    connection.execute(f"INSERT OR {kind} INTO {table} ({names}) VALUES ({marks})", row)  # noqa: S608 - our own words
+    connection.execute(f"INSERT OR IGNORE INTO {table} ({names}) VALUES ({marks})", row)  # noqa: S608 - our own words
 
 
 def _put_studies_in_order(connection: sqlite3.Connection, found: Rebuilt) -> None:

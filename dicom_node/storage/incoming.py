@@ -59,9 +59,9 @@ class Incoming:
         """How many bytes of the data set have been received."""
         return self.part.size - len(self._meta)
 
-    def record(self, node: str, now: float, edition: int) -> bytes:
-        """The preamble that says what the data set does not (`storage.record`)."""
-        return Record(node, now, edition, self.calling_ae, self.data_set_bytes, self.part.digest()).preamble()
+    def record(self, node: str, now: float, edition: int, peer: str) -> bytes:
+        """The preamble that says what the data set does not (`storage.record`); ``peer`` is the sender's name."""
+        return Record(node, now, edition, self.calling_ae, self.data_set_bytes, self.part.digest(), peer).preamble()
 
     def header(self) -> Header:
         """Read the header of the complete data set, and compare its UIDs with the command's.

@@ -126,7 +126,7 @@ class Store:
                 return True
             if stored.removed is None and self._spool.is_whole(stored.file, stored.bytes):
                 return self._put_again(stored, incoming, header, sender)
-            self._restore(stored, incoming, header)
+            self._restore(stored, incoming, header, sender)
         return True
 
     def remove(self, study: str, sop_instance_uid: str) -> int:
@@ -145,12 +145,12 @@ class Store:
         """Place and record a new instance. False if the index has its UID already; nothing has changed then."""
         uid = header.sop_instance_uid
         try:
-            file = self._place(incoming)
+            file = self._place(incoming, sender.peer)
         except FileExistsError:
             if self._index.received(uid) is not None:
                 return False
             # An earlier run left the file and never acknowledged it.
-            file = self._place(incoming, replace=True)
+            file = self._place(incoming, sender.peer, replace=True)
         try:
             self._commits.add(_new(incoming, header, file, sender), self.clock())
         except BaseException as error:
@@ -167,7 +167,7 @@ class Store:
         if not studies:
             raise RuntimeError("the index refused an instance as a duplicate, and has no record of it")
         self._quarantine.refuse_if_full(header.study, studies[0])
-        file = self._place(incoming, study=header.study, replace=True)
+        file = self._place(incoming, sender.peer, study=header.study, replace=True)
         try:
             new = _new(incoming, header, file, sender)
             self._index.add_to_another_study(new, studies, self.clock())
@@ -196,7 +196,7 @@ class Store:
             return False
         if not (authorized or stored.own):
             new = _new(incoming, header, "", sender)
-            record = incoming.record(self._node, self.clock(), stored.edition + 1)
+            record = incoming.record(self._node, self.clock(), stored.edition + 1, sender.peer)
             self._quarantine.hold(incoming, new, record, stored.edition, change, now=self.clock())
         self._add_edition(stored, incoming, header, sender, change)
         if stored.own:
@@ -211,7 +211,7 @@ class Store:
         """Store a further edition. The index opens the study again, so that it is read again."""
         edition = stored.edition + 1
         another = header.study if stored.studies_before else ""
-        file = self._place(incoming, edition=edition, study=another, replace=True)
+        file = self._place(incoming, sender.peer, edition=edition, study=another, replace=True)
         try:
             new = _new(incoming, header, file, sender)
             self._index.correct_instance(new, edition, self.clock(), change=change, own=bool(stored.own))
@@ -219,11 +219,11 @@ class Store:
             self._spool.remove_placed(incoming.part, file)
             raise
 
-    def _restore(self, stored: Received, incoming: Incoming, header: Header) -> None:
+    def _restore(self, stored: Received, incoming: Incoming, header: Header, sender: Submitter) -> None:
         """Store the newest edition of an instance again, whose file is missing, damaged or removed by retention."""
         uid = header.sop_instance_uid
         another = header.study if stored.studies_before else ""
-        file = self._place(incoming, edition=stored.edition, study=another, replace=True)
+        file = self._place(incoming, sender.peer, edition=stored.edition, study=another, replace=True)
         size, syntax = incoming.part.size, incoming.transfer_syntax_uid
         self._index.replace_file(header.study, uid, file, size, syntax, now=self.clock())
         log = logger().bind(study=header.study, instance=uid)
@@ -236,11 +236,11 @@ class Store:
                 reason="retention had removed the file; the instance came again and is stored again",
             )
 
-    def _place(self, incoming: Incoming, *, edition: int = 1, study: str = "", replace: bool = False) -> str:
+    def _place(self, incoming: Incoming, peer: str, *, edition: int = 1, study: str = "", replace: bool = False) -> str:
         """Put a received instance into place with its record, durably; its file name, as `Spool.place` raises."""
 
         def record(edition: int) -> bytes:
-            return incoming.record(self._node, self.clock(), edition)
+            return incoming.record(self._node, self.clock(), edition, peer)
 
         uid = incoming.sop_instance_uid
         return self._spool.place(

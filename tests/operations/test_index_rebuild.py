@@ -25,6 +25,8 @@ from dicom_node.operations import index_start
 from dicom_node.operations.backup import SUMMARY, backup
 from dicom_node.operations.index_check import Checked, check
 from dicom_node.operations.index_rebuild import rebuild
+from dicom_node.operations.quarantine import accept, listed
+from dicom_node.storage.spool import Spool
 from tests.node.test_way import detail, ended, radiograph
 from tests.support.archive import HidingArchive, hiding_archive
 from tests.support.nodes import settings_for
@@ -158,6 +160,40 @@ def stored(settings: Settings, count: int) -> list[str]:
 
 def files(folder: Path) -> list[Path]:
     return sorted((folder / "spool").rglob("*.dcm"))
+
+
+def test_editions_other_studies_and_the_quarantine_are_found_again(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path / "node")
+    folder = settings.node.data_dir
+    node = Node(settings)
+    node.start()
+    try:
+        corrected, accepted, held, shared = (make_image(StudyInstanceUID=generate_uid()) for _ in range(4))
+        assert send(node.port, corrected, accepted, held, shared) == [0x0000] * 4
+        for image in (corrected, accepted, held):
+            image.PatientID = "ANOTHER"
+        shared.StudyInstanceUID, shared.SeriesInstanceUID = generate_uid(), generate_uid()
+        assert send(node.port, corrected, shared) == [0x0000] * 2
+        assert send(node.port, accepted, held, calling="STORESCU") == [0x0124] * 2
+        assert node.index is not None
+        number = next(each["number"] for each in listed(node.index, accepted.StudyInstanceUID))
+        accept(node.index, Spool(folder), number, time.time())
+    finally:
+        node.stop()
+    loose = frozenset({"received", "first_received", "last_received"})
+    before = tables(folder)
+    assert len(before["instances"]) == 7
+    assert len(before["contradictions"]) == 2
+    assert faults(folder) == []
+    config = tmp_path / "node.toml"
+    config.touch()
+    backup(folder, config, tmp_path / "copy")
+    assert faults(tmp_path / "copy") == []
+    lose(folder)
+    rebuild(folder, now=time.time())
+    after = tables(folder, without=loose)
+    assert after == {name: sorted(_without(row, loose) for row in rows) for name, rows in before.items()}
+    assert faults(folder) == []
 
 
 def test_a_damaged_index_is_refused_in_words_and_made_anew(tmp_path: Path) -> None:

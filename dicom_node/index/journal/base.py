@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from dicom_node.index.journal.noting import line, numbers, tables
+from dicom_node.index.journal.noting import FROM_FILES, line, numbers, tables
 from dicom_node.index.migrations import MIGRATIONS
 
 #: Bytes of changes after which a base is written anew, at a start of the node.
@@ -67,6 +67,6 @@ def _first() -> str:
 
 def _lines(connection: sqlite3.Connection) -> Iterator[str]:
     for table in tables(connection):
-        condition = " WHERE removed IS NOT NULL" if table == "instances" else ""
+        condition = f" WHERE {FROM_FILES[table]}" if table in FROM_FILES else ""
         for row in connection.execute(f"SELECT * FROM {table}{condition}"):  # noqa: S608 - our own words
             yield line(table, row)

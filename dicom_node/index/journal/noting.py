@@ -13,11 +13,15 @@ from dicom_node.log import logger
 
 FOLDER = "journal"  # in the data folder
 
-# These are found again in the spool; their change is noted where a file goes.
-_FROM_FILES = {"instances": "AFTER UPDATE OF removed ON", "series": ""}
+# These are found again in the spool. Of an image more is noted where its file does not say all: that it was removed, is
+# a further edition, or is of a further study.
+FROM_FILES = {"instances": "(removed IS NOT NULL OR edition > 1 OR studies_before > 0)", "series": ""}
 # A study's times change with each image: they are those of its images.
 _UPDATES = {"studies": "AFTER UPDATE OF revision, completed, routes, kept ON"}
-_WHEN = {"jobs": "WHEN new.state != 'running'"}  # a claim alone: after a start every running job is queued again
+_WHEN = {
+    "jobs": "WHEN new.state != 'running'",  # a claim alone: after a start every running job is queued again
+    "instances": "WHEN new.removed IS NOT NULL OR new.edition > 1 OR new.studies_before > 0 OR new.meaning != 1",
+}
 _MOST_WAITING = 100_000  # lines that are kept while the disk takes none
 
 
@@ -144,16 +148,17 @@ def _keys(connection: sqlite3.Connection) -> Iterator[tuple[str, list[str]]]:
         AND name NOT LIKE '\\_%' ESCAPE '\\' ORDER BY name != 'studies', name"""
     )
     for (name,) in found.fetchall():
-        if _FROM_FILES.get(name, name):
+        if FROM_FILES.get(name, name):
             columns = connection.execute(f"PRAGMA main.table_info({name})").fetchall()
             key = [each[1] for each in sorted(columns, key=lambda column: column[5]) if each[5]]
             yield name, key or ["rowid"]
 
 
 def _events(table: str) -> Iterator[tuple[str, str]]:
-    if table in _FROM_FILES:
-        yield _FROM_FILES[table], "new"
-        return
+    if table in FROM_FILES:
+        yield "AFTER UPDATE OF removed ON", "new"
     yield "AFTER INSERT ON", "new"
+    if table in FROM_FILES:
+        return
     yield _UPDATES.get(table, "AFTER UPDATE ON"), "new"
     yield "AFTER DELETE ON", "old"
