@@ -97,18 +97,18 @@ def memory_faults(found: dict[str, int], inputs: int) -> list[str]:
 def index_faults(data: Path, kept: dict[str, set[str]]) -> list[str]:
     """What was answered 0000 and is not kept as it was sent, and files of which the index knows nothing."""
     with closing(sqlite3.connect(f"{(data / 'index.sqlite').as_uri()}?mode=ro", uri=True, timeout=60)) as index:
-        rows = {
-            uid: (file, size)
-            for uid, file, size in index.execute("SELECT sop_instance_uid, file, bytes FROM instances WHERE newest = 1")
-        }
+        rows: dict[str, list[tuple[str, int]]] = {}  # a UID may be kept in several editions, and under several studies
+        for uid, file, size in index.execute("SELECT sop_instance_uid, file, bytes FROM instances"):
+            rows.setdefault(uid, []).append((file, size))
         known = {file for (file,) in index.execute("SELECT file FROM instances")}  # of every edition
         (checked,) = index.execute("PRAGMA integrity_check").fetchone()
     faults = [] if checked == "ok" else ["the index is damaged"]
     for uid, digests in kept.items():
-        file, size = rows.get(uid, ("", 0))
-        if not file or not (data / file).is_file():
+        there = [(data / file, size) for file, size in rows.get(uid, []) if (data / file).is_file()]
+        whole = [file for file, size in there if file.stat().st_size == size]
+        if not there:
             faults.append(f"instance {uid!r} was answered 0000 and is not kept")
-        elif (digests and digest(data / file) not in digests) or (data / file).stat().st_size != size:
+        elif len(whole) < len(there) or (digests and not any(digest(file) in digests for file in whole)):
             faults.append(f"instance {uid!r} was answered 0000 and is kept with other bytes")
     faults += [f"instance {uid!r} is in the index and was never answered 0000" for uid in rows.keys() - kept.keys()]
     faults += [
@@ -121,9 +121,10 @@ def index_faults(data: Path, kept: dict[str, set[str]]) -> list[str]:
 
 _OURS = re.compile(
     r"outer|outer/node|outer/node/(node\.toml|log|data)"
-    r"|outer/node/data/(index\.sqlite(-wal|-shm)?|lock|told\.json|incoming|made|spool|results|models|models/.*)"
+    r"|outer/node/data/(index\.sqlite(-wal|-shm)?|lock|told\.json|incoming|made|quarantine|spool|results|models|models/.*)"
+    r"|outer/node/data/journal(/[0-9]{8}\.(base|log))?|outer/node/data/quarantine/[0-9a-f]{64}\.[0-9a-f]{32}\.dcm"
     r"|outer/node/data/(spool|results)/[0-9a-f]{2}"
-    r"|outer/node/data/spool/(?P<folder>[0-9a-f]{2})/(?P=folder)[0-9a-f]{62}(-[0-9]+)?\.dcm"
+    r"|outer/node/data/spool/(?P<folder>[0-9a-f]{2})/(?P=folder)[0-9a-f]{62}(\.[0-9a-f]{64})?(-[0-9]+)?\.dcm"
 )
 
 
