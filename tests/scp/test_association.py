@@ -808,7 +808,7 @@ def test_a_response_is_understood_by_pynetdicom(
 ) -> None:
     configure_pynetdicom()
     asked = dimse.Command(dimse.C_STORE_RQ, number, True, sop_class.encode(), uid.encode())
-    left = dimse.response(context, asked, status, longest)
+    left = dimse.response(context, asked, dimse.Answer(status), longest)
     answer = DIMSEMessage()
     whole, command_set = False, b""
     while left:
