@@ -167,15 +167,7 @@ def _make_gpu_devices() -> None:
 
 def _live_in(folder: str) -> None:
     """Let every library write its caches and temporary files into one folder."""
-    for name in (
-        "HOME",
-        "TMPDIR",
-        "XDG_CACHE_HOME",
-        "XDG_CONFIG_HOME",
-        "MPLCONFIGDIR",
-        "CUDA_CACHE_PATH",
-        "TORCH_HOME",
-    ):
+    for name in _CACHES:
         os.environ[name] = folder
     tempfile.tempdir = None
 

@@ -13,11 +13,10 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Collection, Sequence
-from contextlib import closing
 from pathlib import Path
 
 from dicom_node.index.rows import Ask, Job, JobKind, Promise
-from dicom_node.index.statements import Statements
+from dicom_node.index.statements import Statements, read_only
 from dicom_node.index.withdrawals import IS_WITHDRAWN
 
 _STORED = """kind = 'send' AND state = 'done' AND outcome = 'sent'"""
@@ -29,7 +28,7 @@ def peers_that_ask(index: Path) -> list[str]:
     It reads an index of every version, also one that this version has not brought up to date yet.
     """
     try:
-        with closing(sqlite3.connect(f"{index.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)) as connection:
+        with read_only(index) as connection:
             rows = connection.execute("SELECT DISTINCT calling_ae FROM promises ORDER BY calling_ae").fetchall()
     except sqlite3.Error:
         return []

@@ -5,12 +5,24 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 from sqlite_utils import Database
 
 from dicom_node.index.journal.noting import Journal
+
+
+def read_only(index: Path, *, timeout: float = 5.0) -> closing[sqlite3.Connection]:
+    """A further connection to an index that can only read, beside a node that may run; it is closed with the block.
+
+    ``timeout``: seconds to wait where another writes.
+
+    Raises:
+        sqlite3.Error: it cannot be opened.
+    """
+    return closing(sqlite3.connect(f"{index.absolute().as_uri()}?mode=ro", uri=True, timeout=timeout))
 
 
 class Statements:

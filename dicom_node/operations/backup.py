@@ -22,6 +22,7 @@ from dicom_node import __version__
 from dicom_node.errors import NodeError
 from dicom_node.index.index import INDEX_FILE
 from dicom_node.index.journal.noting import FOLDER
+from dicom_node.index.statements import read_only
 from dicom_node.storage.durable import fsync_folder
 from dicom_node.storage.record import PREAMBLE_BYTES, record_in
 
@@ -81,7 +82,7 @@ def backup(data_dir: Path, config: Path, to: Path, *, on_file: Callable[[int, in
 
 def _copy_index(index: Path, to: Path) -> None:
     with (
-        closing(sqlite3.connect(f"{index.absolute().as_uri()}?mode=ro", uri=True, timeout=30.0)) as source,
+        read_only(index, timeout=30.0) as source,
         closing(sqlite3.connect(to)) as target,
     ):
         source.backup(target)  # in one step: a transaction of the node in between would begin it anew
@@ -93,7 +94,7 @@ def _copy_files(data_dir: Path, to: Path, made: Backup, on_file: Callable[[int, 
         images = [row[0] for row in connection.execute("SELECT file FROM instances WHERE removed IS NULL")]
         held = [row[0] for row in connection.execute("SELECT file FROM contradictions WHERE file IS NOT NULL")]
         results = [row[0] for row in connection.execute("SELECT file FROM results WHERE removed IS NULL")]
-    with closing(sqlite3.connect(f"{(data_dir / INDEX_FILE).absolute().as_uri()}?mode=ro", uri=True)) as now:
+    with read_only(data_dir / INDEX_FILE) as now:
         tables = (("instances WHERE removed IS NULL", images), ("results WHERE removed IS NULL", results))
         named = [(rows, name) for rows, names in (*tables, ("contradictions WHERE 1", held)) for name in names]
         for count, (rows, name) in enumerate(named, 1):

@@ -6,12 +6,12 @@ import os
 import random
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from dicom_node.errors import ConfigError
 from dicom_node.index.index import INDEX_FILE
+from dicom_node.index.statements import read_only
 from dicom_node.operations.index_rebuild import image_files
 from dicom_node.storage.record import PREAMBLE_BYTES, record_in
 
@@ -54,7 +54,7 @@ def check(
     if not path.exists():
         raise ConfigError(f"{path}: is not there; run dicom-node index rebuild, or restore a backup")
     try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30.0)) as connection:
+        with read_only(path, timeout=30.0) as connection:
             yield from _of_sqlite(connection)
             yield from _of_files(data_dir, connection, counts, sample, on_file)
     except sqlite3.Error as error:

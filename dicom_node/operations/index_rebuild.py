@@ -29,6 +29,7 @@ from dicom_node.index.journal import noting
 from dicom_node.index.journal.base import write_base
 from dicom_node.index.journal.replay import replay
 from dicom_node.index.rows import NewInstance
+from dicom_node.storage.corrections import head_bytes
 from dicom_node.storage.durable import fsync_folder
 from dicom_node.storage.record import PREAMBLE_BYTES, record_in
 from dicom_node.storage.spool import Spool
@@ -156,8 +157,7 @@ def _row_of(data_dir: Path, path: Path) -> tuple[dict[str, Any], dict[str, str],
         raise ValueError("its name is that of another instance")
     with path.open("rb") as file:
         record = record_in(file.read(PREAMBLE_BYTES))
-        file.seek(140)
-        head = 144 + int.from_bytes(file.read(4), "little")
+        head = head_bytes(path)
         file.seek(head)
         header = read_header(file, syntax)
         status = os.fstat(file.fileno())

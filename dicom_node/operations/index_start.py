@@ -11,6 +11,7 @@ from pathlib import Path
 from dicom_node.errors import ConfigError
 from dicom_node.index.index import INDEX_FILE, Index
 from dicom_node.index.journal.base import write_base
+from dicom_node.index.statements import read_only
 from dicom_node.log import logger, where
 from dicom_node.operations.index_rebuild import image_files
 
@@ -85,7 +86,7 @@ class Upkeep:
 def damage(index: Path, seconds: float, stopping: threading.Event) -> str:
     """What SQLite's quick check finds within some seconds; empty if nothing, or if it was not through by then."""
     end = time.monotonic() + seconds
-    with closing(sqlite3.connect(f"{index.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+    with read_only(index) as connection:
         connection.set_progress_handler(lambda: stopping.is_set() or time.monotonic() > end, _STEPS)
         try:
             lines = [str(row[0]) for row in connection.execute("PRAGMA quick_check(3)")]
